@@ -1,0 +1,83 @@
+# saga: compensating transactions for PostgreSQL
+#
+# The ordinary PGXS way:
+#
+#   make                        compile          (PG_CONFIG=/path/to/pg_config)
+#   make install                install          (DESTDIR= is honoured)
+#   make installcheck           the tests, against a running server that has
+#                               shared_preload_libraries = 'saga'
+#
+# From a checkout; these bring their own private server and leave both the
+# checkout and the system's PostgreSQL as they were:
+#
+#   make demo                   a failing operation and its undo, in a minute
+#   make test                   the whole suite
+#   make valgrind               the regression tests under valgrind
+#   make bench                  the figures
+#
+# Arguments for the latter go in ARGS: make test ARGS='--regress basic'.
+
+PG_CONFIG ?= pg_config
+
+# Where the sources are: "./", or another folder in a VPATH build.
+SAGA_SRCDIR := $(dir $(firstword $(MAKEFILE_LIST)))
+
+EXTENSION = saga
+MODULE_big = saga
+PGFILEDESC = "saga - compensating transactions"
+DATA = $(notdir $(sort $(wildcard $(SAGA_SRCDIR)saga--*.sql)))
+SAGA_HEADERS = $(wildcard $(SAGA_SRCDIR)src/*.h)
+OBJS = $(patsubst $(SAGA_SRCDIR)%.c,%.o,$(sort $(wildcard $(SAGA_SRCDIR)src/*.c)))
+
+# The tests in reading order.  A line of a list is a name and, behind it,
+# perhaps "testbuild": that file needs what only -DSAGA_TEST compiles in (a
+# virtual clock, fault points), so that an installed saga cannot run it.
+REGRESS = $(shell sed -e 's/[[:space:]]*\#.*//' -e '/testbuild/d' $(SAGA_SRCDIR)test/regress.list)
+REGRESS_OPTS = --load-extension=saga
+ISOLATION = $(shell sed -e 's/[[:space:]]*\#.*//' -e '/testbuild/d' $(SAGA_SRCDIR)test/isolation.list)
+ISOLATION_OPTS = --inputdir=$(SAGA_SRCDIR)test/isolation --load-extension=saga
+TAP_TESTS = 1
+PROVE_TESTS = test/t/*.pl
+PROVE_FLAGS = -I test/perl
+
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+
+ifneq ($(wildcard $(PGXS)),)
+
+include $(PGXS)
+
+# Few headers and quick compiles: every object depends on every header.
+$(OBJS) $(OBJS:.o=.bc): $(SAGA_HEADERS)
+
+# A VPATH build starts in an empty folder.
+ifneq ($(SAGA_SRCDIR),./)
+$(shell mkdir -p src)
+endif
+
+else
+
+# No server headers here (yet).  "make test" and "make demo" install what is
+# missing; the rest says so.
+all install installdirs uninstall installcheck:
+	@echo "saga: \"$(PG_CONFIG) --pgxs\" leads nowhere: install PostgreSQL's server development files" >&2
+	@echo "saga: (on Debian and Ubuntu: postgresql-server-dev-all), or set PG_CONFIG" >&2
+	@false
+clean distclean maintainer-clean: ;
+
+.PHONY: all install installdirs uninstall installcheck clean distclean maintainer-clean
+
+endif
+
+demo:
+	@$(SAGA_SRCDIR)test/demo/run $(ARGS)
+
+test:
+	@$(SAGA_SRCDIR)test/run $(ARGS)
+
+valgrind:
+	@$(SAGA_SRCDIR)test/run --valgrind $(ARGS)
+
+bench:
+	@$(SAGA_SRCDIR)test/bench/run $(ARGS)
+
+.PHONY: demo test valgrind bench

@@ -1,0 +1,22 @@
+/*-------------------------------------------------------------------------
+ *
+ * clock.h
+ *	  The one door to the time of day.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_CLOCK_H
+#define SAGA_CLOCK_H
+
+#include "datatype/timestamp.h"
+#include "port/atomics.h"
+
+extern TimestampTz saga_clock_now(void);
+extern long saga_clock_ms_until(TimestampTz when);
+
+#ifdef SAGA_TEST
+extern void saga_clock_attach(pg_atomic_uint64 *offset);
+extern void saga_clock_advance(int64 microseconds);
+#endif
+
+#endif							/* SAGA_CLOCK_H */

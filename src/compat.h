@@ -1,0 +1,112 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *	  Differences between PostgreSQL 15 and 19, each with what changed.
+ *
+ * Static inlines and macros only; the rest of the code never asks for a
+ * version.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_COMPAT_H
+#define SAGA_COMPAT_H
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/relscan.h"
+#include "catalog/pg_database.h"
+#include "utils/acl.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_namespace.h"
+#include "postmaster/bgworker.h"
+#include "utils/acl.h"
+#include "utils/wait_event.h"
+
+/*
+ * heap_update: 16 added the set of indexes that need new entries.  Returns
+ * through "hot" whether the index entries of the old version serve the new.
+ */
+static inline TM_Result
+saga_compat_heap_update(Relation rel, ItemPointer otid, HeapTuple newtup,
+						CommandId cid, bool wait, TM_FailureData *tmfd,
+						LockTupleMode *lockmode)
+{
+#if PG_VERSION_NUM >= 160000
+	TU_UpdateIndexes update_indexes;
+
+	return heap_update(rel, otid, newtup, cid, InvalidSnapshot, wait, tmfd,
+					   lockmode, &update_indexes);
+#else
+	return heap_update(rel, otid, newtup, cid, InvalidSnapshot, wait, tmfd,
+					   lockmode);
+#endif
+}
+
+/* index_beginscan: 18 added the instrumentation of the scan. */
+static inline IndexScanDesc
+saga_compat_index_beginscan(Relation heap, Relation index, Snapshot snapshot,
+							int nkeys)
+{
+#if PG_VERSION_NUM >= 180000
+	return index_beginscan(heap, index, snapshot, NULL, nkeys, 0);
+#else
+	return index_beginscan(heap, index, snapshot, nkeys, 0);
+#endif
+}
+
+/*
+ * 16 replaced the ownership check of each kind of object by one for all.
+ * Asked here of databases, extensions and schemas.
+ */
+static inline bool
+saga_compat_owns(Oid catalog, Oid object, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_ownercheck(catalog, object, role);
+#else
+	switch (catalog)
+	{
+		case DatabaseRelationId:
+			return pg_database_ownercheck(object, role);
+		case ExtensionRelationId:
+			return pg_extension_ownercheck(object, role);
+		case NamespaceRelationId:
+			return pg_namespace_ownercheck(object, role);
+	}
+	Assert(false);
+	return false;
+#endif
+}
+
+/* 17 lets an extension name what it waits for; the same name, the same event. */
+static inline uint32
+saga_compat_wait_event(const char *name)
+{
+#if PG_VERSION_NUM >= 170000
+	return WaitEventExtensionNew(name);
+#else
+	return PG_WAIT_EXTENSION;
+#endif
+}
+
+/* 17 lets a background worker connect as a role without LOGIN. */
+#ifdef BGWORKER_BYPASS_ROLELOGINCHECK
+#define SAGA_COMPAT_BYPASS_LOGIN	BGWORKER_BYPASS_ROLELOGINCHECK
+#else
+#define SAGA_COMPAT_BYPASS_LOGIN	0
+#endif
+
+/* Privilege checks: 16 merged the functions per kind of object into one. */
+static inline bool
+saga_compat_may_connect(Oid database, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(DatabaseRelationId, database, role,
+						   ACL_CONNECT) == ACLCHECK_OK;
+#else
+	return pg_database_aclcheck(database, role, ACL_CONNECT) == ACLCHECK_OK;
+#endif
+}
+
+#endif							/* SAGA_COMPAT_H */

@@ -1,0 +1,29 @@
+/*-------------------------------------------------------------------------
+ *
+ * fault.h
+ *	  Named fault points, compiled out of a production build.
+ *
+ * SAGA_FAULT("executor.before_mark") does whatever the setting
+ * saga.test_faults asks of that name: nothing, 'error', 'fatal', 'kill'
+ * (SIGKILL to itself) or 'wait' (until the name is taken off the setting).
+ * SAGA_FAULT_SET("ledger.step.status") is true when the named value should be
+ * spoiled, so that the caller can prove that its verification refuses it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_FAULT_H
+#define SAGA_FAULT_H
+
+#ifdef SAGA_TEST
+extern void saga_fault_define(void);
+extern void saga_fault_reach(const char *name);
+extern bool saga_fault_is_set(const char *name);
+
+#define SAGA_FAULT(name)		saga_fault_reach(name)
+#define SAGA_FAULT_SET(name)	saga_fault_is_set(name)
+#else
+#define SAGA_FAULT(name)		((void) 0)
+#define SAGA_FAULT_SET(name)	false
+#endif
+
+#endif							/* SAGA_FAULT_H */

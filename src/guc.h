@@ -1,0 +1,44 @@
+/*-------------------------------------------------------------------------
+ *
+ * guc.h
+ *	  The settings, as doc/reference.md documents them.
+ *
+ * Times are in milliseconds.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_GUC_H
+#define SAGA_GUC_H
+
+extern bool saga_guc_enabled;
+extern char *saga_guc_databases;
+extern int	saga_guc_max_databases;
+extern int	saga_guc_max_executors;
+extern int	saga_guc_executor_idle_timeout;
+
+extern int	saga_guc_max_attempts;
+extern int	saga_guc_retry_delay;
+extern int	saga_guc_retry_backoff; /* a SagaBackoff */
+extern int	saga_guc_retry_max_delay;
+extern double saga_guc_retry_jitter;
+extern int	saga_guc_compensation_timeout;
+extern int	saga_guc_lock_timeout;
+extern int	saga_guc_max_deferrals;
+extern int	saga_guc_default_timeout;
+
+extern int	saga_guc_max_payload;	/* kilobytes */
+extern int	saga_guc_max_open_sagas;
+extern int	saga_guc_max_steps;
+extern int	saga_guc_retention;
+extern char *saga_guc_review_channel;
+extern char *saga_guc_operator_role;
+extern char *saga_guc_capture_settings;
+extern bool saga_guc_allow_superuser;
+extern bool saga_guc_log_sql;
+
+/* Most executors a server can have; saga.max_executors stays below it. */
+#define SAGA_MAX_EXECUTORS		64
+
+extern void saga_guc_define(void);
+
+#endif							/* SAGA_GUC_H */

@@ -1,0 +1,56 @@
+/*-------------------------------------------------------------------------
+ *
+ * inflight.h
+ *	  Which compensation an executor is about to run, where a crash of the
+ *	  server cannot lose it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_INFLIGHT_H
+#define SAGA_INFLIGHT_H
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+#include "utils/uuid.h"
+
+typedef enum SagaInflightState
+{
+	SAGA_INFLIGHT_NONE = 0,		/* nothing is running */
+	SAGA_INFLIGHT_RUNNING,		/* left like this: the server crashed */
+	SAGA_INFLIGHT_CUT,			/* the executor was told to leave */
+	SAGA_INFLIGHT_TIMED_OUT		/* it ran on after its timeout and was ended */
+} SagaInflightState;
+
+typedef struct SagaInflight
+{
+	uint64		life;			/* of the shared memory it was written under */
+	int			pid;			/* of the executor */
+	uint32		nonce;			/* tells executors with the same pid apart */
+	Oid			database;
+	SagaInflightState state;
+	bool		alone;			/* set afterwards, by whoever reads them all */
+	bool		judged;			/* likewise: "alone" is final */
+	pg_uuid_t	saga;
+	int64		seq;
+	int			attempt;
+	TimestampTz started_at;
+} SagaInflight;
+
+/* The executor's side.  write() fills in life, pid, nonce and database. */
+extern void saga_inflight_open(void);
+extern void saga_inflight_write(const SagaInflight *record);
+extern void saga_inflight_mark(SagaInflightState state);
+extern void saga_inflight_close(void);
+
+/* The launcher's side, once at its start, before any executor can run. */
+extern void saga_inflight_recover(void);
+
+/*
+ * The worker's side: the records of its database that nobody is running any
+ * more (of an earlier life, or of an executor that is gone).  "forget" removes
+ * one, after what it says was committed and flushed.
+ */
+extern List *saga_inflight_leftovers(Oid database);
+extern void saga_inflight_forget(const SagaInflight *record);
+
+#endif							/* SAGA_INFLIGHT_H */

@@ -1,0 +1,13 @@
+/*-------------------------------------------------------------------------
+ *
+ * keepaway.h
+ *	  Making our processes leave a database for a statement that needs it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_KEEPAWAY_H
+#define SAGA_KEEPAWAY_H
+
+extern void saga_keepaway_init(void);
+
+#endif							/* SAGA_KEEPAWAY_H */

@@ -1,0 +1,811 @@
+/*-------------------------------------------------------------------------
+ *
+ * ledger.c
+ *	  The ledger: typed rows in, typed rows out.
+ *
+ * The only room that knows the tables.  table.c moves single rows, rows.c says
+ * what their fields are and refuses what breaks their rules; here is which
+ * table, which index and which lock.  saga_ledger_enter_state is the one
+ * function through which a saga's state changes.
+ *
+ * Locks.  A saga's lock is a heavyweight lock on its id, taken shared by
+ * whoever starts or completes a step, until the end of the transaction, and
+ * exclusively by whoever ends the forward phase (fail, cancel, complete, a
+ * deadline).  So when an exclusive caller has it, no step is on its way in.
+ * It is given back as soon as the saga's row has been replaced: from then on
+ * the row itself, with its writer in progress, holds back whoever comes later,
+ * and 100,000 sagas can be failed in one transaction without filling the lock
+ * table.  A row that the current transaction wrote itself needs no lock at
+ * all, for the same reason.
+ *
+ * Once the undo has begun, whoever writes a step's row replaces the saga's row
+ * too, in the same transaction; so an executor that finds the saga's row as it
+ * left it need not read the steps again, and two writers meet on that row.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_collation_d.h"
+#include "catalog/pg_type_d.h"
+#include "clock.h"
+#include "commands/sequence.h"
+#include "common/hashfn.h"
+#include "errors.h"
+#include "ledger.h"
+#include "miscadmin.h"
+#include "shmem.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "wakeup.h"
+
+/*
+ * OIDs of the extension's objects in the current database, looked up once and
+ * forgotten when any of the relations changes: DROP EXTENSION, CREATE
+ * EXTENSION and ALTER EXTENSION UPDATE in this session or another.
+ */
+typedef struct LedgerOids
+{
+	bool		valid;
+	Oid			saga;
+	Oid			saga_pkey;
+	Oid			saga_by_key;
+	Oid			step;
+	Oid			step_pkey;
+	Oid			attempt;
+	Oid			event;
+	Oid			due;
+	Oid			due_pkey;
+	Oid			start_order;
+	Oid			step_result;
+	Oid			retry_policy;
+} LedgerOids;
+
+static LedgerOids oids;
+static bool callback_registered = false;
+
+/*
+ * The largest number that this session knows in the steps of a saga, for the
+ * sagas it touched lately; see saga_ledger_next_seq.
+ */
+typedef struct KnownSeq
+{
+	pg_uuid_t	id;
+	int64		seq;
+	uint64		life;
+} KnownSeq;
+
+#define KNOWN_SEQS	64
+static KnownSeq known_seqs[KNOWN_SEQS];
+
+static uint64
+hash_id(const pg_uuid_t *id)
+{
+	return hash_bytes_extended(id->data, UUID_LEN, 0);
+}
+
+static void
+forget_oids(Datum arg, Oid relid)
+{
+	if (!OidIsValid(relid) || relid == oids.saga || relid == oids.step ||
+		relid == oids.attempt || relid == oids.event || relid == oids.due ||
+		relid == oids.start_order)
+		oids.valid = false;
+}
+
+static Oid
+lookup_relation(const char *name, Oid schema)
+{
+	return get_relname_relid(name, schema);
+}
+
+static Oid
+lookup_type(const char *name, Oid schema)
+{
+	return GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+						   CStringGetDatum(name), ObjectIdGetDatum(schema));
+}
+
+/*
+ * Does a table of the installed version have the columns that this library
+ * knows?
+ */
+static bool
+has_columns(Oid relid, int natts)
+{
+	return get_attnum(relid, "saga_no_such_column") == InvalidAttrNumber &&
+		get_attname(relid, natts, true) != NULL &&
+		get_attname(relid, natts + 1, true) == NULL;
+}
+
+static bool
+lookup_oids(void)
+{
+	Oid			schema;
+
+	if (oids.valid)
+		return true;
+	if (!callback_registered)
+	{
+		CacheRegisterRelcacheCallback(forget_oids, (Datum) 0);
+		callback_registered = true;
+	}
+
+	schema = get_namespace_oid("saga", true);
+	if (!OidIsValid(schema))
+		return false;
+	oids.saga = lookup_relation("ledger_saga", schema);
+	oids.saga_pkey = lookup_relation("ledger_saga_id_key", schema);
+	oids.saga_by_key = lookup_relation("ledger_saga_owner_name_key", schema);
+	oids.step = lookup_relation("ledger_step", schema);
+	oids.step_pkey = lookup_relation("ledger_step_key", schema);
+	oids.attempt = lookup_relation("ledger_attempt", schema);
+	oids.event = lookup_relation("ledger_event", schema);
+	oids.due = lookup_relation("ledger_due", schema);
+	oids.due_pkey = lookup_relation("ledger_due_key", schema);
+	oids.start_order = lookup_relation("start_order", schema);
+	oids.step_result = lookup_type("step_result", schema);
+	oids.retry_policy = lookup_type("retry_policy", schema);
+	if (!OidIsValid(oids.saga) || !OidIsValid(oids.saga_pkey) ||
+		!OidIsValid(oids.saga_by_key) || !OidIsValid(oids.step) ||
+		!OidIsValid(oids.step_pkey) || !OidIsValid(oids.attempt) ||
+		!OidIsValid(oids.event) || !OidIsValid(oids.due) ||
+		!OidIsValid(oids.due_pkey) || !OidIsValid(oids.start_order) ||
+		!OidIsValid(oids.step_result) || !OidIsValid(oids.retry_policy))
+		return false;
+	if (!has_columns(oids.saga, Saga_natts) ||
+		!has_columns(oids.step, Step_natts))
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_UNAVAILABLE),
+				 errmsg("the installed version of extension \"saga\" does not fit its library"),
+				 errhint("Run ALTER EXTENSION saga UPDATE.")));
+	oids.valid = true;
+	return true;
+}
+
+/* Is the extension created in the current database? */
+bool
+saga_ledger_exists(void)
+{
+	return lookup_oids();
+}
+
+static void
+need_oids(void)
+{
+	if (!lookup_oids())
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_UNAVAILABLE),
+				 errmsg("extension \"saga\" is not created in this database"),
+				 errhint("Run CREATE EXTENSION saga.")));
+}
+
+Oid
+saga_ledger_step_result_type(void)
+{
+	need_oids();
+	return oids.step_result;
+}
+
+Oid
+saga_ledger_retry_policy_type(void)
+{
+	need_oids();
+	return oids.retry_policy;
+}
+
+/*
+ * The relations that every process of ours opens, for the one that must not
+ * wait for them; returns how many.
+ */
+int
+saga_ledger_relations(Oid *relids)
+{
+	int			n = 0;
+
+	need_oids();
+	relids[n++] = oids.saga;
+	relids[n++] = oids.step;
+	relids[n++] = oids.attempt;
+	relids[n++] = oids.event;
+	relids[n++] = oids.due;
+	return n;
+}
+
+/* ------------------------------------------------------------------------
+ * Locks
+ * ------------------------------------------------------------------------ */
+
+/*
+ * The lock of a saga: an advisory lock in a corner of its own (the last field
+ * is 1 or 2 for those of users), which the deadlock detector, lock_timeout,
+ * pg_locks and prepared transactions all know how to treat.
+ */
+void
+saga_ledger_locktag(const pg_uuid_t *id, LOCKTAG *tag)
+{
+	uint64		hash = hash_id(id);
+
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32),
+						 (uint32) hash, 0x5A6A);
+}
+
+/* Returns false if it cannot be had at once and the caller does not wait. */
+bool
+saga_ledger_lock(const pg_uuid_t *id, LOCKMODE mode, SagaPatience patience)
+{
+	LOCKTAG		tag;
+
+	saga_ledger_locktag(id, &tag);
+	return LockAcquire(&tag, mode, false, patience == SAGA_NOWAIT) !=
+		LOCKACQUIRE_NOT_AVAIL;
+}
+
+void
+saga_ledger_unlock(const pg_uuid_t *id, LOCKMODE mode)
+{
+	LOCKTAG		tag;
+
+	saga_ledger_locktag(id, &tag);
+	LockRelease(&tag, mode, false);
+}
+
+/* ------------------------------------------------------------------------
+ * Sagas
+ * ------------------------------------------------------------------------ */
+
+static void
+key_uuid(ScanKey key, AttrNumber att, const pg_uuid_t *id)
+{
+	ScanKeyInit(key, att, BTEqualStrategyNumber, F_UUID_EQ, UUIDPGetDatum(id));
+}
+
+static void
+key_text(ScanKey key, AttrNumber att, const text *value)
+{
+	ScanKeyEntryInitialize(key, 0, att, BTEqualStrategyNumber, InvalidOid,
+						   C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(value));
+}
+
+/*
+ * Finds a saga by its id, without waiting for anybody.  SAGA_BUSY cannot come
+ * of it: a saga that is only being begun is not there yet.
+ */
+SagaFound
+saga_ledger_get_saga(const pg_uuid_t *id, SagaRow *row)
+{
+	Relation	heap;
+	Relation	index;
+	ScanKeyData key;
+	SagaTuple	version;
+	SagaFound	found;
+
+	need_oids();
+	heap = table_open(oids.saga, RowExclusiveLock);
+	index = index_open(oids.saga_pkey, AccessShareLock);
+	key_uuid(&key, 1, id);
+	found = saga_table_find_sure(heap, index, &key, 1, &version);
+	if (found == SAGA_FOUND)
+		saga_rows_unpack_saga(RelationGetDescr(heap), &version, row);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return found == SAGA_FOUND ? SAGA_FOUND : SAGA_MISSING;
+}
+
+/*
+ * Makes sure that the row is the newest version and nobody is writing it,
+ * reading it again if it is not.  SAGA_BUSY only with SAGA_NOWAIT.
+ */
+SagaFound
+saga_ledger_reread_saga(SagaRow *row, SagaPatience patience)
+{
+	Relation	heap;
+	SagaFound	found;
+
+	need_oids();
+	heap = table_open(oids.saga, RowExclusiveLock);
+	for (;;)
+	{
+		found = saga_table_recheck(heap, &row->version);
+		if (found == SAGA_FOUND)
+			break;
+		if (found == SAGA_BUSY)
+		{
+			if (patience == SAGA_NOWAIT)
+				break;
+			saga_table_wait(heap, row->version.writer);
+		}
+		else
+		{
+			pg_uuid_t	id = row->id;
+
+			if (saga_ledger_get_saga(&id, row) == SAGA_MISSING)
+				break;
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+	table_close(heap, NoLock);
+	return found;
+}
+
+/*
+ * Finds the saga that an owner began under a key.  Waits for whoever is
+ * beginning it at this moment.
+ */
+SagaFound
+saga_ledger_get_saga_by_key(Oid owner, text *name, text *key, SagaRow *row)
+{
+	Relation	heap;
+	Relation	index;
+	ScanKeyData keys[3];
+	SagaTuple	version;
+	SagaFound	found;
+
+	need_oids();
+	heap = table_open(oids.saga, RowExclusiveLock);
+	index = index_open(oids.saga_by_key, AccessShareLock);
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(owner));
+	key_text(&keys[1], 2, name);
+	key_text(&keys[2], 3, key);
+	for (;;)
+	{
+		found = saga_table_find(heap, index, keys, 3, ForwardScanDirection,
+								&version);
+		if (found != SAGA_BUSY)
+			break;
+		saga_table_wait(heap, version.writer);
+	}
+	if (found == SAGA_FOUND)
+		saga_rows_unpack_saga(RelationGetDescr(heap), &version, row);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return found;
+}
+
+/*
+ * Inserts a new saga.  Returns false if another may have been begun under its
+ * key: the caller looks again.
+ */
+bool
+saga_ledger_insert_saga(SagaRow *row)
+{
+	Relation	heap;
+	Datum		values[Saga_natts];
+	bool		nulls[Saga_natts];
+	bool		inserted;
+
+	need_oids();
+	row->stored_state = 0;
+	saga_rows_pack_saga(row, values, nulls);
+	heap = table_open(oids.saga, RowExclusiveLock);
+	inserted = saga_table_insert(heap, values, nulls, oids.saga_by_key,
+								 &row->version.tuple);
+	row->version.own = true;
+	row->version.writer = InvalidTransactionId;
+	row->stored_state = row->state;
+	table_close(heap, NoLock);
+	return inserted;
+}
+
+/* Writes a saga's row back. */
+SagaWritten
+saga_ledger_update_saga(SagaRow *row, SagaPatience patience)
+{
+	Relation	heap;
+	Datum		values[Saga_natts];
+	bool		nulls[Saga_natts];
+	SagaWritten written;
+
+	need_oids();
+	saga_rows_pack_saga(row, values, nulls);
+	heap = table_open(oids.saga, RowExclusiveLock);
+	written = saga_table_update(heap, row->version.tuple, row->version.own,
+								values, nulls, patience, &row->version.tuple);
+	if (written == SAGA_WRITTEN)
+	{
+		row->version.own = true;
+		row->version.writer = InvalidTransactionId;
+		if (row->state != row->stored_state)
+			saga_wakeup_state(&row->id);
+		row->stored_state = row->state;
+	}
+	table_close(heap, NoLock);
+	return written;
+}
+
+/*
+ * The one function through which a saga's state changes; the row is yet to be
+ * written.  A transition that does not exist is an error.
+ */
+void
+saga_ledger_enter_state(SagaRow *row, SagaState state, TimestampTz now)
+{
+	if (!saga_state_can(row->state, state))
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_INVALID_STATE),
+				 errmsg("a saga cannot go from \"%s\" to \"%s\"",
+						saga_state_name(row->state), saga_state_name(state))));
+	row->state = state;
+	row->updated_at = now;
+	row->finished_at = saga_state_is_final(state) ? now : 0;
+}
+
+static void
+key_due(ScanKey keys, Oid lane, TimestampTz due, const pg_uuid_t *id)
+{
+	ScanKeyInit(&keys[0], Due_lane, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(lane));
+	ScanKeyInit(&keys[1], Due_due, BTEqualStrategyNumber, F_TIMESTAMPTZ_EQ,
+				TimestampTzGetDatum(due));
+	key_uuid(&keys[2], Due_saga, id);
+}
+
+/*
+ * Sets when a saga must be looked at next, and by whom; 0: never.  The row is
+ * yet to be written.
+ *
+ * At most one row of ledger_due belongs to a saga, and only whoever replaces
+ * the saga's row replaces it; so it is simply there, and nobody is writing it.
+ */
+void
+saga_ledger_set_due(SagaRow *row, TimestampTz due, Oid lane)
+{
+	Relation	heap;
+
+	if (due == row->due && (due == 0 || lane == row->lane))
+	{
+		if (due != 0)
+			saga_wakeup_due(due);
+		return;
+	}
+
+	need_oids();
+	heap = table_open(oids.due, RowExclusiveLock);
+	if (row->due != 0)
+	{
+		Relation	index = index_open(oids.due_pkey, AccessShareLock);
+		ScanKeyData keys[3];
+		SagaTuple	version;
+
+		key_due(keys, row->lane, row->due, &row->id);
+		if (saga_table_find(heap, index, keys, 3, ForwardScanDirection,
+							&version) == SAGA_FOUND)
+			saga_table_delete(heap, version.tuple, version.own);
+		index_close(index, NoLock);
+	}
+	if (due != 0)
+	{
+		Datum		values[Due_natts];
+		bool		nulls[Due_natts];
+
+		memset(nulls, 0, sizeof(nulls));
+		values[Due_lane - 1] = ObjectIdGetDatum(lane);
+		values[Due_due - 1] = TimestampTzGetDatum(due);
+		values[Due_saga - 1] = UUIDPGetDatum(&row->id);
+		saga_table_insert(heap, values, nulls, InvalidOid, NULL);
+		saga_wakeup_due(due);
+	}
+	table_close(heap, NoLock);
+	row->due = due;
+	row->lane = due != 0 ? lane : InvalidOid;
+}
+
+/*
+ * The first row of the due work after the one given, by lane, time and saga,
+ * for the caller's snapshot; false if there is none.
+ */
+bool
+saga_ledger_next_due(const SagaDue *after, SagaDue *found)
+{
+	Relation	heap;
+	Relation	index;
+	ScanKeyData keys[3];
+	ScanKeyData row_key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	need_oids();
+	heap = table_open(oids.due, AccessShareLock);
+	index = index_open(oids.due_pkey, AccessShareLock);
+
+	/* (lane, due, saga) > (...), as one row comparison */
+	ScanKeyEntryInitialize(&keys[0], SK_ROW_MEMBER, 1, BTGreaterStrategyNumber,
+						   InvalidOid, InvalidOid, F_OIDGT,
+						   ObjectIdGetDatum(after->lane));
+	ScanKeyEntryInitialize(&keys[1], SK_ROW_MEMBER, 2, BTGreaterStrategyNumber,
+						   InvalidOid, InvalidOid, F_TIMESTAMPTZ_GT,
+						   TimestampTzGetDatum(after->due));
+	ScanKeyEntryInitialize(&keys[2], SK_ROW_MEMBER | SK_ROW_END, 3,
+						   BTGreaterStrategyNumber, InvalidOid, InvalidOid,
+						   F_UUID_GT, UUIDPGetDatum(&after->saga));
+	MemSet(&row_key, 0, sizeof(row_key));
+	row_key.sk_flags = SK_ROW_HEADER;
+	row_key.sk_attno = keys[0].sk_attno;
+	row_key.sk_strategy = BTGreaterStrategyNumber;
+	row_key.sk_argument = PointerGetDatum(keys);
+
+	scan = systable_beginscan_ordered(heap, index, GetActiveSnapshot(), 1,
+									  &row_key);
+	tuple = systable_getnext_ordered(scan, ForwardScanDirection);
+	if (HeapTupleIsValid(tuple))
+	{
+		Datum		values[Due_natts];
+		bool		nulls[Due_natts];
+
+		heap_deform_tuple(tuple, RelationGetDescr(heap), values, nulls);
+		found->lane = DatumGetObjectId(values[Due_lane - 1]);
+		found->due = DatumGetTimestampTz(values[Due_due - 1]);
+		found->saga = *DatumGetUUIDP(values[Due_saga - 1]);
+	}
+	systable_endscan_ordered(scan);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return HeapTupleIsValid(tuple);
+}
+
+/* ------------------------------------------------------------------------
+ * Steps
+ * ------------------------------------------------------------------------ */
+
+/*
+ * Finds the newest run of a step.  Waits for whoever is inserting it at this
+ * moment, and for whoever is changing it.
+ */
+SagaFound
+saga_ledger_get_step(const pg_uuid_t *id, text *key, SagaStep *step)
+{
+	Relation	heap;
+	Relation	index;
+	ScanKeyData keys[2];
+	SagaTuple	version;
+	SagaFound	found;
+
+	need_oids();
+	heap = table_open(oids.step, RowExclusiveLock);
+	index = index_open(oids.step_pkey, AccessShareLock);
+	key_uuid(&keys[0], 1, id);
+	key_text(&keys[1], 2, key);
+	for (;;)
+	{
+		found = saga_table_find(heap, index, keys, 2, BackwardScanDirection,
+								&version);
+		if (!TransactionIdIsValid(version.writer))
+			break;
+		saga_table_wait(heap, version.writer);
+	}
+	if (found == SAGA_FOUND)
+		saga_rows_unpack_step(RelationGetDescr(heap), &version, step);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return found;
+}
+
+static int
+by_seq(const void *a, const void *b)
+{
+	int64		left = ((const SagaStep *) a)->seq;
+	int64		right = ((const SagaStep *) b)->seq;
+
+	return left < right ? -1 : left > right ? 1 : 0;
+}
+
+/* Every run of every step of a saga, in start order. */
+void
+saga_ledger_get_steps(const pg_uuid_t *id, SagaSteps *steps)
+{
+	Relation	heap;
+	Relation	index;
+	ScanKeyData key;
+	SagaTuple  *found;
+
+	need_oids();
+	heap = table_open(oids.step, RowExclusiveLock);
+	index = index_open(oids.step_pkey, AccessShareLock);
+	key_uuid(&key, 1, id);
+	steps->count = saga_table_find_all(heap, index, &key, 1, false, &found);
+	steps->step = palloc_extended(steps->count * sizeof(SagaStep),
+								  MCXT_ALLOC_HUGE);
+	for (int i = 0; i < steps->count; i++)
+		saga_rows_unpack_step(RelationGetDescr(heap), &found[i],
+							  &steps->step[i]);
+	pfree(found);
+	qsort(steps->step, steps->count, sizeof(SagaStep), by_seq);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+}
+
+/* The largest number in a saga's steps, those of open transactions included. */
+static int64
+largest_seq(const pg_uuid_t *id)
+{
+	Relation	heap = table_open(oids.step, RowExclusiveLock);
+	Relation	index = index_open(oids.step_pkey, AccessShareLock);
+	ScanKeyData key;
+	SagaTuple  *found;
+	int			count;
+	int64		largest = 0;
+
+	key_uuid(&key, 1, id);
+	count = saga_table_find_all(heap, index, &key, 1, true, &found);
+	for (int i = 0; i < count; i++)
+	{
+		bool		isnull;
+		Datum		seq = heap_getattr(found[i].tuple, Step_seq,
+									   RelationGetDescr(heap), &isnull);
+
+		largest = Max(largest, DatumGetInt64(seq));
+		heap_freetuple(found[i].tuple);
+	}
+	pfree(found);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return largest;
+}
+
+/*
+ * Draws the next number of the start order, larger than every number already
+ * in the saga's steps.
+ *
+ * The sequence alone would do, were it not that members of pg_write_all_data
+ * can set it back.  Looking for the largest number would cost time that grows
+ * with the steps, so it is done once per saga and session; what others draw
+ * after that is known from shared memory, where each drawn number leaves its
+ * mark.  Two sessions that draw at the same time may see each other's mark and
+ * one of them draw again: that is harmless, larger is later all the same.
+ *
+ * Without shared memory there is no mark, and every call looks.
+ */
+int64
+saga_ledger_next_seq(const pg_uuid_t *id)
+{
+	KnownSeq   *known = &known_seqs[hash_id(id) % KNOWN_SEQS];
+	uint64		life = saga_shmem != NULL ? saga_shmem->life : 0;
+	int64		floor;
+	int64		seq;
+
+	need_oids();
+	if (life == 0 || known->life != life ||
+		memcmp(&known->id, id, sizeof(pg_uuid_t)) != 0)
+	{
+		known->id = *id;
+		known->seq = largest_seq(id);
+		known->life = life;
+	}
+
+	floor = known->seq;
+	for (;;)
+	{
+		int64		marked;
+
+		seq = nextval_internal(oids.start_order, false);
+		marked = (int64) saga_shmem_raise_seq((uint64) seq);
+		floor = Max(floor, marked);
+		if (seq > floor)
+			break;
+		if (floor - seq > 1000)
+		{
+			Relation	sequence = relation_open(oids.start_order,
+												 AccessShareLock);
+			Oid			user;
+			int			context;
+
+			/* Set back by somebody: move it past what is there. */
+			GetUserIdAndSecContext(&user, &context);
+			SetUserIdAndSecContext(sequence->rd_rel->relowner,
+								   context | SECURITY_LOCAL_USERID_CHANGE);
+			DirectFunctionCall2(setval_oid, ObjectIdGetDatum(oids.start_order),
+								Int64GetDatum(floor));
+			SetUserIdAndSecContext(user, context);
+			relation_close(sequence, NoLock);
+		}
+	}
+	known->seq = seq;
+	return seq;
+}
+
+/*
+ * Inserts a new run of a step.  Returns false if another session may have
+ * inserted it: the caller looks again.
+ */
+bool
+saga_ledger_insert_step(SagaStep *step)
+{
+	Relation	heap;
+	Datum		values[Step_natts];
+	bool		nulls[Step_natts];
+	bool		inserted;
+
+	need_oids();
+	step->stored_comp_status = 0;
+	saga_rows_pack_step(step, values, nulls);
+	heap = table_open(oids.step, RowExclusiveLock);
+	inserted = saga_table_insert(heap, values, nulls, oids.step_pkey,
+								 &step->version.tuple);
+	step->version.own = true;
+	step->version.writer = InvalidTransactionId;
+	step->stored_comp_status = step->comp_status;
+	table_close(heap, NoLock);
+	return inserted;
+}
+
+/* Writes a step's row back. */
+SagaWritten
+saga_ledger_update_step(SagaStep *step, SagaPatience patience)
+{
+	Relation	heap;
+	Datum		values[Step_natts];
+	bool		nulls[Step_natts];
+	SagaWritten written;
+
+	need_oids();
+	saga_rows_pack_step(step, values, nulls);
+	heap = table_open(oids.step, RowExclusiveLock);
+	written = saga_table_update(heap, step->version.tuple, step->version.own,
+								values, nulls, patience, &step->version.tuple);
+	if (written == SAGA_WRITTEN)
+	{
+		step->version.own = true;
+		step->version.writer = InvalidTransactionId;
+		step->stored_comp_status = step->comp_status;
+	}
+	table_close(heap, NoLock);
+	return written;
+}
+
+/* ------------------------------------------------------------------------
+ * History
+ * ------------------------------------------------------------------------ */
+
+void
+saga_ledger_insert_attempt(SagaAttempt *attempt)
+{
+	Relation	heap;
+	Datum		values[Attempt_natts];
+	bool		nulls[Attempt_natts];
+
+	need_oids();
+	saga_rows_pack_attempt(attempt, values, nulls);
+	heap = table_open(oids.attempt, RowExclusiveLock);
+	saga_table_insert(heap, values, nulls, InvalidOid, NULL);
+	table_close(heap, NoLock);
+}
+
+/*
+ * Writes down something that the rows themselves will not tell; seq 0: it is
+ * not about a step.
+ */
+void
+saga_ledger_insert_event(const pg_uuid_t *id, const char *event, int64 seq,
+						 Jsonb *detail)
+{
+	Relation	heap;
+	Datum		values[Event_natts];
+	bool		nulls[Event_natts] = {false};
+
+	need_oids();
+	values[Event_saga - 1] = UUIDPGetDatum(id);
+	values[Event_at - 1] = TimestampTzGetDatum(saga_clock_now());
+	values[Event_seq - 1] = Int64GetDatum(seq);
+	nulls[Event_seq - 1] = (seq == 0);
+	values[Event_event - 1] = CStringGetTextDatum(event);
+	values[Event_actor - 1] =
+		CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
+	values[Event_detail - 1] = PointerGetDatum(detail);
+	nulls[Event_detail - 1] = (detail == NULL);
+	heap = table_open(oids.event, RowExclusiveLock);
+	saga_table_insert(heap, values, nulls, InvalidOid, NULL);
+	table_close(heap, NoLock);
+}

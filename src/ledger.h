@@ -1,0 +1,60 @@
+/*-------------------------------------------------------------------------
+ *
+ * ledger.h
+ *	  The ledger: typed rows in, typed rows out.
+ *
+ * A row that was found carries the version it came from; its texts and jsonb
+ * point into that copy, which lives in the context current at the call, and
+ * may still be compressed or stored out of line.  To write a row back, change
+ * the fields after "mutable from here on" and call the update.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_LEDGER_H
+#define SAGA_LEDGER_H
+
+#include "storage/lock.h"
+
+#include "rows.h"
+
+/* Is the extension there, and this library fit for it? */
+extern bool saga_ledger_exists(void);
+extern int	saga_ledger_relations(Oid *relids);
+extern Oid	saga_ledger_step_result_type(void);
+extern Oid	saga_ledger_retry_policy_type(void);
+
+/* The lock that serialises starting steps with the end of their saga. */
+extern bool saga_ledger_lock(const pg_uuid_t *id, LOCKMODE mode,
+							 SagaPatience patience);
+extern void saga_ledger_unlock(const pg_uuid_t *id, LOCKMODE mode);
+extern void saga_ledger_locktag(const pg_uuid_t *id, LOCKTAG *tag);
+
+/* Sagas */
+extern SagaFound saga_ledger_get_saga(const pg_uuid_t *id, SagaRow *row);
+extern SagaFound saga_ledger_reread_saga(SagaRow *row, SagaPatience patience);
+extern SagaFound saga_ledger_get_saga_by_key(Oid owner, text *name, text *key,
+											 SagaRow *row);
+extern bool saga_ledger_insert_saga(SagaRow *row);
+extern SagaWritten saga_ledger_update_saga(SagaRow *row, SagaPatience patience);
+extern void saga_ledger_enter_state(SagaRow *row, SagaState state,
+									TimestampTz now);
+extern void saga_ledger_set_due(SagaRow *row, TimestampTz due, Oid lane);
+
+/* Steps */
+extern SagaFound saga_ledger_get_step(const pg_uuid_t *id, text *key,
+									  SagaStep *step);
+extern void saga_ledger_get_steps(const pg_uuid_t *id, SagaSteps *steps);
+extern int64 saga_ledger_next_seq(const pg_uuid_t *id);
+extern bool saga_ledger_insert_step(SagaStep *step);
+extern SagaWritten saga_ledger_update_step(SagaStep *step,
+										   SagaPatience patience);
+
+/* History */
+extern void saga_ledger_insert_attempt(SagaAttempt *attempt);
+extern void saga_ledger_insert_event(const pg_uuid_t *id, const char *event,
+									 int64 seq, Jsonb *detail);
+
+/* Due work: the first row after (lane, due, saga), in that order. */
+extern bool saga_ledger_next_due(const SagaDue *after, SagaDue *found);
+
+#endif							/* SAGA_LEDGER_H */

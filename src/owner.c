@@ -1,0 +1,141 @@
+/*-------------------------------------------------------------------------
+ *
+ * owner.c
+ *	  Whose rights: who may reach a saga, and who may register what.
+ *
+ * The ledger itself asks nobody for rights (its tables have no grants, and
+ * direct access checks none), so every entry point asks here, with the user
+ * that is current: inside a SECURITY DEFINER function, the definer.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_authid.h"
+#include "compat.h"
+#include "errors.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "owner.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/syscache.h"
+
+/* From PostgreSQL 17 on, the server runs workers as roles without LOGIN. */
+#define LOGIN_NEEDED	(PG_VERSION_NUM < 170000)
+
+/* May the current user make forward calls on an owner's saga? */
+bool
+saga_owner_may_call(Oid owner)
+{
+	Oid			user = GetUserId();
+
+	return user == owner || has_privs_of_role(user, owner);
+}
+
+/* Is the current user a member of the role named by saga.operator_role? */
+static bool
+is_operator(Oid user)
+{
+	Oid			role;
+
+	if (saga_guc_operator_role == NULL || saga_guc_operator_role[0] == '\0')
+		return false;
+	role = get_role_oid(saga_guc_operator_role, true);
+	return OidIsValid(role) && is_member_of_role_nosuper(user, role);
+}
+
+/* How far does the current user reach into an owner's saga? */
+SagaReach
+saga_owner_reach(Oid owner)
+{
+	Oid			user = GetUserId();
+
+	if (saga_owner_may_call(owner))
+		return SAGA_REACH_OWN;
+	if (is_operator(user))
+		return SAGA_REACH_OPERATE;
+	if (has_privs_of_role(user, ROLE_PG_READ_ALL_DATA))
+		return SAGA_REACH_READ;
+	if (has_privs_of_role(user, ROLE_PG_MONITOR))
+		return SAGA_REACH_OUTLINE;
+	return SAGA_REACH_NOTHING;
+}
+
+/* A role's name, in the current context. */
+const char *
+saga_owner_role_name(Oid role)
+{
+	return GetUserNameFromId(role, false);
+}
+
+/*
+ * Refuses to register SQL that no executor could run as the role; what can
+ * be known now should not surface when the undo is due.
+ */
+void
+saga_owner_check_can_run_sql(Oid role)
+{
+	HeapTuple	tuple;
+	bool		superuser;
+	bool		login;
+
+	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role with OID %u does not exist", role)));
+	superuser = ((Form_pg_authid) GETSTRUCT(tuple))->rolsuper;
+	login = ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
+	ReleaseSysCache(tuple);
+
+	if (superuser && !saga_guc_allow_superuser)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_PERMISSION_DENIED),
+				 errmsg("a superuser may not register a SQL compensation here"),
+				 errdetail("saga.allow_superuser is off."),
+				 errhint("Record the step as an ordinary role.")));
+	if (LOGIN_NEEDED && !login)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_PERMISSION_DENIED),
+				 errmsg("role \"%s\" cannot run a SQL compensation because it cannot log in",
+						GetUserNameFromId(role, false)),
+				 errdetail("The compensation runs in a process that connects as this role."),
+				 errhint("ALTER ROLE %s LOGIN PASSWORD NULL lets it connect without giving anybody a password; notify and review need no login.",
+						 quote_identifier(GetUserNameFromId(role, false)))));
+}
+
+/*
+ * Why a compensation registered by a role, known by OID and name, cannot run
+ * now; NULL if it can.  What was registered in good order may have lost its
+ * ground since.
+ */
+const char *
+saga_owner_why_not_run(Oid role, const char *name)
+{
+	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+	const char *why = NULL;
+
+	if (!HeapTupleIsValid(tuple))
+		return psprintf("role \"%s\" no longer exists", name);
+	else
+	{
+		Form_pg_authid form = (Form_pg_authid) GETSTRUCT(tuple);
+
+		if (strcmp(NameStr(form->rolname), name) != 0)
+			why = psprintf("role \"%s\" was renamed to \"%s\", or another role took its place",
+						   name, NameStr(form->rolname));
+		else if (form->rolsuper && !saga_guc_allow_superuser)
+			why = psprintf("role \"%s\" is a superuser and saga.allow_superuser is off",
+						   name);
+		else if (LOGIN_NEEDED && !form->rolcanlogin)
+			why = psprintf("role \"%s\" may no longer log in", name);
+		else if (!form->rolsuper &&
+				 !saga_compat_may_connect(MyDatabaseId, role))
+			why = psprintf("role \"%s\" may no longer connect to the database",
+						   name);
+	}
+	ReleaseSysCache(tuple);
+	return why;
+}

@@ -1,0 +1,19 @@
+/*-------------------------------------------------------------------------
+ *
+ * session.h
+ *	  Runs a step's compensating SQL as a fresh session of its role.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_SESSION_H
+#define SAGA_SESSION_H
+
+#include "ledger.h"
+
+extern void saga_session_reset(void);
+extern const char *saga_session_check_identity(const SagaStep *step);
+extern int64 saga_session_run(const SagaStep *step, Jsonb *context,
+							  const SagaPolicy *policy);
+extern void saga_session_disarm(void);
+
+#endif							/* SAGA_SESSION_H */

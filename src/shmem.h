@@ -1,0 +1,172 @@
+/*-------------------------------------------------------------------------
+ *
+ * shmem.h
+ *	  What saga's processes and the backends share.
+ *
+ * There is nothing here when the library was not preloaded: saga_shmem is
+ * then NULL, and whoever asks must cope.  Nothing here is needed to know what
+ * is true: that is in the ledger.  All of it may be lost at any moment, and
+ * is, when the server restarts its processes after a crash.
+ *
+ * Locks: "lock" guards the list of databases and of executors, that is, which
+ * slot belongs to whom, and is never held while waiting for anything else.
+ * The mutex of an executor's slot guards its mailbox and what it says of its
+ * work, for a few instructions at a time.  The rest is atomic.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_SHMEM_H
+#define SAGA_SHMEM_H
+
+#include "datatype/timestamp.h"
+#include "port/atomics.h"
+#include "storage/condition_variable.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/spin.h"
+#include "utils/uuid.h"
+
+#include "guc.h"
+
+/*
+ * Databases that can have a slot at once.  A database without the extension
+ * gives its slot up when another needs it.
+ */
+#define SAGA_MAX_DATABASES		256
+/* In worker_pid: the launcher has asked for a worker, which is on its way. */
+#define SAGA_PID_STARTING		(-1)
+/* Sagas handed to one executor at a time; a power of 2. */
+#define SAGA_MAILBOX_SIZE		64
+/* Waiters for a saga's state share this many condition variables. */
+#define SAGA_WAIT_PARTITIONS	64
+
+typedef enum SagaDatabaseState
+{
+	SAGA_DATABASE_UNKNOWN,		/* nobody looked yet: the launcher will */
+	SAGA_DATABASE_ABSENT,		/* the extension is not there */
+	SAGA_DATABASE_SERVED		/* the extension is there */
+} SagaDatabaseState;
+
+/*
+ * One database.  A slot is taken by whoever first has something to say about
+ * the database and given back by the launcher when the database is gone.
+ *
+ * "armed_due" and "posted_due" are TimestampTz, DT_NOEND when there is none;
+ * how they work together is told in wakeup.c.  Both outlive the worker, so
+ * that the launcher knows when a database without one needs one.
+ */
+typedef struct SagaDatabaseSlot
+{
+	Oid			database;		/* InvalidOid: free; written under "lock" */
+	SagaDatabaseState state;	/* written by worker and launcher under "lock" */
+	int			worker_pid;		/* 0: none; written by the worker and the
+								 * launcher under "lock" */
+	Latch	   *worker_latch;	/* NULL: none; written by the worker under
+								 * "lock", which a waker holds shared */
+	bool		wanted;			/* somebody waits for a worker to look; set by
+								 * backends, reset by the worker as it
+								 * arrives; under "lock" */
+	bool		worker_failed;	/* the last worker did not leave of its own
+								 * accord; under "lock" */
+	bool		asked_to_leave; /* the worker should make room for another
+								 * database when idle; under "lock" */
+
+	/* How many sessions want our processes gone from it, and stay away. */
+	pg_atomic_uint32 keep_away;
+	/* When the worker wakes by itself: PG_INT64_MIN while it looks. */
+	pg_atomic_uint64 armed_due;
+	/* Earliest due time committed since the worker last looked. */
+	pg_atomic_uint64 posted_due;
+	/* Prepared transactions that may hold due work: poll while not zero. */
+	pg_atomic_uint32 prepared;
+	/* Largest number drawn from the start order since the server started. */
+	pg_atomic_uint64 high_seq;
+} SagaDatabaseSlot;
+
+/*
+ * One executor: a process connected to a database as a role.  The worker of
+ * the database takes a free slot, starts the process, and fills the mailbox;
+ * the executor empties it and gives the slot back when it leaves.
+ */
+typedef struct SagaExecutorSlot
+{
+	uint32		generation;		/* raised when taken; written under "lock" */
+	Oid			database;		/* InvalidOid: free; written under "lock" */
+	Oid			role;			/* likewise */
+	int			pid;			/* 0 while starting; under "lock" */
+	Latch	   *latch;			/* NULL while starting; under "lock" */
+	bool		dismissed;		/* leave as soon as the saga in hand is done;
+								 * under "lock" */
+
+	slock_t		mutex;			/* guards everything below */
+	uint32		head;			/* next to take; head == tail: empty */
+	uint32		tail;			/* next free place */
+	pg_uuid_t	mailbox[SAGA_MAILBOX_SIZE];
+	bool		working;		/* "saga" is in hand */
+	pg_uuid_t	saga;
+	int64		seq;			/* of the step whose SQL is running, or 0 */
+	TimestampTz idle_since;		/* 0 while working */
+	uint32		skipped;		/* sagas left undone because somebody holds
+								 * them, since the worker last looked */
+} SagaExecutorSlot;
+
+typedef struct SagaShmem
+{
+	LWLock	   *lock;
+	Latch	   *launcher_latch; /* NULL: none; under "lock" */
+	int			launcher_pid;	/* under "lock" */
+	bool		rescan;			/* the launcher should read pg_database again;
+								 * under "lock" */
+
+	/*
+	 * A random name for this life of the server's memory: what an earlier
+	 * life left behind in files carries another.
+	 */
+	uint64		life;
+#ifdef SAGA_TEST
+	pg_atomic_uint64 clock_offset;
+#endif
+
+	/*
+	 * A compensation that was running when the server crashed runs with no
+	 * other beside it: "alone" is the slot that has or waits for that right
+	 * (-1: none), "running" counts the slots whose SQL runs.  Both are
+	 * guarded by alone_mutex; alone_cv tells that either changed.
+	 */
+	slock_t		alone_mutex;
+	int			alone;
+	int			running;
+	ConditionVariable alone_cv;
+
+	/* Told when a saga whose id falls into the partition changed its state. */
+	ConditionVariable state_changed[SAGA_WAIT_PARTITIONS];
+
+	SagaDatabaseSlot databases[SAGA_MAX_DATABASES];
+	SagaExecutorSlot executors[SAGA_MAX_EXECUTORS];
+} SagaShmem;
+
+/* NULL unless the library was preloaded. */
+extern SagaShmem *saga_shmem;
+
+extern void saga_shmem_register(void);
+
+/* The slot of a database, taking one if asked to; NULL if there is none. */
+extern SagaDatabaseSlot *saga_shmem_database(Oid database, bool take);
+/* The slot of the current database, remembered; NULL as above. */
+extern SagaDatabaseSlot *saga_shmem_my_database(void);
+
+extern uint64 saga_shmem_raise_seq(uint64 seq);
+
+/* Wakes the launcher; "rescan" makes it read pg_database again. */
+extern void saga_shmem_poke_launcher(bool rescan);
+
+/*
+ * The life of a worker: attach before connecting (NULL: leave at once, with
+ * exit code 0), say what the database turned out to be, and leave; it detaches
+ * by itself, however it leaves.
+ */
+extern SagaDatabaseSlot *saga_shmem_worker_attach(Oid database);
+extern void saga_shmem_worker_found(SagaDatabaseState state);
+extern bool saga_shmem_worker_must_leave(bool idle);
+
+#endif							/* SAGA_SHMEM_H */

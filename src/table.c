@@ -1,0 +1,406 @@
+/*-------------------------------------------------------------------------
+ *
+ * table.c
+ *	  Single rows through the table and index access methods.
+ *
+ * The ledger is read and written as the server does with its catalogs: no
+ * SQL, no plans, no triggers, no permission checks.  This room knows how that
+ * is done and nothing of what the rows mean; ledger.c knows what they mean.
+ *
+ * Reading.  Calls answer from the newest committed state, whatever snapshot
+ * their caller holds, so rows are looked up with a dirty snapshot, which also
+ * tells who is at work on a row.  A dirty scan sees every row that stays where
+ * it is or is updated in place (HOT).  A row that moves to another page while
+ * the scan is between the old place and the new can be missed; so "missing" is
+ * said only after a look with a fresh MVCC snapshot, unless the caller goes on
+ * to insert, where the unique index tells.
+ *
+ * Writing.  A unique index is asked with UNIQUE_CHECK_PARTIAL, which makes the
+ * index entry and tells of a possible conflict instead of raising an error or
+ * waiting: the loser takes its row back and looks again.  Entering and looking
+ * are one under the index page's lock, so of two inserters only the second can
+ * lose, and both never do.  Waiting then happens in saga_table_wait, outside of
+ * any page lock, under the caller's lock_timeout, and in sight of the deadlock
+ * detector.
+ *
+ * Indexes that a DBA added to our tables are kept up, with their expressions
+ * and predicates; direct writes that forgot them would corrupt them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/index.h"
+#include "catalog/pg_am_d.h"
+#include "compat.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "storage/procarray.h"
+#include "table.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+static void
+fill_found(SagaTuple *found, HeapTuple tuple, TransactionId writer)
+{
+	found->tuple = tuple;
+	found->own = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+	found->writer = writer;
+}
+
+/* Is there a row for a fresh MVCC snapshot? */
+static bool
+really_missing(Relation heap, Relation index, ScanKey keys, int nkeys)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot = table_slot_create(heap, NULL);
+	IndexScanDesc scan;
+	bool		missing;
+
+	scan = saga_compat_index_beginscan(heap, index, snapshot, nkeys);
+	index_rescan(scan, keys, nkeys, NULL, 0);
+	missing = !index_getnext_slot(scan, ForwardScanDirection, slot);
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	return missing;
+}
+
+/*
+ * Finds the first row that the keys lead to, in the direction given.
+ *
+ * SAGA_MISSING may be said of a row that moved just now; see
+ * saga_table_find_sure.  SAGA_BUSY: there is none, but found->writer is about
+ * to insert one.
+ */
+SagaFound
+saga_table_find(Relation heap, Relation index, ScanKey keys, int nkeys,
+				ScanDirection direction, SagaTuple *found)
+{
+	SnapshotData dirty;
+	TupleTableSlot *slot = table_slot_create(heap, NULL);
+	IndexScanDesc scan;
+
+	InitDirtySnapshot(dirty);
+	found->tuple = NULL;
+	found->own = false;
+	found->writer = InvalidTransactionId;
+
+	scan = saga_compat_index_beginscan(heap, index, &dirty, nkeys);
+	index_rescan(scan, keys, nkeys, NULL, 0);
+	while (index_getnext_slot(scan, direction, slot))
+	{
+		/*
+		 * Somebody's uncommitted new version: if there is an older one, it is
+		 * the one that counts, and the scan will come to it.
+		 */
+		if (TransactionIdIsValid(dirty.xmin))
+		{
+			found->writer = dirty.xmin;
+			continue;
+		}
+		fill_found(found, ExecCopySlotHeapTuple(slot), dirty.xmax);
+		break;
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+
+	if (found->tuple != NULL)
+		return SAGA_FOUND;
+	return TransactionIdIsValid(found->writer) ? SAGA_BUSY : SAGA_MISSING;
+}
+
+/* The same, where "missing" is the last word. */
+SagaFound
+saga_table_find_sure(Relation heap, Relation index, ScanKey keys, int nkeys,
+					 SagaTuple *found)
+{
+	for (;;)
+	{
+		SagaFound	result;
+
+		result = saga_table_find(heap, index, keys, nkeys,
+								 BackwardScanDirection, found);
+		if (result != SAGA_MISSING ||
+			really_missing(heap, index, keys, nkeys))
+			return result;
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/*
+ * Finds every row that the keys lead to; returns how many.  Rows that others
+ * are only about to insert count when "uncommitted" is set.
+ */
+int
+saga_table_find_all(Relation heap, Relation index, ScanKey keys, int nkeys,
+					bool uncommitted, SagaTuple **found)
+{
+	SnapshotData dirty;
+	TupleTableSlot *slot = table_slot_create(heap, NULL);
+	IndexScanDesc scan;
+	int			size = 8;
+	int			count = 0;
+
+	InitDirtySnapshot(dirty);
+	*found = palloc(size * sizeof(SagaTuple));
+
+	scan = saga_compat_index_beginscan(heap, index, &dirty, nkeys);
+	index_rescan(scan, keys, nkeys, NULL, 0);
+	while (index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		if (TransactionIdIsValid(dirty.xmin) && !uncommitted)
+			continue;
+		if (count == size)
+		{
+			size *= 2;
+			*found = repalloc(*found, size * sizeof(SagaTuple));
+		}
+		fill_found(&(*found)[count++], ExecCopySlotHeapTuple(slot), dirty.xmax);
+		if ((count & 255) == 0)
+			CHECK_FOR_INTERRUPTS();
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	return count;
+}
+
+/*
+ * Is the version found before still the newest?  Cheaper than finding it
+ * again.  SAGA_FOUND: it is, and nobody is writing it.  SAGA_BUSY: it is, but
+ * found->writer is replacing it.  SAGA_MISSING: it is not; find it again.
+ *
+ * The version was alive when it was found, and the snapshot that every caller
+ * holds keeps its place from being reused since.
+ */
+SagaFound
+saga_table_recheck(Relation heap, SagaTuple *found)
+{
+	SnapshotData dirty;
+	HeapTupleData tuple;
+	Buffer		buffer;
+	bool		alive;
+
+	InitDirtySnapshot(dirty);
+	tuple.t_self = found->tuple->t_self;
+	alive = heap_fetch(heap, &dirty, &tuple, &buffer, false);
+	if (!alive)
+		return SAGA_MISSING;
+	if (HeapTupleHeaderGetRawXmin(tuple.t_data) !=
+		HeapTupleHeaderGetRawXmin(found->tuple->t_data))
+	{
+		ReleaseBuffer(buffer);
+		return SAGA_MISSING;
+	}
+	ReleaseBuffer(buffer);
+	found->writer = dirty.xmax;
+	return TransactionIdIsValid(found->writer) ? SAGA_BUSY : SAGA_FOUND;
+}
+
+/* Waits for the end of a transaction that is writing a row. */
+void
+saga_table_wait(Relation heap, TransactionId writer)
+{
+	XactLockTableWait(writer, heap, NULL, XLTW_None);
+}
+
+#ifdef USE_ASSERT_CHECKING
+/*
+ * Direct writes skip NOT NULL and CHECK constraints: the caller verified them
+ * by itself.  Here the server verifies that it did.
+ */
+static void
+assert_constraints(Relation heap, HeapTuple tuple)
+{
+	EState	   *estate = CreateExecutorState();
+	ResultRelInfo *info = makeNode(ResultRelInfo);
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(heap),
+													&TTSOpsHeapTuple);
+
+	InitResultRelInfo(info, heap, 0, NULL, 0);
+	ExecStoreHeapTuple(tuple, slot, false);
+	if (RelationGetDescr(heap)->constr)
+		ExecConstraints(info, slot, estate);
+	ExecDropSingleTupleTableSlot(slot);
+	FreeExecutorState(estate);
+}
+#endif
+
+/* Makes the entry of an index that is not plain columns of a btree. */
+static void
+insert_into_foreign_index(Relation heap, Relation index, HeapTuple tuple)
+{
+	IndexInfo  *info = BuildIndexInfo(index);
+	EState	   *estate = CreateExecutorState();
+	ExprContext *econtext = GetPerTupleExprContext(estate);
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(heap),
+													&TTSOpsHeapTuple);
+	Datum		values[INDEX_MAX_KEYS];
+	bool		nulls[INDEX_MAX_KEYS];
+
+	ExecStoreHeapTuple(tuple, slot, false);
+	econtext->ecxt_scantuple = slot;
+	if (info->ii_Predicate == NIL ||
+		ExecQual(ExecPrepareQual(info->ii_Predicate, estate), econtext))
+	{
+		FormIndexDatum(info, slot, estate, values, nulls);
+		index_insert(index, values, nulls, &tuple->t_self, heap,
+					 info->ii_Unique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
+					 false, info);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	FreeExecutorState(estate);
+}
+
+/*
+ * Makes the index entries of a stored row.  Returns false if the arbiter, a
+ * unique index of ours, tells of a possible conflict.
+ *
+ * Our own indexes are btrees over plain columns; the only predicate among
+ * them is "the last column is not null", on the arbiter of sagas.
+ */
+static bool
+insert_into_indexes(Relation heap, HeapTuple tuple, Datum *values, bool *nulls,
+					Oid arbiter)
+{
+	List	   *indexes = RelationGetIndexList(heap);
+	bool		unique = true;
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		Oid			indexid = lfirst_oid(lc);
+		Relation	index = index_open(indexid, RowExclusiveLock);
+		Form_pg_index form = index->rd_index;
+		bool		plain = index->rd_rel->relam == BTREE_AM_OID &&
+			RelationGetIndexExpressions(index) == NIL &&
+			(indexid == arbiter || RelationGetIndexPredicate(index) == NIL);
+
+		if (!form->indisready)
+		{
+			/* CREATE INDEX CONCURRENTLY has not come to its second half. */
+		}
+		else if (!plain)
+			insert_into_foreign_index(heap, index, tuple);
+		else
+		{
+			IndexInfo  *info = makeNode(IndexInfo);
+			Datum		keys[INDEX_MAX_KEYS];
+			bool		key_nulls[INDEX_MAX_KEYS];
+			IndexUniqueCheck check;
+			bool		last_null = false;
+
+			for (int i = 0; i < form->indnatts; i++)
+			{
+				AttrNumber	att = form->indkey.values[i];
+
+				keys[i] = values[att - 1];
+				key_nulls[i] = last_null = nulls[att - 1];
+			}
+			if (indexid == arbiter)
+				check = UNIQUE_CHECK_PARTIAL;
+			else
+				check = form->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO;
+
+			if (!(last_null && indexid == arbiter) &&
+				!index_insert(index, keys, key_nulls, &tuple->t_self, heap,
+							  check, false, info) &&
+				indexid == arbiter)
+				unique = false;
+			pfree(info);
+		}
+		index_close(index, NoLock);
+	}
+	list_free(indexes);
+	return unique;
+}
+
+/*
+ * Inserts a row; returns it as stored, in the caller's context.
+ *
+ * Returns false, and leaves nothing behind that anybody could see, if the
+ * arbiter (a unique index, or InvalidOid for none) may already hold its key:
+ * the caller looks again.  Every other unique index raises an error.
+ */
+bool
+saga_table_insert(Relation heap, Datum *values, bool *nulls, Oid arbiter,
+				  HeapTuple *stored)
+{
+	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(heap), values, nulls);
+
+#ifdef USE_ASSERT_CHECKING
+	assert_constraints(heap, tuple);
+#endif
+	heap_insert(heap, tuple, GetCurrentCommandId(true), 0, NULL);
+	if (insert_into_indexes(heap, tuple, values, nulls, arbiter))
+	{
+		if (stored != NULL)
+			*stored = tuple;
+		return true;
+	}
+
+	saga_table_delete(heap, tuple, true);
+	return false;
+}
+
+/*
+ * Replaces a version found before by new values; returns the new version in
+ * "stored".
+ *
+ * An own version may have been written by the very command that is running,
+ * which the server would not let us touch again without a new command number.
+ */
+SagaWritten
+saga_table_update(Relation heap, HeapTuple old, bool own, Datum *values,
+				  bool *nulls, SagaPatience patience, HeapTuple *stored)
+{
+	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(heap), values, nulls);
+	TM_FailureData failure;
+	LockTupleMode lockmode;
+	TM_Result	result;
+
+#ifdef USE_ASSERT_CHECKING
+	assert_constraints(heap, tuple);
+#endif
+	if (own)
+		CommandCounterIncrement();
+	result = saga_compat_heap_update(heap, &old->t_self, tuple,
+									 GetCurrentCommandId(true),
+									 patience == SAGA_WAIT, &failure,
+									 &lockmode);
+	switch (result)
+	{
+		case TM_Ok:
+			if (!HeapTupleIsHeapOnly(tuple))
+				(void) insert_into_indexes(heap, tuple, values, nulls,
+										   InvalidOid);
+			*stored = tuple;
+			return SAGA_WRITTEN;
+		case TM_Updated:
+		case TM_Deleted:
+			return SAGA_CHANGED;
+		case TM_BeingModified:
+		case TM_WouldBlock:
+			return SAGA_WRITE_BUSY;
+		default:
+			elog(ERROR, "unexpected result %d of an update in \"%s\"",
+				 (int) result, RelationGetRelationName(heap));
+	}
+	return SAGA_CHANGED;		/* keep the compiler quiet */
+}
+
+/* Deletes a version that nobody else can be writing. */
+void
+saga_table_delete(Relation heap, HeapTuple old, bool own)
+{
+	if (own)
+		CommandCounterIncrement();
+	simple_heap_delete(heap, &old->t_self);
+}

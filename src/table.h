@@ -1,0 +1,69 @@
+/*-------------------------------------------------------------------------
+ *
+ * table.h
+ *	  Single rows through the table and index access methods.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_TABLE_H
+#define SAGA_TABLE_H
+
+#include "access/htup.h"
+#include "access/sdir.h"
+#include "access/skey.h"
+#include "utils/relcache.h"
+
+/* What a look-up of a row says. */
+typedef enum SagaFound
+{
+	SAGA_FOUND,
+	SAGA_MISSING,
+	SAGA_BUSY					/* another transaction is writing it */
+} SagaFound;
+
+/* Shall a call wait for another transaction that writes the row? */
+typedef enum SagaPatience
+{
+	SAGA_WAIT,					/* as an application does */
+	SAGA_NOWAIT					/* as our own processes do */
+} SagaPatience;
+
+/* What became of an update. */
+typedef enum SagaWritten
+{
+	SAGA_WRITTEN,
+	SAGA_CHANGED,				/* somebody else was first: read again */
+	SAGA_WRITE_BUSY				/* only with SAGA_NOWAIT */
+} SagaWritten;
+
+/*
+ * The newest version of a row.  "writer" is a transaction in progress, not
+ * ours, that is replacing the version found or, where nothing was found,
+ * inserting the row; invalid if there is none.
+ */
+typedef struct SagaTuple
+{
+	HeapTuple	tuple;			/* a copy in the caller's context, or NULL */
+	bool		own;			/* written by the current transaction */
+	TransactionId writer;
+} SagaTuple;
+
+extern SagaFound saga_table_find(Relation heap, Relation index, ScanKey keys,
+								 int nkeys, ScanDirection direction,
+								 SagaTuple *found);
+extern SagaFound saga_table_find_sure(Relation heap, Relation index,
+									  ScanKey keys, int nkeys,
+									  SagaTuple *found);
+extern int	saga_table_find_all(Relation heap, Relation index, ScanKey keys,
+								int nkeys, bool uncommitted, SagaTuple **found);
+extern SagaFound saga_table_recheck(Relation heap, SagaTuple *found);
+extern void saga_table_wait(Relation heap, TransactionId writer);
+
+extern bool saga_table_insert(Relation heap, Datum *values, bool *nulls,
+							  Oid arbiter, HeapTuple *stored);
+extern SagaWritten saga_table_update(Relation heap, HeapTuple old, bool own,
+									 Datum *values, bool *nulls,
+									 SagaPatience patience, HeapTuple *stored);
+extern void saga_table_delete(Relation heap, HeapTuple old, bool own);
+
+#endif							/* SAGA_TABLE_H */

@@ -1,0 +1,394 @@
+package SagaTest;
+
+=pod
+
+=head1 NAME
+
+SagaTest - what the TAP tests of saga share
+
+=head1 SYNOPSIS
+
+  use strict;
+  use warnings;
+  use FindBin;
+  use lib "$FindBin::RealBin/../perl";
+  use SagaTest;
+  use Test::More;
+
+  my $node = saga_cluster('main', conf => "saga.max_executors = 1\n");
+  my $saga = $node->safe_psql('postgres', q{SELECT saga.begin('order')});
+  ...
+  wait_state($node, $saga, 'compensated');
+  guarantees($node);
+  done_testing();
+
+Functions that wait do so by polling a query or a log, never by sleeping; take
+the log's offset before the action, and wait after it.
+
+=cut
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use File::Basename;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+our @EXPORT = qw(saga_cluster saga_conf is_test_build wait_until wait_state
+  session background log_offset wait_log no_log worker_pid executor_pids
+  guarantees guarantee_violations);
+
+=head1 FUNCTIONS
+
+=head2 saga_conf()
+
+The lines of postgresql.conf that a server needs for saga and that the tests
+agree upon.
+
+=cut
+
+sub saga_conf
+{
+	return slurp_file(dirname(__FILE__) . '/../regress.conf');
+}
+
+=head2 is_test_build()
+
+Whether the installed saga was compiled with -DSAGA_TEST: fault points and the
+virtual clock are there.  A file that needs them begins with
+C<plan skip_all =E<gt> 'needs the test build' if !is_test_build();>.
+
+=cut
+
+sub is_test_build
+{
+	return ($ENV{SAGA_BUILD} // '') eq 'test';
+}
+
+=head2 saga_cluster($name, %options)
+
+A started server that preloads saga.  Options:
+
+=over
+
+=item conf => text
+
+appended to postgresql.conf
+
+=item init => [...]
+
+arguments for C<init>, such as C<[allows_streaming =E<gt> 1]>
+
+=item preload => 0
+
+do not preload saga
+
+=item databases => [...]
+
+where to CREATE EXTENSION, C<['postgres']> by default; others than that one are
+created.  C<[]>: nowhere
+
+=item start => 0
+
+leave it stopped; then nothing is created either
+
+=back
+
+=cut
+
+sub saga_cluster
+{
+	my ($name, %opt) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+
+	$node->init(@{ $opt{init} // [] });
+	my $conf = saga_conf();
+	$conf =~ s/^shared_preload_libraries.*$//m if !($opt{preload} // 1);
+	$node->append_conf('postgresql.conf', $conf);
+	$node->append_conf('postgresql.conf', $opt{conf}) if defined $opt{conf};
+	return $node if !($opt{start} // 1);
+
+	$node->start;
+	foreach my $database (@{ $opt{databases} // ['postgres'] })
+	{
+		$node->safe_psql('postgres', qq{CREATE DATABASE "$database"})
+		  if $database ne 'postgres';
+		$node->safe_psql($database, 'CREATE EXTENSION saga');
+	}
+	return $node;
+}
+
+=head2 wait_until($node, $query, $expected, $database)
+
+Polls until the query answers $expected ('t'); fails the test after
+PG_TEST_TIMEOUT_DEFAULT seconds, showing the sagas that are open.
+
+=cut
+
+sub wait_until
+{
+	my ($node, $query, $expected, $database) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	$database //= 'postgres';
+	return 1 if $node->poll_query_until($database, $query, $expected // 't');
+
+	my $open = $node->psql($database, q{
+		SELECT id, name, state, next_action, next_action_at FROM saga.sagas
+		WHERE state NOT IN ('completed', 'abandoned') LIMIT 20},
+		stdout => \my $out, stderr => \my $err);
+	fail("timed out waiting for: $query");
+	diag("open sagas:\n" . ($out // '') . ($err // ''));
+	return 0;
+}
+
+=head2 wait_state($node, $saga_id, $state, $database)
+
+Waits until the saga is in the state.
+
+=cut
+
+sub wait_state
+{
+	my ($node, $saga, $state, $database) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	return wait_until($node,
+		qq{SELECT state FROM saga.sagas WHERE id = '$saga'},
+		$state, $database);
+}
+
+=head2 session($node, %options)
+
+A psql session of its own, for transactions that stay open: an object with
+C<query>, C<query_safe>, C<query_until> and C<quit> (see
+PostgreSQL::Test::BackgroundPsql).  Options: C<database>, C<user>, and
+C<on_error_stop> (0 by default, so that an expected error leaves it alive).
+
+=cut
+
+sub session
+{
+	my ($node, %opt) = @_;
+	my @params;
+
+	push @params, '-U', $opt{user} if defined $opt{user};
+	return $node->background_psql(
+		$opt{database} // 'postgres',
+		on_error_stop => $opt{on_error_stop} // 0,
+		extra_params => \@params);
+}
+
+=head2 background($session, $query)
+
+Sends a query that is going to wait and returns at once.  Collect it with
+C<$session-E<gt>query('...')>, or end it by C<quit>.
+
+=cut
+
+sub background
+{
+	my ($session, $query) = @_;
+
+	$query =~ s/;?\s*$/;/;
+	return $session->query_until(qr/sent/, "\\echo sent\n$query\n");
+}
+
+=head2 log_offset($node), wait_log($node, $regex, $offset), no_log($node, $regex, $offset, $what)
+
+The log's length now; wait for a line after that; test that there is none.
+
+=cut
+
+sub log_offset
+{
+	my ($node) = @_;
+	return -s $node->logfile // 0;
+}
+
+sub wait_log
+{
+	my ($node, $regex, $offset) = @_;
+	return $node->wait_for_log($regex, $offset);
+}
+
+sub no_log
+{
+	my ($node, $regex, $offset, $what) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	my $text = slurp_file($node->logfile, $offset);
+	return unlike($text, $regex, $what // "no $regex in the log");
+}
+
+=head2 worker_pid($node, $database), executor_pids($node)
+
+Process ids of a database's worker, waiting until there is one, and of the
+executors there are, as the server's views show them.
+
+=cut
+
+sub worker_pid
+{
+	my ($node, $database) = @_;
+	$database //= 'postgres';
+	my $where = qq{backend_type = 'saga worker' AND datname = '$database'};
+
+	$node->poll_query_until('postgres',
+		"SELECT count(*) = 1 FROM pg_stat_activity WHERE $where")
+	  or die "database $database has no worker";
+	return $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE $where");
+}
+
+sub executor_pids
+{
+	my ($node) = @_;
+	return split /\n/, $node->safe_psql('postgres',
+		q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'saga executor' ORDER BY 1});
+}
+
+=head2 guarantees($node, $database)
+
+Tests that whatever the ledger holds, at any moment, fits the guarantees that
+the views can show: each is a query for what must not be.  Call it at the end of
+every test, and after every crash.
+
+=cut
+
+my @guarantees = (
+	[
+		'G2: no SQL compensation succeeded twice', q{
+		SELECT saga_id, seq, count(*)
+		FROM saga.attempts JOIN saga.steps USING (saga_id, seq)
+		WHERE phase = 'compensation' AND outcome = 'succeeded'
+			AND compensation_kind = 'sql'
+		GROUP BY saga_id, seq HAVING count(*) > 1}
+	],
+	[
+		'G3: no compensation began before every step that started later was settled', q{
+		SELECT a.saga_id, a.seq, a.attempt, later.seq AS later_seq, later.compensation_status
+		FROM saga.attempts a
+		JOIN saga.steps later ON later.saga_id = a.saga_id AND later.seq > a.seq
+		WHERE a.phase = 'compensation' AND later.started_at < a.started_at
+			AND (later.compensation_status IN ('registered', 'pending', 'running', 'dispatched')
+				OR later.compensated_at > a.started_at)}
+	],
+	[
+		'G4: one key, one saga', q{
+		SELECT owner, name, idempotency_key, count(*) FROM saga.sagas
+		WHERE idempotency_key IS NOT NULL
+		GROUP BY owner, name, idempotency_key HAVING count(*) > 1}
+	],
+	[
+		'G4: one key, one step in each run', q{
+		SELECT saga_id, key, run, count(*) FROM saga.steps
+		GROUP BY saga_id, key, run HAVING count(*) > 1}
+	],
+	[
+		'G4: forward and compensation keys are unique, and differ', q{
+		SELECT k, count(*) FROM (
+			SELECT forward_key AS k FROM saga.steps
+			UNION ALL
+			SELECT compensation_key FROM saga.steps) keys
+		WHERE k IS NOT NULL GROUP BY k HAVING count(*) > 1}
+	],
+	[
+		'G5: a saga that compensates has something to undo', q{
+		SELECT id, state FROM saga.sagas s
+		WHERE state = 'compensating' AND NOT EXISTS (
+			SELECT FROM saga.steps
+			WHERE saga_id = s.id
+				AND compensation_status IN ('pending', 'running', 'dispatched'))}
+	],
+	[
+		'G5: a saga that is not at its end says what comes next', q{
+		SELECT id, state FROM saga.sagas
+		WHERE state IN ('running', 'compensating', 'needs_review')
+			AND coalesce(next_action, '') = ''}
+	],
+	[
+		'G5: a saga that needs review is in the queue', q{
+		SELECT id, state FROM saga.sagas s
+		WHERE state = 'needs_review'
+			AND NOT EXISTS (SELECT FROM saga.review_queue WHERE saga_id = s.id)}
+	],
+	[
+		'G5: nothing is left to undo of a saga at its end', q{
+		SELECT saga_id, seq, state, compensation_status
+		FROM saga.steps JOIN saga.sagas ON sagas.id = saga_id
+		WHERE state IN ('completed', 'compensated')
+			AND compensation_status IN ('pending', 'running', 'dispatched')
+		UNION ALL
+		SELECT saga_id, seq, state, compensation_status
+		FROM saga.steps JOIN saga.sagas ON sagas.id = saga_id
+		WHERE state = 'compensated' AND compensation_status = 'registered'}
+	],
+	[
+		'G6: attempts are numbered without gaps', q{
+		SELECT saga_id, seq, phase, array_agg(attempt ORDER BY attempt)
+		FROM saga.attempts GROUP BY saga_id, seq, phase
+		HAVING min(attempt) <> 1 OR max(attempt) <> count(*)
+			OR count(DISTINCT attempt) <> count(*)}
+	],
+	[
+		'G6: no attempt ends before it starts', q{
+		SELECT saga_id, seq, phase, attempt FROM saga.attempts
+		WHERE finished_at < started_at}
+	],
+	[
+		'G6: a compensated step knows when, and no other does', q{
+		SELECT saga_id, seq, compensation_status, compensated_at FROM saga.steps
+		WHERE compensation_status = 'compensated' AND compensated_at IS NULL
+			OR compensation_status IN ('none', 'registered', 'pending')
+				AND compensated_at IS NOT NULL}
+	],
+	[
+		'G6: events are in order', q{
+		SELECT saga_id, position FROM saga.events
+		GROUP BY saga_id, position HAVING count(*) > 1}
+	],
+	[
+		'start order: positions count from 1 by seq', q{
+		SELECT * FROM (
+			SELECT saga_id, seq, position,
+				row_number() OVER (PARTITION BY saga_id ORDER BY seq) AS expected
+			FROM saga.steps) s
+		WHERE position <> expected}
+	]);
+
+sub guarantee_violations
+{
+	my ($node, $database) = @_;
+	my @violations;
+
+	# One snapshot for all of them, so that a moving ledger is seen whole.
+	my $script = "\\set ON_ERROR_STOP 1\nBEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\n";
+	foreach my $g (@guarantees)
+	{
+		$script .= "\\echo == $g->[0]\nSELECT * FROM ($g->[1]) v LIMIT 10;\n";
+	}
+	$script .= "COMMIT;\n";
+
+	my $name = '';
+	my $out = $node->safe_psql($database // 'postgres', $script);
+	foreach my $line (split /\n/, $out)
+	{
+		if ($line =~ /^== (.*)/) { $name = $1; next; }
+		push @violations, "$name: $line";
+	}
+	return @violations;
+}
+
+sub guarantees
+{
+	my ($node, $database) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	my @violations = guarantee_violations($node, $database);
+	is(join("\n", @violations), '', 'the ledger fits the guarantees');
+	return !@violations;
+}
+
+1;
