@@ -336,3 +336,525 @@ SELECT pg_catalog.pg_extension_config_dump('saga.ledger_attempt', '');
 SELECT pg_catalog.pg_extension_config_dump('saga.ledger_event', '');
 SELECT pg_catalog.pg_extension_config_dump('saga.ledger_due', '');
 
+-- ---------------------------------------------------------------------------
+-- Functions of the application
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION saga.begin(
+  name text, idempotency_key text DEFAULT NULL, input jsonb DEFAULT NULL,
+  timeout interval DEFAULT NULL, on_compensation_failure text DEFAULT 'halt',
+  announce text DEFAULT NULL) RETURNS uuid
+  AS 'MODULE_PATHNAME', 'saga_sql_begin'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.begin(text, text, jsonb, interval, text, text) IS
+  'Begins a saga, or returns the one begun under the same name and idempotency key by the same owner. SG003: the same key with another input; SG009: a limit.';
+
+CREATE FUNCTION saga.start(
+  name text, idempotency_key text DEFAULT NULL, input jsonb DEFAULT NULL,
+  timeout interval DEFAULT NULL, on_compensation_failure text DEFAULT 'halt',
+  announce text DEFAULT NULL) RETURNS uuid
+  AS 'MODULE_PATHNAME', 'saga_sql_begin'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.start(text, text, jsonb, interval, text, text) IS
+  'saga.begin under a second name, for SQL-standard function bodies: psql counts the word begin inside CREATE FUNCTION.';
+
+CREATE FUNCTION saga.step(
+  saga_id uuid, name text, idempotency_key text DEFAULT NULL,
+  compensation text DEFAULT NULL, args jsonb DEFAULT NULL,
+  notify text DEFAULT NULL, acknowledge boolean DEFAULT true,
+  review text DEFAULT NULL, output jsonb DEFAULT NULL,
+  completed boolean DEFAULT false, kind text DEFAULT 'compensatable',
+  compensate_on text DEFAULT 'started', retry saga.retry_policy DEFAULT NULL,
+  compensation_retry saga.retry_policy DEFAULT NULL) RETURNS saga.step_result
+  AS 'MODULE_PATHNAME', 'saga_sql_step'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.step(uuid, text, text, text, jsonb, text, boolean, text, jsonb, boolean, text, text, saga.retry_policy, saga.retry_policy) IS
+  'Records that a step starts, before its effect, and what undoes it; of a step already known, answers what is known. Commit it before an effect outside the database. SG001, SG002, SG003; SG005: the undo has begun; SG009.';
+
+CREATE FUNCTION saga.complete_step(
+  saga_id uuid, step text, output jsonb DEFAULT NULL,
+  late text DEFAULT 'error', forward_key text DEFAULT NULL)
+  RETURNS saga.step_result
+  AS 'MODULE_PATHNAME', 'saga_sql_complete_step'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.complete_step(uuid, text, jsonb, text, text) IS
+  'Records that a step completed, with its output. Once the undo has begun it raises SG005, or with late => ''record'' keeps the result of an outside effect that did happen. SG001, SG002, SG003, SG004.';
+
+CREATE FUNCTION saga.fail_step(
+  saga_id uuid, step text, error text, retryable boolean DEFAULT true,
+  forward_key text DEFAULT NULL) RETURNS saga.step_result
+  AS 'MODULE_PATHNAME', 'saga_sql_fail_step'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.fail_step(uuid, text, text, boolean, text) IS
+  'Records a failed attempt of a step and answers when to try again (retry_at, null: no more). Undoes nothing: that is saga.fail. SG001, SG002, SG004.';
+
+CREATE FUNCTION saga.complete(
+  saga_id uuid, result jsonb DEFAULT NULL, ignore_failed boolean DEFAULT false)
+  RETURNS text
+  AS 'MODULE_PATHNAME', 'saga_sql_complete'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.complete(uuid, jsonb, boolean) IS
+  'Completes a saga and answers its state. SG002: a step is started, or failed with a compensation, or the saga is not running. SG001.';
+
+CREATE FUNCTION saga.fail(
+  saga_id uuid, reason text DEFAULT NULL, details jsonb DEFAULT NULL)
+  RETURNS text
+  AS 'MODULE_PATHNAME', 'saga_sql_fail'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.fail(uuid, text, jsonb) IS
+  'Fails a saga for good: what its steps did will be undone, last started first. Answers its state. Waits for steps in open transactions at most the lock_timeout. SG001, SG002.';
+
+CREATE FUNCTION saga.cancel(saga_id uuid, reason text DEFAULT NULL)
+  RETURNS text
+  AS 'MODULE_PATHNAME', 'saga_sql_cancel'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.cancel(uuid, text) IS
+  'As saga.fail, with failure_kind cancelled.';
+
+CREATE FUNCTION saga.wait(
+  saga_id uuid, timeout interval DEFAULT '1 minute', until text DEFAULT NULL)
+  RETURNS text
+  AS 'MODULE_PATHNAME', 'saga_sql_wait'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.wait(uuid, interval, text) IS
+  'Waits until the saga is completed, compensated, abandoned, in need of review, or in the state named, and answers its state; at the timeout, whatever it is then. SG001, SG008.';
+
+CREATE FUNCTION saga.retry_policy(
+  max_attempts integer DEFAULT NULL, delay interval DEFAULT NULL,
+  backoff text DEFAULT NULL, max_delay interval DEFAULT NULL,
+  jitter double precision DEFAULT NULL, timeout interval DEFAULT NULL)
+  RETURNS saga.retry_policy
+  AS 'MODULE_PATHNAME', 'saga_sql_retry_policy'
+  LANGUAGE C STABLE PARALLEL SAFE;
+
+COMMENT ON FUNCTION saga.retry_policy(integer, interval, text, interval, double precision, interval) IS
+  'Makes a retry policy; what is left null takes the setting in force when the step starts.';
+
+CREATE FUNCTION saga.adopt() RETURNS void
+  AS 'MODULE_PATHNAME', 'saga_sql_adopt'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.adopt() IS
+  'This copy of the database may compensate from now on. Call it in one copy only. For superusers and the owner of the database; SG010 for others.';
+
+-- ---------------------------------------------------------------------------
+-- Functions behind the views and the triggers
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION saga.internal_reach(owner oid) RETURNS integer
+  AS 'MODULE_PATHNAME', 'saga_sql_reach'
+  LANGUAGE C STABLE STRICT PARALLEL SAFE;
+
+COMMENT ON FUNCTION saga.internal_reach(oid) IS
+  'How far the current user reaches into that owner''s sagas: 0 nothing, 1 outline, 2 read, 3 operate, 4 own.';
+
+CREATE FUNCTION saga.internal_state("char") RETURNS text
+  AS 'MODULE_PATHNAME', 'saga_sql_state_name'
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+COMMENT ON FUNCTION saga.internal_state("char") IS 'The word for a stored state of a saga.';
+
+CREATE FUNCTION saga.internal_policy(text) RETURNS saga.retry_policy
+  AS 'MODULE_PATHNAME', 'saga_sql_policy'
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+COMMENT ON FUNCTION saga.internal_policy(text) IS 'A stored retry policy.';
+
+CREATE FUNCTION saga.internal_forward_key(saga uuid, seq bigint) RETURNS text
+  AS 'MODULE_PATHNAME', 'saga_sql_forward_key'
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+COMMENT ON FUNCTION saga.internal_forward_key(uuid, bigint) IS 'The forward key of a run of a step.';
+
+CREATE FUNCTION saga.internal_compensation_key(saga uuid, seq bigint) RETURNS text
+  AS 'MODULE_PATHNAME', 'saga_sql_compensation_key'
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+COMMENT ON FUNCTION saga.internal_compensation_key(uuid, bigint) IS 'The compensation key of a run of a step.';
+
+CREATE FUNCTION saga.internal_is_running(saga uuid, seq bigint) RETURNS boolean
+  AS 'MODULE_PATHNAME', 'saga_sql_is_running'
+  LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION saga.internal_is_running(uuid, bigint) IS 'Is the step''s SQL compensation running at this moment?';
+
+CREATE FUNCTION saga.internal_next_action(
+  saga uuid, state "char", paused boolean, deadline timestamptz,
+  due timestamptz, lane oid, step text, parked text) RETURNS text
+  AS 'MODULE_PATHNAME', 'saga_sql_next_action'
+  LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION saga.internal_next_action(uuid, "char", boolean, timestamptz, timestamptz, oid, text, text) IS
+  'What happens next to a saga, or who must do what, in words.';
+
+CREATE FUNCTION saga.internal_settle_home() RETURNS void
+  AS 'MODULE_PATHNAME', 'saga_sql_settle_home'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.internal_settle_home() IS 'Writes down where the ledger is at home; for this script.';
+
+CREATE FUNCTION saga.internal_guard() RETURNS trigger
+  AS 'MODULE_PATHNAME', 'saga_sql_guard'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.internal_guard() IS 'Refuses SQL writes to the ledger by anyone but superusers, and marks a copy.';
+
+-- ---------------------------------------------------------------------------
+-- Guard triggers
+--
+-- ENABLE ALWAYS: session_replication_role and logical replication included.
+-- ---------------------------------------------------------------------------
+
+CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON saga.ledger_saga
+  FOR EACH ROW EXECUTE FUNCTION saga.internal_guard();
+CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON saga.ledger_saga
+  FOR EACH STATEMENT EXECUTE FUNCTION saga.internal_guard();
+ALTER TABLE saga.ledger_saga ENABLE ALWAYS TRIGGER guard;
+ALTER TABLE saga.ledger_saga ENABLE ALWAYS TRIGGER guard_truncate;
+
+CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON saga.ledger_step
+  FOR EACH ROW EXECUTE FUNCTION saga.internal_guard();
+CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON saga.ledger_step
+  FOR EACH STATEMENT EXECUTE FUNCTION saga.internal_guard();
+ALTER TABLE saga.ledger_step ENABLE ALWAYS TRIGGER guard;
+ALTER TABLE saga.ledger_step ENABLE ALWAYS TRIGGER guard_truncate;
+
+CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON saga.ledger_attempt
+  FOR EACH ROW EXECUTE FUNCTION saga.internal_guard();
+CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON saga.ledger_attempt
+  FOR EACH STATEMENT EXECUTE FUNCTION saga.internal_guard();
+ALTER TABLE saga.ledger_attempt ENABLE ALWAYS TRIGGER guard;
+ALTER TABLE saga.ledger_attempt ENABLE ALWAYS TRIGGER guard_truncate;
+
+CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON saga.ledger_event
+  FOR EACH ROW EXECUTE FUNCTION saga.internal_guard();
+CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON saga.ledger_event
+  FOR EACH STATEMENT EXECUTE FUNCTION saga.internal_guard();
+ALTER TABLE saga.ledger_event ENABLE ALWAYS TRIGGER guard;
+ALTER TABLE saga.ledger_event ENABLE ALWAYS TRIGGER guard_truncate;
+
+CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON saga.ledger_due
+  FOR EACH ROW EXECUTE FUNCTION saga.internal_guard();
+CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON saga.ledger_due
+  FOR EACH STATEMENT EXECUTE FUNCTION saga.internal_guard();
+ALTER TABLE saga.ledger_due ENABLE ALWAYS TRIGGER guard;
+ALTER TABLE saga.ledger_due ENABLE ALWAYS TRIGGER guard_truncate;
+
+CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON saga.ledger_home
+  FOR EACH ROW EXECUTE FUNCTION saga.internal_guard();
+CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON saga.ledger_home
+  FOR EACH STATEMENT EXECUTE FUNCTION saga.internal_guard();
+ALTER TABLE saga.ledger_home ENABLE ALWAYS TRIGGER guard;
+ALTER TABLE saga.ledger_home ENABLE ALWAYS TRIGGER guard_truncate;
+
+-- ---------------------------------------------------------------------------
+-- Views
+--
+-- They read the tables with the rights of the extension's owner and show each
+-- reader what internal_reach allows.  The barrier keeps a reader's own
+-- functions from seeing rows before that.
+-- ---------------------------------------------------------------------------
+
+CREATE VIEW saga.sagas WITH (security_barrier) AS
+  SELECT
+    s.id, s.name, s.key AS idempotency_key,
+    saga.internal_state(s.state) AS state,
+    CASE s.failure_kind
+      WHEN 'f' THEN 'failed' WHEN 'c' THEN 'cancelled' WHEN 't' THEN 'timed out'
+    END AS failure_kind,
+    s.paused, s.owner::pg_catalog.regrole AS owner,
+    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN s.input END AS input,
+    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN s.result END AS result,
+    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN s.reason END AS reason,
+    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN s.details END AS details,
+    (SELECT t.key FROM saga.ledger_step t
+      WHERE t.saga OPERATOR(pg_catalog.=) s.id
+        AND t.seq OPERATOR(pg_catalog.=) s.failed_seq) AS failed_step,
+    (SELECT t.key FROM saga.ledger_step t
+      WHERE t.saga OPERATOR(pg_catalog.=) s.id
+        AND t.status OPERATOR(pg_catalog.=) 'c'::"char" AND t.rolled_back_at IS NULL
+      ORDER BY t.seq DESC LIMIT 1) AS last_completed_step,
+    (SELECT pg_catalog.count(*) FROM saga.ledger_step t
+      WHERE t.saga OPERATOR(pg_catalog.=) s.id) AS steps,
+    saga.internal_next_action(
+      s.id, s.state, s.paused, s.deadline, s.due, s.lane, next.key,
+      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2
+        THEN COALESCE(s.parked, next.parked) END) AS next_action,
+    s.due AS next_action_at,
+    s.deadline,
+    s.state OPERATOR(pg_catalog.=) 'p'::"char" AS requires_review,
+    s.started_at, s.updated_at, s.finished_at
+  FROM saga.ledger_saga s
+  CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner) AS reach) reach
+  LEFT JOIN LATERAL (
+    SELECT t.key, t.parked FROM saga.ledger_step t
+    WHERE t.saga OPERATOR(pg_catalog.=) s.id
+      AND s.state OPERATOR(pg_catalog.=) ANY ('{u,p}'::"char"[])
+      AND t.rolled_back_at IS NULL
+      AND t.seq OPERATOR(pg_catalog.>) COALESCE(s.undo_target, 0)
+      AND (t.comp_status OPERATOR(pg_catalog.=) ANY ('{r,p,d,f}'::"char"[])
+           OR t.parked IS NOT NULL)
+    ORDER BY t.parked IS NULL, t.seq DESC LIMIT 1) next ON true
+  WHERE reach.reach OPERATOR(pg_catalog.>) 0;
+
+COMMENT ON VIEW saga.sagas IS 'One row per saga that the reader may see.';
+COMMENT ON COLUMN saga.sagas.id IS 'Time-ordered UUID (version 7).';
+COMMENT ON COLUMN saga.sagas.name IS 'The kind of saga.';
+COMMENT ON COLUMN saga.sagas.idempotency_key IS 'The caller''s name for this very operation.';
+COMMENT ON COLUMN saga.sagas.state IS 'running, completed, compensating, compensated, needs_review or abandoned.';
+COMMENT ON COLUMN saga.sagas.failure_kind IS 'failed, cancelled or timed out.';
+COMMENT ON COLUMN saga.sagas.paused IS 'A person paused it: nothing is dispatched.';
+COMMENT ON COLUMN saga.sagas.owner IS 'current_user at saga.begin.';
+COMMENT ON COLUMN saga.sagas.input IS 'Input of saga.begin.';
+COMMENT ON COLUMN saga.sagas.result IS 'Result of saga.complete.';
+COMMENT ON COLUMN saga.sagas.reason IS 'Reason of the failure.';
+COMMENT ON COLUMN saga.sagas.details IS 'Details of the failure.';
+COMMENT ON COLUMN saga.sagas.failed_step IS 'Key of the step at which it failed.';
+COMMENT ON COLUMN saga.sagas.last_completed_step IS 'Key of the step that started last of those completed.';
+COMMENT ON COLUMN saga.sagas.steps IS 'How many steps it has, all runs counted.';
+COMMENT ON COLUMN saga.sagas.next_action IS 'What happens next, or who must do what, in words.';
+COMMENT ON COLUMN saga.sagas.next_action_at IS 'When something is due: an attempt, or the deadline.';
+COMMENT ON COLUMN saga.sagas.deadline IS 'When it fails if it is still running.';
+COMMENT ON COLUMN saga.sagas.requires_review IS 'No machine may go on; a person decides.';
+COMMENT ON COLUMN saga.sagas.started_at IS 'When saga.begin was called.';
+COMMENT ON COLUMN saga.sagas.updated_at IS 'When the saga itself last changed.';
+COMMENT ON COLUMN saga.sagas.finished_at IS 'When it was completed, compensated or abandoned.';
+
+CREATE VIEW saga.steps WITH (security_barrier) AS
+  SELECT
+    t.saga AS saga_id, t.seq,
+    pg_catalog.row_number() OVER (PARTITION BY t.saga ORDER BY t.seq) AS position,
+    COALESCE(t.name, t.key) AS name, t.key, t.run,
+    CASE t.kind
+      WHEN 'c' THEN 'compensatable' WHEN 'p' THEN 'pivot' WHEN 'r' THEN 'retriable'
+    END AS kind,
+    CASE t.status
+      WHEN 's' THEN 'started' WHEN 'c' THEN 'completed' WHEN 'f' THEN 'failed'
+    END AS status,
+    t.attempts,
+    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.output END AS output,
+    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.error END AS error,
+    CASE
+      WHEN t.compensation IS NOT NULL THEN 'sql'
+      WHEN t.channel IS NOT NULL THEN 'notify'
+      WHEN t.review IS NOT NULL THEN 'review'
+    END AS compensation_kind,
+    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.compensation END AS compensation,
+    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.args END AS args,
+    t.channel,
+    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.review END AS review,
+    t.run_as::pg_catalog.regrole AS run_as,
+    CASE t.comp_status
+      WHEN 'n' THEN 'none' WHEN 'd' THEN 'dispatched' WHEN 'c' THEN 'compensated'
+      WHEN 'f' THEN 'failed' WHEN 's' THEN 'skipped'
+      ELSE CASE
+        WHEN s.state OPERATOR(pg_catalog.<>) 'u'::"char"
+          THEN CASE t.comp_status WHEN 'r' THEN 'registered' ELSE 'pending' END
+        WHEN t.seq OPERATOR(pg_catalog.<=) s.undo_target THEN 'registered'
+        WHEN saga.internal_is_running(t.saga, t.seq) THEN 'running'
+        ELSE 'pending'
+      END
+    END AS compensation_status,
+    COALESCE(t.comp_attempts, 0) AS compensation_attempts,
+    t.next_attempt_at,
+    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.last_error END AS last_error,
+    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.parked END AS parked,
+    t.compensated_at, t.started_at, t.completed_at,
+    saga.internal_policy(COALESCE(t.retry, t.compensation_retry)) AS retry,
+    saga.internal_policy(t.compensation_retry) AS compensation_retry,
+    saga.internal_forward_key(t.saga, t.seq) AS forward_key,
+    saga.internal_compensation_key(t.saga, t.seq) AS compensation_key
+  FROM saga.ledger_step t
+  JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) t.saga
+  CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner) AS reach) reach
+  WHERE reach.reach OPERATOR(pg_catalog.>) 0;
+
+COMMENT ON VIEW saga.steps IS 'One row per run of a step of the sagas that the reader may see.';
+COMMENT ON COLUMN saga.steps.saga_id IS 'The saga.';
+COMMENT ON COLUMN saga.steps.seq IS 'Start order: larger is later; not dense.';
+COMMENT ON COLUMN saga.steps.position IS '1, 2, 3 ... by start order.';
+COMMENT ON COLUMN saga.steps.name IS 'Its name.';
+COMMENT ON COLUMN saga.steps.key IS 'Its key: the idempotency key, or the name.';
+COMMENT ON COLUMN saga.steps.run IS 'Run of the key, from 1.';
+COMMENT ON COLUMN saga.steps.kind IS 'compensatable, pivot or retriable.';
+COMMENT ON COLUMN saga.steps.status IS 'started, completed or failed.';
+COMMENT ON COLUMN saga.steps.attempts IS 'Forward attempts so far.';
+COMMENT ON COLUMN saga.steps.output IS 'Its output.';
+COMMENT ON COLUMN saga.steps.error IS 'Error of its last failed attempt.';
+COMMENT ON COLUMN saga.steps.compensation_kind IS 'sql, notify, review, or null.';
+COMMENT ON COLUMN saga.steps.compensation IS 'Compensating SQL.';
+COMMENT ON COLUMN saga.steps.args IS 'Arguments for the compensation.';
+COMMENT ON COLUMN saga.steps.channel IS 'Channel of the listeners that compensate.';
+COMMENT ON COLUMN saga.steps.review IS 'Words for the person who must look first.';
+COMMENT ON COLUMN saga.steps.run_as IS 'The role that its SQL compensation runs as.';
+COMMENT ON COLUMN saga.steps.compensation_status IS 'none, registered, pending, running, dispatched, compensated, failed or skipped.';
+COMMENT ON COLUMN saga.steps.compensation_attempts IS 'Attempts of the compensation so far.';
+COMMENT ON COLUMN saga.steps.next_attempt_at IS 'When the compensation is tried next.';
+COMMENT ON COLUMN saga.steps.last_error IS 'Message of the compensation''s last failure.';
+COMMENT ON COLUMN saga.steps.parked IS 'Why a person must decide about this step.';
+COMMENT ON COLUMN saga.steps.compensated_at IS 'When it was compensated.';
+COMMENT ON COLUMN saga.steps.started_at IS 'When this run started.';
+COMMENT ON COLUMN saga.steps.completed_at IS 'When it completed.';
+COMMENT ON COLUMN saga.steps.retry IS 'Retry policy of the step.';
+COMMENT ON COLUMN saga.steps.compensation_retry IS 'Retry policy of the compensation.';
+COMMENT ON COLUMN saga.steps.forward_key IS 'Idempotency key of its effect outside.';
+COMMENT ON COLUMN saga.steps.compensation_key IS 'Idempotency key of undoing it.';
+
+CREATE VIEW saga.attempts WITH (security_barrier) AS
+  SELECT
+    a.saga_id, a.seq, a.phase, a.attempt, a.outcome,
+    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN a.sqlstate END AS sqlstate,
+    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN a.error END AS error,
+    a.rows, a.started_at, a.finished_at, a.consumer
+  FROM (
+    SELECT
+      h.saga AS saga_id, h.seq,
+      CASE h.phase WHEN 'f' THEN 'forward' ELSE 'compensation' END AS phase,
+      h.attempt,
+      CASE h.outcome
+        WHEN 's' THEN 'succeeded' WHEN 'f' THEN 'failed' WHEN 'i' THEN 'interrupted'
+        WHEN 't' THEN 'timed out' WHEN 'd' THEN 'deferred'
+      END AS outcome,
+      h.sqlstate, h.error, h.rows, h.started_at, h.finished_at, h.consumer
+    FROM saga.ledger_attempt h
+    UNION ALL
+    -- The last forward attempt is told by the step's own row, unless it failed.
+    SELECT
+      t.saga, t.seq, 'forward', t.attempts,
+      CASE
+        WHEN t.status OPERATOR(pg_catalog.=) 'c'::"char" THEN 'succeeded'
+        WHEN s.state OPERATOR(pg_catalog.<>) 'r'::"char" THEN 'interrupted'
+      END,
+      NULL, NULL, NULL, COALESCE(t.attempt_at, t.started_at), t.completed_at, NULL
+    FROM saga.ledger_step t
+    JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) t.saga
+    WHERE t.status OPERATOR(pg_catalog.<>) 'f'::"char"
+  ) a
+  JOIN saga.ledger_saga o ON o.id OPERATOR(pg_catalog.=) a.saga_id
+  CROSS JOIN LATERAL (SELECT saga.internal_reach(o.owner) AS reach) reach
+  WHERE reach.reach OPERATOR(pg_catalog.>) 0;
+
+COMMENT ON VIEW saga.attempts IS 'Every attempt of every step and compensation that the reader may see.';
+COMMENT ON COLUMN saga.attempts.saga_id IS 'The saga.';
+COMMENT ON COLUMN saga.attempts.seq IS 'The step.';
+COMMENT ON COLUMN saga.attempts.phase IS 'forward or compensation.';
+COMMENT ON COLUMN saga.attempts.attempt IS 'Number, from 1, without gaps.';
+COMMENT ON COLUMN saga.attempts.outcome IS 'succeeded, failed, interrupted, timed out, deferred; null while under way.';
+COMMENT ON COLUMN saga.attempts.sqlstate IS 'SQLSTATE of the failure.';
+COMMENT ON COLUMN saga.attempts.error IS 'Message of the failure.';
+COMMENT ON COLUMN saga.attempts.rows IS 'Rows of the last statement of a SQL compensation.';
+COMMENT ON COLUMN saga.attempts.started_at IS 'Its start.';
+COMMENT ON COLUMN saga.attempts.finished_at IS 'Its end.';
+COMMENT ON COLUMN saga.attempts.consumer IS 'The listener that made it.';
+
+CREATE VIEW saga.events WITH (security_barrier) AS
+  SELECT
+    e.saga_id,
+    pg_catalog.row_number() OVER (PARTITION BY e.saga_id ORDER BY e.at, e.rank, e.seq) AS position,
+    e.at, e.event, e.seq,
+    (SELECT t.key FROM saga.ledger_step t
+      WHERE t.saga OPERATOR(pg_catalog.=) e.saga_id
+        AND t.seq OPERATOR(pg_catalog.=) e.seq) AS step,
+    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN e.detail END AS detail
+  FROM (
+    SELECT s.id AS saga_id, 0 AS rank, s.started_at AS at, 'begun' AS event,
+      NULL::bigint AS seq, NULL::jsonb AS detail
+    FROM saga.ledger_saga s
+    UNION ALL
+    SELECT t.saga, 1, t.started_at, 'step started', t.seq, NULL
+    FROM saga.ledger_step t
+    UNION ALL
+    SELECT t.saga, 2, t.completed_at, 'step completed', t.seq, NULL
+    FROM saga.ledger_step t
+    WHERE t.status OPERATOR(pg_catalog.=) 'c'::"char"
+    UNION ALL
+    SELECT h.saga, 3, h.finished_at,
+      CASE h.phase WHEN 'f' THEN 'step ' ELSE 'compensation ' END
+      OPERATOR(pg_catalog.||) CASE h.outcome
+        WHEN 's' THEN 'succeeded' WHEN 'f' THEN 'failed' WHEN 'i' THEN 'interrupted'
+        WHEN 't' THEN 'timed out' WHEN 'd' THEN 'deferred'
+      END,
+      h.seq,
+      pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+        'attempt', h.attempt, 'sqlstate', h.sqlstate, 'error', h.error))
+    FROM saga.ledger_attempt h
+    UNION ALL
+    SELECT v.saga, 4, v.at, v.event, v.seq,
+      pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('by', v.actor)
+        OPERATOR(pg_catalog.||) COALESCE(v.detail, '{}'::jsonb))
+    FROM saga.ledger_event v
+    UNION ALL
+    SELECT s.id, 5, s.finished_at, saga.internal_state(s.state), NULL, NULL
+    FROM saga.ledger_saga s
+    WHERE s.finished_at IS NOT NULL
+  ) e
+  JOIN saga.ledger_saga o ON o.id OPERATOR(pg_catalog.=) e.saga_id
+  CROSS JOIN LATERAL (SELECT saga.internal_reach(o.owner) AS reach) reach
+  WHERE reach.reach OPERATOR(pg_catalog.>) 0;
+
+COMMENT ON VIEW saga.events IS 'The whole life of a saga, one row per thing that happened, in order.';
+COMMENT ON COLUMN saga.events.saga_id IS 'The saga.';
+COMMENT ON COLUMN saga.events.position IS '1, 2, 3 ... in the order in which things happened.';
+COMMENT ON COLUMN saga.events.at IS 'When.';
+COMMENT ON COLUMN saga.events.event IS 'What.';
+COMMENT ON COLUMN saga.events.seq IS 'The step it is about, by start order.';
+COMMENT ON COLUMN saga.events.step IS 'That step''s key.';
+COMMENT ON COLUMN saga.events.detail IS 'More about it.';
+
+CREATE VIEW saga.pending_compensations WITH (security_barrier) AS
+  SELECT
+    t.saga AS saga_id, t.seq, t.key AS step, t.channel,
+    t.dispatched_at AS since,
+    COALESCE(t.comp_attempts, 0) OPERATOR(pg_catalog.+)
+      CASE WHEN t.lease_until IS NULL THEN 1 ELSE 0 END AS attempt,
+    t.consumer, t.lease_until, t.next_attempt_at,
+    saga.internal_compensation_key(t.saga, t.seq) AS compensation_key
+  FROM saga.ledger_step t
+  JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) t.saga
+  CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner) AS reach) reach
+  WHERE reach.reach OPERATOR(pg_catalog.>) 0
+    AND t.comp_status OPERATOR(pg_catalog.=) 'd'::"char";
+
+COMMENT ON VIEW saga.pending_compensations IS 'Compensations that wait for listeners, or are claimed by one.';
+COMMENT ON COLUMN saga.pending_compensations.saga_id IS 'The saga.';
+COMMENT ON COLUMN saga.pending_compensations.seq IS 'The step, by start order.';
+COMMENT ON COLUMN saga.pending_compensations.step IS 'The step''s key.';
+COMMENT ON COLUMN saga.pending_compensations.channel IS 'The channel on which it was announced.';
+COMMENT ON COLUMN saga.pending_compensations.since IS 'Since when it waits.';
+COMMENT ON COLUMN saga.pending_compensations.attempt IS 'The attempt under way, or the next one.';
+COMMENT ON COLUMN saga.pending_compensations.consumer IS 'Who claimed it.';
+COMMENT ON COLUMN saga.pending_compensations.lease_until IS 'Until when the claim holds.';
+COMMENT ON COLUMN saga.pending_compensations.next_attempt_at IS 'When it is announced next.';
+COMMENT ON COLUMN saga.pending_compensations.compensation_key IS 'The handle by which a listener reports.';
+
+-- ---------------------------------------------------------------------------
+-- Rights
+--
+-- USAGE on the schema, which nobody has by default, is the gate.  Behind it
+-- everyone may call and read, and ownership decides what they reach.
+-- ---------------------------------------------------------------------------
+
+-- The views filter their rows by themselves.
+GRANT SELECT ON saga.sagas, saga.steps, saga.attempts, saga.events,
+  saga.pending_compensations TO PUBLIC;
+
+-- Whoever could call it could make a copy believe that it is the original.
+REVOKE ALL ON FUNCTION saga.internal_settle_home() FROM PUBLIC;
+
+-- Whoever could attach it elsewhere could make any table refuse its writers.
+REVOKE ALL ON FUNCTION saga.internal_guard() FROM PUBLIC;
+
+-- ---------------------------------------------------------------------------
+-- Home: last, when everything is there.
+-- ---------------------------------------------------------------------------
+
+SELECT saga.internal_settle_home();

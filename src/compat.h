@@ -15,12 +15,15 @@
 #include "access/heapam.h"
 #include "access/relscan.h"
 #include "catalog/pg_database.h"
-#include "utils/acl.h"
-#include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
 #include "postmaster/bgworker.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "storage/sinvaladt.h"
 #include "utils/acl.h"
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
 /*
@@ -106,6 +109,52 @@ saga_compat_may_connect(Oid database, Oid role)
 						   ACL_CONNECT) == ACLCHECK_OK;
 #else
 	return pg_database_aclcheck(database, role, ACL_CONNECT) == ACLCHECK_OK;
+#endif
+}
+
+/* Virtual transaction ids: 17 renamed the backend's part and its look-up. */
+static inline int
+saga_compat_vxid_pid(const VirtualTransactionId *vxid)
+{
+#if PG_VERSION_NUM >= 170000
+	PGPROC	   *proc = ProcNumberGetProc(vxid->procNumber);
+#else
+	PGPROC	   *proc = BackendIdGetProc(vxid->backendId);
+#endif
+
+	return proc != NULL ? proc->pid : 0;
+}
+
+/* Intervals: 17 added infinite ones. */
+static inline bool
+saga_compat_interval_is_infinite(const Interval *interval)
+{
+#if PG_VERSION_NUM >= 170000
+	return INTERVAL_NOT_FINITE(interval);
+#else
+	return false;
+#endif
+}
+
+/* Building jsonb: 19 moved the result into the state. */
+#if PG_VERSION_NUM >= 190000
+typedef JsonbInState SagaCompatJsonb;
+#else
+typedef struct SagaCompatJsonb
+{
+	JsonbParseState *parseState;
+	JsonbValue *result;
+} SagaCompatJsonb;
+#endif
+
+static inline void
+saga_compat_push_jsonb(SagaCompatJsonb *state, JsonbIteratorToken token,
+					   JsonbValue *value)
+{
+#if PG_VERSION_NUM >= 190000
+	pushJsonbValue(state, token, value);
+#else
+	state->result = pushJsonbValue(&state->parseState, token, value);
 #endif
 }
 

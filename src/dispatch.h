@@ -18,6 +18,7 @@ typedef enum SagaTaskKind
 	SAGA_TASK_PERSON			/* the saga is to be parked at the step */
 } SagaTaskKind;
 
+/* The next thing to do in a saga's reverse walk. */
 typedef struct SagaTask
 {
 	SagaTaskKind kind;
@@ -38,17 +39,20 @@ typedef struct SagaAttemptEnd
 	bool		conflict;		/* serialization, deadlock or lock timeout */
 	bool		suspect;		/* the server crashed while it ran ... */
 	bool		alone;			/* ... with no other beside it */
-	const char *park;			/* not NULL: park with this reason, no retry */
+	const char *park;			/* not NULL: do not try again, for this reason */
 } SagaAttemptEnd;
 
 extern void saga_dispatch_next(const SagaRow *saga, const SagaSteps *steps,
 							   SagaTask *task);
-extern void saga_dispatch_fail(SagaRow *saga, SagaFailureKind kind,
-							   text *reason, Jsonb *details, TimestampTz now);
+extern SagaWritten saga_dispatch_fail(SagaRow *saga, SagaFailureKind kind,
+									  text *reason, Jsonb *details,
+									  SagaPatience patience, TimestampTz now);
 extern SagaWritten saga_dispatch_settle(SagaRow *saga, SagaSteps *steps,
 										int index, const SagaAttemptEnd *end,
 										TimestampTz now);
 extern SagaWritten saga_dispatch_turn(SagaRow *saga, SagaSteps *steps,
 									  TimestampTz now);
+extern SagaWritten saga_dispatch_late(SagaRow *saga, SagaStep *step,
+									  Jsonb *output, TimestampTz now);
 
 #endif							/* SAGA_DISPATCH_H */

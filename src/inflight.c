@@ -31,6 +31,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include "common/file_perm.h"
@@ -57,6 +58,7 @@ typedef struct InflightFile
 /* The executor's own file; -1: none.  Read in a signal handler. */
 static volatile int own_fd = -1;
 static uint32 own_nonce = 0;
+static volatile sig_atomic_t own_state = SAGA_INFLIGHT_NONE;
 
 static void
 file_path(char *path, uint64 life, int pid, uint32 nonce)
@@ -141,10 +143,12 @@ saga_inflight_write(const SagaInflight *record)
 	copy.database = MyDatabaseId;
 	copy.alone = false;
 	copy.judged = false;
+	copy.state = SAGA_INFLIGHT_RUNNING;
 	file_fill(&file, &copy);
 
 	errno = 0;
 	written = pg_pwrite(own_fd, &file, sizeof(file), 0);
+	own_state = SAGA_INFLIGHT_RUNNING;
 	if (written != sizeof(file))
 	{
 		if (errno == 0)
@@ -157,7 +161,8 @@ saga_inflight_write(const SagaInflight *record)
 
 /*
  * Changes the state of the record.  May be called from a signal handler, and
- * cannot fail in a way that anybody could act on: the file has its size.
+ * cannot fail in a way that anybody could act on: the file has its size.  What
+ * ran on after its timeout stays that when it is then cut short for it.
  */
 void
 saga_inflight_mark(SagaInflightState state)
@@ -165,6 +170,9 @@ saga_inflight_mark(SagaInflightState state)
 	uint32		value = (uint32) state;
 	int			save_errno = errno;
 
+	if (state == SAGA_INFLIGHT_CUT && own_state == SAGA_INFLIGHT_TIMED_OUT)
+		return;
+	own_state = state;
 	if (own_fd >= 0)
 	{
 		ssize_t		rc pg_attribute_unused();

@@ -376,6 +376,55 @@ saga_ledger_get_saga_by_key(Oid owner, text *name, text *key, SagaRow *row)
 }
 
 /*
+ * Brings a saga's row of ledger_due in line with what its own row, just
+ * written, says.
+ *
+ * At most one row of ledger_due belongs to a saga, and only whoever replaces
+ * the saga's row replaces it; so it is simply there, and nobody is writing it.
+ */
+static void
+follow_due(SagaRow *row)
+{
+	Relation	heap;
+
+	if (row->due != 0)
+		saga_wakeup_due(row->due);
+	if (row->due == row->stored_due && row->lane == row->stored_lane)
+		return;
+
+	heap = table_open(oids.due, RowExclusiveLock);
+	if (row->stored_due != 0)
+	{
+		Relation	index = index_open(oids.due_pkey, AccessShareLock);
+		ScanKeyData keys[3];
+		SagaTuple	version;
+
+		ScanKeyInit(&keys[0], Due_lane, BTEqualStrategyNumber, F_OIDEQ,
+					ObjectIdGetDatum(row->stored_lane));
+		ScanKeyInit(&keys[1], Due_due, BTEqualStrategyNumber,
+					F_TIMESTAMPTZ_EQ, TimestampTzGetDatum(row->stored_due));
+		key_uuid(&keys[2], Due_saga, &row->id);
+		if (saga_table_find(heap, index, keys, 3, ForwardScanDirection,
+							&version) == SAGA_FOUND)
+			saga_table_delete(heap, version.tuple, version.own);
+		index_close(index, NoLock);
+	}
+	if (row->due != 0)
+	{
+		Datum		values[Due_natts];
+		bool		nulls[Due_natts] = {false};
+
+		values[Due_lane - 1] = ObjectIdGetDatum(row->lane);
+		values[Due_due - 1] = TimestampTzGetDatum(row->due);
+		values[Due_saga - 1] = UUIDPGetDatum(&row->id);
+		saga_table_insert(heap, values, nulls, InvalidOid, NULL);
+	}
+	table_close(heap, NoLock);
+	row->stored_due = row->due;
+	row->stored_lane = row->lane;
+}
+
+/*
  * Inserts a new saga.  Returns false if another may have been begun under its
  * key: the caller looks again.
  */
@@ -389,6 +438,8 @@ saga_ledger_insert_saga(SagaRow *row)
 
 	need_oids();
 	row->stored_state = 0;
+	row->stored_due = 0;
+	row->stored_lane = InvalidOid;
 	saga_rows_pack_saga(row, values, nulls);
 	heap = table_open(oids.saga, RowExclusiveLock);
 	inserted = saga_table_insert(heap, values, nulls, oids.saga_by_key,
@@ -396,6 +447,8 @@ saga_ledger_insert_saga(SagaRow *row)
 	row->version.own = true;
 	row->version.writer = InvalidTransactionId;
 	row->stored_state = row->state;
+	if (inserted)
+		follow_due(row);
 	table_close(heap, NoLock);
 	return inserted;
 }
@@ -421,6 +474,7 @@ saga_ledger_update_saga(SagaRow *row, SagaPatience patience)
 		if (row->state != row->stored_state)
 			saga_wakeup_state(&row->id);
 		row->stored_state = row->state;
+		follow_due(row);
 	}
 	table_close(heap, NoLock);
 	return written;
@@ -443,62 +497,13 @@ saga_ledger_enter_state(SagaRow *row, SagaState state, TimestampTz now)
 	row->finished_at = saga_state_is_final(state) ? now : 0;
 }
 
-static void
-key_due(ScanKey keys, Oid lane, TimestampTz due, const pg_uuid_t *id)
-{
-	ScanKeyInit(&keys[0], Due_lane, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(lane));
-	ScanKeyInit(&keys[1], Due_due, BTEqualStrategyNumber, F_TIMESTAMPTZ_EQ,
-				TimestampTzGetDatum(due));
-	key_uuid(&keys[2], Due_saga, id);
-}
-
 /*
  * Sets when a saga must be looked at next, and by whom; 0: never.  The row is
  * yet to be written.
- *
- * At most one row of ledger_due belongs to a saga, and only whoever replaces
- * the saga's row replaces it; so it is simply there, and nobody is writing it.
  */
 void
 saga_ledger_set_due(SagaRow *row, TimestampTz due, Oid lane)
 {
-	Relation	heap;
-
-	if (due == row->due && (due == 0 || lane == row->lane))
-	{
-		if (due != 0)
-			saga_wakeup_due(due);
-		return;
-	}
-
-	need_oids();
-	heap = table_open(oids.due, RowExclusiveLock);
-	if (row->due != 0)
-	{
-		Relation	index = index_open(oids.due_pkey, AccessShareLock);
-		ScanKeyData keys[3];
-		SagaTuple	version;
-
-		key_due(keys, row->lane, row->due, &row->id);
-		if (saga_table_find(heap, index, keys, 3, ForwardScanDirection,
-							&version) == SAGA_FOUND)
-			saga_table_delete(heap, version.tuple, version.own);
-		index_close(index, NoLock);
-	}
-	if (due != 0)
-	{
-		Datum		values[Due_natts];
-		bool		nulls[Due_natts];
-
-		memset(nulls, 0, sizeof(nulls));
-		values[Due_lane - 1] = ObjectIdGetDatum(lane);
-		values[Due_due - 1] = TimestampTzGetDatum(due);
-		values[Due_saga - 1] = UUIDPGetDatum(&row->id);
-		saga_table_insert(heap, values, nulls, InvalidOid, NULL);
-		saga_wakeup_due(due);
-	}
-	table_close(heap, NoLock);
 	row->due = due;
 	row->lane = due != 0 ? lane : InvalidOid;
 }

@@ -269,6 +269,8 @@ saga_rows_unpack_saga(TupleDesc desc, const SagaTuple *version, SagaRow *row)
 	row->details = unpack_pointer(&p, Saga_details);
 	row->result = unpack_pointer(&p, Saga_result);
 	row->stored_state = row->state;
+	row->stored_due = row->due;
+	row->stored_lane = row->lane;
 }
 
 /* Verifies a step's row and packs it for table.c. */

@@ -76,6 +76,8 @@ typedef struct SagaRow
 {
 	SagaTuple	version;		/* where it was found; no tuple: never stored */
 	SagaState	stored_state;	/* the state in that version; 0: never stored */
+	TimestampTz stored_due;		/* the due time in that version */
+	Oid			stored_lane;
 
 	pg_uuid_t	id;
 	Oid			owner;
@@ -91,8 +93,8 @@ typedef struct SagaRow
 	/* mutable from here on; 0 stands for NULL in times and seqs */
 	TimestampTz deadline;
 	TimestampTz updated_at;
-	TimestampTz due;			/* of its row in ledger_due, or 0: it has none */
-	Oid			lane;			/* of that row */
+	TimestampTz due;			/* when to look at it next; 0: never */
+	Oid			lane;			/* and whose executor; 0: the worker itself */
 	int64		undo_target;	/* steps with a larger seq are being undone */
 	int64		failed_seq;
 	TimestampTz finished_at;

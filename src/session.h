@@ -10,10 +10,15 @@
 
 #include "ledger.h"
 
+extern void saga_session_init(void);
 extern void saga_session_reset(void);
 extern const char *saga_session_check_identity(const SagaStep *step);
 extern int64 saga_session_run(const SagaStep *step, Jsonb *context,
 							  const SagaPolicy *policy);
+extern bool saga_session_timed_out(void);
 extern void saga_session_disarm(void);
+
+/* The saga whose compensation runs in this process, or NULL. */
+extern const pg_uuid_t *saga_session_current(void);
 
 #endif							/* SAGA_SESSION_H */

@@ -76,6 +76,7 @@ clear_database_slot(SagaDatabaseSlot *slot)
 	slot->wanted = false;
 	slot->worker_failed = false;
 	slot->asked_to_leave = false;
+	slot->told_to_leave = false;
 	pg_atomic_write_u32(&slot->keep_away, 0);
 	pg_atomic_write_u64(&slot->armed_due, (uint64) PG_INT64_MIN);
 	pg_atomic_write_u64(&slot->posted_due, (uint64) DT_NOEND);
@@ -229,6 +230,20 @@ saga_shmem_database(Oid database, bool take)
 }
 
 /*
+ * The database is gone: its slot is free, unless somebody still holds on to
+ * it, who will tell the launcher when he is done.
+ */
+void
+saga_shmem_free_database(SagaDatabaseSlot *slot, Oid database)
+{
+	LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
+	if (slot->database == database && slot->worker_pid == 0 &&
+		pg_atomic_read_u32(&slot->keep_away) == 0)
+		clear_database_slot(slot);
+	LWLockRelease(saga_shmem->lock);
+}
+
+/*
  * The slot of the current database, if it has one; remembered, so that it
  * costs a comparison.  A slot is handed on only while the extension is not
  * there, and freed only when the database is gone.
@@ -290,6 +305,7 @@ worker_detach(int code, Datum arg)
 	slot->worker_pid = 0;
 	slot->worker_latch = NULL;
 	slot->asked_to_leave = false;
+	slot->told_to_leave = false;
 	slot->worker_failed = (code != 0);
 	if (saga_shmem->launcher_latch != NULL)
 		SetLatch(saga_shmem->launcher_latch);
@@ -317,6 +333,7 @@ saga_shmem_worker_attach(Oid database)
 		slot->worker_latch = MyLatch;
 		slot->wanted = false;
 		slot->asked_to_leave = false;
+		slot->told_to_leave = false;
 		slot->worker_failed = false;
 		pg_atomic_write_u64(&slot->armed_due, (uint64) PG_INT64_MIN);
 		attached_slot = slot;
@@ -373,5 +390,6 @@ saga_shmem_worker_must_leave(bool idle)
 	Assert(slot != NULL);
 	return !saga_guc_enabled ||
 		pg_atomic_read_u32(&slot->keep_away) > 0 ||
+		slot->told_to_leave ||
 		(idle && slot->asked_to_leave);
 }

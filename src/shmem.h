@@ -68,8 +68,9 @@ typedef struct SagaDatabaseSlot
 								 * arrives; under "lock" */
 	bool		worker_failed;	/* the last worker did not leave of its own
 								 * accord; under "lock" */
-	bool		asked_to_leave; /* the worker should make room for another
-								 * database when idle; under "lock" */
+	bool		asked_to_leave; /* make room for another database when idle;
+								 * set by the launcher under "lock" */
+	bool		told_to_leave;	/* leave at the end of this turn; likewise */
 
 	/* How many sessions want our processes gone from it, and stay away. */
 	pg_atomic_uint32 keep_away;
@@ -95,6 +96,7 @@ typedef struct SagaExecutorSlot
 	Oid			role;			/* likewise */
 	int			pid;			/* 0 while starting; under "lock" */
 	Latch	   *latch;			/* NULL while starting; under "lock" */
+	TimestampTz taken_at;		/* by the server's clock; under "lock" */
 	bool		dismissed;		/* leave as soon as the saga in hand is done;
 								 * under "lock" */
 
@@ -108,7 +110,23 @@ typedef struct SagaExecutorSlot
 	TimestampTz idle_since;		/* 0 while working */
 	uint32		skipped;		/* sagas left undone because somebody holds
 								 * them, since the worker last looked */
+	bool		refill;			/* more is due than the mailbox could hold:
+								 * wake the worker when it runs low; set by
+								 * the worker, reset by the executor */
 } SagaExecutorSlot;
+
+/*
+ * A role that has due work and no executor, because none was free.  Entries
+ * are refreshed by the worker that made them for as long as it wants them;
+ * one that was not is nobody's.
+ */
+typedef struct SagaWaiter
+{
+	Oid			database;		/* InvalidOid: no entry */
+	Oid			role;
+	TimestampTz since;			/* by the server's clock, as the next */
+	TimestampTz seen;
+} SagaWaiter;
 
 typedef struct SagaShmem
 {
@@ -143,6 +161,7 @@ typedef struct SagaShmem
 
 	SagaDatabaseSlot databases[SAGA_MAX_DATABASES];
 	SagaExecutorSlot executors[SAGA_MAX_EXECUTORS];
+	SagaWaiter	waiting[SAGA_MAX_EXECUTORS];	/* under "lock" */
 } SagaShmem;
 
 /* NULL unless the library was preloaded. */
@@ -154,6 +173,9 @@ extern void saga_shmem_register(void);
 extern SagaDatabaseSlot *saga_shmem_database(Oid database, bool take);
 /* The slot of the current database, remembered; NULL as above. */
 extern SagaDatabaseSlot *saga_shmem_my_database(void);
+
+/* The launcher gives back the slot of a database that is gone. */
+extern void saga_shmem_free_database(SagaDatabaseSlot *slot, Oid database);
 
 extern uint64 saga_shmem_raise_seq(uint64 seq);
 

@@ -1,0 +1,108 @@
+/*-------------------------------------------------------------------------
+ *
+ * context.c
+ *	  The jsonb context that a compensation is given, and the keys in it.
+ *
+ * One shape for all who compensate, SQL as $1 and listeners with their claim;
+ * doc/reference.md shows it.
+ *
+ * The keys are made of the saga's id, which is unique beyond this database,
+ * and the step's number in the start order, which is another for every run:
+ * so they are stable over every attempt and need not be stored.  They use no
+ * other characters than letters, digits and hyphens, which every payment
+ * provider takes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "context.h"
+#include "json.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+
+static text *
+make_key(const pg_uuid_t *saga, int64 seq, const char *suffix)
+{
+	char	   *id = DatumGetCString(DirectFunctionCall1(uuid_out,
+														 UUIDPGetDatum(saga)));
+	char	   *key = psprintf("%s-" INT64_FORMAT "%s", id, seq, suffix);
+
+	return cstring_to_text(key);
+}
+
+/* The idempotency key for the forward effect of a run of a step. */
+text *
+saga_context_forward_key(const pg_uuid_t *saga, int64 seq)
+{
+	return make_key(saga, seq, "");
+}
+
+/* The idempotency key for undoing it, and the handle of its task. */
+text *
+saga_context_compensation_key(const pg_uuid_t *saga, int64 seq)
+{
+	return make_key(saga, seq, "-undo");
+}
+
+static void
+add_policy(SagaJson *json, const char *key, const text *encoded)
+{
+	SagaPolicy	policy;
+
+	if (!saga_state_policy_decode(text_to_cstring(encoded), &policy))
+		elog(ERROR, "could not read the retry policy of a step");
+	saga_json_open(json, key);
+	saga_json_int(json, "max_attempts", policy.max_attempts);
+	saga_json_milliseconds(json, "delay", policy.delay);
+	saga_json_string(json, "backoff", saga_state_backoff_name(policy.backoff));
+	saga_json_milliseconds(json, "max_delay", policy.max_delay);
+	saga_json_float(json, "jitter", policy.jitter);
+	saga_json_milliseconds(json, "timeout", policy.timeout);
+	saga_json_close(json);
+}
+
+/* The context of the given attempt of a step's compensation. */
+Jsonb *
+saga_context_build(const SagaRow *saga, const SagaStep *step, int attempt)
+{
+	SagaJson	json;
+
+	saga_json_begin(&json);
+	saga_json_open(&json, "saga");
+	saga_json_string(&json, "id",
+					 DatumGetCString(DirectFunctionCall1(uuid_out,
+														 UUIDPGetDatum(&saga->id))));
+	saga_json_text(&json, "name", saga->name);
+	saga_json_text(&json, "idempotency_key", saga->key);
+	saga_json_value(&json, "input", saga->input);
+	saga_json_text(&json, "reason", saga->reason);
+	saga_json_value(&json, "details", saga->details);
+	saga_json_string(&json, "failure_kind",
+					 saga_state_failure_kind_name(saga->failure_kind));
+	saga_json_close(&json);
+
+	saga_json_open(&json, "step");
+	saga_json_text(&json, "name", step->name ? step->name : step->key);
+	saga_json_text(&json, "key", step->key);
+	saga_json_int(&json, "seq", step->seq);
+	saga_json_int(&json, "run", step->run);
+	saga_json_string(&json, "status", saga_state_step_status_name(step->status));
+	saga_json_int(&json, "attempts", step->attempts);
+	saga_json_time(&json, "started_at", step->started_at);
+	saga_json_time(&json, "completed_at", step->completed_at);
+	add_policy(&json, "retry",
+			   step->retry ? step->retry : step->compensation_retry);
+	saga_json_close(&json);
+
+	saga_json_value(&json, "args", step->args);
+	saga_json_value(&json, "output", step->output);
+	saga_json_text(&json, "error", step->error);
+	saga_json_int(&json, "attempt", attempt);
+	add_policy(&json, "retry", step->compensation_retry);
+	saga_json_text(&json, "forward_key",
+				   saga_context_forward_key(&step->saga, step->seq));
+	saga_json_text(&json, "compensation_key",
+				   saga_context_compensation_key(&step->saga, step->seq));
+	return saga_json_end(&json);
+}

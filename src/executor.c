@@ -1,0 +1,746 @@
+/*-------------------------------------------------------------------------
+ *
+ * executor.c
+ *	  Runs one role's compensating SQL, and marks it, in one transaction.
+ *
+ * The process is connected as the role (session.c says what follows from
+ * that).  It takes sagas from its mailbox (pool.c) and walks each of them as
+ * far as the next task is SQL of this role that is due.
+ *
+ * One attempt of a compensation is one transaction:
+ *
+ *	1. Find the saga, its steps, and the next task.
+ *	2. Note in the in-flight file which step is about to run (inflight.c).
+ *	3. Run the SQL.  No lock on the saga is held, so that it can be paused,
+ *	   cancelled, abandoned meanwhile.
+ *	4. Mark the step and write the attempt down (dispatch.c).  If the saga is
+ *	   not as it was found in 1, the attempt is taken back.
+ *	5. Commit, asynchronously.
+ *
+ * If anything fails, the transaction is rolled back as a whole, and a second
+ * one writes down how the attempt ended, unless somebody else (the worker,
+ * from the in-flight file) has done so.  Errors of the SQL are not logged:
+ * they are in the ledger.
+ *
+ * The steps of a saga are read once and kept as long as the saga's row is the
+ * version that this process wrote last: whoever changes a step of a failing
+ * saga replaces that row too.  What an attempt leaves behind in the walk's
+ * context is given back by reading the steps again, once per as many attempts
+ * as there are steps; so time is linear and memory flat.
+ *
+ * Memory: attempt_context, reset before each attempt; walk_context, for the
+ * steps, reset when they are read again.
+ *
+ * Exit codes: 0 always but on FATAL; nobody restarts an executor but a worker
+ * that has work for it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <unistd.h>
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "clock.h"
+#include "compat.h"
+#include "context.h"
+#include "dispatch.h"
+#include "errors.h"
+#include "executor.h"
+#include "fault.h"
+#include "inflight.h"
+#include "ledger.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "pool.h"
+#include "postmaster/interrupt.h"
+#include "session.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/pmsignal.h"
+#include "turn.h"
+#include "utils/backend_status.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#define SAGA_EXECUTOR_IDLE		"saga: idle executor"
+/* So long is tried to mark a step whose saga somebody is writing. */
+#define SAGA_EXECUTOR_MARK_MS	100
+/* So long is tried to write down how an attempt failed. */
+#define SAGA_EXECUTOR_RECORD_MS	2000
+/* After trouble that is not the compensation's. */
+#define SAGA_EXECUTOR_TROUBLE_MS	1000
+/* Fewest attempts between two readings of the steps. */
+#define SAGA_EXECUTOR_REREAD	256
+
+/* How far an attempt has come. */
+typedef enum AttemptPhase
+{
+	ATTEMPT_LOOKING,			/* no step chosen: there is no attempt yet */
+	ATTEMPT_PREPARING,
+	ATTEMPT_SQL,
+	ATTEMPT_MARKING,
+	ATTEMPT_COMMITTING
+} AttemptPhase;
+
+/* What to do after a transaction. */
+typedef enum WalkOn
+{
+	WALK_ON,					/* look at the saga again */
+	WALK_ALONE,					/* again, with the right to run alone */
+	WALK_DONE,					/* the next saga */
+	WALK_SKIP,					/* the next saga; this one is somebody's */
+	WALK_RECORD,				/* write down how the attempt failed */
+	WALK_LEAVE					/* the extension is gone */
+} WalkOn;
+
+/* The attempt in hand; static, for it must survive a longjmp. */
+typedef struct Attempt
+{
+	AttemptPhase phase;
+	pg_uuid_t	saga;
+	int64		seq;
+	SagaAttemptEnd end;
+	bool		changed;		/* given up, because the saga was changed */
+	bool		trouble;		/* not the compensation's fault: wait a while */
+} Attempt;
+
+/* The steps of the saga in hand. */
+typedef struct Walk
+{
+	bool		valid;
+	SagaSteps	steps;
+	int			uses;			/* attempts since they were read */
+	ItemPointerData saga_tid;	/* the version of the saga's row that we know */
+	TransactionId saga_xmin;
+} Walk;
+
+static Attempt attempt;
+static Walk walk;
+static Oid	my_role = InvalidOid;
+static MemoryContext attempt_context = NULL;
+static MemoryContext walk_context = NULL;
+
+/* An attempt was begun, and nobody has written down yet how it ended. */
+static volatile sig_atomic_t attempt_open = false;
+
+/* ------------------------------------------------------------------------
+ * Leaving
+ * ------------------------------------------------------------------------ */
+
+/*
+ * The process ends: what is in flight is left for the worker to record.  When
+ * the postmaster is gone, the record stays "running": for all we know, it is
+ * what the SQL did.
+ */
+static void
+at_exit(int code)
+{
+	if (!attempt_open)
+		saga_inflight_close();
+	else if (PostmasterIsAlive())
+		saga_inflight_mark(SAGA_INFLIGHT_CUT);
+}
+
+/*
+ * SIGQUIT: an immediate shutdown accuses nobody.  After a crash, ours or
+ * another's, the record stays as it is.
+ */
+static void
+quit(SIGNAL_ARGS)
+{
+	if (attempt_open && GetQuitSignalReason() == PMQUIT_FOR_STOP)
+		saga_inflight_mark(SAGA_INFLIGHT_CUT);
+	_exit(2);
+}
+
+/* Between two transactions. */
+static void
+handle_interrupts(void)
+{
+	/* A cancel has nothing to cancel here. */
+	QueryCancelPending = false;
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}
+
+static void
+sleep_ms(long ms)
+{
+	static uint32 wait_event = 0;
+
+	if (wait_event == 0)
+		wait_event = saga_compat_wait_event("SagaExecutor");
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 ms, wait_event);
+	ResetLatch(MyLatch);
+}
+
+/* Waits although the latch may be set meanwhile. */
+static void
+wait_out(long ms)
+{
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+
+	for (;;)
+	{
+		long		rest = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+														   until);
+
+		if (rest <= 0 || saga_pool_must_leave())
+			break;
+		sleep_ms(rest);
+		handle_interrupts();
+	}
+	/* What the latch was set for has not been looked at. */
+	SetLatch(MyLatch);
+}
+
+/* ------------------------------------------------------------------------
+ * One attempt
+ * ------------------------------------------------------------------------ */
+
+/* Reads the steps, unless those at hand are still what the ledger says. */
+static void
+get_steps(const SagaRow *saga)
+{
+	HeapTuple	tuple = saga->version.tuple;
+
+	if (!walk.valid ||
+		!ItemPointerEquals(&walk.saga_tid, &tuple->t_self) ||
+		walk.saga_xmin != HeapTupleHeaderGetRawXmin(tuple->t_data) ||
+		walk.uses > Max(walk.steps.count, SAGA_EXECUTOR_REREAD))
+	{
+		MemoryContext caller;
+
+		walk.valid = false;
+		MemoryContextReset(walk_context);
+		caller = MemoryContextSwitchTo(walk_context);
+		saga_ledger_get_steps(&saga->id, &walk.steps);
+		MemoryContextSwitchTo(caller);
+		walk.uses = 0;
+	}
+	walk.uses++;
+	/* Until this attempt is committed, nobody knows what is in there. */
+	walk.valid = false;
+}
+
+static void
+know_version(const SagaRow *saga)
+{
+	walk.saga_tid = saga->version.tuple->t_self;
+	walk.saga_xmin = HeapTupleHeaderGetRawXmin(saga->version.tuple->t_data);
+	walk.valid = true;
+}
+
+/* Is there something for this process to do, now? */
+static bool
+is_for_me(const SagaRow *saga, TimestampTz now)
+{
+	return saga->state == SAGA_COMPENSATING && !saga->paused &&
+		saga->due != 0 && saga->due <= now && saga->lane == my_role;
+}
+
+/*
+ * Makes sure that nobody is writing the saga's row and that it is as it was
+ * found; waits a little, in case that somebody is about to be done.
+ */
+static void
+check_unchanged(SagaRow *saga)
+{
+	ItemPointerData tid = saga->version.tuple->t_self;
+	TransactionId xmin = HeapTupleHeaderGetRawXmin(saga->version.tuple->t_data);
+	int			waited = 0;
+	SagaFound	found;
+
+	while ((found = saga_ledger_reread_saga(saga, SAGA_NOWAIT)) == SAGA_BUSY &&
+		   waited < SAGA_EXECUTOR_MARK_MS)
+	{
+		sleep_ms(5);
+		CHECK_FOR_INTERRUPTS();
+		waited += 5;
+	}
+	if (found != SAGA_FOUND ||
+		!ItemPointerEquals(&tid, &saga->version.tuple->t_self) ||
+		xmin != HeapTupleHeaderGetRawXmin(saga->version.tuple->t_data))
+	{
+		attempt.changed = true;
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("the saga was changed while its compensation ran")));
+	}
+}
+
+/* Marks the step with the attempt's end, in the walk's context. */
+static bool
+settle(SagaRow *saga, int index)
+{
+	MemoryContext caller = MemoryContextSwitchTo(walk_context);
+	SagaWritten written;
+
+	written = saga_dispatch_settle(saga, &walk.steps, index, &attempt.end,
+								   saga_clock_now());
+	MemoryContextSwitchTo(caller);
+	return written == SAGA_WRITTEN;
+}
+
+/* The SQL, between its record and its mark. */
+static void
+run_sql(SagaRow *saga, SagaStep *step)
+{
+	SagaInflight record;
+	SagaPolicy	policy;
+	Jsonb	   *context;
+
+	if (!saga_state_policy_decode(text_to_cstring(step->compensation_retry),
+								  &policy))
+		elog(ERROR, "the retry policy of a step cannot be read");
+
+	memset(&record, 0, sizeof(record));
+	record.saga = step->saga;
+	record.seq = step->seq;
+	record.attempt = attempt.end.attempt;
+	record.started_at = attempt.end.started_at;
+	SAGA_FAULT("executor.before_inflight");
+	attempt_open = true;
+	saga_inflight_write(&record);
+	SAGA_FAULT("executor.after_inflight");
+
+	context = saga_context_build(saga, step, attempt.end.attempt);
+	saga_pool_set_step(step->seq);
+	attempt.phase = ATTEMPT_SQL;
+	attempt.end.rows = saga_session_run(step, context, &policy);
+	attempt.phase = ATTEMPT_MARKING;
+}
+
+/*
+ * The transaction of an attempt.  Errors are the caller's.  When it returns,
+ * there is no transaction.
+ */
+static WalkOn
+try_step(bool alone)
+{
+	SagaRow		saga;
+	SagaTask	task;
+	SagaStep   *step;
+	const char *why;
+	TimestampTz now;
+
+	switch (saga_turn_begin(false))
+	{
+		case SAGA_TURN_BEGUN:
+			break;
+		case SAGA_TURN_BLOCKED:
+			return WALK_SKIP;
+		case SAGA_TURN_GONE:
+			return WALK_LEAVE;
+	}
+	MemoryContextSwitchTo(attempt_context);
+	now = saga_clock_now();
+
+	if (saga_ledger_get_saga(&attempt.saga, &saga) != SAGA_FOUND)
+	{
+		saga_turn_commit();
+		return WALK_DONE;
+	}
+	if (TransactionIdIsValid(saga.version.writer))
+	{
+		saga_turn_commit();
+		return WALK_SKIP;
+	}
+	if (!is_for_me(&saga, now))
+	{
+		saga_turn_commit();
+		return WALK_DONE;
+	}
+
+	get_steps(&saga);
+	saga_dispatch_next(&saga, &walk.steps, &task);
+	if (task.kind != SAGA_TASK_SQL ||
+		walk.steps.step[task.index].run_as != my_role)
+	{
+		/* In the wrong lane: let it be put where it belongs. */
+		SagaWritten written;
+
+		written = saga_dispatch_turn(&saga, &walk.steps, now);
+		if (written == SAGA_WRITTEN)
+			saga_turn_commit();
+		else
+			AbortCurrentTransaction();
+		return written == SAGA_WRITTEN ? WALK_DONE : WALK_SKIP;
+	}
+	step = &walk.steps.step[task.index];
+	if (step->comp_crashes >= 0 && !alone)
+	{
+		saga_turn_commit();
+		return WALK_ALONE;
+	}
+
+	attempt.seq = step->seq;
+	attempt.end.attempt = step->comp_attempts + 1;
+	attempt.end.started_at = now;
+	attempt.end.rows = -1;
+	attempt.end.charged = true;
+	attempt.phase = ATTEMPT_PREPARING;
+
+	why = saga_session_check_identity(step);
+	if (why != NULL)
+	{
+		attempt.end.outcome = SAGA_OUTCOME_FAILED;
+		attempt.end.error = why;
+		attempt.end.park = why;
+		if (settle(&saga, task.index))
+		{
+			saga_turn_commit();
+			return WALK_DONE;
+		}
+		AbortCurrentTransaction();
+		return WALK_SKIP;
+	}
+
+	run_sql(&saga, step);
+	SAGA_FAULT("executor.before_mark");
+	attempt.end.outcome = SAGA_OUTCOME_SUCCEEDED;
+	check_unchanged(&saga);
+	if (!settle(&saga, task.index))
+	{
+		attempt.changed = true;
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("the saga was changed while its compensation ran")));
+	}
+	attempt.phase = ATTEMPT_COMMITTING;
+	SAGA_FAULT("executor.before_commit");
+	saga_turn_commit();
+	SAGA_FAULT("executor.after_commit");
+
+	attempt_open = false;
+	saga_inflight_mark(SAGA_INFLIGHT_NONE);
+	saga_session_disarm();
+	walk.steps.step[task.index].version.own = false;
+	know_version(&saga);
+	return is_for_me(&saga, now) ? WALK_ON : WALK_DONE;
+}
+
+/* Says of an error what it means for the attempt. */
+static void
+judge(const ErrorData *error, bool timed_out)
+{
+	SagaAttemptEnd *end = &attempt.end;
+	int			code = error->sqlerrcode;
+	int			category = ERRCODE_TO_CATEGORY(code);
+
+	end->outcome = SAGA_OUTCOME_FAILED;
+	end->rows = -1;
+	end->charged = true;
+	end->conflict = false;
+	end->park = NULL;
+	end->sqlstate = MemoryContextStrdup(attempt_context,
+										unpack_sql_state(code));
+	end->error = error->message != NULL ? error->message : "";
+
+	if (attempt.changed)
+	{
+		end->outcome = SAGA_OUTCOME_INTERRUPTED;
+		end->charged = false;
+		end->sqlstate = NULL;
+	}
+	else if (code == ERRCODE_SAGA_DO_NOT_RETRY)
+		end->park = end->error;
+	else if (code == ERRCODE_SAGA_RETRY_LATER)
+	{
+		end->outcome = SAGA_OUTCOME_DEFERRED;
+		end->charged = false;
+	}
+	else if (code == ERRCODE_T_R_SERIALIZATION_FAILURE ||
+			 code == ERRCODE_T_R_DEADLOCK_DETECTED ||
+			 code == ERRCODE_LOCK_NOT_AVAILABLE)
+	{
+		end->conflict = true;
+		end->charged = false;
+	}
+	else if (code == ERRCODE_QUERY_CANCELED)
+	{
+		if (timed_out)
+			end->outcome = SAGA_OUTCOME_TIMED_OUT;
+		else
+		{
+			end->outcome = SAGA_OUTCOME_INTERRUPTED;
+			end->charged = false;
+		}
+	}
+	else if (attempt.phase != ATTEMPT_SQL &&
+			 (category == ERRCODE_INSUFFICIENT_RESOURCES ||
+			  category == ERRCODE_SYSTEM_ERROR))
+	{
+		end->outcome = SAGA_OUTCOME_INTERRUPTED;
+		end->charged = false;
+		attempt.trouble = true;
+	}
+}
+
+/* An attempt, with its errors caught. */
+static WalkOn
+attempt_step(bool alone)
+{
+	WalkOn		result;
+
+	MemoryContextReset(attempt_context);
+	memset(&attempt.end, 0, sizeof(attempt.end));
+	attempt.phase = ATTEMPT_LOOKING;
+	attempt.changed = false;
+	attempt.trouble = false;
+
+	PG_TRY();
+	{
+		result = try_step(alone);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+		bool		timed_out;
+
+		HOLD_INTERRUPTS();
+		timed_out = saga_session_timed_out();
+		saga_session_disarm();
+		error = saga_turn_fail(attempt_context);
+		RESUME_INTERRUPTS();
+		walk.valid = false;
+		if (attempt.phase == ATTEMPT_LOOKING)
+		{
+			ereport(WARNING,
+					(errcode(error->sqlerrcode),
+					 errmsg("could not look at a failed saga: %s",
+							error->message)));
+			attempt.trouble = true;
+			result = WALK_SKIP;
+		}
+		else
+		{
+			judge(error, timed_out);
+			result = WALK_RECORD;
+		}
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(attempt_context);
+	saga_pool_set_step(0);
+	if (attempt.phase >= ATTEMPT_SQL)
+		saga_session_reset();
+	return result;
+}
+
+/* ------------------------------------------------------------------------
+ * Writing down how an attempt failed
+ * ------------------------------------------------------------------------ */
+
+/*
+ * One try, in a transaction of its own, from what the ledger says now.  True
+ * if there is nothing left to write down.
+ */
+static bool
+try_to_record(void)
+{
+	SagaRow		saga;
+	SagaWritten written = SAGA_CHANGED;
+	int			i;
+
+	SAGA_FAULT("executor.before_record_failure");
+	switch (saga_turn_begin(true))
+	{
+		case SAGA_TURN_BEGUN:
+			break;
+		case SAGA_TURN_BLOCKED:
+			return false;
+		case SAGA_TURN_GONE:
+			return true;
+	}
+	MemoryContextSwitchTo(attempt_context);
+	if (saga_ledger_get_saga(&attempt.saga, &saga) != SAGA_FOUND)
+	{
+		saga_turn_commit();
+		return true;
+	}
+	if (TransactionIdIsValid(saga.version.writer))
+	{
+		saga_turn_commit();
+		return false;
+	}
+
+	get_steps(&saga);
+	for (i = walk.steps.count - 1; i >= 0; i--)
+	{
+		if (walk.steps.step[i].seq == attempt.seq)
+			break;
+	}
+	if (i < 0 || walk.steps.step[i].comp_attempts != attempt.end.attempt - 1)
+	{
+		saga_turn_commit();
+		return true;
+	}
+	if (settle(&saga, i))
+		written = SAGA_WRITTEN;
+	if (written != SAGA_WRITTEN)
+	{
+		AbortCurrentTransaction();
+		return false;
+	}
+	saga_turn_commit();
+	walk.steps.step[i].version.own = false;
+	know_version(&saga);
+	return true;
+}
+
+static void
+record_failure(void)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
+												  "saga failed attempt",
+												  ALLOCSET_SMALL_SIZES);
+	volatile bool done = false;
+	int			waited = 0;
+	int			pause = 10;
+
+	while (!done)
+	{
+		PG_TRY();
+		{
+			done = try_to_record();
+		}
+		PG_CATCH();
+		{
+			ErrorData  *error = saga_turn_fail(context);
+
+			walk.valid = false;
+			/* The message may quote what the SQL was about. */
+			ereport(WARNING,
+					(errcode(error->sqlerrcode),
+					 errmsg("could not record how an attempt of a compensation ended: SQLSTATE %s",
+							unpack_sql_state(error->sqlerrcode))));
+			pause = SAGA_EXECUTOR_TROUBLE_MS;
+		}
+		PG_END_TRY();
+		MemoryContextSwitchTo(TopMemoryContext);
+		MemoryContextReset(context);
+		if (done)
+			break;
+		if (waited >= SAGA_EXECUTOR_RECORD_MS)
+		{
+			ereport(WARNING,
+					(errmsg("could not record how an attempt of a compensation ended: another session is holding the saga")));
+			break;
+		}
+		wait_out(pause);
+		waited += pause;
+		pause = Min(pause * 2, SAGA_EXECUTOR_TROUBLE_MS);
+	}
+	MemoryContextDelete(context);
+	attempt_open = false;
+	saga_inflight_mark(SAGA_INFLIGHT_NONE);
+}
+
+/* ------------------------------------------------------------------------
+ * The loop
+ * ------------------------------------------------------------------------ */
+
+/* Walks one saga.  False: the process should end. */
+static bool
+walk_saga(const pg_uuid_t *id)
+{
+	bool		alone = false;
+	WalkOn		result = WALK_ON;
+
+	attempt.saga = *id;
+	walk.valid = false;
+	while (result == WALK_ON || result == WALK_ALONE)
+	{
+		alone = (result == WALK_ALONE);
+		handle_interrupts();
+		if (saga_pool_must_leave() || !saga_pool_enter_sql(alone))
+		{
+			result = WALK_DONE;
+			break;
+		}
+		result = attempt_step(alone);
+		if (result == WALK_RECORD)
+		{
+			record_failure();
+			/* Perhaps it is due again at once; that is for the ledger to say. */
+			result = WALK_ON;
+			if (attempt.trouble)
+				result = WALK_SKIP;
+		}
+		saga_pool_leave_sql();
+		if (attempt.trouble)
+			wait_out(SAGA_EXECUTOR_TROUBLE_MS);
+	}
+	MemoryContextReset(attempt_context);
+	MemoryContextReset(walk_context);
+	walk.valid = false;
+	saga_pool_done(result == WALK_SKIP);
+	return result != WALK_LEAVE;
+}
+
+/* Waits for something in the mailbox; false if nothing came for long. */
+static bool
+wait_for_mail(TimestampTz *idle_since)
+{
+	long		rest = saga_guc_executor_idle_timeout;
+
+	if (*idle_since == 0)
+	{
+		*idle_since = GetCurrentTimestamp();
+		pgstat_report_activity(STATE_IDLE, SAGA_EXECUTOR_IDLE);
+		pgstat_report_stat(true);
+	}
+	else
+		rest -= TimestampDifferenceMilliseconds(*idle_since,
+												GetCurrentTimestamp());
+	if (rest <= 0)
+		return false;
+	sleep_ms(rest);
+	return true;
+}
+
+void
+saga_executor_main(Datum arg)
+{
+	const SagaProcess *process = saga_bgworker_enter();
+	TimestampTz idle_since = 0;
+	pg_uuid_t	id;
+
+	if (!saga_pool_attach(process, at_exit))
+		proc_exit(0);
+	my_role = process->role;
+	saga_bgworker_connect();
+	pqsignal(SIGQUIT, quit);
+
+	saga_session_init();
+	saga_inflight_open();
+	attempt_context = AllocSetContextCreate(TopMemoryContext, "saga attempt",
+											ALLOCSET_DEFAULT_SIZES);
+	walk_context = AllocSetContextCreate(TopMemoryContext, "saga walk",
+										 ALLOCSET_DEFAULT_SIZES);
+
+	for (;;)
+	{
+		handle_interrupts();
+		if (saga_pool_must_leave())
+			break;
+		if (saga_pool_take(&id))
+		{
+			idle_since = 0;
+			if (!walk_saga(&id))
+				break;
+		}
+		else if (!wait_for_mail(&idle_since))
+			break;
+	}
+	proc_exit(0);
+}

@@ -1,0 +1,319 @@
+/*-------------------------------------------------------------------------
+ *
+ * forward.c
+ *	  The application's calls about a saga as a whole: begin, complete, fail,
+ *	  cancel.
+ *
+ * The calls that end the forward phase take the saga's lock exclusively, so
+ * that no step is on its way in when they decide, and give it back as soon as
+ * the saga's row says so (see ledger.c).  They wait for open steps at most the
+ * caller's lock_timeout.
+ *
+ * No SPI here: what these calls cost is what recording a saga costs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "clock.h"
+#include "dispatch.h"
+#include "errors.h"
+#include "funcapi.h"
+#include "guc.h"
+#include "input.h"
+#include "ledger.h"
+#include "miscadmin.h"
+#include "open.h"
+#include "owner.h"
+#include "saga_uuid.h"
+#include "utils/builtins.h"
+
+PG_FUNCTION_INFO_V1(saga_sql_begin);
+PG_FUNCTION_INFO_V1(saga_sql_complete);
+PG_FUNCTION_INFO_V1(saga_sql_fail);
+PG_FUNCTION_INFO_V1(saga_sql_cancel);
+PG_FUNCTION_INFO_V1(saga_sql_retry_policy);
+
+/*
+ * Longest name and key together, in bytes: both, with the owner, must fit an
+ * index entry.
+ */
+#define MAX_NAME_AND_KEY_BYTES	2600
+
+/* The same key must come with the input it came with first. */
+static void
+check_same_input(const SagaRow *saga, Jsonb *input)
+{
+	Jsonb	   *stored;
+
+	if (saga->content_hash != NULL)
+		return;
+	if (saga->input == NULL && input == NULL)
+		return;
+	if (saga->input != NULL && input != NULL)
+	{
+		stored = DatumGetJsonbP(PointerGetDatum(saga->input));
+		if (compareJsonbContainers(&stored->root, &input->root) == 0)
+			return;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
+			 errmsg("saga \"%s\" was begun under idempotency key \"%s\" with another input",
+					text_to_cstring(saga->name), text_to_cstring(saga->key)),
+			 errdetail("It is saga %s.", saga_open_id_string(&saga->id)),
+			 errhint("The same key means the same operation: begin it with the same input, or give the new one a key of its own.")));
+}
+
+/*
+ * saga.begin(name, idempotency_key, input, timeout, on_compensation_failure,
+ * announce), and saga.start
+ */
+Datum
+saga_sql_begin(PG_FUNCTION_ARGS)
+{
+	text	   *name;
+	text	   *key;
+	Jsonb	   *input;
+	int64		timeout = saga_guc_default_timeout;
+	SagaOnFailure on_failure = SAGA_ON_FAILURE_HALT;
+	text	   *announce;
+	SagaRow		saga;
+
+	saga_open_call("saga.begin()");
+	name = saga_input_name(fcinfo, 0, "saga name", SAGA_MAX_NAME, true);
+	key = saga_input_name(fcinfo, 1, "idempotency_key", SAGA_MAX_KEY, false);
+	if (key != NULL &&
+		VARSIZE_ANY_EXHDR(name) + VARSIZE_ANY_EXHDR(key) > MAX_NAME_AND_KEY_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_LIMIT_EXCEEDED),
+				 errmsg("saga name and idempotency_key are too long together"),
+				 errdetail("They have %d bytes; %d are allowed.",
+						   (int) (VARSIZE_ANY_EXHDR(name) + VARSIZE_ANY_EXHDR(key)),
+						   MAX_NAME_AND_KEY_BYTES),
+				 errhint("Use a shorter key, or a hash of it.")));
+	input = saga_input_jsonb(fcinfo, 2, "input");
+	if (!PG_ARGISNULL(3))
+		timeout = saga_input_milliseconds(PG_GETARG_INTERVAL_P(3), "timeout");
+	if (!PG_ARGISNULL(4))
+	{
+		char	   *word = text_to_cstring(PG_GETARG_TEXT_PP(4));
+
+		if (strcmp(word, "continue") == 0)
+			on_failure = SAGA_ON_FAILURE_CONTINUE;
+		else if (strcmp(word, "halt") != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("unknown on_compensation_failure \"%s\"", word),
+					 errhint("It is halt or continue.")));
+	}
+	announce = saga_input_channel(fcinfo, 5, "announce");
+
+	for (;;)
+	{
+		TimestampTz now = saga_clock_now();
+
+		if (key != NULL &&
+			saga_ledger_get_saga_by_key(GetUserId(), name, key,
+										&saga) == SAGA_FOUND)
+		{
+			check_same_input(&saga, input);
+			break;
+		}
+
+		memset(&saga, 0, sizeof(saga));
+		saga_uuid_generate(&saga.id);
+		saga.owner = GetUserId();
+		saga.started_at = now;
+		saga.on_failure = on_failure;
+		saga.owner_name = cstring_to_text(saga_owner_role_name(saga.owner));
+		saga.name = name;
+		saga.key = key;
+		saga.announce = announce;
+		saga.input = input;
+		saga.updated_at = now;
+		saga.undo_target = -1;
+		saga.state = SAGA_RUNNING;
+		if (timeout > 0)
+		{
+			saga.deadline = now + timeout * 1000;
+			saga_ledger_set_due(&saga, saga.deadline, InvalidOid);
+		}
+		if (saga_ledger_insert_saga(&saga))
+			break;
+		CHECK_FOR_INTERRUPTS();
+	}
+	PG_RETURN_UUID_P(memcpy(palloc(sizeof(pg_uuid_t)), &saga.id,
+							sizeof(pg_uuid_t)));
+}
+
+static text *
+state_text(const SagaRow *saga)
+{
+	return cstring_to_text(saga_state_name(saga->state));
+}
+
+/*
+ * Refuses to complete a saga with a step whose fate is open: one that is
+ * started, and one that failed and has something to undo.
+ */
+static void
+check_steps_done(const SagaRow *saga, bool ignore_failed)
+{
+	SagaSteps	steps;
+
+	saga_ledger_get_steps(&saga->id, &steps);
+	for (int i = 0; i < steps.count; i++)
+	{
+		const SagaStep *step = &steps.step[i];
+
+		if (step->rolled_back_at != 0)
+			continue;
+		if (step->status == SAGA_STEP_STARTED)
+			ereport(ERROR,
+					(errcode(ERRCODE_SAGA_INVALID_STATE),
+					 errmsg("saga %s cannot complete while a step is started",
+							saga_open_id_string(&saga->id)),
+					 errdetail("Step \"%s\" has not completed.",
+							   text_to_cstring(step->key)),
+					 errhint("Complete the step, or fail the saga.")));
+		if (step->status == SAGA_STEP_FAILED && !ignore_failed &&
+			step->comp_status != SAGA_COMP_NONE)
+			ereport(ERROR,
+					(errcode(ERRCODE_SAGA_INVALID_STATE),
+					 errmsg("saga %s cannot complete while a step with a compensation has failed",
+							saga_open_id_string(&saga->id)),
+					 errdetail("Step \"%s\" failed and may have left something to undo.",
+							   text_to_cstring(step->key)),
+					 errhint("Try the step again, fail the saga, or complete it with ignore_failed => true.")));
+	}
+}
+
+/* saga.complete(saga_id, result, ignore_failed) */
+Datum
+saga_sql_complete(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	Jsonb	   *result;
+	bool		ignore_failed;
+	SagaRow		saga;
+	bool		locked;
+
+	saga_open_call("saga.complete()");
+	result = saga_input_jsonb(fcinfo, 1, "result");
+	ignore_failed = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
+
+	locked = saga_open_exclusive(id, &saga);
+	for (;;)
+	{
+		TimestampTz now = saga_clock_now();
+
+		if (saga.state == SAGA_COMPLETED)
+			break;
+		if (saga.state != SAGA_RUNNING)
+			saga_open_refuse_state(&saga, "only a running saga can be completed",
+								   "Its failure is final: a new operation needs a new saga with a new key.");
+		check_steps_done(&saga, ignore_failed);
+		saga_ledger_enter_state(&saga, SAGA_COMPLETED, now);
+		saga.result = result;
+		saga_ledger_set_due(&saga, 0, InvalidOid);
+		if (saga_ledger_update_saga(&saga, SAGA_WAIT) == SAGA_WRITTEN)
+			break;
+		CHECK_FOR_INTERRUPTS();
+		if (saga_ledger_reread_saga(&saga, SAGA_WAIT) != SAGA_FOUND)
+			saga_open_refuse_not_found(id);
+	}
+	if (locked)
+		saga_ledger_unlock(id, ExclusiveLock);
+	PG_RETURN_TEXT_P(state_text(&saga));
+}
+
+/* Is a saga failing, or failed, for good, so that failing it says nothing new? */
+static bool
+fails_already(const SagaRow *saga)
+{
+	switch (saga->state)
+	{
+		case SAGA_COMPENSATING:
+			return saga->failure_kind != SAGA_FAILURE_NONE;
+		case SAGA_COMPENSATED:
+		case SAGA_NEEDS_REVIEW:
+			return true;
+		case SAGA_RUNNING:
+		case SAGA_COMPLETED:
+		case SAGA_ABANDONED:
+			break;
+	}
+	return false;
+}
+
+/* The terminal failure of a saga, by its application. */
+static Datum
+fail_saga(const pg_uuid_t *id, SagaFailureKind kind, text *reason,
+		  Jsonb *details)
+{
+	SagaRow		saga;
+	bool		locked = saga_open_exclusive(id, &saga);
+
+	for (;;)
+	{
+		if (fails_already(&saga))
+			break;
+		if (saga.state != SAGA_RUNNING && saga.state != SAGA_COMPENSATING)
+			saga_open_refuse_state(&saga, "a finished saga cannot fail",
+								   "Its outcome is final.");
+		if (saga_dispatch_fail(&saga, kind, reason, details, SAGA_WAIT,
+							   saga_clock_now()) == SAGA_WRITTEN)
+			break;
+		CHECK_FOR_INTERRUPTS();
+		if (saga_ledger_reread_saga(&saga, SAGA_WAIT) != SAGA_FOUND)
+			saga_open_refuse_not_found(id);
+	}
+	if (locked)
+		saga_ledger_unlock(id, ExclusiveLock);
+	PG_RETURN_TEXT_P(state_text(&saga));
+}
+
+/* saga.fail(saga_id, reason, details) */
+Datum
+saga_sql_fail(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+
+	saga_open_call("saga.fail()");
+	return fail_saga(id, SAGA_FAILURE_FAILED, saga_input_text(fcinfo, 1),
+					 saga_input_jsonb(fcinfo, 2, "details"));
+}
+
+/* saga.cancel(saga_id, reason) */
+Datum
+saga_sql_cancel(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+
+	saga_open_call("saga.cancel()");
+	return fail_saga(id, SAGA_FAILURE_CANCELLED, saga_input_text(fcinfo, 1),
+					 NULL);
+}
+
+/*
+ * saga.retry_policy(...): the arguments as a composite, checked now, so that
+ * the error names the call that is wrong.
+ */
+Datum
+saga_sql_retry_policy(PG_FUNCTION_ARGS)
+{
+	TupleDesc	desc;
+	Datum		values[6];
+	bool		nulls[6];
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	for (int i = 0; i < 6; i++)
+	{
+		values[i] = fcinfo->args[i].value;
+		nulls[i] = fcinfo->args[i].isnull;
+	}
+	saga_input_check_policy(values, nulls);
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+}

@@ -1,0 +1,312 @@
+/*-------------------------------------------------------------------------
+ *
+ * home.c
+ *	  Is this the ledger, or a copy of it?
+ *
+ * A copy of a database holds the same failed sagas as the original; were both
+ * to undo them, every card would be refunded twice.  So a ledger knows its
+ * home: the server and the database it was created in or adopted by, the last
+ * restore from a backup that was adopted, and whether rows came to it other
+ * than through our functions.  Away from home it records, but does not
+ * compensate, until saga.adopt() is called.
+ *
+ * A restore from a backup leaves the system identifier as it was.  It is seen
+ * when the server starts, by the files that ask for recovery without asking
+ * for a standby, and is remembered in a file of our own, since those files are
+ * gone once recovery is over.
+ *
+ * The guard trigger on every ledger table is the other half: only a superuser
+ * may write there by SQL (members of pg_write_all_data have the privilege, but
+ * not the right), and what comes that way (COPY of a dump, logical
+ * replication) makes it a copy.  Our own direct writes fire no triggers.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_authid_d.h"
+#include "catalog/pg_database_d.h"
+#include "common/file_perm.h"
+#include "commands/trigger.h"
+#include "compat.h"
+#include "errors.h"
+#include "executor/spi.h"
+#include "home.h"
+#include "miscadmin.h"
+#include "storage/fd.h"
+#include "table.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "wakeup.h"
+
+PG_FUNCTION_INFO_V1(saga_sql_guard);
+PG_FUNCTION_INFO_V1(saga_sql_settle_home);
+PG_FUNCTION_INFO_V1(saga_sql_adopt);
+
+/* Holds the random number of the last restore, in the data directory. */
+#define RESTORE_FILE	"saga.restored"
+
+enum
+{
+	Home_one = 1, Home_system_identifier, Home_database, Home_restore,
+	Home_copied,
+	Home_natts = Home_copied
+};
+
+/* The transaction in which this session last marked the ledger as a copy. */
+static TransactionId marked_in = InvalidTransactionId;
+
+/* While saga.adopt() itself rewrites rows, they are no copy. */
+static bool adopting = false;
+
+static int64
+read_restore(void)
+{
+	int64		restore = 0;
+	int			fd = OpenTransientFile(RESTORE_FILE, O_RDONLY | PG_BINARY);
+
+	if (fd < 0)
+		return 0;
+	if (read(fd, &restore, sizeof(restore)) != sizeof(restore))
+		restore = -1;
+	CloseTransientFile(fd);
+	return restore;
+}
+
+/*
+ * In the postmaster, before recovery begins: a start from a backup that is
+ * not to be a standby is a restore.
+ */
+void
+saga_home_note_restore(void)
+{
+	int64		restore;
+	int			fd;
+
+	if (access("standby.signal", F_OK) == 0 ||
+		(access("recovery.signal", F_OK) != 0 &&
+		 access("backup_label", F_OK) != 0))
+		return;
+	if (!pg_strong_random(&restore, sizeof(restore)))
+		restore = -1;
+	fd = open(RESTORE_FILE, O_WRONLY | O_CREAT | O_TRUNC | PG_BINARY,
+			  pg_file_create_mode);
+	if (fd < 0 || write(fd, &restore, sizeof(restore)) != sizeof(restore) ||
+		fsync(fd) != 0)
+		ereport(FATAL,
+				(errcode_for_file_access(),
+				 errmsg("could not write file \"%s\": %m", RESTORE_FILE),
+				 errdetail("Without it, this copy of a database could compensate beside the original.")));
+	close(fd);
+}
+
+static Relation
+open_home(LOCKMODE mode)
+{
+	Oid			schema = get_namespace_oid("saga", true);
+	Oid			relid = OidIsValid(schema) ?
+		get_relname_relid("ledger_home", schema) : InvalidOid;
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_UNAVAILABLE),
+				 errmsg("extension \"saga\" is not created in this database"),
+				 errhint("Run CREATE EXTENSION saga.")));
+	return table_open(relid, mode);
+}
+
+/* The row of ledger_home; NULL if there is none. */
+static HeapTuple
+read_home(Relation heap, Datum *values, bool *nulls)
+{
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+
+	scan = systable_beginscan(heap, InvalidOid, false, snapshot, 0, NULL);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		tuple = heap_copytuple(tuple);
+		heap_deform_tuple(tuple, RelationGetDescr(heap), values, nulls);
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	return tuple;
+}
+
+/* Why this ledger must not compensate here; NULL if it may. */
+const char *
+saga_home_away(void)
+{
+	Relation	heap = open_home(AccessShareLock);
+	Datum		values[Home_natts];
+	bool		nulls[Home_natts];
+	int64		restore = read_restore();
+	const char *why = NULL;
+
+	if (read_home(heap, values, nulls) == NULL)
+		why = "Nobody wrote down where its home is.";
+	else if (DatumGetInt64(values[Home_system_identifier - 1]) !=
+			 (int64) GetSystemIdentifier() ||
+			 DatumGetObjectId(values[Home_database - 1]) != MyDatabaseId)
+		why = "It was copied here from another server or database.";
+	else if (restore != 0 &&
+			 DatumGetInt64(values[Home_restore - 1]) != restore)
+		why = "The server was restored from a backup.";
+	else if (DatumGetBool(values[Home_copied - 1]))
+		why = "Rows of the ledger came by COPY, SQL or replication.";
+	table_close(heap, AccessShareLock);
+	return why;
+}
+
+/* Writes the row: at home here, or a copy. */
+static void
+write_home(bool copied)
+{
+	Relation	heap = open_home(RowExclusiveLock);
+	Datum		values[Home_natts];
+	bool		nulls[Home_natts] = {false};
+	HeapTuple	old = read_home(heap, values, nulls);
+	HeapTuple	stored;
+
+	if (!copied || old == NULL)
+	{
+		values[Home_one - 1] = BoolGetDatum(true);
+		values[Home_system_identifier - 1] =
+			Int64GetDatum((int64) GetSystemIdentifier());
+		values[Home_database - 1] = ObjectIdGetDatum(MyDatabaseId);
+		values[Home_restore - 1] = Int64GetDatum(read_restore());
+	}
+	values[Home_copied - 1] = BoolGetDatum(copied);
+	if (old == NULL)
+		saga_table_insert(heap, values, nulls, InvalidOid, NULL);
+	else if (saga_table_update(heap, old, true, values, nulls, SAGA_WAIT,
+							   &stored) != SAGA_WRITTEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("the home of the ledger was changed at the same time")));
+	table_close(heap, NoLock);
+}
+
+/* For the install script: home is where the extension is created. */
+Datum
+saga_sql_settle_home(PG_FUNCTION_ARGS)
+{
+	write_home(false);
+	saga_wakeup_launcher();
+	PG_RETURN_VOID();
+}
+
+/* The guard trigger on every ledger table. */
+Datum
+saga_sql_guard(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" was not called by trigger manager",
+						"saga.guard")));
+	if (!superuser())
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_PERMISSION_DENIED),
+				 errmsg("table \"%s\" is written by saga's functions only",
+						RelationGetRelationName(trigger->tg_relation)),
+				 errhint("Call saga.begin, saga.step and the others.")));
+
+	if (!adopting && !TRIGGER_FIRED_BY_DELETE(trigger->tg_event) &&
+		!TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event) &&
+		marked_in != GetTopTransactionId())
+	{
+		write_home(true);
+		marked_in = GetTopTransactionId();
+	}
+	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
+		return PointerGetDatum(NULL);
+	return PointerGetDatum(TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
+						   trigger->tg_newtuple : trigger->tg_trigtuple);
+}
+
+/*
+ * Roles are known here by OID and name.  In another server the same name has
+ * another OID: bring the OIDs in line with the names.  A name that is not
+ * there is left, and its steps will be parked with that reason.
+ */
+static void
+adopt_roles(void)
+{
+	static const char *const statements[] = {
+		"UPDATE saga.ledger_saga s SET owner = r.oid"
+		" FROM pg_catalog.pg_authid r"
+		" WHERE r.rolname OPERATOR(pg_catalog.=) s.owner_name::pg_catalog.name"
+		" AND r.oid OPERATOR(pg_catalog.<>) s.owner",
+		"UPDATE saga.ledger_due d SET lane = r.oid"
+		" FROM saga.ledger_saga s, saga.ledger_step t, pg_catalog.pg_authid r"
+		" WHERE s.id OPERATOR(pg_catalog.=) d.saga"
+		" AND t.saga OPERATOR(pg_catalog.=) s.id"
+		" AND t.run_as OPERATOR(pg_catalog.=) d.lane"
+		" AND r.rolname OPERATOR(pg_catalog.=) t.run_as_name::pg_catalog.name"
+		" AND r.oid OPERATOR(pg_catalog.<>) d.lane",
+		"UPDATE saga.ledger_saga s SET lane = d.lane"
+		" FROM saga.ledger_due d"
+		" WHERE d.saga OPERATOR(pg_catalog.=) s.id"
+		" AND d.lane OPERATOR(pg_catalog.<>) s.lane",
+		"UPDATE saga.ledger_step t SET run_as = r.oid"
+		" FROM pg_catalog.pg_authid r"
+		" WHERE r.rolname OPERATOR(pg_catalog.=) t.run_as_name::pg_catalog.name"
+		" AND r.oid OPERATOR(pg_catalog.<>) t.run_as"
+	};
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	for (size_t i = 0; i < lengthof(statements); i++)
+		if (SPI_execute(statements[i], false, 0) != SPI_OK_UPDATE)
+			elog(ERROR, "could not map the roles of the ledger");
+	SPI_finish();
+}
+
+/* saga.adopt(): from now on, this copy of the database compensates. */
+Datum
+saga_sql_adopt(PG_FUNCTION_ARGS)
+{
+	Oid			user;
+	int			context;
+
+	PreventCommandIfReadOnly("saga.adopt()");
+	if (!superuser() && !saga_compat_owns(DatabaseRelationId, MyDatabaseId,
+										 GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_PERMISSION_DENIED),
+				 errmsg("permission denied to adopt this copy of the ledger"),
+				 errhint("Only superusers and the owner of the database may.")));
+
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
+						   context | SECURITY_LOCAL_USERID_CHANGE);
+	adopting = true;
+	PG_TRY();
+	{
+		adopt_roles();
+		write_home(false);
+	}
+	PG_FINALLY();
+	{
+		adopting = false;
+		SetUserIdAndSecContext(user, context);
+	}
+	PG_END_TRY();
+	saga_wakeup_launcher();
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,14 @@
+/*-------------------------------------------------------------------------
+ *
+ * home.h
+ *	  Is this the ledger, or a copy of it?
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_HOME_H
+#define SAGA_HOME_H
+
+extern void saga_home_note_restore(void);
+extern const char *saga_home_away(void);
+
+#endif							/* SAGA_HOME_H */

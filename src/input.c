@@ -1,0 +1,316 @@
+/*-------------------------------------------------------------------------
+ *
+ * input.c
+ *	  What callers give: is it allowed, and what does it mean?
+ *
+ * Everything is checked before anything is stored: bad input gets an error
+ * and changes nothing.  What is wrong with a value by itself is answered with
+ * the standard SQLSTATEs, what exceeds a limit of ours with SG009.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/detoast.h"
+#include "access/htup_details.h"
+#include "catalog/pg_type_d.h"
+#include "common/hashfn.h"
+#include "compat.h"
+#include "errors.h"
+#include "executor/executor.h"
+#include "funcapi.h"
+#include "guc.h"
+#include "input.h"
+#include "mb/pg_wchar.h"
+#include "nodes/parsenodes.h"
+#include "parser/parser.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+/*
+ * SQL texts found good lately, so that the compensation of a step that is
+ * recorded again and again is parsed once per session.
+ */
+#define GOOD_SQL_TEXTS		64
+#define GOOD_SQL_MAX_LEN	4096
+
+static char *good_sql[GOOD_SQL_TEXTS];
+
+text *
+saga_input_text(FunctionCallInfo fcinfo, int arg)
+{
+	return PG_ARGISNULL(arg) ? NULL : PG_GETARG_TEXT_PP(arg);
+}
+
+/* A jsonb within saga.max_payload; SG009 above it. */
+Jsonb *
+saga_input_jsonb(FunctionCallInfo fcinfo, int arg, const char *what)
+{
+	Size		size;
+
+	if (PG_ARGISNULL(arg))
+		return NULL;
+	size = toast_raw_datum_size(PG_GETARG_DATUM(arg)) - VARHDRSZ;
+	if (size > (Size) saga_guc_max_payload * 1024)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_LIMIT_EXCEEDED),
+				 errmsg("%s is too large", what),
+				 errdetail("It has %zu bytes; saga.max_payload allows %d kB.",
+						   size, saga_guc_max_payload),
+				 errhint("Keep large documents in a table of yours, and their key here.")));
+	return PG_GETARG_JSONB_P(arg);
+}
+
+/* A name or key of 1 to "limit" characters. */
+text *
+saga_input_name(FunctionCallInfo fcinfo, int arg, const char *what, int limit,
+				bool required)
+{
+	text	   *value = saga_input_text(fcinfo, arg);
+	int			length;
+
+	if (value == NULL)
+	{
+		if (required)
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("%s must not be null", what)));
+		return NULL;
+	}
+	length = pg_mbstrlen_with_len(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
+	if (length == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be empty", what),
+				 errhint("Give it 1 to %d characters.", limit)));
+	if (length > limit)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_LIMIT_EXCEEDED),
+				 errmsg("%s is too long", what),
+				 errdetail("It has %d characters; %d are allowed.",
+						   length, limit),
+				 errhint("Use a shorter one, or a hash of it.")));
+	return value;
+}
+
+/* The name of a notification channel: what NOTIFY itself would take. */
+text *
+saga_input_channel(FunctionCallInfo fcinfo, int arg, const char *what)
+{
+	text	   *value = saga_input_text(fcinfo, arg);
+	int			bytes;
+
+	if (value == NULL)
+		return NULL;
+	bytes = VARSIZE_ANY_EXHDR(value);
+	if (bytes == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be empty", what)));
+	if (bytes >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s is too long", what),
+				 errdetail("It has %d bytes; a channel may have %d.",
+						   bytes, NAMEDATALEN - 1)));
+	return value;
+}
+
+/*
+ * An interval as milliseconds: a month counts 30 days and a day 24 hours.
+ * Negative and infinite ones are refused.
+ */
+int64
+saga_input_milliseconds(const Interval *interval, const char *what)
+{
+	double		ms;
+
+	ms = (double) interval->time / 1000.0 +
+		(double) interval->day * SECS_PER_DAY * 1000.0 +
+		(double) interval->month * DAYS_PER_MONTH * SECS_PER_DAY * 1000.0;
+	if (saga_compat_interval_is_infinite(interval) ||
+		ms > (double) SAGA_MAX_DELAY_MS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s is too long", what),
+				 errhint("Up to 100 years are allowed.")));
+	if (ms < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be negative", what)));
+	return (int64) ms;
+}
+
+/*
+ * A syntax error in a compensation is reported with its position in that
+ * text, not in the statement that registers it.
+ */
+static void
+move_error_position(void *arg)
+{
+	int			position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery((const char *) arg);
+	}
+	errcontext("compensation");
+}
+
+/*
+ * Refuses a compensation that could not run whatever the database holds: no
+ * statement in it, bad syntax, transaction control.  Names are not resolved;
+ * what they mean is the business of the day it runs.
+ */
+void
+saga_input_check_sql(const text *sql)
+{
+	uint32		hash = hash_bytes((const unsigned char *) VARDATA_ANY(sql),
+								  VARSIZE_ANY_EXHDR(sql));
+	char	  **good = &good_sql[hash % GOOD_SQL_TEXTS];
+	size_t		length = VARSIZE_ANY_EXHDR(sql);
+	ErrorContextCallback callback;
+	char	   *string;
+	List	   *statements;
+	ListCell   *lc;
+
+	if (*good != NULL && strlen(*good) == length &&
+		memcmp(*good, VARDATA_ANY(sql), length) == 0)
+		return;
+
+	string = text_to_cstring(sql);
+	callback.callback = move_error_position;
+	callback.arg = string;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	statements = raw_parser(string, RAW_PARSE_DEFAULT);
+	error_context_stack = callback.previous;
+
+	if (statements == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("compensation holds no statement"),
+				 errhint("Leave it null for a step with nothing to undo.")));
+	foreach(lc, statements)
+	{
+		RawStmt    *statement = lfirst_node(RawStmt, lc);
+
+		if (IsA(statement->stmt, TransactionStmt))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("compensation must not hold transaction control"),
+					 errdetail("It runs, as a whole, in the transaction that marks the step compensated."),
+					 errhint("Leave out BEGIN, COMMIT, ROLLBACK and SAVEPOINT.")));
+	}
+	list_free_deep(statements);
+
+	if (length <= GOOD_SQL_MAX_LEN)
+	{
+		if (*good != NULL)
+			pfree(*good);
+		*good = NULL;
+		*good = MemoryContextStrdup(TopMemoryContext, string);
+	}
+	pfree(string);
+}
+
+/*
+ * Resolves the six fields of a retry policy; what they leave open, the
+ * settings say.
+ */
+static void
+resolve_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
+{
+	policy->max_attempts = saga_guc_max_attempts;
+	policy->delay = saga_guc_retry_delay;
+	policy->backoff = (SagaBackoff) saga_guc_retry_backoff;
+	policy->max_delay = saga_guc_retry_max_delay;
+	policy->jitter = saga_guc_retry_jitter;
+	policy->timeout = saga_guc_compensation_timeout;
+
+	if (!nulls[0])
+	{
+		policy->max_attempts = DatumGetInt32(values[0]);
+		if (policy->max_attempts < 1 ||
+			policy->max_attempts > SAGA_MAX_ATTEMPTS_LIMIT)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("max_attempts must be between 1 and %d",
+							SAGA_MAX_ATTEMPTS_LIMIT),
+					 errdetail("It is %d.", policy->max_attempts)));
+	}
+	if (!nulls[1])
+	{
+		policy->delay = saga_input_milliseconds(DatumGetIntervalP(values[1]),
+												"delay");
+		if (policy->delay < SAGA_MIN_DELAY_MS)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("delay must be at least %d ms", SAGA_MIN_DELAY_MS)));
+	}
+	if (!nulls[2])
+	{
+		char	   *name = text_to_cstring(DatumGetTextPP(values[2]));
+
+		if (!saga_state_backoff_by_name(name, &policy->backoff))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("unknown backoff \"%s\"", name),
+					 errhint("It is constant, linear or exponential.")));
+	}
+	if (!nulls[3])
+	{
+		policy->max_delay = saga_input_milliseconds(DatumGetIntervalP(values[3]),
+													"max_delay");
+		if (policy->max_delay < SAGA_MIN_DELAY_MS)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("max_delay must be at least %d ms",
+							SAGA_MIN_DELAY_MS)));
+	}
+	if (!nulls[4])
+	{
+		policy->jitter = DatumGetFloat8(values[4]);
+		if (!(policy->jitter >= 0.0 && policy->jitter <= 1.0))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("jitter must be between 0 and 1"),
+					 errdetail("It is %g.", policy->jitter)));
+	}
+	if (!nulls[5])
+	{
+		policy->timeout = saga_input_milliseconds(DatumGetIntervalP(values[5]),
+												  "timeout");
+		if (policy->timeout > PG_INT32_MAX)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("timeout of an attempt is too long"),
+					 errhint("Up to 24 days are allowed; 0 sets no limit.")));
+	}
+}
+
+/* A retry policy as an argument, resolved. */
+void
+saga_input_policy(FunctionCallInfo fcinfo, int arg, SagaPolicy *policy)
+{
+	HeapTupleHeader given = PG_ARGISNULL(arg) ? NULL :
+		PG_GETARG_HEAPTUPLEHEADER(arg);
+	Datum		values[6];
+	bool		nulls[6] = {true, true, true, true, true, true};
+
+	if (given != NULL)
+		for (int i = 0; i < 6; i++)
+			values[i] = GetAttributeByNum(given, i + 1, &nulls[i]);
+	resolve_policy(values, nulls, policy);
+}
+
+/* Checks the fields of a policy that is being made. */
+void
+saga_input_check_policy(const Datum *values, const bool *nulls)
+{
+	SagaPolicy	policy;
+
+	resolve_policy(values, nulls, &policy);
+}

@@ -1,0 +1,238 @@
+/*-------------------------------------------------------------------------
+ *
+ * inspect.c
+ *	  The functions behind the views.
+ *
+ * What they tell of processes is read from shared memory without ceremony: it
+ * was true a moment ago.  None of them waits for a lock.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xlog.h"
+#include "clock.h"
+#include "compat.h"
+#include "context.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "guc.h"
+#include "home.h"
+#include "ledger.h"
+#include "owner.h"
+#include "shmem.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(saga_sql_reach);
+PG_FUNCTION_INFO_V1(saga_sql_state_name);
+PG_FUNCTION_INFO_V1(saga_sql_policy);
+PG_FUNCTION_INFO_V1(saga_sql_forward_key);
+PG_FUNCTION_INFO_V1(saga_sql_compensation_key);
+PG_FUNCTION_INFO_V1(saga_sql_is_running);
+PG_FUNCTION_INFO_V1(saga_sql_next_action);
+
+Datum
+saga_sql_reach(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT32((int32) saga_owner_reach(PG_GETARG_OID(0)));
+}
+
+Datum
+saga_sql_state_name(PG_FUNCTION_ARGS)
+{
+	const char *name = saga_state_name((SagaState) PG_GETARG_CHAR(0));
+
+	if (name == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(name));
+}
+
+static Datum
+interval_of(int64 milliseconds)
+{
+	Interval   *interval = palloc0(sizeof(Interval));
+
+	interval->time = milliseconds * 1000;
+	return IntervalPGetDatum(interval);
+}
+
+Datum
+saga_sql_policy(PG_FUNCTION_ARGS)
+{
+	SagaPolicy	policy;
+	TupleDesc	desc;
+	Datum		values[6];
+	bool		nulls[6] = {false};
+
+	if (!saga_state_policy_decode(text_to_cstring(PG_GETARG_TEXT_PP(0)),
+								  &policy))
+		PG_RETURN_NULL();
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	values[0] = Int32GetDatum(policy.max_attempts);
+	values[1] = interval_of(policy.delay);
+	values[2] = CStringGetTextDatum(saga_state_backoff_name(policy.backoff));
+	values[3] = interval_of(policy.max_delay);
+	values[4] = Float8GetDatum(policy.jitter);
+	values[5] = interval_of(policy.timeout);
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+}
+
+Datum
+saga_sql_forward_key(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(saga_context_forward_key(PG_GETARG_UUID_P(0),
+											  PG_GETARG_INT64(1)));
+}
+
+Datum
+saga_sql_compensation_key(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(saga_context_compensation_key(PG_GETARG_UUID_P(0),
+												   PG_GETARG_INT64(1)));
+}
+
+/* Is an executor running the SQL of this step, or (seq 0) of any step? */
+static bool
+is_running(const pg_uuid_t *id, int64 seq)
+{
+	if (saga_shmem == NULL)
+		return false;
+	for (int i = 0; i < SAGA_MAX_EXECUTORS; i++)
+	{
+		SagaExecutorSlot *slot = &saga_shmem->executors[i];
+		bool		match;
+
+		if (!OidIsValid(slot->database))
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		match = slot->working && slot->seq != 0 &&
+			(seq == 0 || slot->seq == seq) &&
+			memcmp(&slot->saga, id, sizeof(pg_uuid_t)) == 0;
+		SpinLockRelease(&slot->mutex);
+		if (match)
+			return true;
+	}
+	return false;
+}
+
+Datum
+saga_sql_is_running(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(is_running(PG_GETARG_UUID_P(0), PG_GETARG_INT64(1)));
+}
+
+/* The process whose open transaction holds back the end of a saga; 0: none. */
+static int
+blocking_pid(const pg_uuid_t *id)
+{
+	LOCKTAG		tag;
+	VirtualTransactionId *holders;
+	int			count;
+
+	saga_ledger_locktag(id, &tag);
+	holders = GetLockConflicts(&tag, ExclusiveLock, &count);
+	for (int i = 0; i < count; i++)
+	{
+		int			pid = saga_compat_vxid_pid(&holders[i]);
+
+		if (pid != 0)
+			return pid;
+	}
+	return 0;
+}
+
+/* Why nothing is undone in this database now; NULL if nothing is wrong. */
+static const char *
+why_idle(void)
+{
+	if (saga_shmem == NULL)
+		return "saga is not preloaded: add shared_preload_libraries = 'saga' to postgresql.conf and restart the server";
+	if (RecoveryInProgress())
+		return "this server is a standby";
+	if (!saga_guc_enabled)
+		return "saga.enabled is off";
+	return saga_home_away();
+}
+
+/*
+ * next_action(saga, state, paused, deadline, due, lane, step, parked)
+ */
+Datum
+saga_sql_next_action(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id;
+	SagaState	state;
+	bool		paused;
+	TimestampTz now = saga_clock_now();
+	const char *step;
+	const char *why;
+	StringInfoData buf;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
+		PG_RETURN_NULL();
+	id = PG_GETARG_UUID_P(0);
+	state = (SagaState) PG_GETARG_CHAR(1);
+	paused = PG_GETARG_BOOL(2);
+	step = PG_ARGISNULL(6) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(6));
+
+	initStringInfo(&buf);
+	switch (state)
+	{
+		case SAGA_RUNNING:
+			if (!PG_ARGISNULL(3) && PG_GETARG_TIMESTAMPTZ(3) <= now && !paused)
+			{
+				int			pid = blocking_pid(id);
+
+				appendStringInfoString(&buf, "its deadline has passed: it is about to fail");
+				if (pid != 0)
+					appendStringInfo(&buf, ", once the transaction of process %d ends",
+									 pid);
+				else if ((why = why_idle()) != NULL)
+					appendStringInfo(&buf, ", but: %s", why);
+			}
+			else
+				appendStringInfoString(&buf, "the application goes on: it may be completed or failed");
+			break;
+		case SAGA_COMPLETED:
+			appendStringInfoString(&buf, "nothing: it is completed");
+			break;
+		case SAGA_COMPENSATED:
+			appendStringInfoString(&buf, "nothing: everything is undone; a new operation needs a new key");
+			break;
+		case SAGA_ABANDONED:
+			appendStringInfoString(&buf, "nothing: a person abandoned it");
+			break;
+		case SAGA_NEEDS_REVIEW:
+			appendStringInfoString(&buf, "a person must decide");
+			if (step != NULL)
+				appendStringInfo(&buf, " about step \"%s\"", step);
+			if (!PG_ARGISNULL(7))
+				appendStringInfo(&buf, ": %s",
+								 text_to_cstring(PG_GETARG_TEXT_PP(7)));
+			break;
+		case SAGA_COMPENSATING:
+			if (is_running(id, 0))
+				appendStringInfo(&buf, "the compensation of step \"%s\" is running",
+								 step ? step : "");
+			else if (paused)
+				appendStringInfoString(&buf, "nothing: it is paused until saga.resume");
+			else
+			{
+				appendStringInfo(&buf, "compensate step \"%s\"", step ? step : "");
+				if ((why = why_idle()) != NULL)
+					appendStringInfo(&buf, ", but: %s", why);
+				else if (!PG_ARGISNULL(4) && PG_GETARG_TIMESTAMPTZ(4) > now)
+					appendStringInfo(&buf, " again at %s",
+									 timestamptz_to_str(PG_GETARG_TIMESTAMPTZ(4)));
+				else
+					appendStringInfoString(&buf, " as soon as an executor is free");
+			}
+			break;
+	}
+	PG_RETURN_TEXT_P(cstring_to_text(buf.data));
+}

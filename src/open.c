@@ -1,0 +1,178 @@
+/*-------------------------------------------------------------------------
+ *
+ * open.c
+ *	  How a call comes to a saga: found, allowed, locked, and newest.
+ *
+ * Order matters.  First the saga is found and the caller's right to it is
+ * checked, so that a stranger takes no lock and learns nothing: a saga that is
+ * not there and one that is not theirs read the same.  Then the lock, then
+ * once more the row, because it may have changed while the lock was waited
+ * for.  A row that this transaction wrote itself needs neither (see ledger.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "errors.h"
+#include "home.h"
+#include "miscadmin.h"
+#include "open.h"
+#include "owner.h"
+#include "session.h"
+#include "shmem.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+
+/* One WARNING per session is enough. */
+static bool warned = false;
+
+/*
+ * At the door of every call that writes: can this server write at all, and
+ * will anything be undone?
+ */
+void
+saga_open_call(const char *function)
+{
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_UNAVAILABLE),
+				 errmsg("cannot execute %s on a standby", function),
+				 errhint("Call it on the primary; the views can be read here.")));
+	PreventCommandIfReadOnly(function);
+
+	if (warned)
+		return;
+	warned = true;
+	if (saga_shmem == NULL)
+		ereport(WARNING,
+				(errcode(ERRCODE_SAGA_UNAVAILABLE),
+				 errmsg("sagas are recorded, but nothing will be undone until saga is preloaded"),
+				 errhint("Add this line to postgresql.conf and restart the server: shared_preload_libraries = 'saga'")));
+	else if (saga_home_away() != NULL)
+		ereport(WARNING,
+				(errcode(ERRCODE_SAGA_UNAVAILABLE),
+				 errmsg("sagas are recorded, but nothing will be undone until this copy of the database is adopted"),
+				 errdetail("%s", saga_home_away()),
+				 errhint("If no other copy is to compensate, call saga.adopt().")));
+}
+
+/* The id that an argument gives; it must not be null. */
+const pg_uuid_t *
+saga_open_id(FunctionCallInfo fcinfo, int arg)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("saga_id must not be null")));
+	return PG_GETARG_UUID_P(arg);
+}
+
+char *
+saga_open_id_string(const pg_uuid_t *id)
+{
+	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)));
+}
+
+void
+saga_open_refuse_not_found(const pg_uuid_t *id)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_NOT_FOUND),
+			 errmsg("saga %s does not exist or is not yours",
+					saga_open_id_string(id)),
+			 errhint("A saga can be called by its owner and by members of the owner's role.")));
+}
+
+/* SG005: what comes too late must abort with the transaction that brings it. */
+void
+saga_open_refuse_failing(const SagaRow *saga)
+{
+	bool		partial = saga->state == SAGA_COMPENSATING &&
+		saga->failure_kind == SAGA_FAILURE_NONE;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_FAILING),
+			 errmsg("the undo of saga %s has begun",
+					saga_open_id_string(&saga->id)),
+			 errdetail("Its state is \"%s\".", saga_state_name(saga->state)),
+			 partial ?
+			 errhint("It is being rolled back to a savepoint: try again once it is running.") :
+			 errhint("A new operation needs a new saga with a new key. Report an outside effect that did happen with complete_step(..., late => 'record').")));
+}
+
+/* SG002: the call does not fit the state. */
+void
+saga_open_refuse_state(const SagaRow *saga, const char *what, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_INVALID_STATE),
+			 errmsg("%s", what),
+			 errdetail("Saga %s is in state \"%s\".",
+					   saga_open_id_string(&saga->id),
+					   saga_state_name(saga->state)),
+			 errhint("%s", hint)));
+}
+
+static void
+find_allowed(const pg_uuid_t *id, SagaRow *saga)
+{
+	const pg_uuid_t *current = saga_session_current();
+
+	if (current != NULL && memcmp(current, id, sizeof(pg_uuid_t)) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_INVALID_STATE),
+				 errmsg("a compensation cannot call saga on its own saga"),
+				 errdetail("Saga %s is running this compensation.",
+						   saga_open_id_string(id)),
+				 errhint("What the compensation needs to know is in its context, $1.")));
+	if (saga_ledger_get_saga(id, saga) != SAGA_FOUND ||
+		!saga_owner_may_call(saga->owner))
+		saga_open_refuse_not_found(id);
+}
+
+static void
+make_newest(SagaRow *saga)
+{
+	pg_uuid_t	id = saga->id;
+
+	if (saga_ledger_reread_saga(saga, SAGA_WAIT) != SAGA_FOUND)
+		saga_open_refuse_not_found(&id);
+}
+
+/*
+ * For calls about a step: until the transaction ends, nobody else can begin
+ * the undo of the saga.
+ */
+void
+saga_open_shared(const pg_uuid_t *id, SagaRow *saga)
+{
+	find_allowed(id, saga);
+	if (saga->version.own)
+		return;
+	(void) saga_ledger_lock(id, ShareLock, SAGA_WAIT);
+	make_newest(saga);
+}
+
+/*
+ * For calls that end the forward phase: no step is on its way in.  Returns
+ * true if the caller must give the lock back, by saga_ledger_unlock with
+ * ExclusiveLock, once it has written the saga's row or found nothing to write.
+ */
+bool
+saga_open_exclusive(const pg_uuid_t *id, SagaRow *saga)
+{
+	find_allowed(id, saga);
+	if (saga->version.own)
+		return false;
+	(void) saga_ledger_lock(id, ExclusiveLock, SAGA_WAIT);
+	make_newest(saga);
+	return true;
+}
+
+/* For calls that only look. */
+void
+saga_open_read(const pg_uuid_t *id, SagaRow *saga)
+{
+	find_allowed(id, saga);
+}

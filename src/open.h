@@ -1,0 +1,26 @@
+/*-------------------------------------------------------------------------
+ *
+ * open.h
+ *	  How a call comes to a saga: found, allowed, locked, and newest.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_OPEN_H
+#define SAGA_OPEN_H
+
+#include "fmgr.h"
+#include "ledger.h"
+
+extern void saga_open_call(const char *function);
+extern const pg_uuid_t *saga_open_id(FunctionCallInfo fcinfo, int arg);
+extern void saga_open_shared(const pg_uuid_t *id, SagaRow *saga);
+extern bool saga_open_exclusive(const pg_uuid_t *id, SagaRow *saga);
+extern void saga_open_read(const pg_uuid_t *id, SagaRow *saga);
+extern char *saga_open_id_string(const pg_uuid_t *id);
+
+extern void saga_open_refuse_not_found(const pg_uuid_t *id) pg_attribute_noreturn();
+extern void saga_open_refuse_failing(const SagaRow *saga) pg_attribute_noreturn();
+extern void saga_open_refuse_state(const SagaRow *saga, const char *what,
+								   const char *hint) pg_attribute_noreturn();
+
+#endif							/* SAGA_OPEN_H */

@@ -1,0 +1,551 @@
+/*-------------------------------------------------------------------------
+ *
+ * session.c
+ *	  Runs a step's compensating SQL as a fresh session of its role.
+ *
+ * The process is connected as the role, so whatever the SQL does to settings
+ * or to the current user gains it nothing; but what it leaves behind must not
+ * reach the next one.  saga_session_reset does what DISCARD ALL would, save
+ * for the plans that we keep ourselves.  It runs between transactions: a
+ * change of settings made inside of one would be taken back with it, and some
+ * settings (default_transaction_isolation) count when a transaction begins.
+ *
+ * Order of a run.  Settings, then timeouts, then the statements one after the
+ * other (each is planned when the one before it has run, for it may use what
+ * that one made), then what was deferred: so that when the caller goes on to
+ * write to the ledger, next to nothing of the user's is still to come.  Hold
+ * cursors are run at commit; therefore the caller disarms only behind it.
+ *
+ * What may be seen.  Errors are for the caller to catch.  Everything else the
+ * server would log while the SQL runs is held back, with the context of what
+ * must be logged: messages, plans and statements quote the SQL and its
+ * arguments.  Parallel workers would show the SQL as their activity and log
+ * its errors; so the executor has none by default.
+ *
+ * Kept plans.  The texts used last, with the search_path they were planned
+ * for, in a cache of fixed size; the least recently used goes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type_d.h"
+#include "commands/prepare.h"
+#include "commands/sequence.h"
+#include "commands/trigger.h"
+#include "common/hashfn.h"
+#include "errors.h"
+#include "executor/spi.h"
+#include "guc.h"
+#include "inflight.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "owner.h"
+#include "parser/parser.h"
+#include "pgstat.h"
+#include "session.h"
+#include "storage/proc.h"
+#include "tcop/dest.h"
+#include "tcop/tcopprot.h"
+#include "utils/backend_status.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/portal.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+
+#define SAGA_SESSION_ACTIVITY		"saga: compensation"
+#define SAGA_SESSION_SEARCH_PATH	"\"$user\", public"
+#define SAGA_SESSION_KEPT_TEXTS		256
+/* An executor that runs on so long after its timeout is ended. */
+#define SAGA_SESSION_GRACE_MS		5000
+
+typedef struct KeptText
+{
+	MemoryContext context;		/* of what follows; NULL: free */
+	uint64		hash;
+	uint64		last_used;
+	char	   *sql;
+	char	   *search_path;
+	int			count;
+	SPIPlanPtr *plans;			/* one per statement */
+	bool	   *takes_context;	/* does it take $1? */
+} KeptText;
+
+static KeptText kept[SAGA_SESSION_KEPT_TEXTS];
+static uint64 use_counter = 0;
+
+/* The saga whose compensation is running. */
+static pg_uuid_t current_saga;
+static bool running = false;
+
+static bool armed = false;
+static TimeoutId grace_timeout;
+static Oid	initial_user = InvalidOid;
+static Oid	initial_session_user = InvalidOid;
+
+static emit_log_hook_type prev_emit_log_hook = NULL;
+
+const pg_uuid_t *
+saga_session_current(void)
+{
+	return running ? &current_saga : NULL;
+}
+
+/* Holds back from the log what may quote the user's SQL or data. */
+static void
+hold_back(ErrorData *edata)
+{
+	if (running && !saga_guc_log_sql)
+	{
+		if (edata->elevel < FATAL)
+			edata->output_to_server = false;
+		edata->hide_stmt = true;
+		edata->hide_ctx = true;
+		edata->context = NULL;
+		edata->detail = NULL;
+		edata->detail_log = NULL;
+		edata->hint = NULL;
+		edata->internalquery = NULL;
+	}
+	if (prev_emit_log_hook != NULL && edata->output_to_server)
+		prev_emit_log_hook(edata);
+}
+
+/*
+ * Signal handler: the SQL trapped the cancel, or does not look for one.  What
+ * is left is to end the process.
+ */
+static void
+grace_is_over(void)
+{
+	saga_inflight_mark(SAGA_INFLIGHT_TIMED_OUT);
+	kill(MyProcPid, SIGTERM);
+}
+
+static void
+set_option(const char *name, const char *value)
+{
+	SetConfigOption(name, value, PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+/* Once per executor, behind the connection. */
+void
+saga_session_init(void)
+{
+	initial_user = GetUserId();
+	initial_session_user = GetSessionUserId();
+	grace_timeout = RegisterTimeout(USER_TIMEOUT, grace_is_over);
+	prev_emit_log_hook = emit_log_hook;
+	emit_log_hook = hold_back;
+
+	/* A crash loses all of a compensation or nothing: no need to wait. */
+	set_option("synchronous_commit", "off");
+	if (!saga_guc_log_sql)
+	{
+		set_option("max_parallel_workers_per_gather", "0");
+		set_option("max_parallel_maintenance_workers", "0");
+	}
+	/* 17 has it; armed when a transaction starts, and fatal. */
+	if (GetConfigOption("transaction_timeout", true, false) != NULL)
+		set_option("transaction_timeout", "0");
+}
+
+static bool
+is_moved(void)
+{
+	return GetUserId() != initial_user ||
+		GetSessionUserId() != initial_session_user;
+}
+
+/*
+ * Makes the session as good as new.  To be called outside of a transaction,
+ * after each run, however that ended.  An error here ends the process, which
+ * has the same effect.
+ */
+void
+saga_session_reset(void)
+{
+	Oid			temp;
+	Oid			temp_toast;
+
+	Assert(!IsTransactionState());
+	Assert(!running);
+
+	ResetAllOptions();
+	PortalHashTableDeleteAll();
+	DropAllPreparedStatements();
+	LockReleaseSession(USER_LOCKMETHOD);
+	ResetSequenceCaches();
+	/* LISTEN is refused in a background worker: nothing to undo. */
+
+	GetTempNamespaceState(&temp, &temp_toast);
+	if (is_moved() || OidIsValid(temp))
+	{
+		SetCurrentStatementStartTimestamp();
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		if (is_moved())
+		{
+			SetPGVariable("session_authorization", NIL, false);
+			SetPGVariable("role", NIL, false);
+		}
+		ResetTempTableNamespace();
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+	}
+}
+
+/*
+ * May this process run the step's compensation?  NULL, or why not, in words
+ * for the person who will look at the parked step.
+ */
+const char *
+saga_session_check_identity(const SagaStep *step)
+{
+	const char *why;
+
+	why = saga_owner_why_not_run(step->run_as,
+								 text_to_cstring(step->run_as_name));
+	if (why != NULL)
+		return why;
+	if (GetUserId() != step->run_as ||
+		GetSessionUserId() != step->run_as ||
+		GetAuthenticatedUserId() != step->run_as)
+		return psprintf("a session of role \"%s\" runs as \"%s\" (see ALTER ROLE ... SET role)",
+						text_to_cstring(step->run_as_name),
+						GetUserNameFromId(GetUserId(), true));
+	return NULL;
+}
+
+/* ------------------------------------------------------------------------
+ * Settings and timeouts
+ * ------------------------------------------------------------------------ */
+
+/*
+ * The step's search_path becomes the session's default, so that nothing needs
+ * to be done for the next one that has the same.
+ */
+static const char *
+apply_search_path(const SagaStep *step)
+{
+	const char *path = step->search_path != NULL ?
+		text_to_cstring(step->search_path) : SAGA_SESSION_SEARCH_PATH;
+
+	if (strcmp(namespace_search_path, path) != 0)
+		set_option("search_path", path);
+	return path;
+}
+
+/* The captured settings, for this transaction; as the role might set them. */
+static void
+apply_settings(const SagaStep *step)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	char	   *name = NULL;
+	GucContext	context = superuser() ? PGC_SUSET : PGC_USERSET;
+
+	if (step->settings == NULL)
+		return;
+	it = JsonbIteratorInit(&((Jsonb *) PG_DETOAST_DATUM(PointerGetDatum(step->settings)))->root);
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			name = pnstrdup(value.val.string.val, value.val.string.len);
+		else if (token == WJB_VALUE && value.type == jbvString && name != NULL)
+			(void) set_config_option(name,
+									 pnstrdup(value.val.string.val,
+											  value.val.string.len),
+									 context, PGC_S_SESSION, GUC_ACTION_LOCAL,
+									 true, 0, false);
+	}
+}
+
+static void
+arm(const SagaPolicy *policy)
+{
+	EnableTimeoutParams timeouts[2];
+	int			ms;
+
+	if (LockTimeout != saga_guc_lock_timeout)
+	{
+		char		text[32];
+
+		snprintf(text, sizeof(text), "%d", saga_guc_lock_timeout);
+		set_option("lock_timeout", text);
+	}
+	if (policy->timeout <= 0)
+		return;
+
+	ms = (int) Min(policy->timeout, INT_MAX - SAGA_SESSION_GRACE_MS);
+	timeouts[0].id = STATEMENT_TIMEOUT;
+	timeouts[0].type = TMPARAM_AFTER;
+	timeouts[0].delay_ms = ms;
+	timeouts[1].id = grace_timeout;
+	timeouts[1].type = TMPARAM_AFTER;
+	timeouts[1].delay_ms = ms + SAGA_SESSION_GRACE_MS;
+	armed = true;
+	enable_timeouts(timeouts, 2);
+}
+
+/* Did our timeout fire?  To be asked before disarming. */
+bool
+saga_session_timed_out(void)
+{
+	return armed && !get_timeout_active(STATEMENT_TIMEOUT);
+}
+
+/*
+ * The compensation is over, with its commit or its error.  Takes back a
+ * cancel that came too late, too; to be called with interrupts held when
+ * there was an error, lest it strike in the middle of the recovery.
+ */
+void
+saga_session_disarm(void)
+{
+	if (armed)
+	{
+		DisableTimeoutParams timeouts[2];
+
+		timeouts[0].id = STATEMENT_TIMEOUT;
+		timeouts[0].keep_indicator = false;
+		timeouts[1].id = grace_timeout;
+		timeouts[1].keep_indicator = false;
+		disable_timeouts(timeouts, 2);
+		armed = false;
+	}
+	QueryCancelPending = false;
+	running = false;
+	debug_query_string = NULL;
+}
+
+/* ------------------------------------------------------------------------
+ * Kept plans
+ * ------------------------------------------------------------------------ */
+
+static uint64
+hash_text(const char *sql, const char *search_path)
+{
+	uint64		hash;
+
+	hash = hash_bytes_extended((const unsigned char *) sql, strlen(sql), 0);
+	return hash_bytes_extended((const unsigned char *) search_path,
+							   strlen(search_path), hash);
+}
+
+static KeptText *
+find_kept(const char *sql, const char *search_path, uint64 hash)
+{
+	int			i;
+
+	for (i = 0; i < SAGA_SESSION_KEPT_TEXTS; i++)
+	{
+		KeptText   *k = &kept[i];
+
+		if (k->hash == hash && k->context != NULL &&
+			strcmp(k->sql, sql) == 0 &&
+			strcmp(k->search_path, search_path) == 0)
+			return k;
+	}
+	return NULL;
+}
+
+/* Keeps the plans of a text that was run from beginning to end. */
+static void
+keep(const char *sql, const char *search_path, uint64 hash, int count,
+	 SPIPlanPtr *plans, const bool *takes_context)
+{
+	KeptText   *k = &kept[0];
+	MemoryContext context;
+	MemoryContext caller;
+	int			i;
+
+	for (i = 1; i < SAGA_SESSION_KEPT_TEXTS && k->context != NULL; i++)
+	{
+		if (kept[i].context == NULL || kept[i].last_used < k->last_used)
+			k = &kept[i];
+	}
+
+	context = AllocSetContextCreate(TopMemoryContext, "saga kept plans",
+									ALLOCSET_SMALL_SIZES);
+	if (k->context != NULL)
+	{
+		MemoryContext old = k->context;
+
+		k->context = NULL;
+		for (i = 0; i < k->count; i++)
+			SPI_freeplan(k->plans[i]);
+		MemoryContextDelete(old);
+	}
+
+	caller = MemoryContextSwitchTo(context);
+	k->sql = pstrdup(sql);
+	k->search_path = pstrdup(search_path);
+	k->plans = palloc(count * sizeof(SPIPlanPtr));
+	k->takes_context = palloc(count * sizeof(bool));
+	MemoryContextSwitchTo(caller);
+	for (i = 0; i < count; i++)
+	{
+		/* Cannot fail: the plan is no kept one yet. */
+		(void) SPI_keepplan(plans[i]);
+		k->plans[i] = plans[i];
+		k->takes_context[i] = takes_context[i];
+	}
+	k->count = count;
+	k->hash = hash;
+	k->last_used = ++use_counter;
+	k->context = context;
+}
+
+/* ------------------------------------------------------------------------
+ * Statements
+ * ------------------------------------------------------------------------ */
+
+/* Runs one planned statement; returns how many rows it was about. */
+static int64
+run_plan(SPIPlanPtr plan, bool takes_context, Jsonb *context)
+{
+	SPIExecuteOptions options;
+	int			code;
+
+	memset(&options, 0, sizeof(options));
+	if (takes_context)
+	{
+		options.params = makeParamList(1);
+		options.params->params[0].value = JsonbPGetDatum(context);
+		options.params->params[0].isnull = false;
+		options.params->params[0].pflags = PARAM_FLAG_CONST;
+		options.params->params[0].ptype = JSONBOID;
+	}
+	options.dest = CreateDestReceiver(DestNone);
+
+	code = SPI_execute_plan_extended(plan, &options);
+	if (code == SPI_ERROR_TRANSACTION)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
+				 errmsg("a compensation cannot begin or end a transaction, nor use savepoints"),
+				 errhint("It runs in one transaction with the record that it was done.")));
+	if (code == SPI_ERROR_COPY)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a compensation cannot copy from or to a client")));
+	if (code < 0)
+		elog(ERROR, "could not run a statement of a compensation: %s",
+			 SPI_result_code_string(code));
+	return (int64) SPI_processed;
+}
+
+/*
+ * Does a statement take $1?  What is planned does, and CALL; the arguments of
+ * other utility statements are not looked at by the planner.
+ */
+static bool
+can_take_context(const Node *statement)
+{
+	switch (nodeTag(statement))
+	{
+		case T_SelectStmt:
+		case T_InsertStmt:
+		case T_UpdateStmt:
+		case T_DeleteStmt:
+		case T_MergeStmt:
+		case T_CallStmt:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* Plans and runs a text statement by statement, and keeps the plans. */
+static int64
+run_first_time(const char *sql, const char *search_path, uint64 hash,
+			   Jsonb *context)
+{
+	List	   *statements = raw_parser(sql, RAW_PARSE_DEFAULT);
+	int			count = list_length(statements);
+	SPIPlanPtr *plans = palloc(Max(count, 1) * sizeof(SPIPlanPtr));
+	bool	   *takes = palloc(Max(count, 1) * sizeof(bool));
+	int64		rows = 0;
+	int			i;
+
+	if (count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_DO_NOT_RETRY),
+				 errmsg("the compensation holds no statement")));
+
+	for (i = 0; i < count; i++)
+	{
+		RawStmt    *raw = list_nth_node(RawStmt, statements, i);
+		const char *from = sql + Max(raw->stmt_location, 0);
+		char	   *text;
+		Oid			type = JSONBOID;
+
+		text = raw->stmt_len > 0 ? pnstrdup(from, raw->stmt_len) : pstrdup(from);
+		takes[i] = can_take_context(raw->stmt);
+		plans[i] = SPI_prepare(text, takes[i] ? 1 : 0, &type);
+		if (plans[i] == NULL)
+			elog(ERROR, "could not plan a statement of a compensation: %s",
+				 SPI_result_code_string(SPI_result));
+		rows = run_plan(plans[i], takes[i], context);
+	}
+	keep(sql, search_path, hash, count, plans, takes);
+	return rows;
+}
+
+/*
+ * Runs a step's compensation with its context.  Returns how many rows the
+ * last statement was about; every other outcome is an error.  Followed by
+ * saga_session_disarm, in any case, when the transaction is over.
+ */
+int64
+saga_session_run(const SagaStep *step, Jsonb *context,
+				 const SagaPolicy *policy)
+{
+	char	   *sql = text_to_cstring(step->compensation);
+	const char *search_path;
+	KeptText   *k;
+	uint64		hash;
+	int64		rows = 0;
+
+	current_saga = step->saga;
+	running = true;
+	debug_query_string = saga_guc_log_sql ? sql : SAGA_SESSION_ACTIVITY;
+	pgstat_report_activity(STATE_RUNNING, debug_query_string);
+
+	search_path = apply_search_path(step);
+	apply_settings(step);
+	arm(policy);
+
+	SPI_connect();
+	hash = hash_text(sql, search_path);
+	k = find_kept(sql, search_path, hash);
+	if (k == NULL)
+		rows = run_first_time(sql, search_path, hash, context);
+	else
+	{
+		int			i;
+
+		k->last_used = ++use_counter;
+		for (i = 0; i < k->count; i++)
+			rows = run_plan(k->plans[i], k->takes_context[i], context);
+	}
+	SPI_finish();
+
+	/* Deferred triggers and constraints: now, not at commit. */
+	AfterTriggerFireDeferred();
+
+	if (GetUserId() != step->run_as || GetSessionUserId() != step->run_as)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_DO_NOT_RETRY),
+				 errmsg("the compensation changed the role it runs as and did not change it back")));
+	return rows;
+}

@@ -1,0 +1,598 @@
+/*-------------------------------------------------------------------------
+ *
+ * steps.c
+ *	  The application's calls about a step: step, complete_step, fail_step.
+ *
+ * Each holds its saga's lock shared until its transaction ends (open.c), so
+ * the saga's state stands still meanwhile, while other sessions may work on
+ * other steps, and on this one: the step's own row is where they meet, and
+ * whoever comes second looks again.
+ *
+ * No SPI here: what these calls cost is what recording a saga costs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_collation_d.h"
+#include "clock.h"
+#include "common/pg_prng.h"
+#include "context.h"
+#include "dispatch.h"
+#include "errors.h"
+#include "funcapi.h"
+#include "guc.h"
+#include "input.h"
+#include "json.h"
+#include "ledger.h"
+#include "miscadmin.h"
+#include "open.h"
+#include "owner.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/typcache.h"
+#include "utils/varlena.h"
+
+PG_FUNCTION_INFO_V1(saga_sql_step);
+PG_FUNCTION_INFO_V1(saga_sql_complete_step);
+PG_FUNCTION_INFO_V1(saga_sql_fail_step);
+
+/* The search_path that a server starts with; stored as NULL. */
+#define BUILTIN_SEARCH_PATH		"\"$user\", public"
+
+/* What a call of saga.step asks for. */
+typedef struct StepRequest
+{
+	text	   *name;
+	text	   *key;
+	text	   *compensation;
+	text	   *channel;
+	text	   *review;
+	Jsonb	   *args;
+	Jsonb	   *output;
+	bool		acknowledge;
+	bool		completed;
+	SagaStepKind kind;
+	SagaCompensateOn compensate_on;
+	SagaPolicy	retry;
+	SagaPolicy	compensation_retry;
+} StepRequest;
+
+static Datum
+step_result(const SagaStep *step)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc(saga_ledger_step_result_type(), -1);
+	Datum		values[9];
+	bool		nulls[9] = {false};
+	HeapTuple	tuple;
+
+	values[0] = UUIDPGetDatum(&step->saga);
+	values[1] = Int64GetDatum(step->seq);
+	values[2] = PointerGetDatum(step->key);
+	values[3] = CStringGetTextDatum(saga_state_step_status_name(step->status));
+	values[4] = Int32GetDatum(step->attempts);
+	values[5] = PointerGetDatum(step->output);
+	nulls[5] = (step->output == NULL);
+	values[6] = PointerGetDatum(step->error);
+	nulls[6] = (step->error == NULL);
+	values[7] = TimestampTzGetDatum(step->retry_at);
+	nulls[7] = (step->retry_at == 0);
+	values[8] = PointerGetDatum(saga_context_forward_key(&step->saga, step->seq));
+	tuple = heap_form_tuple(desc, values, nulls);
+	ReleaseTupleDesc(desc);
+	return HeapTupleGetDatum(tuple);
+}
+
+static bool
+same_text(const text *a, const text *b)
+{
+	Datum		left;
+	Datum		right;
+
+	if (a == NULL || b == NULL)
+		return a == b;
+	left = PointerGetDatum(a);
+	right = PointerGetDatum(b);
+	return DatumGetBool(DirectFunctionCall2Coll(texteq, C_COLLATION_OID,
+												left, right));
+}
+
+static bool
+same_jsonb(Jsonb *a, Jsonb *b)
+{
+	if (a == NULL || b == NULL)
+		return a == b;
+	a = DatumGetJsonbP(PointerGetDatum(a));
+	b = DatumGetJsonbP(PointerGetDatum(b));
+	return compareJsonbContainers(&a->root, &b->root) == 0;
+}
+
+/* A policy as stored; the text of the last one is kept, since they repeat. */
+static text *
+encode_policy(const SagaPolicy *policy)
+{
+	static SagaPolicy last;
+	static text *encoded = NULL;
+	char		string[SAGA_POLICY_TEXT_LEN];
+
+	if (encoded != NULL && last.max_attempts == policy->max_attempts &&
+		last.delay == policy->delay && last.backoff == policy->backoff &&
+		last.max_delay == policy->max_delay &&
+		last.jitter == policy->jitter && last.timeout == policy->timeout)
+		return encoded;
+
+	saga_state_policy_encode(policy, string);
+	if (encoded != NULL)
+		pfree(encoded);
+	encoded = NULL;
+	encoded = MemoryContextAlloc(TopMemoryContext,
+								 VARHDRSZ + strlen(string));
+	SET_VARSIZE(encoded, VARHDRSZ + strlen(string));
+	memcpy(VARDATA(encoded), string, strlen(string));
+	last = *policy;
+	return encoded;
+}
+
+static bool
+same_policy(const SagaPolicy *a, const SagaPolicy *b)
+{
+	return a->max_attempts == b->max_attempts && a->delay == b->delay &&
+		a->backoff == b->backoff && a->max_delay == b->max_delay &&
+		a->jitter == b->jitter && a->timeout == b->timeout;
+}
+
+/*
+ * The settings named in saga.capture_settings, as an object, or NULL.  A name
+ * that is not set here is left out: it will not be set there either.
+ */
+static Jsonb *
+capture_settings(void)
+{
+	SagaJson	json;
+	List	   *names;
+	ListCell   *lc;
+	bool		any = false;
+
+	if (saga_guc_capture_settings == NULL ||
+		saga_guc_capture_settings[0] == '\0')
+		return NULL;
+	if (!SplitGUCList(pstrdup(saga_guc_capture_settings), ',', &names))
+		return NULL;
+	saga_json_begin(&json);
+	foreach(lc, names)
+	{
+		char	   *name = (char *) lfirst(lc);
+		char	   *value = GetConfigOptionByName(name, NULL, true);
+
+		if (value == NULL)
+			continue;
+		saga_json_string(&json, name, value);
+		any = true;
+	}
+	return any ? saga_json_end(&json) : NULL;
+}
+
+static void
+read_request(FunctionCallInfo fcinfo, StepRequest *request)
+{
+	char	   *string;
+
+	request->name = saga_input_name(fcinfo, 1, "step name", SAGA_MAX_NAME, true);
+	request->key = saga_input_name(fcinfo, 2, "idempotency_key", SAGA_MAX_KEY,
+								   false);
+	if (request->key == NULL)
+		request->key = request->name;
+	request->compensation = saga_input_text(fcinfo, 3);
+	request->args = saga_input_jsonb(fcinfo, 4, "args");
+	request->channel = saga_input_channel(fcinfo, 5, "notify");
+	request->acknowledge = PG_ARGISNULL(6) ? true : PG_GETARG_BOOL(6);
+	request->review = saga_input_text(fcinfo, 7);
+	request->output = saga_input_jsonb(fcinfo, 8, "output");
+	request->completed = request->output != NULL ||
+		(!PG_ARGISNULL(9) && PG_GETARG_BOOL(9));
+
+	request->kind = SAGA_KIND_COMPENSATABLE;
+	if (!PG_ARGISNULL(10))
+	{
+		string = text_to_cstring(PG_GETARG_TEXT_PP(10));
+		if (!saga_state_kind_by_name(string, &request->kind))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("unknown kind of step \"%s\"", string),
+					 errhint("It is compensatable, pivot or retriable.")));
+	}
+	request->compensate_on = SAGA_COMPENSATE_ON_STARTED;
+	if (!PG_ARGISNULL(11))
+	{
+		string = text_to_cstring(PG_GETARG_TEXT_PP(11));
+		if (strcmp(string, "completed") == 0)
+			request->compensate_on = SAGA_COMPENSATE_ON_COMPLETED;
+		else if (strcmp(string, "started") != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("unknown compensate_on \"%s\"", string),
+					 errhint("It is started or completed.")));
+	}
+	saga_input_policy(fcinfo, 12, &request->retry);
+	saga_input_policy(fcinfo, 13, &request->compensation_retry);
+
+	if (request->compensation != NULL && request->channel != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a step has either a compensation or notify, not both"),
+				 errdetail("SQL and listeners would undo it twice."),
+				 errhint("Let the listener call the SQL, or make two steps of it.")));
+	if (request->review != NULL && VARSIZE_ANY_EXHDR(request->review) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("review must not be empty"),
+				 errhint("Say what the person must look at.")));
+	if (request->compensation != NULL)
+	{
+		saga_input_check_sql(request->compensation);
+		saga_owner_check_can_run_sql(GetUserId());
+	}
+}
+
+/* A known key must come with the content it came with first. */
+static void
+check_same_content(const SagaStep *step, const StepRequest *request)
+{
+	const char *what = NULL;
+
+	if (!same_text(step->compensation, request->compensation))
+		what = "compensation";
+	else if (!same_text(step->channel, request->channel))
+		what = "notify";
+	else if (!same_text(step->review, request->review))
+		what = "review";
+	else if (step->content_hash == NULL &&
+			 !same_jsonb(step->args, request->args))
+		what = "args";
+	else if (step->kind != request->kind)
+		what = "kind";
+	if (what != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
+				 errmsg("step \"%s\" was recorded with other content",
+						text_to_cstring(step->key)),
+				 errdetail("Its %s differs.", what),
+				 errhint("The same key means the same step: repeat it as it was, or give the new one a key of its own.")));
+}
+
+static void
+make_step(const SagaRow *saga, const StepRequest *request, int run,
+		  TimestampTz now, SagaStep *step)
+{
+	memset(step, 0, sizeof(SagaStep));
+	step->saga = saga->id;
+	step->seq = saga_ledger_next_seq(&saga->id);
+	step->started_at = now;
+	step->run = run;
+	step->run_as = GetUserId();
+	step->kind = request->kind;
+	step->compensate_on = request->compensate_on;
+	step->acknowledge = request->acknowledge;
+	step->run_as_name = cstring_to_text(saga_owner_role_name(step->run_as));
+	step->key = request->key;
+	step->name = same_text(request->name, request->key) ? NULL : request->name;
+	step->compensation = request->compensation;
+	step->channel = request->channel;
+	step->review = request->review;
+	step->args = request->args;
+	if (strcmp(namespace_search_path, BUILTIN_SEARCH_PATH) != 0)
+		step->search_path = cstring_to_text(namespace_search_path);
+	step->settings = capture_settings();
+	step->compensation_retry = encode_policy(&request->compensation_retry);
+	if (!same_policy(&request->retry, &request->compensation_retry))
+	{
+		/* encode_policy remembers one text only */
+		step->compensation_retry =
+			DatumGetTextPCopy(PointerGetDatum(step->compensation_retry));
+		step->retry = encode_policy(&request->retry);
+	}
+	step->attempts = 1;
+	step->status = SAGA_STEP_STARTED;
+	step->comp_status = (request->compensation || request->channel ||
+						 request->review) ?
+		SAGA_COMP_REGISTERED : SAGA_COMP_NONE;
+	step->comp_crashes = -1;
+	if (request->completed)
+	{
+		step->status = SAGA_STEP_COMPLETED;
+		step->completed_at = now;
+		step->output = request->output;
+	}
+}
+
+static void
+insert_forward_attempt(const SagaStep *step, SagaOutcome outcome,
+					   const char *error, TimestampTz now)
+{
+	SagaAttempt attempt;
+
+	attempt.saga = step->saga;
+	attempt.seq = step->seq;
+	attempt.started_at = step->attempt_at ? step->attempt_at : step->started_at;
+	attempt.finished_at = now;
+	attempt.rows = -1;
+	attempt.attempt = step->attempts;
+	attempt.phase = SAGA_PHASE_FORWARD;
+	attempt.outcome = outcome;
+	attempt.sqlstate = NULL;
+	attempt.error = error;
+	attempt.consumer = NULL;
+	saga_ledger_insert_attempt(&attempt);
+}
+
+/*
+ * One more attempt of a step that is started or failed; within the
+ * transaction that made the last attempt, that one again.
+ */
+static SagaWritten
+repeat_step(SagaStep *step, const StepRequest *request, TimestampTz now)
+{
+	SagaStepStatus before = step->status;
+	SagaStep	past = *step;
+	bool		again = before == SAGA_STEP_STARTED && step->version.own;
+	SagaWritten written;
+
+	if (again && !request->completed)
+		return SAGA_WRITTEN;
+	if (!again)
+	{
+		step->attempts++;
+		step->attempt_at = now;
+		step->retry_at = 0;
+	}
+	step->status = SAGA_STEP_STARTED;
+	if (request->completed)
+	{
+		step->status = SAGA_STEP_COMPLETED;
+		step->completed_at = now;
+		step->output = request->output;
+	}
+	written = saga_ledger_update_step(step, SAGA_WAIT);
+	if (written == SAGA_WRITTEN && !again && before == SAGA_STEP_STARTED)
+		insert_forward_attempt(&past, SAGA_OUTCOME_INTERRUPTED, NULL, now);
+	return written;
+}
+
+/* saga.step(...) */
+Datum
+saga_sql_step(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	StepRequest request;
+	SagaRow		saga;
+	SagaStep	step;
+	TimestampTz now;
+
+	saga_open_call("saga.step()");
+	read_request(fcinfo, &request);
+	saga_open_shared(id, &saga);
+	if (saga.state != SAGA_RUNNING && saga.state != SAGA_COMPLETED)
+		saga_open_refuse_failing(&saga);
+
+	now = saga_clock_now();
+	for (;;)
+	{
+		int			run = 1;
+
+		if (saga_ledger_get_step(id, request.key, &step) == SAGA_FOUND)
+		{
+			if (step.rolled_back_at == 0)
+			{
+				check_same_content(&step, &request);
+				if (step.status == SAGA_STEP_COMPLETED ||
+					saga.state == SAGA_COMPLETED ||
+					repeat_step(&step, &request, now) == SAGA_WRITTEN)
+					return step_result(&step);
+				CHECK_FOR_INTERRUPTS();
+				continue;
+			}
+			run = step.run + 1;
+		}
+		if (saga.state == SAGA_COMPLETED)
+			saga_open_refuse_state(&saga, "a completed saga takes no new step",
+								   "Begin a new saga for a new operation.");
+		make_step(&saga, &request, run, now, &step);
+		if (saga_ledger_insert_step(&step))
+			return step_result(&step);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+static void
+refuse_step_not_found(const pg_uuid_t *id, text *key)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_STEP_NOT_FOUND),
+			 errmsg("saga %s has no step \"%s\"", saga_open_id_string(id),
+					text_to_cstring(key)),
+			 errhint("A step is named by its idempotency key, or by its name if it has none.")));
+}
+
+static void
+refuse_step_state(const SagaStep *step, const char *what, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_INVALID_STATE),
+			 errmsg("%s", what),
+			 errdetail("Step \"%s\" of saga %s is %s.",
+					   text_to_cstring(step->key),
+					   saga_open_id_string(&step->saga),
+					   saga_state_step_status_name(step->status)),
+			 errhint("%s", hint)));
+}
+
+/* The newest run of a step, which must be the one that a forward key names. */
+static void
+find_step(const pg_uuid_t *id, text *key, text *forward_key, SagaStep *step)
+{
+	if (saga_ledger_get_step(id, key, step) != SAGA_FOUND)
+		refuse_step_not_found(id, key);
+	if (forward_key != NULL &&
+		!same_text(forward_key, saga_context_forward_key(id, step->seq)))
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_INVALID_STATE),
+				 errmsg("the forward key is not that of the newest run of step \"%s\"",
+						text_to_cstring(key)),
+				 errdetail("The newest run has the forward key \"%s\".",
+						   text_to_cstring(saga_context_forward_key(id, step->seq))),
+				 errhint("The step was undone and started afresh meanwhile; what the old run reports no longer counts.")));
+}
+
+/* The stored answer of a completed step, if the caller says the same. */
+static Datum
+repeated_completion(const SagaStep *step, Jsonb *output)
+{
+	if (output != NULL && step->content_hash == NULL &&
+		!same_jsonb(step->output, output))
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
+				 errmsg("step \"%s\" was completed with another output",
+						text_to_cstring(step->key)),
+				 errhint("Ask saga.step for the stored output, and use that.")));
+	return step_result(step);
+}
+
+/* saga.complete_step(saga_id, step, output, late, forward_key) */
+Datum
+saga_sql_complete_step(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	text	   *key;
+	Jsonb	   *output;
+	char	   *late;
+	text	   *forward_key;
+	SagaRow		saga;
+	SagaStep	step;
+
+	saga_open_call("saga.complete_step()");
+	key = saga_input_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
+	output = saga_input_jsonb(fcinfo, 2, "output");
+	late = PG_ARGISNULL(3) ? "error" : text_to_cstring(PG_GETARG_TEXT_PP(3));
+	if (strcmp(late, "error") != 0 && strcmp(late, "record") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown late \"%s\"", late),
+				 errhint("It is error or record.")));
+	forward_key = saga_input_text(fcinfo, 4);
+
+	saga_open_shared(id, &saga);
+	for (;;)
+	{
+		TimestampTz now = saga_clock_now();
+		SagaWritten written;
+
+		if (saga.state != SAGA_RUNNING && saga.state != SAGA_COMPLETED &&
+			strcmp(late, "record") != 0)
+			saga_open_refuse_failing(&saga);
+		find_step(id, key, forward_key, &step);
+		if (step.status == SAGA_STEP_COMPLETED)
+			return repeated_completion(&step, output);
+
+		if (saga.state == SAGA_COMPLETED)
+			saga_open_refuse_state(&saga,
+								   "a completed saga takes no more results",
+								   "Its step was left failed on purpose; a new operation needs a new saga.");
+		else if (saga.state == SAGA_RUNNING)
+		{
+			if (step.status == SAGA_STEP_FAILED)
+				refuse_step_state(&step,
+								  "a failed attempt cannot be completed",
+								  "Call saga.step again: it begins another attempt, with the same forward key.");
+			step.status = SAGA_STEP_COMPLETED;
+			step.completed_at = now;
+			step.output = output;
+			written = saga_ledger_update_step(&step, SAGA_WAIT);
+		}
+		else
+			written = saga_dispatch_late(&saga, &step, output, now);
+		if (written == SAGA_WRITTEN)
+			return step_result(&step);
+		CHECK_FOR_INTERRUPTS();
+		if (saga_ledger_reread_saga(&saga, SAGA_WAIT) != SAGA_FOUND)
+			saga_open_refuse_not_found(id);
+	}
+}
+
+/*
+ * When a failed step may be tried again; 0 once its attempts are exhausted.
+ */
+static TimestampTz
+forward_retry_at(const SagaStep *step, TimestampTz now)
+{
+	text	   *encoded = step->retry ? step->retry : step->compensation_retry;
+	SagaPolicy	policy;
+
+	if (!saga_state_policy_decode(text_to_cstring(encoded), &policy))
+		elog(ERROR, "could not read the retry policy of a step");
+	if (step->attempts >= policy.max_attempts)
+		return 0;
+	return now + 1000 *
+		saga_state_retry_delay(&policy, step->attempts,
+							   pg_prng_double(&pg_global_prng_state));
+}
+
+/* saga.fail_step(saga_id, step, error, retryable, forward_key) */
+Datum
+saga_sql_fail_step(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	text	   *key;
+	text	   *error;
+	bool		retryable;
+	text	   *forward_key;
+	SagaRow		saga;
+	SagaStep	step;
+
+	saga_open_call("saga.fail_step()");
+	key = saga_input_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
+	error = saga_input_text(fcinfo, 2);
+	if (error == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("error must not be null"),
+				 errhint("Say what went wrong: people will read it.")));
+	retryable = PG_ARGISNULL(3) ? true : PG_GETARG_BOOL(3);
+	forward_key = saga_input_text(fcinfo, 4);
+
+	saga_open_shared(id, &saga);
+	for (;;)
+	{
+		TimestampTz now = saga_clock_now();
+
+		find_step(id, key, forward_key, &step);
+		if (saga.state != SAGA_RUNNING && saga.state != SAGA_COMPLETED)
+		{
+			ereport(NOTICE,
+					(errmsg("the failure of step \"%s\" came late and changes nothing",
+							text_to_cstring(key)),
+					 errdetail("Saga %s is in state \"%s\".",
+							   saga_open_id_string(id),
+							   saga_state_name(saga.state))));
+			return step_result(&step);
+		}
+		if (step.status == SAGA_STEP_FAILED)
+			return step_result(&step);
+		if (step.status == SAGA_STEP_COMPLETED)
+			refuse_step_state(&step, "a completed step cannot fail",
+							  "Fail the saga to undo it.");
+
+		step.status = SAGA_STEP_FAILED;
+		step.error = error;
+		step.retry_at = retryable ? forward_retry_at(&step, now) : 0;
+		if (saga_ledger_update_step(&step, SAGA_WAIT) == SAGA_WRITTEN)
+		{
+			insert_forward_attempt(&step, SAGA_OUTCOME_FAILED,
+								   text_to_cstring(error), now);
+			return step_result(&step);
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+}

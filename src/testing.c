@@ -1,0 +1,41 @@
+/*-------------------------------------------------------------------------
+ *
+ * testing.c
+ *	  SQL functions of the test build; a production build has none of them.
+ *
+ * Tests create them by hand, since the install script is the same for both
+ * builds:
+ *
+ *	CREATE FUNCTION test_advance_clock(interval) RETURNS void
+ *	  AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "clock.h"
+
+#ifdef SAGA_TEST
+
+#include "fmgr.h"
+#include "input.h"
+#include "shmem.h"
+#include "wakeup.h"
+
+PG_FUNCTION_INFO_V1(saga_sql_test_advance_clock);
+
+/* Moves the time of all processes of the server on, and lets them look. */
+Datum
+saga_sql_test_advance_clock(PG_FUNCTION_ARGS)
+{
+	SagaDatabaseSlot *slot;
+
+	saga_clock_advance(1000 * saga_input_milliseconds(PG_GETARG_INTERVAL_P(0),
+													  "interval"));
+	slot = saga_shmem_my_database();
+	if (slot != NULL)
+		saga_wakeup_post(slot, saga_clock_now());
+	PG_RETURN_VOID();
+}
+
+#endif							/* SAGA_TEST */

@@ -1,0 +1,127 @@
+/*-------------------------------------------------------------------------
+ *
+ * wait.c
+ *	  saga.wait: sleeps until a saga comes to rest.
+ *
+ * The waiter is woken by the commit that changes the saga's state; it does not
+ * poll.  It holds the snapshot of the statement that called it, as any
+ * statement does, and no lock.  Executors commit without waiting for the disk,
+ * so an answer is given only after the log has been flushed: what the caller
+ * was told must survive a crash.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "clock.h"
+#include "errors.h"
+#include "home.h"
+#include "input.h"
+#include "miscadmin.h"
+#include "open.h"
+#include "shmem.h"
+#include "utils/builtins.h"
+#include "wakeup.h"
+
+PG_FUNCTION_INFO_V1(saga_sql_wait);
+
+#define DEFAULT_WAIT_MS		60000
+
+static bool
+is_awaited(SagaState state, bool until_given, SagaState until)
+{
+	if (until_given && state == until)
+		return true;
+	return saga_state_is_final(state) || state == SAGA_NEEDS_REVIEW;
+}
+
+static void
+check_worker(const SagaRow *saga)
+{
+	const char *why = saga_shmem == NULL ?
+		"saga is not preloaded." : saga_home_away();
+
+	if (why == NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_UNAVAILABLE),
+			 errmsg("nothing will be undone here, so saga %s would be waited for in vain",
+					saga_open_id_string(&saga->id)),
+			 errdetail("%s", why),
+			 saga_shmem == NULL ?
+			 errhint("Add this line to postgresql.conf and restart the server: shared_preload_libraries = 'saga'") :
+			 errhint("If no other copy is to compensate, call saga.adopt().")));
+}
+
+/* saga.wait(saga_id, timeout, until) */
+Datum
+saga_sql_wait(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	int64		timeout = DEFAULT_WAIT_MS;
+	bool		until_given = !PG_ARGISNULL(2);
+	SagaState	until = SAGA_RUNNING;
+	TimestampTz end;
+	SagaRow		saga;
+
+	if (!PG_ARGISNULL(1))
+		timeout = saga_input_milliseconds(PG_GETARG_INTERVAL_P(1), "timeout");
+	if (until_given)
+	{
+		char	   *word = text_to_cstring(PG_GETARG_TEXT_PP(2));
+
+		if (!saga_state_by_name(word, &until))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("unknown state \"%s\"", word),
+					 errhint("It is running, completed, compensating, compensated, needs_review or abandoned.")));
+	}
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_UNAVAILABLE),
+				 errmsg("cannot execute %s on a standby", "saga.wait()"),
+				 errhint("Call it on the primary; the views can be read here.")));
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("saga.wait() cannot run in a transaction that has written"),
+				 errdetail("What it waits for may be waiting for this transaction to end."),
+				 errhint("Commit first, then wait.")));
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("saga.wait() cannot run in a transaction that is REPEATABLE READ or above"),
+				 errhint("Wait in a READ COMMITTED transaction.")));
+
+	end = GetCurrentTimestamp() + timeout * 1000;
+	saga_open_read(id, &saga);
+	saga_wakeup_wait_begin(id);
+	PG_TRY();
+	{
+		for (;;)
+		{
+			long		left;
+
+			saga_open_read(id, &saga);
+			if (is_awaited(saga.state, until_given, until))
+				break;
+			if (saga.state == SAGA_COMPENSATING || saga.deadline != 0)
+				check_worker(&saga);
+			left = (long) Min((end - GetCurrentTimestamp() + 999) / 1000, 60000);
+			if (left <= 0)
+				break;
+			saga_wakeup_wait_sleep(id, left);
+			CHECK_FOR_INTERRUPTS();
+		}
+	}
+	PG_FINALLY();
+	{
+		saga_wakeup_wait_end();
+	}
+	PG_END_TRY();
+
+	XLogFlush(GetXLogInsertRecPtr());
+	PG_RETURN_TEXT_P(cstring_to_text(saga_state_name(saga.state)));
+}

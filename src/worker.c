@@ -1,0 +1,626 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.c
+ *	  A database's worker: what is due, and who shall do it.
+ *
+ * One process per database, connected as the bootstrap superuser, that runs
+ * nothing of anybody's: no SQL of users, no triggers, no functions.  It sleeps
+ * on its latch until something is due (how that loses no wake-up is told in
+ * wakeup.c) and then takes a turn:
+ *
+ *	1. Attempts that were cut short, by the end of their executor or of an
+ *	   earlier life of the server, are written down.  Until an attempt is, its
+ *	   saga is not handed out.
+ *	2. Its own lane: deadlines, parking, and sending sagas to the right lane.
+ *	3. The lanes of roles: sagas are handed to executors (lanes.c).
+ *
+ * Everything is done in transactions of one saga each, so that one that
+ * somebody holds, or that raises an error, keeps nobody else waiting.  The
+ * worker waits for no lock that an application may hold: it passes by, and
+ * comes back soon.
+ *
+ * It leaves when the extension is gone, when its database must be free, and,
+ * if it is asked to make room for another database, when nothing is due.
+ *
+ * Exit codes: 0 when it leaves of its own accord, 1 on FATAL; the launcher
+ * decides about a new one, see there.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/twophase.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type_d.h"
+#include "clock.h"
+#include "compat.h"
+#include "dispatch.h"
+#include "executor/spi.h"
+#include "fault.h"
+#include "home.h"
+#include "inflight.h"
+#include "lanes.h"
+#include "ledger.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "pool.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "turn.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "wakeup.h"
+#include "worker.h"
+
+#define MS				INT64CONST(1000)
+
+/* Pauses, in milliseconds. */
+#define RETRY_FIRST		100		/* before a saga that somebody holds */
+#define RETRY_LAST		1000
+#define AFTER_ERROR		1000
+#define PREPARED_POLL	1000
+#define AWAY_POLL		60000
+/* "Nothing is due" means: not within so long. */
+#define IDLE_FOR		1000
+
+static SagaDatabaseSlot *my_database = NULL;
+static MemoryContext worker_context = NULL; /* long-lived */
+static MemoryContext turn_context = NULL;	/* reset after each turn */
+
+/* How far the worker's own lane was read, and what was passed by. */
+static SagaDue own_position;
+static int	own_retry_ms = RETRY_FIRST;
+static TimestampTz own_retry_at = 0;
+
+/* Attempts cut short that are not written down yet. */
+static bool look_for_leftovers = true;
+static TimestampTz leftovers_at = 0;
+static pg_uuid_t *held_back = NULL;
+
+/* Sagas may have become due by transactions that were prepared. */
+static bool count_prepared = true;
+
+/* ------------------------------------------------------------------------
+ * Leaving
+ * ------------------------------------------------------------------------ */
+
+static void
+leave(void)
+{
+	saga_pool_forget_waiting(InvalidOid);
+	saga_pool_dismiss_all();
+	proc_exit(0);
+}
+
+static void
+leave_because_gone(void)
+{
+	saga_shmem_worker_found(SAGA_DATABASE_ABSENT);
+	leave();
+}
+
+static void
+handle_interrupts(void)
+{
+	/* A cancel has nothing to cancel between transactions. */
+	QueryCancelPending = false;
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	if (saga_shmem_worker_must_leave(false))
+		leave();
+}
+
+/* ------------------------------------------------------------------------
+ * Attempts that were cut short
+ * ------------------------------------------------------------------------ */
+
+/* One of them.  True when it is written down and may be forgotten. */
+static bool
+settle_leftover(const SagaInflight *record)
+{
+	SagaRow		saga;
+	SagaSteps	steps;
+	SagaAttemptEnd end;
+	SagaFound	found;
+	SagaWritten written;
+	int			i;
+
+	SAGA_FAULT("worker.before_turn");
+	switch (saga_turn_begin(true))
+	{
+		case SAGA_TURN_BEGUN:
+			break;
+		case SAGA_TURN_BLOCKED:
+			return false;
+		case SAGA_TURN_GONE:
+			leave_because_gone();
+	}
+	found = saga_ledger_get_saga(&record->saga, &saga);
+	if (found == SAGA_FOUND && TransactionIdIsValid(saga.version.writer))
+	{
+		saga_turn_commit();
+		return false;
+	}
+	i = -1;
+	if (found == SAGA_FOUND)
+	{
+		saga_ledger_get_steps(&record->saga, &steps);
+		for (i = steps.count - 1; i >= 0; i--)
+		{
+			if (steps.step[i].seq == record->seq)
+				break;
+		}
+	}
+	/* Gone, or somebody has written it down before. */
+	if (i < 0 || steps.step[i].comp_attempts >= record->attempt)
+	{
+		saga_turn_commit();
+		return true;
+	}
+
+	/* An attempt before this one may have been lost with the crash. */
+	memset(&end, 0, sizeof(end));
+	end.attempt = steps.step[i].comp_attempts + 1;
+	end.started_at = record->started_at;
+	end.rows = -1;
+	if (record->state == SAGA_INFLIGHT_TIMED_OUT)
+	{
+		end.outcome = SAGA_OUTCOME_TIMED_OUT;
+		end.charged = true;
+		end.error = "it ran on after its timeout, and its process was ended";
+	}
+	else
+	{
+		end.outcome = SAGA_OUTCOME_INTERRUPTED;
+		end.suspect = record->state == SAGA_INFLIGHT_RUNNING;
+		end.alone = record->alone;
+		end.error = end.suspect ? "the server crashed while it ran" :
+			"its process was told to leave while it ran";
+	}
+	written = saga_dispatch_settle(&saga, &steps, i, &end, saga_clock_now());
+	if (written != SAGA_WRITTEN)
+	{
+		AbortCurrentTransaction();
+		return false;
+	}
+	SAGA_FAULT("worker.before_commit");
+	saga_turn_commit();
+	SAGA_FAULT("worker.after_commit");
+	/* The file may go only when this is on disk, whatever the settings say. */
+	XLogFlush(XactLastCommitEnd);
+	return true;
+}
+
+/*
+ * All of them.  Returns when to try again those that somebody holds; their
+ * sagas are held back until then.
+ */
+static TimestampTz
+settle_leftovers(TimestampTz now)
+{
+	List	   *records;
+	ListCell   *lc;
+	int			count = 0;
+
+	saga_lanes_withhold(NULL, 0);
+	if (held_back != NULL)
+		pfree(held_back);
+	held_back = NULL;
+
+	MemoryContextSwitchTo(turn_context);
+	records = saga_inflight_leftovers(MyDatabaseId);
+	if (records != NIL)
+		held_back = MemoryContextAlloc(worker_context,
+									   list_length(records) * sizeof(pg_uuid_t));
+	foreach(lc, records)
+	{
+		SagaInflight *record = lfirst(lc);
+		bool		done;
+
+		handle_interrupts();
+		done = settle_leftover(record);
+		MemoryContextSwitchTo(turn_context);
+		if (done)
+			saga_inflight_forget(record);
+		else
+			held_back[count++] = record->saga;
+	}
+	saga_lanes_withhold(held_back, count);
+	look_for_leftovers = false;
+	leftovers_at = count > 0 ? now + RETRY_LAST * MS : 0;
+	if (count == 0 && records != NIL)
+		saga_lanes_read_again();
+	return count > 0 ? leftovers_at : DT_NOEND;
+}
+
+/* ------------------------------------------------------------------------
+ * The worker's own lane
+ * ------------------------------------------------------------------------ */
+
+typedef enum OwnResult
+{
+	OWN_DONE,					/* one saga was looked after: the next */
+	OWN_PASSED,					/* one is held by somebody: the next */
+	OWN_END,					/* nothing more is due */
+	OWN_BLOCKED,				/* the ledger is locked */
+	OWN_AWAY					/* this is a copy of the ledger */
+} OwnResult;
+
+static void
+own_position_at_start(void)
+{
+	memset(&own_position, 0, sizeof(own_position));
+	own_position.due = DT_NOBEGIN;
+}
+
+/* What is due of one saga.  True if it was done. */
+static bool
+own_saga(const pg_uuid_t *id, TimestampTz now)
+{
+	SagaRow		saga;
+	SagaSteps	steps;
+
+	if (saga_ledger_get_saga(id, &saga) != SAGA_FOUND)
+		return true;
+
+	/*
+	 * Of a running saga, the lock first: behind it, no step is on its way in.
+	 * Then the newest row.
+	 */
+	if (saga.state == SAGA_RUNNING &&
+		!saga_ledger_lock(id, ExclusiveLock, SAGA_NOWAIT))
+		return false;
+	switch (saga_ledger_reread_saga(&saga, SAGA_NOWAIT))
+	{
+		case SAGA_FOUND:
+			break;
+		case SAGA_MISSING:
+			return true;
+		case SAGA_BUSY:
+			return false;
+	}
+	if (saga.due == 0 || saga.due > now || OidIsValid(saga.lane))
+		return true;
+	saga_ledger_get_steps(id, &steps);
+	return saga_dispatch_turn(&saga, &steps, now) == SAGA_WRITTEN;
+}
+
+static OwnResult
+own_next(TimestampTz now, TimestampTz *next)
+{
+	SagaDue		found;
+	bool		done;
+
+	SAGA_FAULT("worker.before_turn");
+	switch (saga_turn_begin(true))
+	{
+		case SAGA_TURN_BEGUN:
+			break;
+		case SAGA_TURN_BLOCKED:
+			return OWN_BLOCKED;
+		case SAGA_TURN_GONE:
+			leave_because_gone();
+	}
+	MemoryContextSwitchTo(turn_context);
+	if (!saga_ledger_next_due(&own_position, &found) || OidIsValid(found.lane))
+	{
+		saga_turn_commit();
+		return OWN_END;
+	}
+	if (found.due > now)
+	{
+		saga_turn_commit();
+		*next = Min(*next, found.due);
+		return OWN_END;
+	}
+	/* Asked behind the snapshot: what it sees, this knows of. */
+	if (saga_home_away() != NULL)
+	{
+		saga_turn_commit();
+		return OWN_AWAY;
+	}
+
+	own_position = found;
+	done = own_saga(&found.saga, now);
+	if (!done)
+	{
+		AbortCurrentTransaction();
+		return OWN_PASSED;
+	}
+	SAGA_FAULT("worker.before_commit");
+	saga_turn_commit();
+	SAGA_FAULT("worker.after_commit");
+	return OWN_DONE;
+}
+
+/* The same, with the errors of one saga kept from the others. */
+static OwnResult
+own_next_caught(TimestampTz now, TimestampTz *next)
+{
+	OwnResult	result;
+
+	PG_TRY();
+	{
+		result = own_next(now, next);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error = saga_turn_fail(turn_context);
+
+		/* Not before anything was found: then it is no saga's error. */
+		if (own_position.due == DT_NOBEGIN)
+			ReThrowError(error);
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("could not look after a saga that is due: %s",
+						error->message)));
+		result = OWN_PASSED;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(turn_context);
+	return result;
+}
+
+/* Does what is due in the worker's own lane.  Returns when to look again. */
+static TimestampTz
+run_own_lane(bool *away)
+{
+	TimestampTz next = DT_NOEND;
+	bool		passed = false;
+	OwnResult	result;
+
+	if (own_retry_at != 0 && own_retry_at <= saga_clock_now())
+	{
+		own_retry_at = 0;
+		own_position_at_start();
+	}
+	do
+	{
+		handle_interrupts();
+		result = own_next_caught(saga_clock_now(), &next);
+		if (result == OWN_PASSED)
+			passed = true;
+		MemoryContextReset(turn_context);
+	} while (result == OWN_DONE || result == OWN_PASSED);
+
+	*away = (result == OWN_AWAY);
+	if (result == OWN_BLOCKED)
+		next = saga_clock_now() + RETRY_FIRST * MS;
+	if (passed && own_retry_at == 0)
+	{
+		own_retry_at = saga_clock_now() + own_retry_ms * MS;
+		own_retry_ms = Min(own_retry_ms * 2, RETRY_LAST);
+	}
+	else if (own_retry_at == 0)
+		own_retry_ms = RETRY_FIRST;
+	if (own_retry_at != 0)
+		next = Min(next, own_retry_at);
+	return next;
+}
+
+/* ------------------------------------------------------------------------
+ * Prepared transactions
+ * ------------------------------------------------------------------------ */
+
+static bool
+any_prepared(void)
+{
+	Oid			type = OIDOID;
+	Datum		database = ObjectIdGetDatum(MyDatabaseId);
+	bool		any;
+
+	if (max_prepared_xacts == 0)
+		return false;
+	if (saga_turn_begin(true) != SAGA_TURN_BEGUN)
+		return true;
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	if (SPI_execute_with_args("SELECT 1 FROM pg_catalog.pg_prepared_xact() AS p(x, g, t, o, d)"
+							  " WHERE p.d OPERATOR(pg_catalog.=) $1",
+							  1, &type, &database, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for prepared transactions");
+	any = SPI_processed > 0;
+	SPI_finish();
+	saga_turn_commit();
+	return any;
+}
+
+/*
+ * While there may be prepared transactions that hold due work, everything is
+ * read from the start each second: nobody posts what they commit.  To be
+ * called before the lanes are read, so that what is no longer prepared is
+ * visible to that.
+ */
+static TimestampTz
+look_at_prepared(TimestampTz now)
+{
+	uint32		before = pg_atomic_read_u32(&my_database->prepared);
+
+	if (before == 0 && !count_prepared)
+		return DT_NOEND;
+	own_position_at_start();
+	saga_lanes_read_again();
+	if (any_prepared())
+	{
+		/* After a restart the counter is lost, but they are not. */
+		if (before == 0)
+			(void) pg_atomic_compare_exchange_u32(&my_database->prepared,
+												  &before, 1);
+		count_prepared = false;
+		return now + PREPARED_POLL * MS;
+	}
+	count_prepared = false;
+	(void) pg_atomic_compare_exchange_u32(&my_database->prepared, &before, 0);
+	return DT_NOEND;
+}
+
+/* ------------------------------------------------------------------------
+ * The loop
+ * ------------------------------------------------------------------------ */
+
+/* Takes back everything remembered: the next turn reads all of it. */
+static void
+read_everything(void)
+{
+	own_position_at_start();
+	own_retry_at = 0;
+	saga_lanes_read_again();
+	look_for_leftovers = true;
+	count_prepared = true;
+}
+
+/*
+ * Begins to look: W1 to W3 in wakeup.c.  What was posted until then, taken
+ * away in the same moment, tells how far to go back.
+ */
+static void
+begin_to_look(void)
+{
+	TimestampTz posted;
+
+	pg_atomic_write_u64(&my_database->armed_due, (uint64) PG_INT64_MIN);
+	posted = (TimestampTz) pg_atomic_exchange_u64(&my_database->posted_due,
+												  (uint64) DT_NOEND);
+	pg_memory_barrier();
+	ResetLatch(MyLatch);
+
+	if (posted == DT_NOEND)
+		return;
+	if (posted <= own_position.due)
+	{
+		own_position_at_start();
+		if (posted > DT_NOBEGIN + 1)
+		{
+			own_position.due = posted - 1;
+			memset(&own_position.saga, 0xff, sizeof(pg_uuid_t));
+		}
+	}
+	saga_lanes_posted(posted);
+}
+
+/* Is the extension there?  Tells the launcher; leaves if it is not. */
+static void
+find_out(void)
+{
+	SagaTurnBegun begun = saga_turn_begin(true);
+
+	if (begun == SAGA_TURN_GONE)
+		leave_because_gone();
+	if (begun == SAGA_TURN_BEGUN)
+		saga_turn_commit();
+	saga_shmem_worker_found(SAGA_DATABASE_SERVED);
+}
+
+/* Does what is due; returns when to look again. */
+static TimestampTz
+take_turn(void)
+{
+	TimestampTz now = saga_clock_now();
+	TimestampTz next;
+	bool		away;
+
+	if (my_database->state != SAGA_DATABASE_SERVED || my_database->wanted)
+		find_out();
+	if (saga_pool_tend())
+	{
+		look_for_leftovers = true;
+		saga_lanes_read_again();
+	}
+
+	next = look_at_prepared(now);
+	if (look_for_leftovers || (leftovers_at != 0 && leftovers_at <= now))
+		next = Min(next, settle_leftovers(now));
+	else if (leftovers_at != 0)
+		next = Min(next, leftovers_at);
+
+	next = Min(next, run_own_lane(&away));
+	if (away)
+		return saga_clock_now() + AWAY_POLL * MS;
+	return Min(next, saga_lanes_turn(saga_clock_now()));
+}
+
+static void
+sleep_until(TimestampTz when)
+{
+	static uint32 wait_event = 0;
+	long		ms = -1;
+	int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
+
+	if (wait_event == 0)
+		wait_event = saga_compat_wait_event("SagaWorker");
+	when = saga_wakeup_arm(my_database, when);
+	if (when != DT_NOEND)
+	{
+		ms = saga_clock_ms_until(when);
+		events |= WL_TIMEOUT;
+	}
+	if (saga_shmem_worker_must_leave(ms < 0 || ms > IDLE_FOR))
+		leave();
+	if (ms == 0)
+		return;
+	if (ms < 0 || ms > IDLE_FOR)
+	{
+		pgstat_report_activity(STATE_IDLE, NULL);
+		pgstat_report_stat(true);
+	}
+	(void) WaitLatch(MyLatch, events, ms, wait_event);
+}
+
+void
+saga_worker_main(Datum arg)
+{
+	const SagaProcess *process = saga_bgworker_enter();
+	sigjmp_buf	local_sigjmp_buf;
+
+	my_database = saga_shmem_worker_attach(process->database);
+	if (my_database == NULL)
+		proc_exit(0);
+	saga_bgworker_connect();
+	SetConfigOption("search_path", "pg_catalog", PGC_SUSET, PGC_S_OVERRIDE);
+
+	worker_context = AllocSetContextCreate(TopMemoryContext, "saga worker",
+										   ALLOCSET_DEFAULT_SIZES);
+	turn_context = AllocSetContextCreate(TopMemoryContext, "saga turn",
+										 ALLOCSET_DEFAULT_SIZES);
+	read_everything();
+
+	if (sigsetjmp(local_sigjmp_buf, 1) != 0)
+	{
+		error_context_stack = NULL;
+		saga_bgworker_push_context();
+		HOLD_INTERRUPTS();
+		EmitErrorReport();
+		AbortCurrentTransaction();
+		LWLockReleaseAll();
+		MemoryContextSwitchTo(worker_context);
+		FlushErrorState();
+		MemoryContextReset(turn_context);
+		RESUME_INTERRUPTS();
+
+		/* Nothing remembered is to be relied on; and not in a tight loop. */
+		read_everything();
+		pg_usleep(AFTER_ERROR * 1000L);
+	}
+	PG_exception_stack = &local_sigjmp_buf;
+
+	handle_interrupts();
+	find_out();
+	for (;;)
+	{
+		TimestampTz next;
+
+		handle_interrupts();
+		begin_to_look();
+		next = take_turn();
+		MemoryContextSwitchTo(worker_context);
+		MemoryContextReset(turn_context);
+		sleep_until(next);
+	}
+}
