@@ -98,24 +98,32 @@ view_step(const SagaRow *saga, const SagaStep *step, const char **why)
 	return STEP_SQL;
 }
 
-/* What is next in a saga that is being undone? */
+/*
+ * What is next in a saga that is being undone?
+ *
+ * Remembers how far the steps are settled, so that a walk over all of them
+ * takes time that grows with their number, not with its square.
+ */
 void
-saga_dispatch_next(const SagaRow *saga, const SagaSteps *steps, SagaTask *task)
+saga_dispatch_next(const SagaRow *saga, SagaSteps *steps, SagaTask *task)
 {
 	task->kind = SAGA_TASK_NONE;
 	task->index = -1;
 	task->why = NULL;
-	for (int i = steps->count - 1; i >= 0; i--)
+	for (int i = steps->frontier - 1; i >= 0; i--)
 	{
 		const SagaStep *step = &steps->step[i];
+		StepView	view = in_range(saga, step) ?
+			view_step(saga, step, &task->why) : STEP_SETTLED;
 
-		if (!in_range(saga, step))
-			continue;
-		switch (view_step(saga, step, &task->why))
+		switch (view)
 		{
 			case STEP_SETTLED:
-			case STEP_PASSED_OVER:
 			case STEP_GIVEN_UP:
+				if (i == steps->frontier - 1)
+					steps->frontier = i;
+				continue;
+			case STEP_PASSED_OVER:
 				continue;
 			case STEP_SQL:
 				task->kind = SAGA_TASK_SQL;
@@ -137,7 +145,7 @@ saga_dispatch_next(const SagaRow *saga, const SagaSteps *steps, SagaTask *task)
 static void
 skip_passed_over(const SagaRow *saga, SagaSteps *steps, int index)
 {
-	for (int i = steps->count - 1; i > index; i--)
+	for (int i = steps->frontier - 1; i > index; i--)
 	{
 		SagaStep   *step = &steps->step[i];
 		const char *why;
@@ -596,6 +604,12 @@ saga_dispatch_late(SagaRow *saga, SagaStep *step, Jsonb *output,
 		(saga->state == SAGA_NEEDS_REVIEW && step->comp_attempts == 0 &&
 		 step->comp_status == SAGA_COMP_REGISTERED);
 
+	if (step->status == SAGA_STEP_FAILED)
+	{
+		/* The history holds that attempt as failed; this is one more. */
+		step->attempts++;
+		step->attempt_at = now;
+	}
 	step->status = SAGA_STEP_COMPLETED;
 	step->completed_at = now;
 	step->retry_at = 0;

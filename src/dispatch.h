@@ -42,7 +42,7 @@ typedef struct SagaAttemptEnd
 	const char *park;			/* not NULL: do not try again, for this reason */
 } SagaAttemptEnd;
 
-extern void saga_dispatch_next(const SagaRow *saga, const SagaSteps *steps,
+extern void saga_dispatch_next(const SagaRow *saga, SagaSteps *steps,
 							   SagaTask *task);
 extern SagaWritten saga_dispatch_fail(SagaRow *saga, SagaFailureKind kind,
 									  text *reason, Jsonb *details,

@@ -426,7 +426,7 @@ try_step(bool alone)
 	saga_session_disarm();
 	walk.steps.step[task.index].version.own = false;
 	know_version(&saga);
-	return is_for_me(&saga, now) ? WALK_ON : WALK_DONE;
+	return is_for_me(&saga, saga_clock_now()) ? WALK_ON : WALK_DONE;
 }
 
 /* Says of an error what it means for the attempt. */

@@ -621,6 +621,7 @@ saga_ledger_get_steps(const pg_uuid_t *id, SagaSteps *steps)
 	index = index_open(oids.step_pkey, AccessShareLock);
 	key_uuid(&key, 1, id);
 	steps->count = saga_table_find_all(heap, index, &key, 1, false, &found);
+	steps->frontier = steps->count;
 	steps->step = palloc_extended(steps->count * sizeof(SagaStep),
 								  MCXT_ALLOC_HUGE);
 	for (int i = 0; i < steps->count; i++)

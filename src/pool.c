@@ -609,7 +609,7 @@ saga_pool_lane(Oid role, SagaPoolLane *lane)
 		SpinLockRelease(&slot->mutex);
 		lane->count++;
 		lane->waiting += count;
-		if (!working && count == 0)
+		if (!working)
 			lane->idle++;
 		if (count <= SAGA_POOL_LOW)
 			lane->room += SAGA_MAILBOX_SIZE - count;

@@ -23,7 +23,7 @@ typedef enum SagaPoolStart
 typedef struct SagaPoolLane
 {
 	int			count;
-	int			idle;			/* with nothing in hand and nothing waiting */
+	int			idle;			/* with nothing in hand */
 	int			waiting;		/* sagas in their mailboxes */
 	int			room;			/* how many more those that run low can take */
 } SagaPoolLane;

@@ -181,6 +181,7 @@ typedef struct SagaAttempt
 typedef struct SagaSteps
 {
 	int			count;
+	int			frontier;		/* those from here on have nothing left to undo */
 	SagaStep   *step;
 } SagaSteps;
 

@@ -9,8 +9,10 @@
 
 #include "fmgr.h"
 #include "guc.h"
+#include "home.h"
 #include "keepaway.h"
 #include "launcher.h"
+#include "miscadmin.h"
 #include "shmem.h"
 #include "wakeup.h"
 
@@ -22,6 +24,8 @@ void
 _PG_init(void)
 {
 	saga_guc_define();
+	if (process_shared_preload_libraries_in_progress && !IsBinaryUpgrade)
+		saga_home_note_restore();
 	saga_shmem_register();
 	saga_wakeup_init();
 	saga_keepaway_init();

@@ -1,0 +1,87 @@
+-- What the regression tests share, in a schema of its own that each of them
+-- makes anew.
+
+SET client_min_messages = warning;
+DROP SCHEMA IF EXISTS test CASCADE;
+CREATE SCHEMA test;
+GRANT USAGE ON SCHEMA test TO PUBLIC;
+
+-- Ids, numbers in the start order and times are never the same twice.
+CREATE FUNCTION test.mask(what text) RETURNS text LANGUAGE sql IMMUTABLE
+RETURN regexp_replace(regexp_replace(regexp_replace(what,
+  '[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}-[0-9]+', '<key>', 'g'),
+  '[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}', '<id>', 'g'),
+  '\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[0-9.]*([+-]\d\d(:\d\d)?| [A-Z]+)?', '<time>', 'g');
+
+-- Runs a statement that must be refused, and shows the whole error.
+CREATE PROCEDURE test.refuses(statement text) LANGUAGE plpgsql AS $$
+DECLARE
+  answer text;
+  code text;
+  words text;
+  more text;
+  advice text;
+BEGIN
+  EXECUTE statement INTO answer;
+  RAISE INFO 'not refused: %', test.mask(answer);
+EXCEPTION WHEN OTHERS THEN
+  GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, words = MESSAGE_TEXT,
+    more = PG_EXCEPTION_DETAIL, advice = PG_EXCEPTION_HINT;
+  RAISE INFO '%: %%%', code, test.mask(words),
+    CASE WHEN more <> '' THEN E'\nDETAIL:  ' || test.mask(more) ELSE '' END,
+    CASE WHEN advice <> '' THEN E'\nHINT:  ' || test.mask(advice) ELSE '' END;
+END $$;
+
+-- How much the ledger holds, and how far the start order has come.
+CREATE FUNCTION test.ledger_size() RETURNS text LANGUAGE sql VOLATILE
+RETURN (SELECT count(*) FROM saga.ledger_saga) || ' ' ||
+  (SELECT count(*) FROM saga.ledger_step) || ' ' ||
+  (SELECT count(*) FROM saga.ledger_attempt) || ' ' ||
+  (SELECT count(*) FROM saga.ledger_event) || ' ' ||
+  (SELECT count(*) FROM saga.ledger_due) || ' ' ||
+  (SELECT last_value FROM saga.start_order);
+
+-- Sagas by the names that a test gives them.
+CREATE TABLE test.named (name text PRIMARY KEY, id uuid NOT NULL);
+CREATE FUNCTION test.begin(key text, on_compensation_failure text DEFAULT NULL,
+                           timeout interval DEFAULT NULL) RETURNS uuid
+LANGUAGE sql VOLATILE AS $$
+  INSERT INTO test.named
+    SELECT key, saga.begin('test', on_compensation_failure => $2, timeout => $3)
+  RETURNING id
+$$;
+CREATE FUNCTION test.id(key text) RETURNS uuid LANGUAGE sql STABLE
+AS 'SELECT id FROM test.named WHERE name = key';
+
+-- What compensations did, in the order in which they did it.
+CREATE TABLE test.witness (n bigint GENERATED ALWAYS AS IDENTITY, saga uuid,
+                           step text, what text);
+CREATE FUNCTION test.undo(context jsonb, what text DEFAULT NULL) RETURNS void
+LANGUAGE sql VOLATILE AS $$
+  INSERT INTO test.witness (saga, step, what)
+  VALUES ((context #>> '{saga,id}')::uuid, context #>> '{step,key}', what)
+$$;
+CREATE FUNCTION test.undone(key text) RETURNS text LANGUAGE sql STABLE AS $$
+  SELECT string_agg(step || COALESCE(' (' || what || ')', ''), ', ' ORDER BY n)
+  FROM test.witness WHERE saga = test.id(key)
+$$;
+
+-- Waits until a query answers true; commits while it waits.
+CREATE PROCEDURE test.wait_until(query text) LANGUAGE plpgsql AS $$
+DECLARE
+  answer boolean;
+  patience integer := 6000;
+BEGIN
+  LOOP
+    EXECUTE query INTO answer;
+    EXIT WHEN answer;
+    patience := patience - 1;
+    IF patience = 0 THEN
+      RAISE EXCEPTION 'waited in vain for: %', query;
+    END IF;
+    COMMIT;
+    PERFORM pg_sleep(0.01);
+  END LOOP;
+END $$;
+
+RESET client_min_messages;
