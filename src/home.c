@@ -40,8 +40,10 @@
 #include "compat.h"
 #include "errors.h"
 #include "executor/spi.h"
+#include "guc.h"
 #include "home.h"
 #include "miscadmin.h"
+#include "shmem.h"
 #include "storage/fd.h"
 #include "table.h"
 #include "utils/lsyscache.h"
@@ -168,6 +170,19 @@ saga_home_away(void)
 		why = "Rows of the ledger came by COPY, SQL or replication.";
 	table_close(heap, AccessShareLock);
 	return why;
+}
+
+/* Why nothing is undone in this database now; NULL if nothing is wrong. */
+const char *
+saga_home_why_idle(void)
+{
+	if (saga_shmem == NULL)
+		return "saga is not preloaded: add shared_preload_libraries = 'saga' to postgresql.conf and restart the server";
+	if (RecoveryInProgress())
+		return "this server is a standby";
+	if (!saga_guc_enabled)
+		return "saga.enabled is off";
+	return saga_home_away();
 }
 
 /* Writes the row: at home here, or a copy. */

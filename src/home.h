@@ -10,5 +10,6 @@
 
 extern void saga_home_note_restore(void);
 extern const char *saga_home_away(void);
+extern const char *saga_home_why_idle(void);
 
 #endif							/* SAGA_HOME_H */

@@ -11,13 +11,11 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/xlog.h"
 #include "clock.h"
 #include "compat.h"
 #include "context.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "guc.h"
 #include "home.h"
 #include "ledger.h"
 #include "owner.h"
@@ -146,19 +144,6 @@ blocking_pid(const pg_uuid_t *id)
 	return 0;
 }
 
-/* Why nothing is undone in this database now; NULL if nothing is wrong. */
-static const char *
-why_idle(void)
-{
-	if (saga_shmem == NULL)
-		return "saga is not preloaded: add shared_preload_libraries = 'saga' to postgresql.conf and restart the server";
-	if (RecoveryInProgress())
-		return "this server is a standby";
-	if (!saga_guc_enabled)
-		return "saga.enabled is off";
-	return saga_home_away();
-}
-
 /*
  * next_action(saga, state, paused, deadline, due, lane, step, parked)
  */
@@ -192,7 +177,7 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 				if (pid != 0)
 					appendStringInfo(&buf, ", once the transaction of process %d ends",
 									 pid);
-				else if ((why = why_idle()) != NULL)
+				else if ((why = saga_home_why_idle()) != NULL)
 					appendStringInfo(&buf, ", but: %s", why);
 			}
 			else
@@ -224,7 +209,7 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 			else
 			{
 				appendStringInfo(&buf, "compensate step \"%s\"", step ? step : "");
-				if ((why = why_idle()) != NULL)
+				if ((why = saga_home_why_idle()) != NULL)
 					appendStringInfo(&buf, ", but: %s", why);
 				else if (!PG_ARGISNULL(4) && PG_GETARG_TIMESTAMPTZ(4) > now)
 					appendStringInfo(&buf, " again at %s",

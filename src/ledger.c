@@ -28,182 +28,25 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/relation.h"
 #include "access/table.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_collation_d.h"
-#include "catalog/pg_type_d.h"
 #include "clock.h"
-#include "commands/sequence.h"
 #include "common/hashfn.h"
 #include "errors.h"
 #include "ledger.h"
 #include "miscadmin.h"
-#include "shmem.h"
+#include "oids.h"
 #include "storage/lmgr.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/inval.h"
-#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "wakeup.h"
-
-/*
- * OIDs of the extension's objects in the current database, looked up once and
- * forgotten when any of the relations changes: DROP EXTENSION, CREATE
- * EXTENSION and ALTER EXTENSION UPDATE in this session or another.
- */
-typedef struct LedgerOids
-{
-	bool		valid;
-	Oid			saga;
-	Oid			saga_pkey;
-	Oid			saga_by_key;
-	Oid			step;
-	Oid			step_pkey;
-	Oid			attempt;
-	Oid			event;
-	Oid			due;
-	Oid			due_pkey;
-	Oid			start_order;
-	Oid			step_result;
-	Oid			retry_policy;
-} LedgerOids;
-
-static LedgerOids oids;
-static bool callback_registered = false;
-
-/*
- * The largest number that this session knows in the steps of a saga, for the
- * sagas it touched lately; see saga_ledger_next_seq.
- */
-typedef struct KnownSeq
-{
-	pg_uuid_t	id;
-	int64		seq;
-	uint64		life;
-} KnownSeq;
-
-#define KNOWN_SEQS	64
-static KnownSeq known_seqs[KNOWN_SEQS];
 
 static uint64
 hash_id(const pg_uuid_t *id)
 {
 	return hash_bytes_extended(id->data, UUID_LEN, 0);
-}
-
-static void
-forget_oids(Datum arg, Oid relid)
-{
-	if (!OidIsValid(relid) || relid == oids.saga || relid == oids.step ||
-		relid == oids.attempt || relid == oids.event || relid == oids.due ||
-		relid == oids.start_order)
-		oids.valid = false;
-}
-
-static Oid
-lookup_relation(const char *name, Oid schema)
-{
-	return get_relname_relid(name, schema);
-}
-
-static Oid
-lookup_type(const char *name, Oid schema)
-{
-	return GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
-						   CStringGetDatum(name), ObjectIdGetDatum(schema));
-}
-
-/*
- * Does a table of the installed version have the columns that this library
- * knows?
- */
-static bool
-has_columns(Oid relid, int natts)
-{
-	return get_attnum(relid, "saga_no_such_column") == InvalidAttrNumber &&
-		get_attname(relid, natts, true) != NULL &&
-		get_attname(relid, natts + 1, true) == NULL;
-}
-
-static bool
-lookup_oids(void)
-{
-	Oid			schema;
-
-	if (oids.valid)
-		return true;
-	if (!callback_registered)
-	{
-		CacheRegisterRelcacheCallback(forget_oids, (Datum) 0);
-		callback_registered = true;
-	}
-
-	schema = get_namespace_oid("saga", true);
-	if (!OidIsValid(schema))
-		return false;
-	oids.saga = lookup_relation("ledger_saga", schema);
-	oids.saga_pkey = lookup_relation("ledger_saga_id_key", schema);
-	oids.saga_by_key = lookup_relation("ledger_saga_owner_name_key", schema);
-	oids.step = lookup_relation("ledger_step", schema);
-	oids.step_pkey = lookup_relation("ledger_step_key", schema);
-	oids.attempt = lookup_relation("ledger_attempt", schema);
-	oids.event = lookup_relation("ledger_event", schema);
-	oids.due = lookup_relation("ledger_due", schema);
-	oids.due_pkey = lookup_relation("ledger_due_key", schema);
-	oids.start_order = lookup_relation("start_order", schema);
-	oids.step_result = lookup_type("step_result", schema);
-	oids.retry_policy = lookup_type("retry_policy", schema);
-	if (!OidIsValid(oids.saga) || !OidIsValid(oids.saga_pkey) ||
-		!OidIsValid(oids.saga_by_key) || !OidIsValid(oids.step) ||
-		!OidIsValid(oids.step_pkey) || !OidIsValid(oids.attempt) ||
-		!OidIsValid(oids.event) || !OidIsValid(oids.due) ||
-		!OidIsValid(oids.due_pkey) || !OidIsValid(oids.start_order) ||
-		!OidIsValid(oids.step_result) || !OidIsValid(oids.retry_policy))
-		return false;
-	if (!has_columns(oids.saga, Saga_natts) ||
-		!has_columns(oids.step, Step_natts))
-		ereport(ERROR,
-				(errcode(ERRCODE_SAGA_UNAVAILABLE),
-				 errmsg("the installed version of extension \"saga\" does not fit its library"),
-				 errhint("Run ALTER EXTENSION saga UPDATE.")));
-	oids.valid = true;
-	return true;
-}
-
-/* Is the extension created in the current database? */
-bool
-saga_ledger_exists(void)
-{
-	return lookup_oids();
-}
-
-static void
-need_oids(void)
-{
-	if (!lookup_oids())
-		ereport(ERROR,
-				(errcode(ERRCODE_SAGA_UNAVAILABLE),
-				 errmsg("extension \"saga\" is not created in this database"),
-				 errhint("Run CREATE EXTENSION saga.")));
-}
-
-Oid
-saga_ledger_step_result_type(void)
-{
-	need_oids();
-	return oids.step_result;
-}
-
-Oid
-saga_ledger_retry_policy_type(void)
-{
-	need_oids();
-	return oids.retry_policy;
 }
 
 /*
@@ -215,12 +58,11 @@ saga_ledger_relations(Oid *relids)
 {
 	int			n = 0;
 
-	need_oids();
-	relids[n++] = oids.saga;
-	relids[n++] = oids.step;
-	relids[n++] = oids.attempt;
-	relids[n++] = oids.event;
-	relids[n++] = oids.due;
+	relids[n++] = saga_oids_get()->saga;
+	relids[n++] = saga_oids_get()->step;
+	relids[n++] = saga_oids_get()->attempt;
+	relids[n++] = saga_oids_get()->event;
+	relids[n++] = saga_oids_get()->due;
 	return n;
 }
 
@@ -292,9 +134,8 @@ saga_ledger_get_saga(const pg_uuid_t *id, SagaRow *row)
 	SagaTuple	version;
 	SagaFound	found;
 
-	need_oids();
-	heap = table_open(oids.saga, RowExclusiveLock);
-	index = index_open(oids.saga_pkey, AccessShareLock);
+	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
+	index = index_open(saga_oids_get()->saga_pkey, AccessShareLock);
 	key_uuid(&key, 1, id);
 	found = saga_table_find_sure(heap, index, &key, 1, &version);
 	if (found == SAGA_FOUND)
@@ -314,8 +155,7 @@ saga_ledger_reread_saga(SagaRow *row, SagaPatience patience)
 	Relation	heap;
 	SagaFound	found;
 
-	need_oids();
-	heap = table_open(oids.saga, RowExclusiveLock);
+	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
 	for (;;)
 	{
 		found = saga_table_recheck(heap, &row->version);
@@ -353,9 +193,8 @@ saga_ledger_get_saga_by_key(Oid owner, text *name, text *key, SagaRow *row)
 	SagaTuple	version;
 	SagaFound	found;
 
-	need_oids();
-	heap = table_open(oids.saga, RowExclusiveLock);
-	index = index_open(oids.saga_by_key, AccessShareLock);
+	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
+	index = index_open(saga_oids_get()->saga_by_key, AccessShareLock);
 	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(owner));
 	key_text(&keys[1], 2, name);
@@ -392,10 +231,10 @@ follow_due(SagaRow *row)
 	if (row->due == row->stored_due && row->lane == row->stored_lane)
 		return;
 
-	heap = table_open(oids.due, RowExclusiveLock);
+	heap = table_open(saga_oids_get()->due, RowExclusiveLock);
 	if (row->stored_due != 0)
 	{
-		Relation	index = index_open(oids.due_pkey, AccessShareLock);
+		Relation	index = index_open(saga_oids_get()->due_pkey, AccessShareLock);
 		ScanKeyData keys[3];
 		SagaTuple	version;
 
@@ -436,13 +275,12 @@ saga_ledger_insert_saga(SagaRow *row)
 	bool		nulls[Saga_natts];
 	bool		inserted;
 
-	need_oids();
 	row->stored_state = 0;
 	row->stored_due = 0;
 	row->stored_lane = InvalidOid;
 	saga_rows_pack_saga(row, values, nulls);
-	heap = table_open(oids.saga, RowExclusiveLock);
-	inserted = saga_table_insert(heap, values, nulls, oids.saga_by_key,
+	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
+	inserted = saga_table_insert(heap, values, nulls, saga_oids_get()->saga_by_key,
 								 &row->version.tuple);
 	row->version.own = true;
 	row->version.writer = InvalidTransactionId;
@@ -462,9 +300,8 @@ saga_ledger_update_saga(SagaRow *row, SagaPatience patience)
 	bool		nulls[Saga_natts];
 	SagaWritten written;
 
-	need_oids();
 	saga_rows_pack_saga(row, values, nulls);
-	heap = table_open(oids.saga, RowExclusiveLock);
+	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
 	written = saga_table_update(heap, row->version.tuple, row->version.own,
 								values, nulls, patience, &row->version.tuple);
 	if (written == SAGA_WRITTEN)
@@ -522,9 +359,8 @@ saga_ledger_next_due(const SagaDue *after, SagaDue *found)
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
-	need_oids();
-	heap = table_open(oids.due, AccessShareLock);
-	index = index_open(oids.due_pkey, AccessShareLock);
+	heap = table_open(saga_oids_get()->due, AccessShareLock);
+	index = index_open(saga_oids_get()->due_pkey, AccessShareLock);
 
 	/* (lane, due, saga) > (...), as one row comparison */
 	ScanKeyEntryInitialize(&keys[0], SK_ROW_MEMBER, 1, BTGreaterStrategyNumber,
@@ -578,9 +414,8 @@ saga_ledger_get_step(const pg_uuid_t *id, text *key, SagaStep *step)
 	SagaTuple	version;
 	SagaFound	found;
 
-	need_oids();
-	heap = table_open(oids.step, RowExclusiveLock);
-	index = index_open(oids.step_pkey, AccessShareLock);
+	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
+	index = index_open(saga_oids_get()->step_pkey, AccessShareLock);
 	key_uuid(&keys[0], 1, id);
 	key_text(&keys[1], 2, key);
 	for (;;)
@@ -616,9 +451,8 @@ saga_ledger_get_steps(const pg_uuid_t *id, SagaSteps *steps)
 	ScanKeyData key;
 	SagaTuple  *found;
 
-	need_oids();
-	heap = table_open(oids.step, RowExclusiveLock);
-	index = index_open(oids.step_pkey, AccessShareLock);
+	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
+	index = index_open(saga_oids_get()->step_pkey, AccessShareLock);
 	key_uuid(&key, 1, id);
 	steps->count = saga_table_find_all(heap, index, &key, 1, false, &found);
 	steps->frontier = steps->count;
@@ -634,11 +468,11 @@ saga_ledger_get_steps(const pg_uuid_t *id, SagaSteps *steps)
 }
 
 /* The largest number in a saga's steps, those of open transactions included. */
-static int64
-largest_seq(const pg_uuid_t *id)
+int64
+saga_ledger_largest_seq(const pg_uuid_t *id)
 {
-	Relation	heap = table_open(oids.step, RowExclusiveLock);
-	Relation	index = index_open(oids.step_pkey, AccessShareLock);
+	Relation	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
+	Relation	index = index_open(saga_oids_get()->step_pkey, AccessShareLock);
 	ScanKeyData key;
 	SagaTuple  *found;
 	int			count;
@@ -662,67 +496,6 @@ largest_seq(const pg_uuid_t *id)
 }
 
 /*
- * Draws the next number of the start order, larger than every number already
- * in the saga's steps.
- *
- * The sequence alone would do, were it not that members of pg_write_all_data
- * can set it back.  Looking for the largest number would cost time that grows
- * with the steps, so it is done once per saga and session; what others draw
- * after that is known from shared memory, where each drawn number leaves its
- * mark.  Two sessions that draw at the same time may see each other's mark and
- * one of them draw again: that is harmless, larger is later all the same.
- *
- * Without shared memory there is no mark, and every call looks.
- */
-int64
-saga_ledger_next_seq(const pg_uuid_t *id)
-{
-	KnownSeq   *known = &known_seqs[hash_id(id) % KNOWN_SEQS];
-	uint64		life = saga_shmem != NULL ? saga_shmem->life : 0;
-	int64		floor;
-	int64		seq;
-
-	need_oids();
-	if (life == 0 || known->life != life ||
-		memcmp(&known->id, id, sizeof(pg_uuid_t)) != 0)
-	{
-		known->id = *id;
-		known->seq = largest_seq(id);
-		known->life = life;
-	}
-
-	floor = known->seq;
-	for (;;)
-	{
-		int64		marked;
-
-		seq = nextval_internal(oids.start_order, false);
-		marked = (int64) saga_shmem_raise_seq((uint64) seq);
-		floor = Max(floor, marked);
-		if (seq > floor)
-			break;
-		if (floor - seq > 1000)
-		{
-			Relation	sequence = relation_open(oids.start_order,
-												 AccessShareLock);
-			Oid			user;
-			int			context;
-
-			/* Set back by somebody: move it past what is there. */
-			GetUserIdAndSecContext(&user, &context);
-			SetUserIdAndSecContext(sequence->rd_rel->relowner,
-								   context | SECURITY_LOCAL_USERID_CHANGE);
-			DirectFunctionCall2(setval_oid, ObjectIdGetDatum(oids.start_order),
-								Int64GetDatum(floor));
-			SetUserIdAndSecContext(user, context);
-			relation_close(sequence, NoLock);
-		}
-	}
-	known->seq = seq;
-	return seq;
-}
-
-/*
  * Inserts a new run of a step.  Returns false if another session may have
  * inserted it: the caller looks again.
  */
@@ -734,11 +507,10 @@ saga_ledger_insert_step(SagaStep *step)
 	bool		nulls[Step_natts];
 	bool		inserted;
 
-	need_oids();
 	step->stored_comp_status = 0;
 	saga_rows_pack_step(step, values, nulls);
-	heap = table_open(oids.step, RowExclusiveLock);
-	inserted = saga_table_insert(heap, values, nulls, oids.step_pkey,
+	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
+	inserted = saga_table_insert(heap, values, nulls, saga_oids_get()->step_pkey,
 								 &step->version.tuple);
 	step->version.own = true;
 	step->version.writer = InvalidTransactionId;
@@ -756,9 +528,8 @@ saga_ledger_update_step(SagaStep *step, SagaPatience patience)
 	bool		nulls[Step_natts];
 	SagaWritten written;
 
-	need_oids();
 	saga_rows_pack_step(step, values, nulls);
-	heap = table_open(oids.step, RowExclusiveLock);
+	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
 	written = saga_table_update(heap, step->version.tuple, step->version.own,
 								values, nulls, patience, &step->version.tuple);
 	if (written == SAGA_WRITTEN)
@@ -782,9 +553,8 @@ saga_ledger_insert_attempt(SagaAttempt *attempt)
 	Datum		values[Attempt_natts];
 	bool		nulls[Attempt_natts];
 
-	need_oids();
 	saga_rows_pack_attempt(attempt, values, nulls);
-	heap = table_open(oids.attempt, RowExclusiveLock);
+	heap = table_open(saga_oids_get()->attempt, RowExclusiveLock);
 	saga_table_insert(heap, values, nulls, InvalidOid, NULL);
 	table_close(heap, NoLock);
 }
@@ -801,7 +571,6 @@ saga_ledger_insert_event(const pg_uuid_t *id, const char *event, int64 seq,
 	Datum		values[Event_natts];
 	bool		nulls[Event_natts] = {false};
 
-	need_oids();
 	values[Event_saga - 1] = UUIDPGetDatum(id);
 	values[Event_at - 1] = TimestampTzGetDatum(saga_clock_now());
 	values[Event_seq - 1] = Int64GetDatum(seq);
@@ -811,7 +580,7 @@ saga_ledger_insert_event(const pg_uuid_t *id, const char *event, int64 seq,
 		CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
 	values[Event_detail - 1] = PointerGetDatum(detail);
 	nulls[Event_detail - 1] = (detail == NULL);
-	heap = table_open(oids.event, RowExclusiveLock);
+	heap = table_open(saga_oids_get()->event, RowExclusiveLock);
 	saga_table_insert(heap, values, nulls, InvalidOid, NULL);
 	table_close(heap, NoLock);
 }

@@ -17,11 +17,7 @@
 
 #include "rows.h"
 
-/* Is the extension there, and this library fit for it? */
-extern bool saga_ledger_exists(void);
 extern int	saga_ledger_relations(Oid *relids);
-extern Oid	saga_ledger_step_result_type(void);
-extern Oid	saga_ledger_retry_policy_type(void);
 
 /* The lock that serialises starting steps with the end of their saga. */
 extern bool saga_ledger_lock(const pg_uuid_t *id, LOCKMODE mode,
@@ -44,7 +40,7 @@ extern void saga_ledger_set_due(SagaRow *row, TimestampTz due, Oid lane);
 extern SagaFound saga_ledger_get_step(const pg_uuid_t *id, text *key,
 									  SagaStep *step);
 extern void saga_ledger_get_steps(const pg_uuid_t *id, SagaSteps *steps);
-extern int64 saga_ledger_next_seq(const pg_uuid_t *id);
+extern int64 saga_ledger_largest_seq(const pg_uuid_t *id);
 extern bool saga_ledger_insert_step(SagaStep *step);
 extern SagaWritten saga_ledger_update_step(SagaStep *step,
 										   SagaPatience patience);

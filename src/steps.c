@@ -28,7 +28,9 @@
 #include "json.h"
 #include "ledger.h"
 #include "miscadmin.h"
+#include "oids.h"
 #include "open.h"
+#include "order.h"
 #include "owner.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -64,7 +66,7 @@ typedef struct StepRequest
 static Datum
 step_result(const SagaStep *step)
 {
-	TupleDesc	desc = lookup_rowtype_tupdesc(saga_ledger_step_result_type(), -1);
+	TupleDesc	desc = lookup_rowtype_tupdesc(saga_oids_get()->step_result, -1);
 	Datum		values[9];
 	bool		nulls[9] = {false};
 	HeapTuple	tuple;
@@ -269,7 +271,7 @@ make_step(const SagaRow *saga, const StepRequest *request, int run,
 {
 	memset(step, 0, sizeof(SagaStep));
 	step->saga = saga->id;
-	step->seq = saga_ledger_next_seq(&saga->id);
+	step->seq = saga_order_next(&saga->id);
 	step->started_at = now;
 	step->run = run;
 	step->run_as = GetUserId();

@@ -106,7 +106,9 @@ saga_table_find(Relation heap, Relation index, ScanKey keys, int nkeys,
 			found->writer = dirty.xmin;
 			continue;
 		}
-		fill_found(found, ExecCopySlotHeapTuple(slot), dirty.xmax);
+		fill_found(found, ExecCopySlotHeapTuple(slot),
+				   TransactionIdIsValid(dirty.xmax) ? dirty.xmax :
+				   found->writer);
 		break;
 	}
 	index_endscan(scan);

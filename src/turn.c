@@ -17,6 +17,7 @@
 #include "access/xact.h"
 #include "ledger.h"
 #include "miscadmin.h"
+#include "oids.h"
 #include "pgstat.h"
 #include "storage/lmgr.h"
 #include "turn.h"
@@ -34,7 +35,7 @@ lock_ledger(void)
 	int			count;
 	int			i;
 
-	if (!saga_ledger_exists())
+	if (!saga_oids_exist())
 		return SAGA_TURN_GONE;
 	count = saga_ledger_relations(relids);
 	Assert(count <= SAGA_TURN_MAX_RELATIONS);
@@ -45,7 +46,7 @@ lock_ledger(void)
 	}
 
 	/* While we had no lock yet, the extension may have been replaced. */
-	if (!saga_ledger_exists())
+	if (!saga_oids_exist())
 		return SAGA_TURN_GONE;
 	if (saga_ledger_relations(again) != count ||
 		memcmp(relids, again, count * sizeof(Oid)) != 0)

@@ -21,7 +21,6 @@
 #include "input.h"
 #include "miscadmin.h"
 #include "open.h"
-#include "shmem.h"
 #include "utils/builtins.h"
 #include "wakeup.h"
 
@@ -40,8 +39,7 @@ is_awaited(SagaState state, bool until_given, SagaState until)
 static void
 check_worker(const SagaRow *saga)
 {
-	const char *why = saga_shmem == NULL ?
-		"saga is not preloaded." : saga_home_away();
+	const char *why = saga_home_why_idle();
 
 	if (why == NULL)
 		return;
@@ -50,9 +48,7 @@ check_worker(const SagaRow *saga)
 			 errmsg("nothing will be undone here, so saga %s would be waited for in vain",
 					saga_open_id_string(&saga->id)),
 			 errdetail("%s", why),
-			 saga_shmem == NULL ?
-			 errhint("Add this line to postgresql.conf and restart the server: shared_preload_libraries = 'saga'") :
-			 errhint("If no other copy is to compensate, call saga.adopt().")));
+			 errhint("Mend that, or look at saga.sagas instead of waiting. A copy of a database compensates after saga.adopt().")));
 }
 
 /* saga.wait(saga_id, timeout, until) */

@@ -27,8 +27,8 @@ BEGIN
 EXCEPTION WHEN OTHERS THEN
   GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, words = MESSAGE_TEXT,
     more = PG_EXCEPTION_DETAIL, advice = PG_EXCEPTION_HINT;
-  RAISE INFO '%: %%%', code, test.mask(words),
-    CASE WHEN more <> '' THEN E'\nDETAIL:  ' || test.mask(more) ELSE '' END,
+  RAISE INFO '%: %', code, test.mask(words) ||
+    CASE WHEN more <> '' THEN E'\nDETAIL:  ' || test.mask(more) ELSE '' END ||
     CASE WHEN advice <> '' THEN E'\nHINT:  ' || test.mask(advice) ELSE '' END;
 END $$;
 

@@ -1,0 +1,124 @@
+/*-------------------------------------------------------------------------
+ *
+ * oids.c
+ *	  The OIDs of the extension's objects in the current database.
+ *
+ * Looked up once and forgotten when any of the relations changes: DROP
+ * EXTENSION, CREATE EXTENSION and ALTER EXTENSION UPDATE, in this session or
+ * another.  So whoever has a lock on one of the relations may rely on what is
+ * said here, and whoever has none asks again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "catalog/pg_type_d.h"
+#include "errors.h"
+#include "oids.h"
+#include "rows.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+static SagaOids oids;
+static bool valid = false;
+static bool callback_registered = false;
+
+static void
+forget_oids(Datum arg, Oid relid)
+{
+	if (!OidIsValid(relid) || relid == oids.saga || relid == oids.step ||
+		relid == oids.attempt || relid == oids.event || relid == oids.due ||
+		relid == oids.start_order)
+		valid = false;
+}
+
+static Oid
+lookup_relation(const char *name, Oid schema)
+{
+	return get_relname_relid(name, schema);
+}
+
+static Oid
+lookup_type(const char *name, Oid schema)
+{
+	return GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+						   CStringGetDatum(name), ObjectIdGetDatum(schema));
+}
+
+/*
+ * Does a table of the installed version have the columns that this library
+ * knows?
+ */
+static bool
+has_columns(Oid relid, int natts)
+{
+	return get_attnum(relid, "saga_no_such_column") == InvalidAttrNumber &&
+		get_attname(relid, natts, true) != NULL &&
+		get_attname(relid, natts + 1, true) == NULL;
+}
+
+static bool
+lookup_oids(void)
+{
+	Oid			schema;
+
+	if (valid)
+		return true;
+	if (!callback_registered)
+	{
+		CacheRegisterRelcacheCallback(forget_oids, (Datum) 0);
+		callback_registered = true;
+	}
+
+	schema = get_namespace_oid("saga", true);
+	if (!OidIsValid(schema))
+		return false;
+	oids.saga = lookup_relation("ledger_saga", schema);
+	oids.saga_pkey = lookup_relation("ledger_saga_id_key", schema);
+	oids.saga_by_key = lookup_relation("ledger_saga_owner_name_key", schema);
+	oids.step = lookup_relation("ledger_step", schema);
+	oids.step_pkey = lookup_relation("ledger_step_key", schema);
+	oids.attempt = lookup_relation("ledger_attempt", schema);
+	oids.event = lookup_relation("ledger_event", schema);
+	oids.due = lookup_relation("ledger_due", schema);
+	oids.due_pkey = lookup_relation("ledger_due_key", schema);
+	oids.start_order = lookup_relation("start_order", schema);
+	oids.step_result = lookup_type("step_result", schema);
+	oids.retry_policy = lookup_type("retry_policy", schema);
+	if (!OidIsValid(oids.saga) || !OidIsValid(oids.saga_pkey) ||
+		!OidIsValid(oids.saga_by_key) || !OidIsValid(oids.step) ||
+		!OidIsValid(oids.step_pkey) || !OidIsValid(oids.attempt) ||
+		!OidIsValid(oids.event) || !OidIsValid(oids.due) ||
+		!OidIsValid(oids.due_pkey) || !OidIsValid(oids.start_order) ||
+		!OidIsValid(oids.step_result) || !OidIsValid(oids.retry_policy))
+		return false;
+	if (!has_columns(oids.saga, Saga_natts) ||
+		!has_columns(oids.step, Step_natts))
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_UNAVAILABLE),
+				 errmsg("the installed version of extension \"saga\" does not fit its library"),
+				 errhint("Run ALTER EXTENSION saga UPDATE.")));
+	valid = true;
+	return true;
+}
+
+/* Is the extension created in the current database? */
+bool
+saga_oids_exist(void)
+{
+	return lookup_oids();
+}
+
+/* All of them; an error if the extension is not created here. */
+const SagaOids *
+saga_oids_get(void)
+{
+	if (!valid && !lookup_oids())
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_UNAVAILABLE),
+				 errmsg("extension \"saga\" is not created in this database"),
+				 errhint("Run CREATE EXTENSION saga.")));
+	return &oids;
+}

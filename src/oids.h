@@ -1,0 +1,30 @@
+/*-------------------------------------------------------------------------
+ *
+ * oids.h
+ *	  The OIDs of the extension's objects in the current database.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_OIDS_H
+#define SAGA_OIDS_H
+
+typedef struct SagaOids
+{
+	Oid			saga;
+	Oid			saga_pkey;
+	Oid			saga_by_key;
+	Oid			step;
+	Oid			step_pkey;
+	Oid			attempt;
+	Oid			event;
+	Oid			due;
+	Oid			due_pkey;
+	Oid			start_order;
+	Oid			step_result;
+	Oid			retry_policy;
+} SagaOids;
+
+extern bool saga_oids_exist(void);
+extern const SagaOids *saga_oids_get(void);
+
+#endif							/* SAGA_OIDS_H */

@@ -1,0 +1,6 @@
+\pset footer off
+\pset null ''
+SELECT to_char(at - min(at) OVER (), 'SS.MS') AS seconds, event, step,
+  coalesce(detail->>'error', detail->>'reason', '') AS detail
+FROM saga.events JOIN saga.sagas ON sagas.id = saga_id
+WHERE sagas.name = 'order' ORDER BY position;
