@@ -586,7 +586,8 @@ CREATE VIEW saga.sagas WITH (security_barrier) AS
     (SELECT pg_catalog.count(*) FROM saga.ledger_step t
       WHERE t.saga OPERATOR(pg_catalog.=) s.id) AS steps,
     saga.internal_next_action(
-      s.id, s.state, s.paused, s.deadline, s.due, s.lane, next.key,
+      s.id, s.state, s.paused, s.deadline, s.due, s.lane,
+      CASE WHEN s.parked IS NULL OR s.state OPERATOR(pg_catalog.<>) 'p'::"char" THEN next.key END,
       CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2
         THEN COALESCE(s.parked, next.parked) END) AS next_action,
     s.due AS next_action_at,
@@ -603,7 +604,11 @@ CREATE VIEW saga.sagas WITH (security_barrier) AS
       AND t.seq OPERATOR(pg_catalog.>) COALESCE(s.undo_target, 0)
       AND (t.comp_status OPERATOR(pg_catalog.=) ANY ('{r,p,d,f}'::"char"[])
            OR t.parked IS NOT NULL)
-    ORDER BY t.parked IS NULL, t.seq DESC LIMIT 1) next ON true
+    -- First the step that stopped the walk, not one that it went past.
+    ORDER BY t.parked IS NULL,
+      s.on_failure OPERATOR(pg_catalog.=) 'c'::"char"
+        AND t.comp_status OPERATOR(pg_catalog.=) 'f'::"char",
+      t.seq DESC LIMIT 1) next ON true
   WHERE reach.reach OPERATOR(pg_catalog.>) 0;
 
 COMMENT ON VIEW saga.sagas IS 'One row per saga that the reader may see.';
@@ -788,12 +793,13 @@ CREATE VIEW saga.events WITH (security_barrier) AS
         'attempt', h.attempt, 'sqlstate', h.sqlstate, 'error', h.error))
     FROM saga.ledger_attempt h
     UNION ALL
-    SELECT v.saga, 4, v.at, v.event, v.seq,
+    -- What is parked or over was failing first.
+    SELECT v.saga, CASE v.event WHEN 'parked' THEN 5 ELSE 4 END, v.at, v.event, v.seq,
       pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('by', v.actor)
         OPERATOR(pg_catalog.||) COALESCE(v.detail, '{}'::jsonb))
     FROM saga.ledger_event v
     UNION ALL
-    SELECT s.id, 5, s.finished_at, saga.internal_state(s.state), NULL, NULL
+    SELECT s.id, 6, s.finished_at, saga.internal_state(s.state), NULL, NULL
     FROM saga.ledger_saga s
     WHERE s.finished_at IS NOT NULL
   ) e

@@ -41,6 +41,7 @@ SET ROLE regress_saga_other;
 SELECT saga.begin('transfer', 'k1', '"mine"') AS other \gset
 RESET ROLE;
 SELECT owner, count(*) FROM saga.sagas WHERE name = 'transfer' AND idempotency_key = 'k1' GROUP BY 1 ORDER BY owner = 'regress_saga_other'::regrole;
+REVOKE USAGE ON SCHEMA saga FROM regress_saga_other;
 DROP ROLE regress_saga_other;
 
 -- Rolled back, the key is free.
@@ -48,12 +49,6 @@ BEGIN;
 SELECT saga.begin('transfer', 'k4', '1') AS rolled_back \gset
 ROLLBACK;
 SELECT saga.begin('transfer', 'k4', '2') <> :'rolled_back' AS new;
-
--- A REPEATABLE READ transaction gets the answer that was committed after its snapshot.
-BEGIN ISOLATION LEVEL REPEATABLE READ;
-SELECT count(*) FROM saga.sagas WHERE name = 'transfer' AND idempotency_key = 'k1';
-SELECT saga.begin('transfer', 'k5') = saga.begin('transfer', 'k5') AS same;
-COMMIT;
 
 -- A step: the same key and content, one step
 SELECT saga.begin('transfer') AS id \gset

@@ -277,10 +277,11 @@ advance(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
 	if (parks)
 		saga_ledger_insert_event(&saga->id, "parked",
 								 steps->step[task.index].seq,
-								 detail_of("why", task.why));
+								 detail_of("why", task.why), now);
 	else if (saga->state == SAGA_NEEDS_REVIEW)
 		saga_ledger_insert_event(&saga->id, "parked", 0,
-								 detail_of("why", text_to_cstring(saga->parked)));
+								 detail_of("why", text_to_cstring(saga->parked)),
+								 now);
 	if (rolled_back)
 	{
 		for (int i = 0; i < steps->count; i++)
@@ -293,7 +294,7 @@ advance(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
 			if (saga_ledger_update_step(step, SAGA_NOWAIT) != SAGA_WRITTEN)
 				elog(ERROR, "a step changed without its saga");
 		}
-		saga_ledger_insert_event(&saga->id, "rolled back", 0, NULL);
+		saga_ledger_insert_event(&saga->id, "rolled back", 0, NULL, now);
 	}
 	return SAGA_WRITTEN;
 }
@@ -371,10 +372,11 @@ saga_dispatch_fail(SagaRow *saga, SagaFailureKind kind, text *reason,
 	saga_json_string(&json, "kind", saga_state_failure_kind_name(kind));
 	saga_json_text(&json, "reason", reason);
 	saga_ledger_insert_event(&saga->id, "failing", saga->failed_seq,
-							 saga_json_end(&json));
+							 saga_json_end(&json), now);
 	if (pivot != NULL)
 		saga_ledger_insert_event(&saga->id, "parked", pivot->seq,
-								 detail_of("why", text_to_cstring(saga->parked)));
+								 detail_of("why", text_to_cstring(saga->parked)),
+								 now);
 	return SAGA_WRITTEN;
 }
 
@@ -475,8 +477,9 @@ take_failure(SagaStep *step, const SagaAttemptEnd *end, TimestampTz now)
 
 	step->comp_charged++;
 	if (step->comp_charged >= max_attempts(step))
-		give_up(step, psprintf("retries exhausted after %d attempts: %s",
+		give_up(step, psprintf("retries exhausted after %d attempt%s: %s",
 							   step->comp_charged,
+							   step->comp_charged == 1 ? "" : "s",
 							   end->error ? end->error : "timed out"));
 	else
 		step->next_attempt_at = retry_at(step, step->comp_charged, now);
@@ -617,9 +620,12 @@ saga_dispatch_late(SagaRow *saga, SagaStep *step, Jsonb *output,
 	saga->updated_at = now;
 	if (!in_time)
 	{
-		why = step->comp_status == SAGA_COMP_SKIPPED ?
-			"its result came after the undo had passed it by" :
-			"its result came after its compensation had been tried without it";
+		if (saga->state == SAGA_ABANDONED)
+			why = "its result came after the saga had been abandoned";
+		else if (step->comp_status == SAGA_COMP_SKIPPED)
+			why = "its result came after the undo had passed it by";
+		else
+			why = "its result came after its compensation had been tried without it";
 		step->parked = cstring_to_text(why);
 		if (saga->state == SAGA_COMPENSATING || saga->state == SAGA_COMPENSATED)
 			saga_ledger_enter_state(saga, SAGA_NEEDS_REVIEW, now);
@@ -636,9 +642,10 @@ saga_dispatch_late(SagaRow *saga, SagaStep *step, Jsonb *output,
 	saga_json_string(&json, "compensation_gets_output",
 					 in_time && to_undo ? "yes" : "no");
 	saga_ledger_insert_event(&saga->id, "late result", step->seq,
-							 saga_json_end(&json));
-	if (!in_time)
+							 saga_json_end(&json), now);
+	if (!in_time && saga->state == SAGA_NEEDS_REVIEW)
 		saga_ledger_insert_event(&saga->id, "parked", step->seq,
-								 detail_of("why", text_to_cstring(step->parked)));
+								 detail_of("why", text_to_cstring(step->parked)),
+								 now);
 	return SAGA_WRITTEN;
 }

@@ -189,6 +189,18 @@ check_steps_done(const SagaRow *saga, bool ignore_failed)
 	}
 }
 
+/* What to do about a saga that cannot be completed in its state. */
+static const char *
+hint_for_complete(const SagaRow *saga)
+{
+	if (saga->state == SAGA_NEEDS_REVIEW)
+		return "A person must decide about it first.";
+	if (saga->state == SAGA_COMPENSATING &&
+		saga->failure_kind == SAGA_FAILURE_NONE)
+		return "It is being rolled back to a savepoint: try again once it is running.";
+	return "Its failure is final: a new operation needs a new saga with a new key.";
+}
+
 /* saga.complete(saga_id, result, ignore_failed) */
 Datum
 saga_sql_complete(PG_FUNCTION_ARGS)
@@ -212,7 +224,7 @@ saga_sql_complete(PG_FUNCTION_ARGS)
 			break;
 		if (saga.state != SAGA_RUNNING)
 			saga_open_refuse_state(&saga, "only a running saga can be completed",
-								   "Its failure is final: a new operation needs a new saga with a new key.");
+								   hint_for_complete(&saga));
 		check_steps_done(&saga, ignore_failed);
 		saga_ledger_enter_state(&saga, SAGA_COMPLETED, now);
 		saga.result = result;

@@ -74,7 +74,8 @@ saga_input_name(FunctionCallInfo fcinfo, int arg, const char *what, int limit,
 		if (required)
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("%s must not be null", what)));
+					 errmsg("%s must not be null", what),
+					 errhint("Give it 1 to %d characters.", limit)));
 		return NULL;
 	}
 	length = pg_mbstrlen_with_len(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
@@ -106,19 +107,22 @@ saga_input_channel(FunctionCallInfo fcinfo, int arg, const char *what)
 	if (bytes == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must not be empty", what)));
+				 errmsg("%s must not be empty", what),
+				 errhint("Name a channel, or leave it null.")));
 	if (bytes >= NAMEDATALEN)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s is too long", what),
 				 errdetail("It has %d bytes; a channel may have %d.",
-						   bytes, NAMEDATALEN - 1)));
+						   bytes, NAMEDATALEN - 1),
+				 errhint("Use a channel with a shorter name.")));
 	return value;
 }
 
 /*
- * An interval as milliseconds: a month counts 30 days and a day 24 hours.
- * Negative and infinite ones are refused.
+ * An interval as milliseconds: a year counts 365.25 days, a month 30 days and
+ * a day 24 hours, as EXTRACT (epoch) has it.  Negative and infinite ones are
+ * refused.  Less than a millisecond counts as one, since 0 often means "none".
  */
 int64
 saga_input_milliseconds(const Interval *interval, const char *what)
@@ -127,7 +131,8 @@ saga_input_milliseconds(const Interval *interval, const char *what)
 
 	ms = (double) interval->time / 1000.0 +
 		(double) interval->day * SECS_PER_DAY * 1000.0 +
-		(double) interval->month * DAYS_PER_MONTH * SECS_PER_DAY * 1000.0;
+		(double) (interval->month / MONTHS_PER_YEAR) * DAYS_PER_YEAR * SECS_PER_DAY * 1000.0 +
+		(double) (interval->month % MONTHS_PER_YEAR) * DAYS_PER_MONTH * SECS_PER_DAY * 1000.0;
 	if (saga_compat_interval_is_infinite(interval) ||
 		ms > (double) SAGA_MAX_DELAY_MS)
 		ereport(ERROR,
@@ -137,7 +142,10 @@ saga_input_milliseconds(const Interval *interval, const char *what)
 	if (ms < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must not be negative", what)));
+				 errmsg("%s must not be negative", what),
+				 errhint("Give a time of 0 or more.")));
+	if (ms > 0 && ms < 1)
+		return 1;
 	return (int64) ms;
 }
 
@@ -239,7 +247,8 @@ resolve_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("max_attempts must be between 1 and %d",
 							SAGA_MAX_ATTEMPTS_LIMIT),
-					 errdetail("It is %d.", policy->max_attempts)));
+					 errdetail("It is %d.", policy->max_attempts),
+					 errhint("1 means that it is tried once.")));
 	}
 	if (!nulls[1])
 	{
@@ -248,7 +257,8 @@ resolve_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
 		if (policy->delay < SAGA_MIN_DELAY_MS)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("delay must be at least %d ms", SAGA_MIN_DELAY_MS)));
+					 errmsg("delay must be at least %d ms", SAGA_MIN_DELAY_MS),
+					 errhint("Give an attempt time to find things changed.")));
 	}
 	if (!nulls[2])
 	{
@@ -268,7 +278,8 @@ resolve_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("max_delay must be at least %d ms",
-							SAGA_MIN_DELAY_MS)));
+							SAGA_MIN_DELAY_MS),
+					 errhint("It is the longest delay, at least as long as the first one.")));
 	}
 	if (!nulls[4])
 	{
@@ -277,7 +288,8 @@ resolve_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("jitter must be between 0 and 1"),
-					 errdetail("It is %g.", policy->jitter)));
+					 errdetail("It is %g.", policy->jitter),
+					 errhint("0.1 spreads a delay over 0.9 to 1.1 times its value.")));
 	}
 	if (!nulls[5])
 	{

@@ -114,12 +114,14 @@ saga_json_float(SagaJson *json, const char *key, double value)
 void
 saga_json_time(SagaJson *json, const char *key, TimestampTz value)
 {
-	char		buffer[MAXDATELEN + 1];
+	/* Kept by reference until the object is finished. */
+	char	   *buffer = NULL;
 
 	if (value != 0)
-		JsonEncodeDateTime(buffer, TimestampTzGetDatum(value), TIMESTAMPTZOID,
-						   NULL);
-	saga_json_string(json, key, value != 0 ? buffer : NULL);
+		buffer = JsonEncodeDateTime(palloc(MAXDATELEN + 1),
+									TimestampTzGetDatum(value),
+									TIMESTAMPTZOID, NULL);
+	saga_json_string(json, key, buffer);
 }
 
 /* Milliseconds as the text of an interval. */

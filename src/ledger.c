@@ -565,14 +565,14 @@ saga_ledger_insert_attempt(SagaAttempt *attempt)
  */
 void
 saga_ledger_insert_event(const pg_uuid_t *id, const char *event, int64 seq,
-						 Jsonb *detail)
+						 Jsonb *detail, TimestampTz now)
 {
 	Relation	heap;
 	Datum		values[Event_natts];
 	bool		nulls[Event_natts] = {false};
 
 	values[Event_saga - 1] = UUIDPGetDatum(id);
-	values[Event_at - 1] = TimestampTzGetDatum(saga_clock_now());
+	values[Event_at - 1] = TimestampTzGetDatum(now);
 	values[Event_seq - 1] = Int64GetDatum(seq);
 	nulls[Event_seq - 1] = (seq == 0);
 	values[Event_event - 1] = CStringGetTextDatum(event);

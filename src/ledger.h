@@ -48,7 +48,8 @@ extern SagaWritten saga_ledger_update_step(SagaStep *step,
 /* History */
 extern void saga_ledger_insert_attempt(SagaAttempt *attempt);
 extern void saga_ledger_insert_event(const pg_uuid_t *id, const char *event,
-									 int64 seq, Jsonb *detail);
+									 int64 seq, Jsonb *detail,
+									 TimestampTz now);
 
 /* Due work: the first row after (lane, due, saga), in that order. */
 extern bool saga_ledger_next_due(const SagaDue *after, SagaDue *found);

@@ -64,7 +64,8 @@ saga_open_id(FunctionCallInfo fcinfo, int arg)
 	if (PG_ARGISNULL(arg))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("saga_id must not be null")));
+				 errmsg("saga_id must not be null"),
+				 errhint("It is the id that saga.begin answered.")));
 	return PG_GETARG_UUID_P(arg);
 }
 

@@ -126,6 +126,7 @@ verify_saga(SagaRow *row)
 		  row->state = row->stored_state ? SAGA_ABANDONED : SAGA_COMPENSATING);
 	SPOIL("ledger_saga.failure_kind", row->failure_kind = 'x');
 	SPOIL("ledger_saga.finished", row->finished_at = row->finished_at ? 0 : 1);
+	SPOIL("ledger_saga.undo", row->undo_target = -1);
 
 	require(OidIsValid(row->owner), "ledger_saga", "owner");
 	require(row->started_at != 0, "ledger_saga", "started_at");
@@ -164,6 +165,8 @@ verify_step(SagaStep *row)
 	SPOIL("ledger_step.attempts", row->attempts = 0);
 	SPOIL("ledger_step.status", row->status = 'x');
 	SPOIL("ledger_step.comp_status", row->comp_status = 'x');
+	SPOIL("ledger_step.comp_transition",
+		  row->comp_status = row->stored_comp_status ? SAGA_COMP_NONE : SAGA_COMP_SKIPPED);
 	SPOIL("ledger_step.one_action", row->compensation = row->channel = row->key);
 	SPOIL("ledger_step.completed",
 		  row->completed_at = row->completed_at ? 0 : 1);

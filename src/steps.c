@@ -261,7 +261,7 @@ check_same_content(const SagaStep *step, const StepRequest *request)
 				(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
 				 errmsg("step \"%s\" was recorded with other content",
 						text_to_cstring(step->key)),
-				 errdetail("Its %s differs.", what),
+				 errdetail("Its \"%s\" differs.", what),
 				 errhint("The same key means the same step: repeat it as it was, or give the new one a key of its own.")));
 }
 

@@ -2,6 +2,8 @@
 -- makes anew.
 
 SET client_min_messages = warning;
+SET datestyle = ISO;
+SET timezone = UTC;
 DROP SCHEMA IF EXISTS test CASCADE;
 CREATE SCHEMA test;
 GRANT USAGE ON SCHEMA test TO PUBLIC;
@@ -65,6 +67,43 @@ CREATE FUNCTION test.undone(key text) RETURNS text LANGUAGE sql STABLE AS $$
   SELECT string_agg(step || COALESCE(' (' || what || ')', ''), ', ' ORDER BY n)
   FROM test.witness WHERE saga = test.id(key)
 $$;
+
+-- What the views tell of them
+CREATE FUNCTION test.saga(key text, OUT state text, OUT failure_kind text, OUT failed_step text,
+                          OUT reason text, OUT next_action text, OUT undone text)
+LANGUAGE sql STABLE AS $$
+  SELECT state, failure_kind, failed_step, reason, test.mask(next_action), test.undone($1)
+  FROM saga.sagas WHERE id = test.id($1)
+$$;
+CREATE FUNCTION test.steps(key text) RETURNS TABLE (
+  step text, status text, output jsonb, compensation text, attempts integer, last_error text, parked text)
+LANGUAGE sql STABLE AS $$
+  SELECT s.key, s.status, s.output, compensation_status, compensation_attempts, s.last_error, s.parked
+  FROM saga.steps s WHERE saga_id = test.id($1) ORDER BY position
+$$;
+CREATE FUNCTION test.attempts(key text) RETURNS TABLE (
+  step text, phase text, attempt integer, outcome text, sqlstate text, error text, rows bigint)
+LANGUAGE sql STABLE AS $$
+  SELECT s.key, phase, a.attempt, outcome, a.sqlstate, a.error, a.rows
+  FROM saga.attempts a JOIN saga.steps s USING (saga_id, seq)
+  WHERE saga_id = test.id($1) AND phase = 'compensation' ORDER BY s.position DESC, a.attempt
+$$;
+CREATE FUNCTION test.events(key text) RETURNS TABLE ("position" bigint, event text, step text, detail text)
+LANGUAGE sql STABLE AS $$
+  SELECT position, event, step, test.mask(detail::text) FROM saga.events
+  WHERE saga_id = test.id($1) ORDER BY position
+$$;
+
+-- Compensations that do not succeed at once: the first n attempts fail.
+CREATE FUNCTION test.undo_after(context jsonb, failures integer, code text DEFAULT 'P0001') RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+  IF (context ->> 'attempt')::integer <= failures THEN
+    RAISE EXCEPTION USING ERRCODE = code,
+      MESSAGE = format('attempt %s of %s is in vain', context ->> 'attempt', context #>> '{step,key}');
+  END IF;
+  PERFORM test.undo(context);
+END $$;
 
 -- Waits until a query answers true; commits while it waits.
 CREATE PROCEDURE test.wait_until(query text) LANGUAGE plpgsql AS $$

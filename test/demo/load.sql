@@ -8,16 +8,22 @@
 
 BEGIN;
 SELECT saga.begin('transfer') AS saga \gset
-SELECT saga.step(:saga, 'debit', completed => true, args => jsonb_build_array(:a::int, :cents::int),
-  compensation => 'UPDATE pgbench_accounts SET abalance = abalance + ($1->''args''->>1)::int WHERE aid = ($1->''args''->>0)::int');
+SELECT saga.step(:saga, 'debit', completed => true,
+  args => jsonb_build_object('account', :a::int, 'cents', :cents::int),
+  compensation => 'UPDATE pgbench_accounts
+    SET abalance = abalance + ($1->''args''->>''cents'')::int
+    WHERE aid = ($1->''args''->>''account'')::int');
 UPDATE pgbench_accounts SET abalance = abalance - :cents WHERE aid = :a;
 COMMIT;
 \if :fails and :at = 1
 SELECT saga.fail(:saga, 'at the debit');
 \else
 BEGIN;
-SELECT saga.step(:saga, 'credit', completed => true, args => jsonb_build_array(:b::int, :cents::int),
-  compensation => 'UPDATE pgbench_accounts SET abalance = abalance - ($1->''args''->>1)::int WHERE aid = ($1->''args''->>0)::int');
+SELECT saga.step(:saga, 'credit', completed => true,
+  args => jsonb_build_object('account', :b::int, 'cents', :cents::int),
+  compensation => 'UPDATE pgbench_accounts
+    SET abalance = abalance - ($1->''args''->>''cents'')::int
+    WHERE aid = ($1->''args''->>''account'')::int');
 UPDATE pgbench_accounts SET abalance = abalance + :cents WHERE aid = :b;
 COMMIT;
 \if :fails and :at = 2
@@ -25,8 +31,8 @@ SELECT saga.fail(:saga, 'at the credit');
 \else
 BEGIN;
 SELECT saga.step(:saga, 'entry', completed => true,
-  compensation => 'DELETE FROM pgbench_history WHERE filler = $1->''saga''->>''id''');
-INSERT INTO pgbench_history (tid, bid, aid, delta, mtime, filler) VALUES (:a, :b, 0, :cents, now(), left(:saga::text, 22));
+  compensation => 'DELETE FROM entry WHERE saga = ($1->''saga''->>''id'')::uuid');
+INSERT INTO entry VALUES (:saga, :a, :b, :cents);
 COMMIT;
 \if :fails
 SELECT saga.fail(:saga, 'at the entry');

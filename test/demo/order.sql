@@ -18,13 +18,13 @@ CREATE FUNCTION release_stock(context jsonb) RETURNS void LANGUAGE sql AS $$
 $$;
 
 -- show
-CREATE FUNCTION charge(saga uuid, order_id int, cents int) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION charge(s uuid, order_id int, cents int) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   payment int;
 BEGIN
   INSERT INTO payment (order_id, cents) VALUES (order_id, cents) RETURNING id INTO payment;
-  PERFORM saga.step(saga, 'charge',
-    compensation => 'SELECT refund($1)', output => jsonb_build_object('payment', payment));
+  PERFORM saga.step(s, 'charge', compensation => 'SELECT refund($1)',
+    output => jsonb_build_object('payment', payment));
 END $$;
 
 CREATE FUNCTION refund(context jsonb) RETURNS void LANGUAGE sql AS $$
@@ -33,20 +33,20 @@ CREATE FUNCTION refund(context jsonb) RETURNS void LANGUAGE sql AS $$
 $$;
 -- hide
 
-CREATE FUNCTION reserve_stock(saga uuid, item text, pieces int) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION reserve_stock(s uuid, item text, pieces int) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   UPDATE stock SET on_hand = on_hand - pieces WHERE stock.item = reserve_stock.item;
-  PERFORM saga.step(saga, 'reserve stock', completed => true,
+  PERFORM saga.step(s, 'reserve stock', completed => true,
     compensation => 'SELECT release_stock($1)',
     args => jsonb_build_object('item', item, 'pieces', pieces));
 END $$;
 
-CREATE FUNCTION book_carrier(saga uuid, order_id int) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION book_carrier(s uuid, order_id int) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   shipment int;
 BEGIN
   INSERT INTO shipment (order_id) VALUES (order_id) RETURNING id INTO shipment;
-  PERFORM saga.step(saga, 'book carrier',
+  PERFORM saga.step(s, 'book carrier',
     compensation => 'SELECT call_carrier_off($1)', output => jsonb_build_object('shipment', shipment));
 END $$;
 
@@ -55,12 +55,12 @@ CREATE FUNCTION call_carrier_off(context jsonb) RETURNS void LANGUAGE sql AS $$
   SELECT pg_sleep(0.3);
 $$;
 
-CREATE FUNCTION issue_invoice(saga uuid, order_id int) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION issue_invoice(s uuid, order_id int) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   invoice int;
 BEGIN
   INSERT INTO invoice (order_id) VALUES (order_id) RETURNING id INTO invoice;
-  PERFORM saga.step(saga, 'issue invoice',
+  PERFORM saga.step(s, 'issue invoice',
     compensation => 'SELECT void_invoice($1)', output => jsonb_build_object('invoice', invoice));
 END $$;
 
@@ -85,28 +85,28 @@ $$;
 
 CREATE PROCEDURE place_order(order_id int) LANGUAGE plpgsql AS $$
 DECLARE
-  saga uuid := saga.begin('order', 'order-' || order_id, jsonb_build_object('order', order_id));
+  s uuid := saga.begin('order', 'order-' || order_id, jsonb_build_object('order', order_id));
 BEGIN
-  PERFORM reserve_stock(saga, 'bicycle', 1);     COMMIT;
-  PERFORM charge(saga, order_id, 49900);         COMMIT;
-  PERFORM book_carrier(saga, order_id);          COMMIT;
-  PERFORM issue_invoice(saga, order_id);         COMMIT;
+  PERFORM reserve_stock(s, 'bicycle', 1);  COMMIT;
+  PERFORM charge(s, order_id, 49900);      COMMIT;
+  PERFORM book_carrier(s, order_id);       COMMIT;
+  PERFORM issue_invoice(s, order_id);      COMMIT;
 
   -- The CRM is outside the database: the step is committed before its effect.
-  PERFORM saga.step(saga, 'write CRM', args => jsonb_build_object('order', order_id),
+  PERFORM saga.step(s, 'write CRM', args => jsonb_build_object('order', order_id),
     compensation => 'SELECT strike_crm_note($1)');
   COMMIT;
   BEGIN
     PERFORM call_crm(order_id);
-    PERFORM saga.complete_step(saga, 'write CRM');
+    PERFORM saga.complete_step(s, 'write CRM');
   EXCEPTION WHEN OTHERS THEN
-    PERFORM saga.fail_step(saga, 'write CRM', SQLERRM);
-    PERFORM saga.fail(saga, 'order ' || order_id || ' could not be placed: ' || SQLERRM);
+    PERFORM saga.fail_step(s, 'write CRM', SQLERRM);
+    PERFORM saga.fail(s, 'order ' || order_id || ' could not be placed: ' || SQLERRM);
     RETURN;
   END;
   COMMIT;
 
-  PERFORM saga.step(saga, 'confirm', kind => 'pivot', completed => true);
-  PERFORM saga.complete(saga);
+  PERFORM saga.step(s, 'confirm', kind => 'pivot', completed => true);
+  PERFORM saga.complete(s);
 END $$;
 -- hide

@@ -1,4 +1,5 @@
-CREATE TABLE account (name text PRIMARY KEY, balance int NOT NULL CHECK (balance >= 0), closed boolean NOT NULL DEFAULT false);
+CREATE TABLE account (
+  name text PRIMARY KEY, balance int CHECK (balance >= 0), closed boolean DEFAULT false);
 INSERT INTO account VALUES ('alice', 100), ('bob', 50);
 
 \echo
@@ -18,6 +19,7 @@ UPDATE account SET balance = balance + 30 WHERE name = 'bob';
 SELECT saga.complete(:'saga');
 COMMIT;
 
+\echo
 \echo The next one meets a closed account. What the debit did is already committed.
 \echo
 UPDATE account SET closed = true WHERE name = 'bob';

@@ -1,0 +1,200 @@
+-- Every call in every state: what it answers, or how it refuses.
+\set ECHO none
+\i sql/include/helpers.sql
+\set ECHO all
+
+-- A compensation that is not done yet: its saga stays as it is for an hour.
+CREATE FUNCTION test.later() RETURNS void LANGUAGE plpgsql
+AS $$ BEGIN RAISE SQLSTATE 'SG007' USING MESSAGE = 'not yet'; END $$;
+
+-- The states.  In each there is a step that is open (started), one that
+-- failed, and one that is done; what differs is said here.
+CREATE TABLE test.state (n integer GENERATED ALWAYS AS IDENTITY, state text, what text);
+INSERT INTO test.state (state, what) VALUES
+  ('running', ''),
+  ('closable', 'running, with all steps completed'),
+  ('completed', 'all steps completed, but the failed one is left failed on purpose'),
+  ('compensating', 'failed; the step that started last is not compensated yet'),
+  ('partial', 'compensating, back to a savepoint: the saga has not failed'),
+  ('compensated', ''),
+  ('pivot', 'needs_review: failed after its pivot had completed'),
+  ('review', 'needs_review: the step that started last wants a person to look'),
+  ('abandoned', ''),
+  ('unknown', 'no such saga');
+
+CREATE TABLE test.call (n integer GENERATED ALWAYS AS IDENTITY, call text, sql text);
+INSERT INTO test.call (call, sql) VALUES
+  ('begin', $$SELECT CASE WHEN saga.begin('matrix', $2, '1') = $1 THEN 'that saga' ELSE 'a new saga' END$$),
+  ('start', $$SELECT CASE WHEN saga.start('matrix', $2, '1') = $1 THEN 'that saga' ELSE 'a new saga' END$$),
+  ('begin, other input', $$SELECT CASE WHEN saga.begin('matrix', $2, '2') = $1 THEN 'that saga' ELSE 'a new saga' END$$),
+  ('step open', $$SELECT test.answer(saga.step($1, 'open', compensation => 'SELECT test.undo($1)'))$$),
+  ('step failed', $$SELECT test.answer(saga.step($1, 'failed', compensation => 'SELECT test.undo($1)'))$$),
+  ('step done', $$SELECT test.answer(saga.step($1, 'done', compensation => 'SELECT test.undo($1)'))$$),
+  ('step done, other args', $$SELECT test.answer(saga.step($1, 'done', compensation => 'SELECT test.undo($1)', args => '1'))$$),
+  ('step new', $$SELECT test.answer(saga.step($1, 'new'))$$),
+  ('step new, completed', $$SELECT test.answer(saga.step($1, 'new', output => '"new"'))$$),
+  ('complete_step open', $$SELECT test.answer(saga.complete_step($1, 'open', '"result"'))$$),
+  ('complete_step failed', $$SELECT test.answer(saga.complete_step($1, 'failed', '"result"'))$$),
+  ('complete_step done', $$SELECT test.answer(saga.complete_step($1, 'done', '"done"'))$$),
+  ('complete_step done, other output', $$SELECT test.answer(saga.complete_step($1, 'done', '"other"'))$$),
+  ('complete_step new', $$SELECT test.answer(saga.complete_step($1, 'new'))$$),
+  ('record open', $$SELECT test.answer(saga.complete_step($1, 'open', '"late"', late => 'record'))$$),
+  ('record failed', $$SELECT test.answer(saga.complete_step($1, 'failed', '"late"', late => 'record'))$$),
+  ('record done', $$SELECT test.answer(saga.complete_step($1, 'done', '"done"', late => 'record'))$$),
+  ('record new', $$SELECT test.answer(saga.complete_step($1, 'new', late => 'record'))$$),
+  ('fail_step open', $$SELECT test.answer(saga.fail_step($1, 'open', 'e'))$$),
+  ('fail_step failed', $$SELECT test.answer(saga.fail_step($1, 'failed', 'e'))$$),
+  ('fail_step done', $$SELECT test.answer(saga.fail_step($1, 'done', 'e'))$$),
+  ('fail_step new', $$SELECT test.answer(saga.fail_step($1, 'new', 'e'))$$),
+  ('complete', $$SELECT saga.complete($1)$$),
+  ('complete, ignore_failed', $$SELECT saga.complete($1, ignore_failed => true)$$),
+  ('fail', $$SELECT saga.fail($1)$$),
+  ('cancel', $$SELECT saga.cancel($1)$$),
+  ('wait', $$SELECT saga.wait($1, '0')$$),
+  ('wait for running', $$SELECT saga.wait($1, '0', until => 'running')$$);
+
+CREATE FUNCTION test.answer(r saga.step_result) RETURNS text IMMUTABLE LANGUAGE sql
+RETURN concat_ws(' ', (r).status, (r).attempt, (r).output);
+
+-- A saga in the state
+CREATE PROCEDURE test.put(wanted text, key text, INOUT id uuid) LANGUAGE plpgsql AS $$
+BEGIN
+  IF wanted = 'unknown' THEN
+    id := '01900000-0000-7000-8000-000000000000';
+    RETURN;
+  END IF;
+  id := saga.begin('matrix', key, '1');
+  PERFORM saga.step(id, 'base', completed => true);
+  PERFORM saga.step(id, 'open', compensation => 'SELECT test.undo($1)');
+  PERFORM saga.step(id, 'failed', compensation => 'SELECT test.undo($1)');
+  PERFORM saga.step(id, 'done', compensation => 'SELECT test.undo($1)', output => '"done"');
+  IF wanted IN ('closable', 'completed') THEN
+    PERFORM saga.complete_step(id, 'open', '"result"');
+  END IF;
+  IF wanted = 'closable' THEN
+    PERFORM saga.complete_step(id, 'failed', '"result"');
+  ELSE
+    PERFORM saga.fail_step(id, 'failed', 'no');
+  END IF;
+  PERFORM saga.step(id, 'last', completed => true,
+    kind => CASE wanted WHEN 'pivot' THEN 'pivot' WHEN 'abandoned' THEN 'pivot' END,
+    review => CASE wanted WHEN 'review' THEN 'look here' END,
+    compensation => CASE wanted WHEN 'compensated' THEN 'SELECT test.undo($1)'
+                                ELSE 'SELECT test.later()' END,
+    compensation_retry => saga.retry_policy(delay => '1 hour'));
+  COMMIT;
+  IF wanted = 'completed' THEN
+    PERFORM saga.complete(id, ignore_failed => true);
+  ELSIF wanted NOT IN ('running', 'closable') THEN
+    PERFORM saga.fail(id);
+  END IF;
+  COMMIT;
+  IF wanted IN ('compensating', 'partial') THEN
+    CALL test.wait_until(format('SELECT count(*) = 1 FROM saga.attempts WHERE saga_id = %L AND outcome = %L',
+                                id, 'deferred'));
+  ELSIF wanted IN ('compensated', 'review') THEN
+    PERFORM saga.wait(id);
+  END IF;
+  -- Two states that no call reaches.  What a superuser writes makes the
+  -- ledger a copy; it is adopted in the same breath.
+  IF wanted = 'abandoned' THEN
+    UPDATE saga.ledger_saga s SET state = 'a', finished_at = now() WHERE s.id = put.id;
+    PERFORM saga.adopt();
+  ELSIF wanted = 'partial' THEN
+    UPDATE saga.ledger_saga s SET failure_kind = NULL, failed_seq = NULL,
+      undo_target = (SELECT seq FROM saga.ledger_step t WHERE t.saga = put.id AND t.key = 'base')
+    WHERE s.id = put.id;
+    PERFORM saga.adopt();
+  END IF;
+  COMMIT;
+END $$;
+
+CREATE TABLE test.cell (call text, state text, cell text, message text, detail text, hint text);
+
+CREATE PROCEDURE test.fill() LANGUAGE plpgsql AS $$
+DECLARE
+  s record;
+  c record;
+  it uuid;
+  key text;
+  before text;
+  after text;
+  answer text;
+  code text;
+  words text;
+  more text;
+  advice text;
+BEGIN
+  FOR s IN SELECT * FROM test.state ORDER BY n LOOP
+    FOR c IN SELECT * FROM test.call ORDER BY n LOOP
+      key := s.state || ' ' || c.call;
+      CALL test.put(s.state, key, it);
+      SELECT state INTO before FROM saga.sagas v WHERE v.id = it;
+      words := NULL;
+      more := NULL;
+      advice := NULL;
+      COMMIT;
+      BEGIN
+        EXECUTE c.sql INTO answer USING it, key;
+      EXCEPTION WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS answer = RETURNED_SQLSTATE, words = MESSAGE_TEXT,
+          more = PG_EXCEPTION_DETAIL, advice = PG_EXCEPTION_HINT;
+      END;
+      COMMIT;
+      SELECT state INTO after FROM saga.sagas v WHERE v.id = it;
+      IF after <> before AND after <> answer THEN
+        answer := answer || ', now ' || after;
+      END IF;
+      INSERT INTO test.cell VALUES (c.call, s.state, answer, replace(words, key, '<key>'), more, advice);
+    END LOOP;
+  END LOOP;
+END $$;
+
+SET client_min_messages = warning;
+CALL test.fill();
+RESET client_min_messages;
+
+-- The states are what they should be.
+SELECT s.state, v.state AS is, v.failure_kind, v.failed_step, count(*)
+FROM test.state s JOIN saga.sagas v ON v.name = 'matrix' AND v.idempotency_key = s.state || ' wait'
+GROUP BY s.n, 1, 2, 3, 4 ORDER BY s.n;
+SELECT s.state, t.key, t.status, t.compensation_status
+FROM test.state s JOIN saga.sagas v ON v.name = 'matrix' AND v.idempotency_key = s.state || ' wait'
+  JOIN saga.steps t ON t.saga_id = v.id
+ORDER BY s.n, t.position;
+
+-- No cell is empty.
+SELECT count(*) = (SELECT count(*) FROM test.state) * (SELECT count(*) FROM test.call) AS full,
+  count(*) FILTER (WHERE cell IS NULL) AS empty
+FROM test.cell;
+
+\pset format unaligned
+\pset tuples_only on
+SELECT E'\n' || s.state || CASE WHEN s.what <> '' THEN ' (' || s.what || ')' ELSE '' END
+  || (SELECT string_agg(E'\n  ' || rpad(c.call, 34) || x.cell, '' ORDER BY c.n)
+      FROM test.call c JOIN test.cell x USING (call) WHERE x.state = s.state)
+FROM test.state s ORDER BY s.n;
+
+-- The words of the refusals, and where they are heard
+SELECT E'\n' || cell || ': ' || message
+  || CASE WHEN detail <> '' THEN E'\nDETAIL:  ' || detail ELSE '' END
+  || CASE WHEN hint <> '' THEN E'\nHINT:  ' || hint ELSE '' END
+  || (SELECT string_agg(E'\n  ' || rpad(o.state || ':', 14) || o.calls, '' ORDER BY o.n)
+      FROM (SELECT s.n, s.state, string_agg(c.call, '; ' ORDER BY c.n) AS calls
+            FROM test.cell x JOIN test.state s USING (state) JOIN test.call c USING (call)
+            WHERE (x.cell, test.mask(x.message), test.mask(x.detail), x.hint)
+              = (e.cell, e.message, e.detail, e.hint)
+            GROUP BY 1, 2) o)
+FROM (SELECT DISTINCT cell, test.mask(message) AS message, test.mask(detail) AS detail, hint
+      FROM test.cell WHERE message IS NOT NULL) e
+ORDER BY cell, message, detail, hint;
+\pset tuples_only off
+\pset format aligned
+
+-- What the calls left of the steps, where it is not what was there before
+SELECT s.state, c.call, t.key, t.status, t.attempts, t.output, t.error, t.parked
+FROM test.state s CROSS JOIN test.call c
+  JOIN saga.sagas v ON v.name = 'matrix' AND v.idempotency_key = s.state || ' ' || c.call
+  JOIN saga.steps t ON t.saga_id = v.id
+WHERE (c.call LIKE 'record%' OR c.call LIKE 'fail_step%') AND t.key = split_part(c.call, ' ', 2)
+ORDER BY s.n, c.n;
