@@ -13,7 +13,8 @@
 #   make demo                   a failing operation and its undo, in a minute
 #   make test                   the whole suite
 #   make valgrind               the regression tests under valgrind
-#   make bench                  the figures
+#   make bench                  the figures (make bench-instructions: those
+#                               that do not depend on the machine's load)
 #
 # Arguments for the latter go in ARGS: make test ARGS='--regress basic'.
 
@@ -80,4 +81,7 @@ valgrind:
 bench:
 	@$(SAGA_SRCDIR)test/bench/run $(ARGS)
 
-.PHONY: demo test valgrind bench
+bench-instructions:
+	@$(SAGA_SRCDIR)test/bench/run instructions wal $(ARGS)
+
+.PHONY: demo test valgrind bench bench-instructions

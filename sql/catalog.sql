@@ -9,7 +9,7 @@ SELECT pg_describe_object(classid, objid, objsubid) AS member
 FROM pg_depend WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
   AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'saga')
   AND pg_describe_object(classid, objid, objsubid) !~ '^type saga\.(ledger|sagas|steps|attempts|events|pending|_)'
-ORDER BY member COLLATE "C";
+ORDER BY pg_describe_object(classid, objid, objsubid) COLLATE "C";
 
 -- Without a comment: nothing, columns included
 SELECT pg_describe_object(classid, objid, 0) AS uncommented
@@ -63,6 +63,7 @@ SELECT saga.internal_next_action('00000000-0000-0000-0000-000000000000', '?', tr
 CALL test.refuses('SELECT saga.internal_guard()');
 
 -- DROP and CREATE in one session: cached identities are forgotten.
+SELECT current_database() AS home \gset
 CREATE DATABASE regress_saga_again;
 \c regress_saga_again
 CREATE EXTENSION saga;
@@ -77,4 +78,5 @@ DROP SCHEMA saga CASCADE;
 DROP EXTENSION saga;
 CREATE SCHEMA saga;
 CREATE EXTENSION saga;
-\c contrib_regression
+\c :home
+DROP DATABASE regress_saga_again;

@@ -77,7 +77,7 @@ SELECT event, step, detail FROM test.events('compensated') WHERE position > 2;
 SELECT test.begin('being tried') AS id \gset
 SELECT status FROM saga.step(:'id', 'before', compensation => 'SELECT test.undo($1)');
 SELECT status FROM saga.step(:'id', 'charge', compensation => 'SELECT test.later()',
-  compensation_retry => saga.retry_policy(delay => '1 hour'));
+  compensation_retry => saga.retry_policy(delay => '1 hour', max_delay => '1 hour'));
 SELECT saga.fail(:'id');
 CALL test.wait_until(format('SELECT count(*) = 1 FROM saga.attempts WHERE saga_id = %L AND outcome = %L', :'id', 'deferred'));
 SELECT status, output FROM saga.complete_step(:'id', 'charge', '{"charge": "ch_4"}', late => 'record');
@@ -87,7 +87,7 @@ SELECT * FROM test.steps('being tried');
 -- ... and where the walk passed it by
 SELECT test.begin('passed by') AS id \gset
 SELECT status FROM saga.step(:'id', 'hold', compensation => 'SELECT test.later()',
-  compensation_retry => saga.retry_policy(delay => '1 hour'));
+  compensation_retry => saga.retry_policy(delay => '1 hour', max_delay => '1 hour'));
 SELECT status FROM saga.step(:'id', 'charge', compensate_on => 'completed', compensation => 'SELECT test.undo($1)');
 SELECT saga.fail(:'id');
 CALL test.wait_until(format('SELECT count(*) = 1 FROM saga.attempts WHERE saga_id = %L AND outcome = %L', :'id', 'deferred'));

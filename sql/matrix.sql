@@ -81,7 +81,7 @@ BEGIN
     review => CASE wanted WHEN 'review' THEN 'look here' END,
     compensation => CASE wanted WHEN 'compensated' THEN 'SELECT test.undo($1)'
                                 ELSE 'SELECT test.later()' END,
-    compensation_retry => saga.retry_policy(delay => '1 hour'));
+    compensation_retry => saga.retry_policy(delay => '1 hour', max_delay => '1 hour'));
   COMMIT;
   IF wanted = 'completed' THEN
     PERFORM saga.complete(id, ignore_failed => true);

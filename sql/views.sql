@@ -54,7 +54,7 @@ SELECT * FROM test.next(:'id');
 -- one that is tried again later
 SELECT test.begin('again later') AS id \gset
 SELECT status FROM saga.step(:'id', 'a', compensation => 'SELECT test.undo_after($1, 1)',
-  compensation_retry => saga.retry_policy(delay => '1 hour'));
+  compensation_retry => saga.retry_policy(delay => '1 hour', max_delay => '1 hour'));
 SELECT saga.fail(:'id');
 CALL test.wait_until(format('SELECT count(*) > 0 FROM saga.attempts WHERE saga_id = %L AND outcome = %L', :'id', 'failed'));
 SELECT * FROM test.next(:'id');
@@ -83,20 +83,23 @@ SELECT key, attempts FROM saga.steps WHERE saga_id = :'id' ORDER BY position;
 COMMIT;
 
 -- Looking at one saga costs index lookups.
-SELECT count(*) FROM saga.begin('plan', 'k') s;
 SET enable_seqscan = off;
-CREATE FUNCTION test.scans(query text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+CREATE FUNCTION test.not_by_index(view text, id text) RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
   line text;
+  scan text;
 BEGIN
-  FOR line IN EXECUTE 'EXPLAIN (COSTS OFF) ' || query LOOP
-    IF line ~ 'Scan' THEN
-      RETURN NEXT trim(regexp_replace(line, '^[ >-]*', ''));
+  FOR line IN EXECUTE format('EXPLAIN (COSTS OFF) SELECT * FROM saga.%I WHERE %I = %L', view, id,
+                             '01900000-0000-7000-8000-000000000000') LOOP
+    IF scan IS NOT NULL AND line !~ 'Index Cond' THEN
+      RETURN NEXT scan;
     END IF;
+    scan := CASE WHEN line ~ 'Seq Scan|Index .*Scan' THEN trim(line) END;
   END LOOP;
 END $$;
-SELECT DISTINCT * FROM test.scans($$SELECT * FROM saga.sagas WHERE id = '01900000-0000-7000-8000-000000000000'$$) ORDER BY 1;
-SELECT DISTINCT * FROM test.scans($$SELECT * FROM saga.steps WHERE saga_id = '01900000-0000-7000-8000-000000000000'$$) ORDER BY 1;
-SELECT DISTINCT * FROM test.scans($$SELECT * FROM saga.attempts WHERE saga_id = '01900000-0000-7000-8000-000000000000'$$) ORDER BY 1;
-SELECT DISTINCT * FROM test.scans($$SELECT * FROM saga.events WHERE saga_id = '01900000-0000-7000-8000-000000000000'$$) ORDER BY 1;
+SELECT test.not_by_index('sagas', 'id');
+SELECT test.not_by_index('steps', 'saga_id');
+SELECT test.not_by_index('attempts', 'saga_id');
+SELECT test.not_by_index('events', 'saga_id');
+SELECT test.not_by_index('pending_compensations', 'saga_id');
 RESET enable_seqscan;

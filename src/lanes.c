@@ -336,7 +336,7 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 				*away = true;
 				return DT_NOEND;
 			}
-			in_hand_count = saga_pool_in_hand(&in_hand);
+			in_hand_count = saga_pool_in_hand(lane->role, &in_hand);
 		}
 		if (is_withheld(&found.saga) ||
 			bsearch(&found.saga, in_hand, in_hand_count, sizeof(pg_uuid_t),

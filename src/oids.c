@@ -95,7 +95,10 @@ lookup_oids(void)
 		!OidIsValid(oids.step_result) || !OidIsValid(oids.retry_policy))
 		return false;
 	if (!has_columns(oids.saga, Saga_natts) ||
-		!has_columns(oids.step, Step_natts))
+		!has_columns(oids.step, Step_natts) ||
+		!has_columns(oids.attempt, Attempt_natts) ||
+		!has_columns(oids.event, Event_natts) ||
+		!has_columns(oids.due, Due_natts))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_UNAVAILABLE),
 				 errmsg("the installed version of extension \"saga\" does not fit its library"),

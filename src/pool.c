@@ -524,11 +524,13 @@ compare_ids(const void *a, const void *b)
 }
 
 /*
- * The sagas that executors of this database have in hand or in a mailbox,
- * sorted, in the current memory context.
+ * The sagas that the role's executors in this database have in hand or in a
+ * mailbox, sorted, in the current memory context.  Those of other roles do not
+ * count: one of them may have moved a saga to this role's lane, committed that,
+ * and not put the saga down yet, and nobody will say so when it does.
  */
 int
-saga_pool_in_hand(pg_uuid_t **ids)
+saga_pool_in_hand(Oid role, pg_uuid_t **ids)
 {
 	int			count = 0;
 	int			size = 0;
@@ -537,7 +539,7 @@ saga_pool_in_hand(pg_uuid_t **ids)
 	LWLockAcquire(saga_shmem->lock, LW_SHARED);
 	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
 	{
-		if (is_mine(&saga_shmem->executors[i], InvalidOid))
+		if (is_mine(&saga_shmem->executors[i], role))
 			size += SAGA_MAILBOX_SIZE + 1;
 	}
 	LWLockRelease(saga_shmem->lock);
@@ -550,7 +552,7 @@ saga_pool_in_hand(pg_uuid_t **ids)
 		uint32		at;
 
 		/* Only this process adds slots to this database. */
-		if (!is_mine(slot, InvalidOid) ||
+		if (!is_mine(slot, role) ||
 			count + SAGA_MAILBOX_SIZE + 1 > size)
 			continue;
 		SpinLockAcquire(&slot->mutex);

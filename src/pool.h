@@ -33,7 +33,7 @@ extern SagaPoolStart saga_pool_start(Oid role);
 extern void saga_pool_forget_waiting(Oid role);
 extern bool saga_pool_tend(void);
 extern bool saga_pool_failed_to_start(Oid role);
-extern int	saga_pool_in_hand(pg_uuid_t **ids);
+extern int	saga_pool_in_hand(Oid role, pg_uuid_t **ids);
 extern uint32 saga_pool_collect_skipped(Oid role);
 extern void saga_pool_lane(Oid role, SagaPoolLane *lane);
 extern bool saga_pool_put(Oid role, const pg_uuid_t *id);

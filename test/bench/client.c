@@ -394,6 +394,16 @@ saga_columns_prepare(void)
 	prepare("complete", "SELECT saga.complete($1)");
 }
 
+/* What an application asks for that wants no more than the status. */
+static void
+saga_status_prepare(void)
+{
+	prepare("begin", "SELECT saga.begin('order', $1)");
+	prepare("step", "SELECT (saga.step($1, $2, compensation => $3, args => $4)).status");
+	prepare("complete_step", "SELECT (saga.complete_step($1, $2, $3)).status");
+	prepare("complete", "SELECT saga.complete($1)");
+}
+
 static void
 saga_begin_only(const char *key)
 {
@@ -484,6 +494,7 @@ static const Variant variants[] = {
 	{"lean_plpgsql", lean_plpgsql_prepare, raw_saga},
 	{"saga", saga_prepare, saga_saga},
 	{"saga_columns", saga_columns_prepare, saga_saga},
+	{"saga_status", saga_status_prepare, saga_saga},
 	{"saga4", saga4_prepare, saga4_saga},
 	{"part_begin", saga_prepare, part_begin},
 	{"part_step", saga_prepare, part_step},

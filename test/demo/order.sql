@@ -2,8 +2,10 @@
 -- records it, and says what undoes it, in one transaction.
 
 CREATE TABLE stock (item text PRIMARY KEY, on_hand int NOT NULL CHECK (on_hand >= 0));
-CREATE TABLE payment (id int GENERATED ALWAYS AS IDENTITY, order_id int, cents int, refunded boolean NOT NULL DEFAULT false);
-CREATE TABLE shipment (id int GENERATED ALWAYS AS IDENTITY, order_id int, called_off boolean NOT NULL DEFAULT false);
+CREATE TABLE payment (
+  id int GENERATED ALWAYS AS IDENTITY, order_id int, cents int, refunded boolean NOT NULL DEFAULT false);
+CREATE TABLE shipment (
+  id int GENERATED ALWAYS AS IDENTITY, order_id int, called_off boolean NOT NULL DEFAULT false);
 CREATE TABLE invoice (id int GENERATED ALWAYS AS IDENTITY, order_id int, void boolean NOT NULL DEFAULT false);
 CREATE TABLE crm_note (order_id int, note text);
 INSERT INTO stock VALUES ('bicycle', 10);

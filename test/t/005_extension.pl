@@ -97,7 +97,7 @@ like(sql_error($node, 'ALTER EXTENSION saga SET SCHEMA public'), qr/ERROR:/, 'th
 
 # A script that does not fit the library
 $id = $live->query_safe(q{SELECT saga.begin('order', 'seven')});
-foreach my $table (qw(ledger_saga ledger_step))
+foreach my $table (qw(ledger_saga ledger_step ledger_attempt ledger_event ledger_due))
 {
 	$node->safe_psql('postgres', "ALTER TABLE saga.$table ADD COLUMN later integer");
 	$live->query("\\set VERBOSITY verbose\nSELECT saga.step('$id', 'a')");
@@ -106,10 +106,10 @@ foreach my $table (qw(ledger_saga ledger_step))
 	$live->{stderr} = '';
 	$live->query("SELECT count(*) FROM saga.sagas");
 
-	# A column dropped again leaves its place: used or refused, but no crash.
+	# A column dropped again leaves its place.
 	$node->safe_psql('postgres', "ALTER TABLE saga.$table DROP COLUMN later");
 	$live->query("\\set VERBOSITY verbose\nSELECT status FROM saga.step('$id', 'a', output => '1')");
-	like($live->{stderr}, qr/^$|ERROR:  SG008: /, "$table with a dropped column");
+	like($live->{stderr}, qr/ERROR:  SG008: /, "$table with a dropped column");
 	$live->{stderr} = '';
 	is($live->query_safe('SELECT 1'), 1, 'the session lives');
 	$node->safe_psql('postgres', 'DROP EXTENSION saga; CREATE EXTENSION saga');

@@ -22,6 +22,7 @@
 use strict;
 use warnings;
 use FindBin;
+use JSON::PP;
 use lib "$FindBin::RealBin/../perl";
 use SagaTest;
 use PostgreSQL::Test::Utils;
@@ -270,12 +271,56 @@ foreach my $s (@settings)
 	is($readme, $shown, "README: default of $name") if defined $readme;
 }
 
+# The context that the reference shows has the members of a real one.
+sub members
+{
+	my ($value, $path) = @_;
+	return $path if ref $value ne 'HASH' || $path =~ /^\.(?:args|output|saga\.(?:input|details))$/;
+	return map { members($value->{$_}, "$path.$_") } sort keys %$value;
+}
+$node->safe_psql('postgres', q{
+	CREATE TABLE context (c jsonb);
+	SELECT FROM saga.begin('order', 'order-1', '{"order": 1}') AS s,
+		LATERAL saga.step(s, 'charge', compensation => 'INSERT INTO context VALUES ($1)', output => '{}'),
+		LATERAL saga.fail(s, 'out of stock')});
+wait_until($node, 'SELECT count(*) = 1 FROM context');
+my ($json) = section('The context of a compensation') =~ /^```json\n(.*?)^```/ms;
+is(join("\n", members(decode_json($json), '')),
+	join("\n", members(decode_json($node->safe_psql('postgres', 'SELECT c FROM context')), '')),
+	'reference: the context');
+
 # errors.h is not installed: SQLSTATEs are read from the sources.
 my %codes;
 my $errors = slurp_file("$root/src/errors.h");
 $codes{"SG0$1$2"} = 1 while $errors =~ /MAKE_SQLSTATE\('S','G','0','(\d)','(\d)'\)/g;
 is(join(' ', map { $_->[0] } rows(section('Errors') // '')), join(' ', sort keys %codes),
 	'reference: the SQLSTATEs');
+
+# The design has a place for every room.
+my $design = slurp_file("$root/doc/design.md");
+foreach my $room (map { s{^.*/}{}r } glob("$root/src/*.c"))
+{
+	next if $room eq 'compat.c';
+	ok($design =~ /`\Q$room\E`/, "design: $room");
+}
+
+# Links between the documents lead somewhere.
+foreach my $file ('README.md', 'CHANGELOG.md', map { s{^.*/(doc/)}{$1}r } glob("$root/doc/*.md"))
+{
+	my $text = slurp_file("$root/$file") =~ s/^```.*?^```//gmsr;
+	while ($text =~ /\]\(([^)]*)\)/g)
+	{
+		my ($path, $anchor) = split /#/, $1, 2;
+		next if $path =~ /^https?:/;
+		my $target = $path eq '' ? $file : ($file =~ m{^(doc/)} ? $1 : '') . $path;
+		$target =~ s{^doc/\.\./}{};
+		if (!-f "$root/$target") { fail("$file: link to $path"); next; }
+		next if !defined $anchor;
+		my %anchors = map { lc($_) =~ s/[^\w -]//gr =~ s/ /-/gr => 1 }
+		  slurp_file("$root/$target") =~ /^#+ (.*)$/mg;
+		ok($anchors{$anchor}, "$file: link to $target#$anchor");
+	}
+}
 
 $node->stop;
 done_testing();

@@ -1,0 +1,187 @@
+# Exactly once: our processes are killed, fail and end at every point where they
+# could lose or double something, and each compensation's effect is there once,
+# in the reverse start order, with a history that has no gaps.
+#
+# The witness is a table that anybody may write to twice: the compensations just
+# insert into it.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use PostgreSQL::Test::Utils;
+use SagaTest;
+use Test::More;
+use Time::HiRes qw(usleep);
+
+plan skip_all => 'needs the test build' if !is_test_build();
+
+# Every point there is in these rooms, with the actions that make sense there
+my %points = map { $_ => 1 } qw(
+  executor.before_inflight executor.after_inflight executor.before_mark
+  executor.before_commit executor.after_commit executor.before_record_failure
+  worker.before_turn worker.before_commit worker.after_commit);
+my @actions = qw(error fatal kill);
+
+my %found;
+foreach my $room (qw(executor session worker))
+{
+	my $text = slurp_file("$FindBin::RealBin/../../src/$room.c");
+	$found{$1} = 1 while $text =~ /SAGA_FAULT\("([^"]+)"\)/g;
+}
+is(join(' ', sort keys %found), join(' ', sort keys %points), 'every fault point is known here');
+
+my $node = saga_cluster('main', conf => "restart_after_crash = on\nautovacuum = off\n");
+$node->safe_psql('postgres', q{
+	CREATE TABLE effects (n serial, saga text, step text);
+	CREATE FUNCTION undo(context jsonb) RETURNS void LANGUAGE plpgsql AS $$
+	BEGIN
+		INSERT INTO effects (saga, step)
+		VALUES (context->'saga'->>'idempotency_key', context->'step'->>'key');
+		IF context->'args'->>'fails' = 'once' AND
+			NOT EXISTS (SELECT FROM saga.attempts
+				WHERE saga_id = (context->'saga'->>'id')::uuid AND seq = (context->'step'->>'seq')::bigint
+					AND phase = 'compensation' AND error = 'not now')
+		THEN
+			RAISE EXCEPTION 'not now';
+		END IF;
+	END $$;
+	-- A saga of three steps
+	CREATE FUNCTION make(key text, timeout interval DEFAULT NULL, fails text DEFAULT NULL) RETURNS uuid
+	LANGUAGE plpgsql AS $$
+	DECLARE
+		id uuid := saga.begin('order', key, timeout => timeout);
+	BEGIN
+		FOR i IN 1..3 LOOP
+			PERFORM saga.step(id, 'step ' || i, compensation => 'SELECT undo($1)',
+				args => jsonb_build_object('fails', CASE WHEN i = 2 THEN fails END),
+				compensation_retry => saga.retry_policy(max_attempts => 1000, delay => '10 ms',
+					backoff => 'constant', jitter => 0));
+		END LOOP;
+		RETURN id;
+	END $$;
+	-- One saga fails, one fails and so does one of its compensations, and the
+	-- third is failed by its deadline.
+	CREATE FUNCTION fail_all(round text) RETURNS void LANGUAGE plpgsql AS $$
+	BEGIN
+		PERFORM saga.fail(make(round || ' plain'));
+		PERFORM saga.fail(make(round || ' twice', fails => 'once'));
+		PERFORM make(round || ' deadline', timeout => '1 ms');
+	END $$;});
+
+my $conf = $node->data_dir . '/postgresql.auto.conf';
+my $postmaster = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
+
+# Written to the file, since the server may be in the middle of a crash
+sub arm
+{
+	my ($faults) = @_;
+
+	open my $file, '>', "$conf.new" or die "$conf.new: $!";
+	print $file $faults eq '' ? '' : "saga.test_faults = '$faults'\n";
+	close $file;
+	rename "$conf.new", $conf or die "$conf: $!";
+	kill 'HUP', $postmaster or die "postmaster: $!";
+	return;
+}
+
+# Waits for so many such lines, looking often: a fault left armed strikes again
+sub wait_lines
+{
+	my ($regex, $offset, $count) = @_;
+
+	for my $try (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		my $n = () = slurp_file($node->logfile, $offset) =~ /$regex/g;
+		return 1 if $n >= $count;
+		usleep(10_000);
+	}
+	return fail("timed out waiting for $regex");
+}
+
+sub round
+{
+	my ($name, $faults, $evidence, $count) = @_;
+	my $offset = log_offset($node);
+	my $exists = "EXISTS (SELECT FROM saga.sagas WHERE idempotency_key = '$name deadline')";
+	my $fail = "SELECT fail_all('$name') WHERE NOT $exists";
+	my $there = '';
+
+	arm($faults);
+	# It may be struck down itself; then it is repeated below.
+	$node->psql('postgres', $fail, stderr => \my $err);
+	if (ref $evidence) { wait_lines($evidence, $offset, $count // 1); }
+	elsif (defined $evidence) { wait_until($node, $evidence); }
+	arm('');
+	for (1 .. 1000)
+	{
+		$node->psql('postgres', "$fail; SELECT $exists", stdout => \$there, stderr => \$err);
+		last if $there =~ /t$/;
+		usleep(20_000);
+	}
+	wait_until($node, qq{
+		SELECT count(*) = 3 FROM saga.sagas
+		WHERE idempotency_key LIKE '$name %' AND state = 'compensated'});
+
+	is($node->safe_psql('postgres', qq{
+		SELECT saga, string_agg(step, ', ' ORDER BY n) FROM effects
+		WHERE saga LIKE '$name %' GROUP BY saga ORDER BY saga}),
+		join("\n", map { "$name $_|step 3, step 2, step 1" } qw(deadline plain twice)),
+		"$name: each effect once, in reverse");
+	return;
+}
+
+# Many rounds with each way to end, so that crashes do not come in between
+foreach my $action (@actions)
+{
+	foreach my $point (sort keys %points)
+	{
+		my $evidence =
+		    $action eq 'kill' ? qr/\(PID \d+\) was terminated by signal 9/
+		  : $action eq 'fatal' || $point =~ /^worker|record_failure/ ? qr/fault point "\Q$point\E"|SQLSTATE XX000/
+		  # what fails behind the commit leaves no trace
+		  : $point eq 'executor.after_commit' ? undef
+		  : qq{SELECT count(*) > 2 FROM saga.attempts WHERE error = 'fault point "$point"'};
+
+		round("$point=$action", "$point=$action", $evidence);
+	}
+}
+
+# A crash while what was in flight at the last one is written down
+round('crash upon crash', 'executor.before_mark=kill,worker.before_commit=kill',
+	qr/\(PID \d+\) was terminated by signal 9/, 3);
+
+# An application's server process killed when the failure is committed and no
+# process of ours was told
+{
+	my $id = $node->safe_psql('postgres', q{SELECT make('told nobody')});
+	my ($out, $err);
+	$node->psql('postgres', qq{SET saga.test_faults = 'wakeup.after_commit=kill'; SELECT saga.fail('$id')},
+		stdout => \$out, stderr => \$err);
+	like($err, qr/server closed the connection|terminating connection/, 'a crash between commit and wake-up');
+	wait_state($node, $id, 'compensated');
+	is($node->safe_psql('postgres', q{SELECT string_agg(step, ' ' ORDER BY n) FROM effects WHERE saga = 'told nobody'}),
+		'step 3 step 2 step 1', 'is made up for');
+}
+
+is($node->safe_psql('postgres', q{
+	SELECT saga_id, seq, outcome, error FROM saga.attempts
+	WHERE phase = 'compensation' AND outcome NOT IN ('succeeded', 'interrupted')
+		AND NOT (outcome = 'failed' AND (error = 'not now' OR error LIKE 'fault point "%"'))}),
+	'', 'no attempt ended in a way that nobody asked for');
+is($node->safe_psql('postgres', q{
+	SELECT s.key, s.comp_charged, a.failed
+	FROM saga.ledger_step s,
+		LATERAL (SELECT count(*) AS failed FROM saga.attempts
+			WHERE saga_id = s.saga AND seq = s.seq AND phase = 'compensation' AND outcome = 'failed') a
+	WHERE coalesce(s.comp_charged, 0) <> a.failed}),
+	'', 'charged are the attempts that failed, and no interrupted one');
+cmp_ok($node->safe_psql('postgres', q{
+	SELECT count(*) FROM saga.attempts WHERE phase = 'compensation' AND outcome = 'interrupted'}), '>', 5,
+	'interrupted attempts are in the history');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM effects}),
+	$node->safe_psql('postgres', q{SELECT count(*) FROM saga.steps WHERE compensation_status = 'compensated'}),
+	'as many effects as compensated steps');
+guarantees($node);
+$node->stop;
+done_testing();
