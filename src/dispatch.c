@@ -40,8 +40,14 @@
 /* A compensation that was alone at so many crashes is not run again. */
 #define MAX_CRASHES_ALONE		3
 
-/* Delay before something that was cut short by no fault of its own. */
+/*
+ * Attempts cut short by no fault of their own are free too, with growing
+ * delays; but SQL that ends its own process every time must not go on for
+ * ever.
+ */
+#define FREE_INTERRUPTIONS		50
 #define INTERRUPTED_DELAY_MS	100
+#define INTERRUPTED_MAX_DELAY_MS	60000
 
 /* What the reverse walk finds when it comes to a step. */
 typedef enum StepView
@@ -470,9 +476,23 @@ take_failure(SagaStep *step, const SagaAttemptEnd *end, TimestampTz now)
 	}
 	if (!end->charged && !end->conflict)
 	{
-		step->next_attempt_at = end->suspect ? now :
-			after_ms(now, INTERRUPTED_DELAY_MS);
-		return;
+		int			interruptions = step->comp_attempts - step->comp_charged -
+			step->comp_deferrals - step->comp_conflicts;
+
+		if (end->suspect)
+		{
+			step->next_attempt_at = now;
+			return;
+		}
+		if (interruptions <= FREE_INTERRUPTIONS)
+		{
+			double		delay = INTERRUPTED_DELAY_MS;
+
+			delay *= (double) (1 << Min(interruptions - 1, 10));
+			delay = Min(delay, INTERRUPTED_MAX_DELAY_MS);
+			step->next_attempt_at = after_ms(now, (int64) delay);
+			return;
+		}
 	}
 
 	step->comp_charged++;
@@ -596,6 +616,8 @@ saga_dispatch_late(SagaRow *saga, SagaStep *step, Jsonb *output,
 	bool		to_undo = step->comp_status != SAGA_COMP_NONE &&
 		step->kind != SAGA_KIND_RETRIABLE;
 	const char *why;
+	TimestampTz compensated_at = saga->state == SAGA_COMPENSATED ?
+		saga->finished_at : 0;
 	SagaJson	json;
 	SagaWritten written;
 
@@ -638,6 +660,10 @@ saga_dispatch_late(SagaRow *saga, SagaStep *step, Jsonb *output,
 	if (saga_ledger_update_step(step, SAGA_WAIT) != SAGA_WRITTEN)
 		elog(ERROR, "a step changed without its saga");
 
+	/* Its row no longer says that it was. */
+	if (compensated_at != 0 && saga->state != SAGA_COMPENSATED)
+		saga_ledger_insert_event(&saga->id, saga_state_name(SAGA_COMPENSATED),
+								 0, NULL, compensated_at);
 	saga_json_begin(&json);
 	saga_json_string(&json, "compensation_gets_output",
 					 in_time && to_undo ? "yes" : "no");

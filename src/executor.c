@@ -42,6 +42,7 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "alone.h"
 #include "clock.h"
 #include "compat.h"
 #include "context.h"
@@ -664,7 +665,8 @@ walk_saga(const pg_uuid_t *id)
 		handle_interrupts();
 		if (saga_pool_must_leave() || !saga_pool_enter_sql(alone))
 		{
-			result = WALK_DONE;
+			/* Its next task is due, and somebody else's now. */
+			result = WALK_SKIP;
 			break;
 		}
 		result = attempt_step(alone);
@@ -676,7 +678,7 @@ walk_saga(const pg_uuid_t *id)
 			if (attempt.trouble)
 				result = WALK_SKIP;
 		}
-		saga_pool_leave_sql();
+		saga_alone_leave();
 		if (attempt.trouble)
 			wait_out(SAGA_EXECUTOR_TROUBLE_MS);
 	}

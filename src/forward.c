@@ -26,7 +26,7 @@
 #include "miscadmin.h"
 #include "open.h"
 #include "owner.h"
-#include "saga_uuid.h"
+#include "uuid7.h"
 #include "utils/builtins.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_begin);
@@ -122,7 +122,7 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 		}
 
 		memset(&saga, 0, sizeof(saga));
-		saga_uuid_generate(&saga.id);
+		saga_uuid7_generate(&saga.id);
 		saga.owner = GetUserId();
 		saga.started_at = now;
 		saga.on_failure = on_failure;

@@ -195,3 +195,28 @@ saga_guc_define(void)
 #endif
 	MarkGUCPrefixReserved("saga");
 }
+
+/* Is a database on the list of saga.databases? */
+bool
+saga_guc_serves(const char *database)
+{
+	char	   *copy = pstrdup(saga_guc_databases);
+	List	   *names;
+	ListCell   *lc;
+	bool		listed = false;
+
+	/* The check of the setting let no other pass. */
+	if (SplitGUCList(copy, ',', &names))
+	{
+		foreach(lc, names)
+		{
+			const char *name = lfirst(lc);
+
+			if (strcmp(name, "*") == 0 || strcmp(name, database) == 0)
+				listed = true;
+		}
+		list_free(names);
+	}
+	pfree(copy);
+	return listed;
+}

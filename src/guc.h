@@ -40,5 +40,6 @@ extern bool saga_guc_log_sql;
 #define SAGA_MAX_EXECUTORS		64
 
 extern void saga_guc_define(void);
+extern bool saga_guc_serves(const char *database);
 
 #endif							/* SAGA_GUC_H */

@@ -35,6 +35,8 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_authid_d.h"
 #include "catalog/pg_database_d.h"
+#include "clock.h"
+#include "commands/dbcommands.h"
 #include "common/file_perm.h"
 #include "commands/trigger.h"
 #include "compat.h"
@@ -182,6 +184,8 @@ saga_home_why_idle(void)
 		return "this server is a standby";
 	if (!saga_guc_enabled)
 		return "saga.enabled is off";
+	if (!saga_guc_serves(get_database_name(MyDatabaseId)))
+		return "saga.databases does not name this database";
 	return saga_home_away();
 }
 
@@ -323,5 +327,6 @@ saga_sql_adopt(PG_FUNCTION_ARGS)
 	}
 	PG_END_TRY();
 	saga_wakeup_launcher();
+	saga_wakeup_due(saga_clock_now());
 	PG_RETURN_VOID();
 }

@@ -144,6 +144,15 @@ blocking_pid(const pg_uuid_t *id)
 	return 0;
 }
 
+/* Has the database a worker at this moment? */
+static bool
+has_worker(void)
+{
+	SagaDatabaseSlot *slot = saga_shmem_my_database();
+
+	return slot != NULL && slot->worker_latch != NULL;
+}
+
 /*
  * next_action(saga, state, paused, deadline, due, lane, step, parked)
  */
@@ -214,6 +223,8 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 				else if (!PG_ARGISNULL(4) && PG_GETARG_TIMESTAMPTZ(4) > now)
 					appendStringInfo(&buf, " again at %s",
 									 timestamptz_to_str(PG_GETARG_TIMESTAMPTZ(4)));
+				else if (!has_worker())
+					appendStringInfoString(&buf, " as soon as this database has a worker (saga.max_databases, max_worker_processes)");
 				else
 					appendStringInfoString(&buf, " as soon as an executor is free");
 			}

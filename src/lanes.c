@@ -203,7 +203,7 @@ discover(void)
 	SagaDue		found;
 
 	position_at_end(&after, InvalidOid);
-	while (saga_ledger_next_due(&after, &found))
+	while (saga_ledger_next_due(&after, false, &found))
 	{
 		add_lane(found.lane);
 		position_at_end(&after, found.lane);
@@ -316,7 +316,7 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 	{
 		SagaDue		found;
 
-		if (!saga_ledger_next_due(&lane->position, &found) ||
+		if (!saga_ledger_next_due(&lane->position, true, &found) ||
 			found.lane != lane->role)
 		{
 			end = true;
@@ -397,7 +397,7 @@ park_next(Lane *lane)
 	if (saga_turn_begin(true) != SAGA_TURN_BEGUN)
 		return false;
 	if (saga_home_away() != NULL ||
-		!saga_ledger_next_due(&lane->position, &found) ||
+		!saga_ledger_next_due(&lane->position, true, &found) ||
 		found.lane != lane->role || found.due > now)
 	{
 		saga_turn_commit();

@@ -123,22 +123,6 @@ monotonic_ms(void)
 	return (int64) INSTR_TIME_GET_MILLISEC(now);
 }
 
-/* Is a database on the list of the setting saga.databases? */
-static bool
-is_listed(List *names, const char *database)
-{
-	ListCell   *lc;
-
-	foreach(lc, names)
-	{
-		const char *name = lfirst(lc);
-
-		if (strcmp(name, "*") == 0 || strcmp(name, database) == 0)
-			return true;
-	}
-	return false;
-}
-
 /*
  * Reads pg_database: into "existing" all databases, into "allowed" those that
  * may have a worker.  The only transaction of the launcher.
@@ -149,18 +133,12 @@ read_databases(List **existing, List **allowed)
 	Relation	rel;
 	TableScanDesc scan;
 	HeapTuple	tuple;
-	List	   *names = NIL;
-	char	   *setting;
 
 	*existing = NIL;
 	*allowed = NIL;
 
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
-
-	setting = pstrdup(saga_guc_databases);
-	if (!SplitGUCList(setting, ',', &names))
-		names = NIL;			/* the setting's check let none such pass */
 
 	rel = table_open(DatabaseRelationId, AccessShareLock);
 	scan = table_beginscan_catalog(rel, 0, NULL);
@@ -174,7 +152,7 @@ read_databases(List **existing, List **allowed)
 		/* A limit below -1 marks a database whose DROP was cut short. */
 		if (form->datallowconn && !form->datistemplate &&
 			form->datconnlimit >= -1 &&
-			is_listed(names, NameStr(form->datname)))
+			saga_guc_serves(NameStr(form->datname)))
 			*allowed = lappend_oid(*allowed, form->oid);
 		MemoryContextSwitchTo(old);
 	}

@@ -347,39 +347,50 @@ saga_ledger_set_due(SagaRow *row, TimestampTz due, Oid lane)
 
 /*
  * The first row of the due work after the one given, by lane, time and saga,
- * for the caller's snapshot; false if there is none.
+ * for the caller's snapshot; false if there is none.  "in_lane" keeps to the
+ * lane of the one given: a look beyond its end would have to step over all
+ * that is dead in the next.
  */
 bool
-saga_ledger_next_due(const SagaDue *after, SagaDue *found)
+saga_ledger_next_due(const SagaDue *after, bool in_lane, SagaDue *found)
 {
 	Relation	heap;
 	Relation	index;
-	ScanKeyData keys[3];
-	ScanKeyData row_key;
+	ScanKeyData members[3];
+	ScanKeyData keys[2];
+	int			nkeys = 0;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
 	heap = table_open(saga_oids_get()->due, AccessShareLock);
 	index = index_open(saga_oids_get()->due_pkey, AccessShareLock);
 
-	/* (lane, due, saga) > (...), as one row comparison */
-	ScanKeyEntryInitialize(&keys[0], SK_ROW_MEMBER, 1, BTGreaterStrategyNumber,
-						   InvalidOid, InvalidOid, F_OIDGT,
-						   ObjectIdGetDatum(after->lane));
-	ScanKeyEntryInitialize(&keys[1], SK_ROW_MEMBER, 2, BTGreaterStrategyNumber,
-						   InvalidOid, InvalidOid, F_TIMESTAMPTZ_GT,
-						   TimestampTzGetDatum(after->due));
-	ScanKeyEntryInitialize(&keys[2], SK_ROW_MEMBER | SK_ROW_END, 3,
-						   BTGreaterStrategyNumber, InvalidOid, InvalidOid,
-						   F_UUID_GT, UUIDPGetDatum(&after->saga));
-	MemSet(&row_key, 0, sizeof(row_key));
-	row_key.sk_flags = SK_ROW_HEADER;
-	row_key.sk_attno = keys[0].sk_attno;
-	row_key.sk_strategy = BTGreaterStrategyNumber;
-	row_key.sk_argument = PointerGetDatum(keys);
+	if (in_lane)
+		ScanKeyInit(&keys[nkeys++], Due_lane, BTLessEqualStrategyNumber,
+					F_OIDLE, ObjectIdGetDatum(after->lane));
 
-	scan = systable_beginscan_ordered(heap, index, GetActiveSnapshot(), 1,
-									  &row_key);
+	/*
+	 * (lane, due, saga) > (...), as one row comparison; its members name the
+	 * three-way comparisons, not the operators.
+	 */
+	ScanKeyEntryInitialize(&members[0], SK_ROW_MEMBER, 1,
+						   BTGreaterStrategyNumber, InvalidOid, InvalidOid,
+						   F_BTOIDCMP, ObjectIdGetDatum(after->lane));
+	ScanKeyEntryInitialize(&members[1], SK_ROW_MEMBER, 2,
+						   BTGreaterStrategyNumber, InvalidOid, InvalidOid,
+						   F_TIMESTAMPTZ_CMP, TimestampTzGetDatum(after->due));
+	ScanKeyEntryInitialize(&members[2], SK_ROW_MEMBER | SK_ROW_END, 3,
+						   BTGreaterStrategyNumber, InvalidOid, InvalidOid,
+						   F_UUID_CMP, UUIDPGetDatum(&after->saga));
+	MemSet(&keys[nkeys], 0, sizeof(ScanKeyData));
+	keys[nkeys].sk_flags = SK_ROW_HEADER;
+	keys[nkeys].sk_attno = members[0].sk_attno;
+	keys[nkeys].sk_strategy = BTGreaterStrategyNumber;
+	keys[nkeys].sk_argument = PointerGetDatum(members);
+	nkeys++;
+
+	scan = systable_beginscan_ordered(heap, index, GetActiveSnapshot(), nkeys,
+									  keys);
 	tuple = systable_getnext_ordered(scan, ForwardScanDirection);
 	if (HeapTupleIsValid(tuple))
 	{

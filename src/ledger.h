@@ -52,6 +52,7 @@ extern void saga_ledger_insert_event(const pg_uuid_t *id, const char *event,
 									 TimestampTz now);
 
 /* Due work: the first row after (lane, due, saga), in that order. */
-extern bool saga_ledger_next_due(const SagaDue *after, SagaDue *found);
+extern bool saga_ledger_next_due(const SagaDue *after, bool in_lane,
+								 SagaDue *found);
 
 #endif							/* SAGA_LEDGER_H */

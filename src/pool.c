@@ -16,11 +16,6 @@
  * longer than a slice of time without getting any takes the place of the
  * executor that has run longest.  Dismissed executors finish the saga in hand.
  *
- * Running alone.  A compensation that was running when the server crashed
- * runs with no other beside it, in the whole server: it announces itself
- * ("alone"), from which moment nobody else begins, and waits until nobody
- * runs.  Right and count are given back on every way out of the process.
- *
  * Locks: as shmem.h says.  Stealing needs "lock" exclusively and two mutexes,
  * in the order of the slots; whoever needs to know about all sagas in hand
  * takes "lock" shared, so that none moves behind his back.  SetLatch under a
@@ -30,6 +25,7 @@
  */
 #include "postgres.h"
 
+#include "alone.h"
 #include "clock.h"
 #include "compat.h"
 #include "miscadmin.h"
@@ -66,8 +62,6 @@ static int	failed_count = 0;
 static SagaExecutorSlot *my_slot = NULL;
 static int	my_index = -1;
 static uint32 my_generation = 0;
-static bool in_sql = false;
-static bool wants_alone = false;
 static void (*my_at_exit) (int code) = NULL;
 
 static inline uint32
@@ -723,7 +717,7 @@ detach(int code, Datum arg)
 		return;
 	if (my_at_exit != NULL)
 		my_at_exit(code);
-	saga_pool_leave_sql();
+	saga_alone_leave();
 
 	my_slot = NULL;
 	LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
@@ -873,63 +867,6 @@ saga_pool_must_leave(void)
 	return others >= saga_guc_max_executors;
 }
 
-/*
- * Waits for the right to run SQL, alone in the server or beside others.
- * False if the executor has to leave instead.  No transaction may be open:
- * this can take as long as the SQL of others.
- */
-bool
-saga_pool_enter_sql(bool alone)
-{
-	static uint32 wait_event = 0;
-	bool		entered = false;
-	bool		prepared = false;
-
-	Assert(!in_sql);
-	for (;;)
-	{
-		SpinLockAcquire(&saga_shmem->alone_mutex);
-		if (saga_shmem->alone == -1 && alone)
-		{
-			saga_shmem->alone = my_index;
-			wants_alone = true;
-		}
-		if (wants_alone ? saga_shmem->running == 0 : saga_shmem->alone == -1)
-		{
-			/* With "alone" asked for, the second holds only with the first. */
-			if (wants_alone || !alone)
-			{
-				saga_shmem->running++;
-				in_sql = entered = true;
-			}
-		}
-		SpinLockRelease(&saga_shmem->alone_mutex);
-		if (entered)
-			break;
-
-		if (!prepared)
-		{
-			if (wait_event == 0)
-				wait_event = saga_compat_wait_event("SagaAlone");
-			ConditionVariablePrepareToSleep(&saga_shmem->alone_cv);
-			prepared = true;
-			continue;
-		}
-		if (saga_pool_must_leave())
-			break;
-		(void) ConditionVariableTimedSleep(&saga_shmem->alone_cv, 1000,
-										   wait_event);
-	}
-	if (prepared)
-		ConditionVariableCancelSleep();
-	if (!entered)
-	{
-		saga_pool_leave_sql();
-		return false;
-	}
-	return true;
-}
-
 /* Says which step's SQL is running; 0: none. */
 void
 saga_pool_set_step(int64 seq)
@@ -939,23 +876,9 @@ saga_pool_set_step(int64 seq)
 	SpinLockRelease(&my_slot->mutex);
 }
 
-/* Gives the right back; harmless when there is none. */
-void
-saga_pool_leave_sql(void)
+/* Waits for the right to run SQL; false if the executor has to leave. */
+bool
+saga_pool_enter_sql(bool alone)
 {
-	bool		tell = false;
-
-	if (!in_sql && !wants_alone)
-		return;
-	SpinLockAcquire(&saga_shmem->alone_mutex);
-	if (in_sql)
-		saga_shmem->running--;
-	tell = saga_shmem->alone != -1;
-	if (wants_alone && saga_shmem->alone == my_index)
-		saga_shmem->alone = -1;
-	SpinLockRelease(&saga_shmem->alone_mutex);
-	in_sql = false;
-	wants_alone = false;
-	if (tell)
-		ConditionVariableBroadcast(&saga_shmem->alone_cv);
+	return saga_alone_enter(my_index, alone, saga_pool_must_leave);
 }

@@ -48,6 +48,5 @@ extern void saga_pool_done(bool skipped);
 extern bool saga_pool_must_leave(void);
 extern bool saga_pool_enter_sql(bool alone);
 extern void saga_pool_set_step(int64 seq);
-extern void saga_pool_leave_sql(void);
 
 #endif							/* SAGA_POOL_H */

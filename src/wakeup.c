@@ -276,15 +276,20 @@ saga_wakeup_launcher(void)
 
 /*
  * The worker begins to look (W1 to W3).  It must take its snapshots after
- * this call.
+ * this call.  Answers the earliest due time posted since it last looked, or
+ * DT_NOEND.
  */
-void
+TimestampTz
 saga_wakeup_look(SagaDatabaseSlot *slot)
 {
+	TimestampTz posted;
+
 	pg_atomic_write_u64(&slot->armed_due, (uint64) PG_INT64_MIN);
-	(void) pg_atomic_exchange_u64(&slot->posted_due, (uint64) DT_NOEND);
+	posted = (TimestampTz) pg_atomic_exchange_u64(&slot->posted_due,
+												  (uint64) DT_NOEND);
 	pg_memory_barrier();
 	ResetLatch(MyLatch);
+	return posted;
 }
 
 /*

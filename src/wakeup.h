@@ -30,7 +30,7 @@ extern void saga_wakeup_post(SagaDatabaseSlot *slot, TimestampTz due);
  * until when to sleep: perhaps earlier, because something was committed in
  * the meantime; DT_NOEND for as long as nobody sets the latch.
  */
-extern void saga_wakeup_look(SagaDatabaseSlot *slot);
+extern TimestampTz saga_wakeup_look(SagaDatabaseSlot *slot);
 extern TimestampTz saga_wakeup_arm(SagaDatabaseSlot *slot, TimestampTz due);
 
 /*

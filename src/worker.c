@@ -309,7 +309,7 @@ own_next(TimestampTz now, TimestampTz *next)
 			leave_because_gone();
 	}
 	MemoryContextSwitchTo(turn_context);
-	if (!saga_ledger_next_due(&own_position, &found) || OidIsValid(found.lane))
+	if (!saga_ledger_next_due(&own_position, true, &found))
 	{
 		saga_turn_commit();
 		return OWN_END;
@@ -476,20 +476,11 @@ read_everything(void)
 	count_prepared = true;
 }
 
-/*
- * Begins to look: W1 to W3 in wakeup.c.  What was posted until then, taken
- * away in the same moment, tells how far to go back.
- */
+/* Begins to look.  What was posted until then tells how far to go back. */
 static void
 begin_to_look(void)
 {
-	TimestampTz posted;
-
-	pg_atomic_write_u64(&my_database->armed_due, (uint64) PG_INT64_MIN);
-	posted = (TimestampTz) pg_atomic_exchange_u64(&my_database->posted_due,
-												  (uint64) DT_NOEND);
-	pg_memory_barrier();
-	ResetLatch(MyLatch);
+	TimestampTz posted = saga_wakeup_look(my_database);
 
 	if (posted == DT_NOEND)
 		return;

@@ -156,7 +156,7 @@ DECLARE
   n bigint;
   first boolean;
 BEGIN
-  FOR d IN SELECT saga FROM raw.due WHERE due <= now() ORDER BY lane, due, saga LOOP
+  FOR d IN SELECT lane, due, saga FROM raw.due WHERE due <= now() ORDER BY lane, due, saga LOOP
     SELECT * INTO s FROM raw.saga WHERE id = d.saga FOR UPDATE;
     CONTINUE WHEN s.state <> 'u' OR s.paused;
     first := true;
@@ -185,7 +185,7 @@ BEGIN
     UPDATE raw.saga SET state = 'c', due = NULL, lane = NULL,
       updated_at = clock_timestamp(), finished_at = clock_timestamp()
     WHERE id = d.saga;
-    DELETE FROM raw.due WHERE saga = d.saga;
+    DELETE FROM raw.due WHERE lane = d.lane AND due = d.due AND saga = d.saga;
     COMMIT;
   END LOOP;
 END $$;

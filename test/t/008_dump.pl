@@ -54,10 +54,11 @@ as_app($node, $_) foreach (
 	q{SELECT saga.fail(open_order('waiting'))},
 	q{SELECT saga.begin('order', 'deadline', timeout => '1 day')});
 wait_until($node, q{
-	SELECT array_agg(state ORDER BY idempotency_key) = '{compensated,compensating,needs_review}' FROM saga.sagas s
-	WHERE idempotency_key IN ('undone', 'parked', 'waiting') AND state <> 'running'
-	AND NOT EXISTS (SELECT FROM saga.steps t WHERE saga_id = s.id AND key = 'c' AND compensation_attempts = 0)})
-  or $node->safe_psql('postgres', 'SELECT 1');
+	SELECT string_agg(state, ' ' ORDER BY idempotency_key) FROM saga.sagas s
+	WHERE idempotency_key IN ('parked', 'undone', 'waiting')
+		AND (idempotency_key = 'undone' OR EXISTS (
+			SELECT FROM saga.steps WHERE saga_id = s.id AND key = 'c' AND compensation_attempts = 1))},
+	'needs_review compensated compensating');
 $node->append_conf('postgresql.conf', 'saga.enabled = off');
 $node->reload;
 wait_until($node, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type IN ('saga worker', 'saga executor')});
@@ -149,13 +150,26 @@ $copy->psql('postgres', q{SELECT saga.begin('x')}, stdout => \$out, stderr => \$
 is($err, '', 'adopted: no warning');
 guarantees($copy);
 
-# Another database of the same server, by pg_restore
+# Another database of the same server, by pg_restore; one where sagas were
+# undone before, so that its worker has come further than what is restored.
 $copy->safe_psql('postgres', 'CREATE DATABASE beside');
+$copy->safe_psql('beside', q{
+	CREATE EXTENSION saga;
+	SELECT saga.begin('native', 'overdue', timeout => '1 ms');
+	SELECT saga.begin('native', 'failed') AS id \gset
+	SELECT saga.step(:'id', 'a', compensation => 'SELECT 1');
+	SELECT saga.fail(:'id');
+});
+wait_until($copy, q{SELECT count(*) = 2 FROM saga.sagas WHERE state = 'compensated'}, 't', 'beside');
 command_ok([ 'pg_restore', '--exit-on-error', '-d', $copy->connstr('beside'), $archive ], 'pg_restore');
+$copy->safe_psql('beside', q{DELETE FROM saga.ledger_step WHERE saga IN (SELECT id FROM saga.ledger_saga WHERE name = 'native')});
+$copy->safe_psql('beside', q{DELETE FROM saga.ledger_attempt WHERE saga IN (SELECT id FROM saga.ledger_saga WHERE name = 'native')});
+$copy->safe_psql('beside', q{DELETE FROM saga.ledger_event WHERE saga IN (SELECT id FROM saga.ledger_saga WHERE name = 'native')});
+$copy->safe_psql('beside', q{DELETE FROM saga.ledger_saga WHERE name = 'native'});
 is(without_roles(ledger($copy, 'beside')), without_roles($original), 'beside: every row is there');
 check_copy($copy, 'beside', 'beside');
 $copy->safe_psql('beside', 'SELECT saga.adopt()');
-wait_until($copy, q{SELECT count(*) = 1 FROM saga.sagas WHERE idempotency_key = 'failed' AND state = 'compensated'}, 't', 'beside');
+wait_until($copy, qq{SELECT count(*) = 1 FROM saga.sagas WHERE idempotency_key = '$_' AND state = 'compensated'}, 't', 'beside') foreach @open;
 guarantees($copy, 'beside');
 
 # A copy of the database, made by the server

@@ -67,7 +67,7 @@ sub run
 		{
 			$writer->query_safe(q{SELECT setval('saga.start_order', 1)});
 			$writer->query_safe(q{SELECT nextval('saga.start_order')});
-			$writer->query_safe(q{SELECT setval('saga.start_order', last_value + 5000) FROM saga.start_order}) if $i % 5 == 0;
+			$writer->query_safe(q{SELECT setval('saga.start_order', 100000 * } . $i . ')') if $i % 5 == 0;
 			$node->safe_psql('postgres', 'SELECT 1');
 		}
 		# and by somebody who comes when all of them know their way

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * saga_uuid.c
+ * uuid7.c
  *	  Time-ordered UUIDs, version 7 (RFC 9562).
  *
  * 48 bits of milliseconds, 12 bits of the fraction of the millisecond (method
@@ -12,14 +12,14 @@
  */
 #include "postgres.h"
 
-#include "saga_uuid.h"
+#include "uuid7.h"
 #include "utils/timestamp.h"
 
 /* Time of the last one, in 1/4096 of a millisecond since the Unix epoch. */
 static uint64 last_time = 0;
 
 void
-saga_uuid_generate(pg_uuid_t *uuid)
+saga_uuid7_generate(pg_uuid_t *uuid)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	uint64		us;

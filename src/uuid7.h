@@ -1,15 +1,15 @@
 /*-------------------------------------------------------------------------
  *
- * saga_uuid.h
+ * uuid7.h
  *	  Time-ordered UUIDs, version 7 (RFC 9562).
  *
  *-------------------------------------------------------------------------
  */
-#ifndef SAGA_UUID_H
-#define SAGA_UUID_H
+#ifndef SAGA_UUID7_H
+#define SAGA_UUID7_H
 
 #include "utils/uuid.h"
 
-extern void saga_uuid_generate(pg_uuid_t *uuid);
+extern void saga_uuid7_generate(pg_uuid_t *uuid);
 
-#endif							/* SAGA_UUID_H */
+#endif							/* SAGA_UUID7_H */
