@@ -35,12 +35,12 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_authid_d.h"
 #include "catalog/pg_database_d.h"
-#include "clock.h"
 #include "commands/dbcommands.h"
 #include "common/file_perm.h"
 #include "commands/trigger.h"
 #include "compat.h"
 #include "errors.h"
+#include "datatype/timestamp.h"
 #include "executor/spi.h"
 #include "guc.h"
 #include "home.h"
@@ -327,6 +327,7 @@ saga_sql_adopt(PG_FUNCTION_ARGS)
 	}
 	PG_END_TRY();
 	saga_wakeup_launcher();
-	saga_wakeup_due(saga_clock_now());
+	/* Rows that came here by other ways may be due before anything seen yet. */
+	saga_wakeup_due(DT_NOBEGIN);
 	PG_RETURN_VOID();
 }
