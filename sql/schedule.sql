@@ -14,24 +14,24 @@ CREATE PROCEDURE test.run(name text, compensation text, policy saga.retry_policy
 DECLARE
   it uuid := test.begin(name);
   step record;
-  attempts integer := 0;
+  made integer := 0;
 BEGIN
   PERFORM saga.step(it, 'a', compensation => compensation, compensation_retry => policy);
   PERFORM saga.fail(it);
   LOOP
     COMMIT;
     CALL test.wait_until(format('SELECT count(*) > %s FROM saga.attempts WHERE saga_id = %L AND phase = ''compensation''',
-                                attempts, it));
-    attempts := attempts + 1;
+                                made, it));
+    made := made + 1;
     SELECT s.next_attempt_at, a.finished_at, s.compensation_attempts INTO step
     FROM saga.steps s JOIN saga.attempts a USING (saga_id, seq)
-    WHERE s.saga_id = it AND a.phase = 'compensation' AND a.attempt = attempts;
+    WHERE s.saga_id = it AND a.phase = 'compensation' AND a.attempt = made;
     -- one at a time: none came before its time
-    IF step.compensation_attempts <> attempts THEN
+    IF step.compensation_attempts <> made THEN
       RAISE EXCEPTION 'attempt % came early', step.compensation_attempts;
     END IF;
     EXIT WHEN step.next_attempt_at IS NULL;
-    INSERT INTO test.delay VALUES (run.name, attempts, step.next_attempt_at - step.finished_at);
+    INSERT INTO test.delay VALUES (run.name, made, step.next_attempt_at - step.finished_at);
     PERFORM test.advance(step.next_attempt_at - step.finished_at);
   END LOOP;
   PERFORM saga.wait(it);
@@ -53,7 +53,7 @@ CALL test.run('later', 'SELECT test.undo_after($1, 4, $$SG007$$)', saga.retry_po
 SELECT name, string_agg(delay::text, ', ' ORDER BY attempt) AS delays, state, test.undone(name)
 FROM test.named n LEFT JOIN test.delay d USING (name) JOIN saga.sagas s (id, kind, key, state) USING (id)
 WHERE name <> 'default' GROUP BY n.id, name, state ORDER BY n.id;
-SELECT attempt, delay BETWEEN '0.9 s' * 2 ^ (attempt - 1) AND '1.1 s' * 2 ^ (attempt - 1) AS about
+SELECT attempt, delay BETWEEN interval '0.9 s' * 2 ^ (attempt - 1) AND interval '1.1 s' * 2 ^ (attempt - 1) AS about
 FROM test.delay WHERE name = 'default' ORDER BY attempt;
 
 -- Jitter spreads evenly around the delay: 0.5 means half of it to half more.

@@ -20,6 +20,7 @@
 #include "json.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
 
 static text *
 make_key(const pg_uuid_t *saga, int64 seq, const char *suffix)
@@ -45,21 +46,50 @@ saga_context_compensation_key(const pg_uuid_t *saga, int64 seq)
 	return make_key(saga, seq, "-undo");
 }
 
+static Jsonb *
+build_policy(const char *encoded)
+{
+	SagaPolicy	policy;
+	SagaJson	json;
+
+	if (!saga_state_policy_decode(encoded, &policy))
+		elog(ERROR, "could not read the retry policy of a step");
+	saga_json_begin(&json);
+	saga_json_int(&json, "max_attempts", policy.max_attempts);
+	saga_json_milliseconds(&json, "delay", policy.delay);
+	saga_json_string(&json, "backoff", saga_state_backoff_name(policy.backoff));
+	saga_json_milliseconds(&json, "max_delay", policy.max_delay);
+	saga_json_float(&json, "jitter", policy.jitter);
+	saga_json_milliseconds(&json, "timeout", policy.timeout);
+	return saga_json_end(&json);
+}
+
+/*
+ * Policies repeat from step to step, and writing one costs as much as the
+ * rest of the context: the last is kept.
+ */
 static void
 add_policy(SagaJson *json, const char *key, const text *encoded)
 {
-	SagaPolicy	policy;
+	static char *last_text = NULL;
+	static Jsonb *last = NULL;
+	char	   *string = text_to_cstring(encoded);
 
-	if (!saga_state_policy_decode(text_to_cstring(encoded), &policy))
-		elog(ERROR, "could not read the retry policy of a step");
-	saga_json_open(json, key);
-	saga_json_int(json, "max_attempts", policy.max_attempts);
-	saga_json_milliseconds(json, "delay", policy.delay);
-	saga_json_string(json, "backoff", saga_state_backoff_name(policy.backoff));
-	saga_json_milliseconds(json, "max_delay", policy.max_delay);
-	saga_json_float(json, "jitter", policy.jitter);
-	saga_json_milliseconds(json, "timeout", policy.timeout);
-	saga_json_close(json);
+	if (last == NULL || strcmp(last_text, string) != 0)
+	{
+		Jsonb	   *built = build_policy(string);
+
+		if (last != NULL)
+		{
+			pfree(last);
+			pfree(last_text);
+			last = NULL;
+		}
+		last_text = MemoryContextStrdup(TopMemoryContext, string);
+		last = memcpy(MemoryContextAlloc(TopMemoryContext, VARSIZE(built)),
+					  built, VARSIZE(built));
+	}
+	saga_json_value(json, key, last);
 }
 
 /* The context of the given attempt of a step's compensation. */

@@ -215,10 +215,17 @@ advance(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
 					saga_ledger_enter_state(saga, SAGA_COMPENSATING, now);
 				if (saga->paused)
 					saga_ledger_set_due(saga, 0, InvalidOid);
-				else
-					saga_ledger_set_due(saga, step->next_attempt_at != 0 ?
-										step->next_attempt_at : now,
+				else if (step->next_attempt_at > now)
+					saga_ledger_set_due(saga, step->next_attempt_at,
 										step->run_as);
+
+				/*
+				 * An executor that walks on need not be told that the saga is
+				 * due: it stays due, and the worker sleeps.
+				 */
+				else if (saga->due == 0 || saga->due > now ||
+						 saga->lane != step->run_as)
+					saga_ledger_set_due(saga, now, step->run_as);
 				break;
 			}
 		case SAGA_TASK_PERSON:

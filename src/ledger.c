@@ -226,10 +226,10 @@ follow_due(SagaRow *row)
 {
 	Relation	heap;
 
-	if (row->due != 0)
-		saga_wakeup_due(row->due);
 	if (row->due == row->stored_due && row->lane == row->stored_lane)
 		return;
+	if (row->due != 0)
+		saga_wakeup_due(row->due);
 
 	heap = table_open(saga_oids_get()->due, RowExclusiveLock);
 	if (row->stored_due != 0)

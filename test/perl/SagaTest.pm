@@ -289,6 +289,9 @@ my @guarantees = (
 		FROM saga.attempts a
 		JOIN saga.steps later ON later.saga_id = a.saga_id AND later.seq > a.seq
 		WHERE a.phase = 'compensation' AND later.started_at < a.started_at
+			-- A crash may lose the later steps' commits, but not that this one began:
+			-- it is written down as interrupted, and they are done again.
+			AND a.outcome <> 'interrupted'
 			AND (later.compensation_status IN ('registered', 'pending', 'running', 'dispatched')
 				OR later.compensated_at > a.started_at)}
 	],
