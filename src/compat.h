@@ -26,6 +26,13 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+/* Functions that do not return: 18 moved the mark before the declaration. */
+#if PG_VERSION_NUM >= 180000
+#define SAGA_COMPAT_NORETURN	pg_noreturn
+#else
+#define SAGA_COMPAT_NORETURN	pg_attribute_noreturn()
+#endif
+
 /*
  * heap_update: 16 added the set of indexes that need new entries.  Returns
  * through "hot" whether the index entries of the old version serve the new.

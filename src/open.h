@@ -8,6 +8,7 @@
 #ifndef SAGA_OPEN_H
 #define SAGA_OPEN_H
 
+#include "compat.h"
 #include "fmgr.h"
 #include "ledger.h"
 
@@ -18,9 +19,10 @@ extern bool saga_open_exclusive(const pg_uuid_t *id, SagaRow *saga);
 extern void saga_open_read(const pg_uuid_t *id, SagaRow *saga);
 extern char *saga_open_id_string(const pg_uuid_t *id);
 
-extern void saga_open_refuse_not_found(const pg_uuid_t *id) pg_attribute_noreturn();
-extern void saga_open_refuse_failing(const SagaRow *saga) pg_attribute_noreturn();
-extern void saga_open_refuse_state(const SagaRow *saga, const char *what,
-								   const char *hint) pg_attribute_noreturn();
+SAGA_COMPAT_NORETURN extern void saga_open_refuse_not_found(const pg_uuid_t *id);
+SAGA_COMPAT_NORETURN extern void saga_open_refuse_failing(const SagaRow *saga);
+SAGA_COMPAT_NORETURN extern void saga_open_refuse_state(const SagaRow *saga,
+														const char *what,
+														const char *hint);
 
 #endif							/* SAGA_OPEN_H */
