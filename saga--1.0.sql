@@ -450,11 +450,11 @@ COMMENT ON FUNCTION saga.adopt() IS
 -- Functions behind the views and the triggers
 -- ---------------------------------------------------------------------------
 
-CREATE FUNCTION saga.internal_reach(owner oid) RETURNS integer
+CREATE FUNCTION saga.internal_reach(owner oid, owner_name text) RETURNS integer
   AS 'MODULE_PATHNAME', 'saga_sql_reach'
   LANGUAGE C STABLE STRICT PARALLEL SAFE;
 
-COMMENT ON FUNCTION saga.internal_reach(oid) IS
+COMMENT ON FUNCTION saga.internal_reach(oid, text) IS
   'How far the current user reaches into that owner''s sagas: 0 nothing, 1 outline, 2 read, 3 operate, 4 own.';
 
 CREATE FUNCTION saga.internal_state("char") RETURNS text
@@ -595,7 +595,7 @@ CREATE VIEW saga.sagas WITH (security_barrier) AS
     s.state OPERATOR(pg_catalog.=) 'p'::"char" AS requires_review,
     s.started_at, s.updated_at, s.finished_at
   FROM saga.ledger_saga s
-  CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner) AS reach) reach
+  CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner, s.owner_name) AS reach) reach
   LEFT JOIN LATERAL (
     SELECT t.key, t.parked FROM saga.ledger_step t
     WHERE t.saga OPERATOR(pg_catalog.=) s.id
@@ -680,7 +680,7 @@ CREATE VIEW saga.steps WITH (security_barrier) AS
     saga.internal_compensation_key(t.saga, t.seq) AS compensation_key
   FROM saga.ledger_step t
   JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) t.saga
-  CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner) AS reach) reach
+  CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner, s.owner_name) AS reach) reach
   WHERE reach.reach OPERATOR(pg_catalog.>) 0;
 
 COMMENT ON VIEW saga.steps IS 'One row per run of a step of the sagas that the reader may see.';
@@ -745,7 +745,7 @@ CREATE VIEW saga.attempts WITH (security_barrier) AS
     WHERE t.status OPERATOR(pg_catalog.<>) 'f'::"char"
   ) a
   JOIN saga.ledger_saga o ON o.id OPERATOR(pg_catalog.=) a.saga_id
-  CROSS JOIN LATERAL (SELECT saga.internal_reach(o.owner) AS reach) reach
+  CROSS JOIN LATERAL (SELECT saga.internal_reach(o.owner, o.owner_name) AS reach) reach
   WHERE reach.reach OPERATOR(pg_catalog.>) 0;
 
 COMMENT ON VIEW saga.attempts IS 'Every attempt of every step and compensation that the reader may see.';
@@ -804,7 +804,7 @@ CREATE VIEW saga.events WITH (security_barrier) AS
     WHERE s.finished_at IS NOT NULL
   ) e
   JOIN saga.ledger_saga o ON o.id OPERATOR(pg_catalog.=) e.saga_id
-  CROSS JOIN LATERAL (SELECT saga.internal_reach(o.owner) AS reach) reach
+  CROSS JOIN LATERAL (SELECT saga.internal_reach(o.owner, o.owner_name) AS reach) reach
   WHERE reach.reach OPERATOR(pg_catalog.>) 0;
 
 COMMENT ON VIEW saga.events IS 'The whole life of a saga, one row per thing that happened, in order.';
@@ -826,7 +826,7 @@ CREATE VIEW saga.pending_compensations WITH (security_barrier) AS
     saga.internal_compensation_key(t.saga, t.seq) AS compensation_key
   FROM saga.ledger_step t
   JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) t.saga
-  CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner) AS reach) reach
+  CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner, s.owner_name) AS reach) reach
   WHERE reach.reach OPERATOR(pg_catalog.>) 0
     AND t.comp_status OPERATOR(pg_catalog.=) 'd'::"char";
 

@@ -168,7 +168,7 @@ saga_bgworker_enter(void)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	if (my_process.kind == SAGA_PROCESS_LAUNCHER)
-		pqsignal(SIGINT, SIG_IGN);
+		pqsignal(SIGINT, SAGA_COMPAT_SIG_IGN);
 	else
 		pqsignal(SIGINT, StatementCancelHandler);
 	BackgroundWorkerUnblockSignals();

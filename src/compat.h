@@ -26,6 +26,13 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+/* Ignoring a signal: 19 has handlers of two arguments, and its own name. */
+#if PG_VERSION_NUM >= 190000
+#define SAGA_COMPAT_SIG_IGN		PG_SIG_IGN
+#else
+#define SAGA_COMPAT_SIG_IGN		SIG_IGN
+#endif
+
 /* Functions that do not return: 18 moved the mark before the declaration. */
 #if PG_VERSION_NUM >= 180000
 #define SAGA_COMPAT_NORETURN	pg_noreturn
@@ -34,15 +41,20 @@
 #endif
 
 /*
- * heap_update: 16 added the set of indexes that need new entries.  Returns
- * through "hot" whether the index entries of the old version serve the new.
+ * heap_update: 16 added the set of indexes that need new entries, 19 added
+ * options.
  */
 static inline TM_Result
 saga_compat_heap_update(Relation rel, ItemPointer otid, HeapTuple newtup,
 						CommandId cid, bool wait, TM_FailureData *tmfd,
 						LockTupleMode *lockmode)
 {
-#if PG_VERSION_NUM >= 160000
+#if PG_VERSION_NUM >= 190000
+	TU_UpdateIndexes update_indexes;
+
+	return heap_update(rel, otid, newtup, cid, 0, InvalidSnapshot, wait, tmfd,
+					   lockmode, &update_indexes);
+#elif PG_VERSION_NUM >= 160000
 	TU_UpdateIndexes update_indexes;
 
 	return heap_update(rel, otid, newtup, cid, InvalidSnapshot, wait, tmfd,
@@ -53,12 +65,14 @@ saga_compat_heap_update(Relation rel, ItemPointer otid, HeapTuple newtup,
 #endif
 }
 
-/* index_beginscan: 18 added the instrumentation of the scan. */
+/* index_beginscan: 18 added the instrumentation of the scan, 19 flags. */
 static inline IndexScanDesc
 saga_compat_index_beginscan(Relation heap, Relation index, Snapshot snapshot,
 							int nkeys)
 {
-#if PG_VERSION_NUM >= 180000
+#if PG_VERSION_NUM >= 190000
+	return index_beginscan(heap, index, snapshot, NULL, nkeys, 0, 0);
+#elif PG_VERSION_NUM >= 180000
 	return index_beginscan(heap, index, snapshot, NULL, nkeys, 0);
 #else
 	return index_beginscan(heap, index, snapshot, nkeys, 0);

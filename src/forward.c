@@ -65,6 +65,19 @@ check_same_input(const SagaRow *saga, Jsonb *input)
 			 errhint("The same key means the same operation: begin it with the same input, or give the new one a key of its own.")));
 }
 
+/* The saga that the caller began under a key before, if there is one. */
+static bool
+find_by_key(text *name, text *key, SagaRow *saga)
+{
+	Oid			owner = GetUserId();
+
+	if (saga_ledger_get_saga_by_key(owner, name, key, saga) == SAGA_FOUND)
+		return true;
+	return saga_open_away() &&
+		saga_ledger_get_saga_by_owner_name(cstring_to_text(saga_owner_role_name(owner)),
+										   name, key, saga) == SAGA_FOUND;
+}
+
 /*
  * saga.begin(name, idempotency_key, input, timeout, on_compensation_failure,
  * announce), and saga.start
@@ -113,9 +126,7 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 	{
 		TimestampTz now = saga_clock_now();
 
-		if (key != NULL &&
-			saga_ledger_get_saga_by_key(GetUserId(), name, key,
-										&saga) == SAGA_FOUND)
+		if (key != NULL && find_by_key(name, key, &saga))
 		{
 			check_same_input(&saga, input);
 			break;

@@ -270,7 +270,12 @@ adopt_roles(void)
 		"UPDATE saga.ledger_saga s SET owner = r.oid"
 		" FROM pg_catalog.pg_authid r"
 		" WHERE r.rolname OPERATOR(pg_catalog.=) s.owner_name::pg_catalog.name"
-		" AND r.oid OPERATOR(pg_catalog.<>) s.owner",
+		" AND r.oid OPERATOR(pg_catalog.<>) s.owner"
+		/* Its key may have been used here again before. */
+		" AND NOT EXISTS (SELECT FROM saga.ledger_saga o"
+		" WHERE o.owner OPERATOR(pg_catalog.=) r.oid"
+		" AND o.name OPERATOR(pg_catalog.=) s.name"
+		" AND o.key OPERATOR(pg_catalog.=) s.key)",
 		"UPDATE saga.ledger_due d SET lane = r.oid"
 		" FROM saga.ledger_saga s, saga.ledger_step t, pg_catalog.pg_authid r"
 		" WHERE s.id OPERATOR(pg_catalog.=) d.saga"

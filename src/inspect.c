@@ -36,7 +36,8 @@ PG_FUNCTION_INFO_V1(saga_sql_next_action);
 Datum
 saga_sql_reach(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT32((int32) saga_owner_reach(PG_GETARG_OID(0)));
+	PG_RETURN_INT32((int32) saga_owner_reach(PG_GETARG_OID(0),
+											 PG_GETARG_TEXT_PP(1)));
 }
 
 Datum

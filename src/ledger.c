@@ -215,6 +215,41 @@ saga_ledger_get_saga_by_key(Oid owner, text *name, text *key, SagaRow *row)
 }
 
 /*
+ * The same by the owner's name, whatever OID it had where the saga was begun.
+ * Reads the whole table: for a copy that is not adopted yet, whose roles have
+ * not been brought in line.
+ */
+SagaFound
+saga_ledger_get_saga_by_owner_name(text *owner_name, text *name, text *key,
+								   SagaRow *row)
+{
+	Relation	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	ScanKeyData keys[3];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	key_text(&keys[0], Saga_owner_name, owner_name);
+	key_text(&keys[1], Saga_name, name);
+	key_text(&keys[2], Saga_key, key);
+	scan = systable_beginscan(heap, InvalidOid, false, snapshot, 3, keys);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		SagaTuple	version;
+
+		version.tuple = heap_copytuple(tuple);
+		version.own = false;
+		version.writer = InvalidTransactionId;
+		saga_rows_unpack_saga(RelationGetDescr(heap), &version, row);
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(heap, NoLock);
+	return HeapTupleIsValid(tuple) ? SAGA_FOUND : SAGA_MISSING;
+}
+
+/*
  * Brings a saga's row of ledger_due in line with what its own row, just
  * written, says.
  *

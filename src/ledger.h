@@ -30,6 +30,9 @@ extern SagaFound saga_ledger_get_saga(const pg_uuid_t *id, SagaRow *row);
 extern SagaFound saga_ledger_reread_saga(SagaRow *row, SagaPatience patience);
 extern SagaFound saga_ledger_get_saga_by_key(Oid owner, text *name, text *key,
 											 SagaRow *row);
+extern SagaFound saga_ledger_get_saga_by_owner_name(text *owner_name,
+													text *name, text *key,
+													SagaRow *row);
 extern bool saga_ledger_insert_saga(SagaRow *row);
 extern SagaWritten saga_ledger_update_saga(SagaRow *row, SagaPatience patience);
 extern void saga_ledger_enter_state(SagaRow *row, SagaState state,

@@ -27,6 +27,9 @@
 /* One WARNING per session is enough. */
 static bool warned = false;
 
+/* At the session's first call, was this a copy that nobody had adopted? */
+static bool was_away = false;
+
 /*
  * At the door of every call that writes: can this server write at all, and
  * will anything be undone?
@@ -44,17 +47,30 @@ saga_open_call(const char *function)
 	if (warned)
 		return;
 	warned = true;
+	was_away = saga_home_away() != NULL;
 	if (saga_shmem == NULL)
 		ereport(WARNING,
 				(errcode(ERRCODE_SAGA_UNAVAILABLE),
 				 errmsg("sagas are recorded, but nothing will be undone until saga is preloaded"),
 				 errhint("Add this line to postgresql.conf and restart the server: shared_preload_libraries = 'saga'")));
-	else if (saga_home_away() != NULL)
+	else if (was_away)
 		ereport(WARNING,
 				(errcode(ERRCODE_SAGA_UNAVAILABLE),
 				 errmsg("sagas are recorded, but nothing will be undone until this copy of the database is adopted"),
 				 errdetail("%s", saga_home_away()),
 				 errhint("If no other copy is to compensate, call saga.adopt().")));
+}
+
+/*
+ * Is this a copy that nobody has adopted yet?  Costs next to nothing in a
+ * session that began elsewhere than in such a copy.
+ */
+bool
+saga_open_away(void)
+{
+	if (was_away)
+		was_away = saga_home_away() != NULL;
+	return was_away;
 }
 
 /* The id that an argument gives; it must not be null. */
@@ -128,7 +144,7 @@ find_allowed(const pg_uuid_t *id, SagaRow *saga)
 						   saga_open_id_string(id)),
 				 errhint("What the compensation needs to know is in its context, $1.")));
 	if (saga_ledger_get_saga(id, saga) != SAGA_FOUND ||
-		!saga_owner_may_call(saga->owner))
+		!saga_owner_may_call(saga->owner, saga->owner_name))
 		saga_open_refuse_not_found(id);
 }
 

@@ -13,6 +13,7 @@
 #include "ledger.h"
 
 extern void saga_open_call(const char *function);
+extern bool saga_open_away(void);
 extern const pg_uuid_t *saga_open_id(FunctionCallInfo fcinfo, int arg);
 extern void saga_open_shared(const pg_uuid_t *id, SagaRow *saga);
 extern bool saga_open_exclusive(const pg_uuid_t *id, SagaRow *saga);

@@ -25,13 +25,37 @@
 /* From PostgreSQL 17 on, the server runs workers as roles without LOGIN. */
 #define LOGIN_NEEDED	(PG_VERSION_NUM < 170000)
 
-/* May the current user make forward calls on an owner's saga? */
+/*
+ * Is the role of that OID still the one of that name?  In a copy of the
+ * database in another server the OID may be anybody's; and a right does not
+ * move with a name either.
+ */
+static bool
+is_still(Oid role, const text *name)
+{
+	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+	bool		same = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		const char *now = NameStr(((Form_pg_authid) GETSTRUCT(tuple))->rolname);
+
+		same = strlen(now) == VARSIZE_ANY_EXHDR(name) &&
+			memcmp(now, VARDATA_ANY(name), strlen(now)) == 0;
+		ReleaseSysCache(tuple);
+	}
+	return same;
+}
+
+/* May the current user make forward calls on the saga of an owner? */
 bool
-saga_owner_may_call(Oid owner)
+saga_owner_may_call(Oid owner, const text *owner_name)
 {
 	Oid			user = GetUserId();
 
-	return user == owner || has_privs_of_role(user, owner);
+	if (user != owner && !has_privs_of_role(user, owner))
+		return false;
+	return is_still(owner, owner_name) || superuser();
 }
 
 /* Is the current user a member of the role named by saga.operator_role? */
@@ -48,11 +72,11 @@ is_operator(Oid user)
 
 /* How far does the current user reach into an owner's saga? */
 SagaReach
-saga_owner_reach(Oid owner)
+saga_owner_reach(Oid owner, const text *owner_name)
 {
 	Oid			user = GetUserId();
 
-	if (saga_owner_may_call(owner))
+	if (saga_owner_may_call(owner, owner_name))
 		return SAGA_REACH_OWN;
 	if (is_operator(user))
 		return SAGA_REACH_OPERATE;
