@@ -89,7 +89,9 @@ add_policy(SagaJson *json, const char *key, const text *encoded)
 		last = memcpy(MemoryContextAlloc(TopMemoryContext, VARSIZE(built)),
 					  built, VARSIZE(built));
 	}
-	saga_json_value(json, key, last);
+	/* The builder refers to what it is given until the object is finished. */
+	saga_json_value(json, key, memcpy(palloc(VARSIZE(last)), last,
+									  VARSIZE(last)));
 }
 
 /* The context of the given attempt of a step's compensation. */
