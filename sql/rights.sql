@@ -65,6 +65,23 @@ SELECT saga.begin('alice', 'key', '"other input"') <> :'id' AS another;
 SELECT saga.internal_is_running(:'id', 1), saga.internal_reach('regress_saga_alice'::regrole, 'regress_saga_alice');
 SELECT saga.internal_next_action(:'parked', 'u', false, NULL, NULL, NULL, NULL, NULL)
   = saga.internal_next_action('01900000-0000-7000-8000-000000000000', 'u', false, NULL, NULL, NULL, NULL, NULL) AS the_same;
+RESET ROLE;
+-- ... not even while they would know more of it
+SELECT pg_advisory_lock(48);
+SET ROLE regress_saga_alice;
+SELECT saga.begin('alice', 'running') AS running \gset
+SELECT seq FROM saga.step(:'running', 'a', compensation => 'SELECT pg_advisory_xact_lock(48)') \gset
+SELECT saga.fail(:'running');
+CALL test.wait_until(format('SELECT saga.internal_is_running(%L, %s)', :'running', :seq));
+SELECT saga.internal_next_action(:'running', 'u', false, NULL, NULL, NULL, 'a', NULL);
+SET ROLE regress_saga_bob;
+SELECT saga.internal_is_running(:'running', :seq);
+SELECT saga.internal_next_action(:'running', 'u', false, NULL, NULL, NULL, 'a', NULL)
+  = saga.internal_next_action('01900000-0000-7000-8000-000000000000', 'u', false, NULL, NULL, NULL, 'a', NULL) AS the_same;
+RESET ROLE;
+SELECT pg_advisory_unlock(48);
+SELECT saga.wait(:'running');
+SET ROLE regress_saga_bob;
 -- nor by a function of his own that the planner would like to call first
 CREATE FUNCTION pg_temp.leak(what anyelement) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS $$
 BEGIN

@@ -95,6 +95,19 @@ saga_sql_compensation_key(PG_FUNCTION_ARGS)
 												   PG_GETARG_INT64(1)));
 }
 
+/*
+ * Anybody may call the functions behind the views with any id; to a stranger
+ * they tell as much of a saga as of one that is not there.
+ */
+static bool
+may_see(const pg_uuid_t *id)
+{
+	SagaRow		saga;
+
+	return saga_ledger_get_saga(id, &saga) == SAGA_FOUND &&
+		saga_owner_reach(saga.owner, saga.owner_name) != SAGA_REACH_NOTHING;
+}
+
 /* Is an executor running the SQL of this step, or (seq 0) of any step? */
 static bool
 is_running(const pg_uuid_t *id, int64 seq)
@@ -114,7 +127,7 @@ is_running(const pg_uuid_t *id, int64 seq)
 			memcmp(&slot->saga, id, sizeof(pg_uuid_t)) == 0;
 		SpinLockRelease(&slot->mutex);
 		if (match)
-			return true;
+			return may_see(id);
 	}
 	return false;
 }
@@ -140,7 +153,7 @@ blocking_pid(const pg_uuid_t *id)
 		int			pid = saga_compat_vxid_pid(&holders[i]);
 
 		if (pid != 0)
-			return pid;
+			return may_see(id) ? pid : 0;
 	}
 	return 0;
 }

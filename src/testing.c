@@ -20,6 +20,7 @@
 #include "fmgr.h"
 #include "input.h"
 #include "shmem.h"
+#include "utils/timestamp.h"
 #include "wakeup.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_test_advance_clock);
@@ -33,8 +34,9 @@ saga_sql_test_advance_clock(PG_FUNCTION_ARGS)
 	saga_clock_advance(1000 * saga_input_milliseconds(PG_GETARG_INTERVAL_P(0),
 													  "interval"));
 	slot = saga_shmem_my_database();
+	/* Earlier than whatever the worker sleeps for. */
 	if (slot != NULL)
-		saga_wakeup_post(slot, saga_clock_now());
+		saga_wakeup_post(slot, DT_NOBEGIN);
 	PG_RETURN_VOID();
 }
 
