@@ -115,6 +115,7 @@ typedef struct Walk
 	bool		valid;
 	SagaSteps	steps;
 	int			uses;			/* attempts since they were read */
+	bool		later;			/* what is next is ours, but not due yet */
 	ItemPointerData saga_tid;	/* the version of the saga's row that we know */
 	TransactionId saga_xmin;
 } Walk;
@@ -358,6 +359,7 @@ try_step(bool alone)
 	}
 	if (!is_for_me(&saga, now))
 	{
+		walk.later = saga.due != 0 && saga.lane == my_role;
 		saga_turn_commit();
 		return WALK_DONE;
 	}
@@ -427,7 +429,10 @@ try_step(bool alone)
 	saga_session_disarm();
 	walk.steps.step[task.index].version.own = false;
 	know_version(&saga);
-	return is_for_me(&saga, saga_clock_now()) ? WALK_ON : WALK_DONE;
+	if (is_for_me(&saga, saga_clock_now()))
+		return WALK_ON;
+	walk.later = saga.due != 0 && saga.lane == my_role;
+	return WALK_DONE;
 }
 
 /* Says of an error what it means for the attempt. */
@@ -659,6 +664,7 @@ walk_saga(const pg_uuid_t *id)
 
 	attempt.saga = *id;
 	walk.valid = false;
+	walk.later = false;
 	while (result == WALK_ON || result == WALK_ALONE)
 	{
 		alone = (result == WALK_ALONE);
@@ -685,7 +691,7 @@ walk_saga(const pg_uuid_t *id)
 	MemoryContextReset(attempt_context);
 	MemoryContextReset(walk_context);
 	walk.valid = false;
-	saga_pool_done(result == WALK_SKIP);
+	saga_pool_done(result == WALK_SKIP, walk.later);
 	return result != WALK_LEAVE;
 }
 

@@ -270,7 +270,12 @@ resolve_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
 					 errmsg("unknown backoff \"%s\"", name),
 					 errhint("It is constant, linear or exponential.")));
 	}
-	if (!nulls[3])
+	if (nulls[3])
+	{
+		/* The setting is not meant to cut short a delay that was asked for. */
+		policy->max_delay = Max(policy->max_delay, policy->delay);
+	}
+	else
 	{
 		policy->max_delay = saga_input_milliseconds(DatumGetIntervalP(values[3]),
 													"max_delay");

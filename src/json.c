@@ -124,15 +124,20 @@ saga_json_time(SagaJson *json, const char *key, TimestampTz value)
 	saga_json_string(json, key, buffer);
 }
 
-/* Milliseconds as the text of an interval. */
+/* Milliseconds as the text of an interval, whatever IntervalStyle says. */
 void
 saga_json_milliseconds(SagaJson *json, const char *key, int64 value)
 {
-	Interval	interval = {.time = value * 1000};
+	int64		seconds = value / 1000;
+	int			fraction = (int) (value % 1000);
+	char	   *text = psprintf("%02lld:%02d:%02d",
+								(long long) (seconds / SECS_PER_HOUR),
+								(int) (seconds / SECS_PER_MINUTE % 60),
+								(int) (seconds % SECS_PER_MINUTE));
 
-	saga_json_string(json, key,
-					 DatumGetCString(DirectFunctionCall1(interval_out,
-														 IntervalPGetDatum(&interval))));
+	if (fraction != 0)
+		text = psprintf("%s.%03d", text, fraction);
+	saga_json_string(json, key, text);
 }
 
 /* A jsonb of any kind as a member. */

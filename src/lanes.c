@@ -339,8 +339,9 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 			in_hand_count = saga_pool_in_hand(lane->role, &in_hand);
 		}
 		if (is_withheld(&found.saga) ||
-			bsearch(&found.saga, in_hand, in_hand_count, sizeof(pg_uuid_t),
-					compare_ids) != NULL)
+			(bsearch(&found.saga, in_hand, in_hand_count, sizeof(pg_uuid_t),
+					 compare_ids) != NULL &&
+			 saga_pool_pass_by(lane->role, &found.saga)))
 		{
 			lane->position = found;
 			continue;

@@ -89,14 +89,6 @@ is_idle(SagaExecutorSlot *slot)
 	return idle && slot->pid != 0;
 }
 
-static void
-dismiss(SagaExecutorSlot *slot)
-{
-	slot->dismissed = true;
-	if (slot->latch != NULL)
-		SetLatch(slot->latch);
-}
-
 /*
  * Wakes the workers that may have to do with a slot that became free: those
  * who wait, and the one whose executor it was.
@@ -120,6 +112,30 @@ wake_workers(Oid database)
 		if (concerned)
 			SetLatch(slot->worker_latch);
 	}
+}
+
+/*
+ * Tells an executor to leave when the saga in hand is done, which may take
+ * long.  What waits in its mailbox is for the worker to hand out again.  The
+ * caller holds "lock" exclusively.
+ */
+static void
+dismiss(SagaExecutorSlot *slot)
+{
+	bool		mail;
+
+	if (!slot->dismissed)
+		slot->dismissed_at = GetCurrentTimestamp();
+	slot->dismissed = true;
+	SpinLockAcquire(&slot->mutex);
+	mail = mail_count(slot) > 0;
+	slot->skipped += mail_count(slot);
+	slot->head = slot->tail;
+	SpinLockRelease(&slot->mutex);
+	if (slot->latch != NULL)
+		SetLatch(slot->latch);
+	if (mail)
+		wake_workers(slot->database);
 }
 
 static void
@@ -253,27 +269,32 @@ make_room(Oid role, TimestampTz since, TimestampTz now)
 	SagaExecutorSlot *victim = NULL;
 	int			i;
 
-	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
+	for (i = 0; i < SAGA_MAX_EXECUTORS && victim == NULL; i++)
 	{
 		SagaExecutorSlot *slot = &saga_shmem->executors[i];
 
-		/* One is on its way out already; one place is what is asked for. */
-		if (OidIsValid(slot->database) && slot->dismissed)
+		if (OidIsValid(slot->database) && !slot->dismissed &&
+			!is_mine(slot, role) && is_idle(slot))
+			victim = slot;
+	}
+
+	/*
+	 * One place is what is asked for, and somebody is on his way out already;
+	 * but not one who is taking long over the saga in hand.
+	 */
+	for (i = 0; i < SAGA_MAX_EXECUTORS && victim == NULL; i++)
+	{
+		SagaExecutorSlot *slot = &saga_shmem->executors[i];
+
+		if (OidIsValid(slot->database) && slot->dismissed &&
+			now - slot->dismissed_at <= SAGA_POOL_SLICE_MS * INT64CONST(1000))
 			return;
 	}
 	for (i = 0; i < SAGA_MAX_EXECUTORS && victim == NULL; i++)
 	{
 		SagaExecutorSlot *slot = &saga_shmem->executors[i];
 
-		if (OidIsValid(slot->database) && !is_mine(slot, role) &&
-			is_idle(slot))
-			victim = slot;
-	}
-	for (i = 0; i < SAGA_MAX_EXECUTORS && victim == NULL; i++)
-	{
-		SagaExecutorSlot *slot = &saga_shmem->executors[i];
-
-		if (OidIsValid(slot->database) &&
+		if (OidIsValid(slot->database) && !slot->dismissed &&
 			count_role(slot->database, slot->role) > half)
 			victim = slot;
 	}
@@ -285,6 +306,7 @@ make_room(Oid role, TimestampTz since, TimestampTz now)
 			SagaExecutorSlot *slot = &saga_shmem->executors[i];
 
 			if (OidIsValid(slot->database) && slot->pid != 0 &&
+				!slot->dismissed &&
 				now - slot->taken_at > SAGA_POOL_SLICE_MS * INT64CONST(1000) &&
 				(victim == NULL || slot->taken_at < victim->taken_at))
 				victim = slot;
@@ -561,6 +583,36 @@ saga_pool_in_hand(Oid role, pg_uuid_t **ids)
 	return count;
 }
 
+/*
+ * The worker leaves a saga that is due to the executor of the role that has it
+ * in hand or in its mailbox.  False if none has it any more.
+ *
+ * An executor that has it in hand may be about to put it down, having seen it
+ * before it became due again; it will then give it back (saga_pool_done).
+ */
+bool
+saga_pool_pass_by(Oid role, const pg_uuid_t *id)
+{
+	bool		found = false;
+
+	LWLockAcquire(saga_shmem->lock, LW_SHARED);
+	for (int i = 0; i < SAGA_MAX_EXECUTORS && !found; i++)
+	{
+		SagaExecutorSlot *slot = &saga_shmem->executors[i];
+
+		if (!is_mine(slot, role))
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		if (slot->working && compare_ids(&slot->saga, id) == 0)
+			slot->passed_by = found = true;
+		for (uint32 at = slot->head; at != slot->tail && !found; at++)
+			found = compare_ids(&slot->mailbox[at % SAGA_MAILBOX_SIZE], id) == 0;
+		SpinLockRelease(&slot->mutex);
+	}
+	LWLockRelease(saga_shmem->lock);
+	return found;
+}
+
 /* How many sagas the role's executors had to leave undone, since last asked. */
 uint32
 saga_pool_collect_skipped(Oid role)
@@ -824,12 +876,18 @@ saga_pool_take(pg_uuid_t *id)
 	return got || steal(id);
 }
 
-/* Puts the saga in hand down. */
+/*
+ * Puts the saga in hand down.  "skipped": it is due, and somebody else must
+ * do it; "later": its next task is this role's, but not yet due.
+ */
 void
-saga_pool_done(bool skipped)
+saga_pool_done(bool skipped, bool later)
 {
 	SpinLockAcquire(&my_slot->mutex);
 	my_slot->working = false;
+	if (later && my_slot->passed_by)
+		skipped = true;
+	my_slot->passed_by = false;
 	my_slot->idle_since = GetCurrentTimestamp();
 	if (skipped)
 		my_slot->skipped++;

@@ -34,6 +34,7 @@ extern void saga_pool_forget_waiting(Oid role);
 extern bool saga_pool_tend(void);
 extern bool saga_pool_failed_to_start(Oid role);
 extern int	saga_pool_in_hand(Oid role, pg_uuid_t **ids);
+extern bool saga_pool_pass_by(Oid role, const pg_uuid_t *id);
 extern uint32 saga_pool_collect_skipped(Oid role);
 extern void saga_pool_lane(Oid role, SagaPoolLane *lane);
 extern bool saga_pool_put(Oid role, const pg_uuid_t *id);
@@ -44,7 +45,7 @@ extern void saga_pool_dismiss_all(void);
 extern bool saga_pool_attach(const SagaProcess *process,
 							 void (*at_exit) (int code));
 extern bool saga_pool_take(pg_uuid_t *id);
-extern void saga_pool_done(bool skipped);
+extern void saga_pool_done(bool skipped, bool later);
 extern bool saga_pool_must_leave(void);
 extern bool saga_pool_enter_sql(bool alone);
 extern void saga_pool_set_step(int64 seq);

@@ -99,12 +99,15 @@ typedef struct SagaExecutorSlot
 	TimestampTz taken_at;		/* by the server's clock; under "lock" */
 	bool		dismissed;		/* leave as soon as the saga in hand is done;
 								 * under "lock" */
+	TimestampTz dismissed_at;	/* when that was asked; under "lock" */
 
 	slock_t		mutex;			/* guards everything below */
 	uint32		head;			/* next to take; head == tail: empty */
 	uint32		tail;			/* next free place */
 	pg_uuid_t	mailbox[SAGA_MAILBOX_SIZE];
 	bool		working;		/* "saga" is in hand */
+	bool		passed_by;		/* the worker saw it due again, and left it
+								 * to this executor */
 	pg_uuid_t	saga;
 	int64		seq;			/* of the step whose SQL is running, or 0 */
 	TimestampTz idle_since;		/* 0 while working */
