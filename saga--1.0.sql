@@ -605,9 +605,9 @@ CREATE VIEW saga.sagas WITH (security_barrier) AS
       AND (t.comp_status OPERATOR(pg_catalog.=) ANY ('{r,p,d,f}'::"char"[])
            OR t.parked IS NOT NULL)
     -- First the step that stopped the walk, not one that it went past.
-    ORDER BY t.parked IS NULL,
-      s.on_failure OPERATOR(pg_catalog.=) 'c'::"char"
+    ORDER BY s.on_failure OPERATOR(pg_catalog.=) 'c'::"char"
         AND t.comp_status OPERATOR(pg_catalog.=) 'f'::"char",
+      t.parked IS NULL,
       t.seq DESC LIMIT 1) next ON true
   WHERE reach.reach OPERATOR(pg_catalog.>) 0;
 

@@ -483,8 +483,9 @@ take_failure(SagaStep *step, const SagaAttemptEnd *end, TimestampTz now)
 	}
 	if (!end->charged && !end->conflict)
 	{
+		/* Conflicts beyond the free ones were charged, too. */
 		int			interruptions = step->comp_attempts - step->comp_charged -
-			step->comp_deferrals - step->comp_conflicts;
+			step->comp_deferrals - Min(step->comp_conflicts, FREE_CONFLICTS);
 
 		if (end->suspect)
 		{

@@ -115,7 +115,7 @@ typedef struct Walk
 	bool		valid;
 	SagaSteps	steps;
 	int			uses;			/* attempts since they were read */
-	bool		later;			/* what is next is ours, but not due yet */
+	bool		later;			/* there is more to do in the saga, some time */
 	ItemPointerData saga_tid;	/* the version of the saga's row that we know */
 	TransactionId saga_xmin;
 } Walk;
@@ -359,7 +359,7 @@ try_step(bool alone)
 	}
 	if (!is_for_me(&saga, now))
 	{
-		walk.later = saga.due != 0 && saga.lane == my_role;
+		walk.later = saga.due != 0;
 		saga_turn_commit();
 		return WALK_DONE;
 	}
@@ -377,6 +377,7 @@ try_step(bool alone)
 			saga_turn_commit();
 		else
 			AbortCurrentTransaction();
+		walk.later = saga.due != 0;
 		return written == SAGA_WRITTEN ? WALK_DONE : WALK_SKIP;
 	}
 	step = &walk.steps.step[task.index];
@@ -402,7 +403,8 @@ try_step(bool alone)
 		if (settle(&saga, task.index))
 		{
 			saga_turn_commit();
-			return WALK_DONE;
+			/* The saga may go on without it; that is for the ledger to say. */
+			return WALK_ON;
 		}
 		AbortCurrentTransaction();
 		return WALK_SKIP;
@@ -431,7 +433,7 @@ try_step(bool alone)
 	know_version(&saga);
 	if (is_for_me(&saga, saga_clock_now()))
 		return WALK_ON;
-	walk.later = saga.due != 0 && saga.lane == my_role;
+	walk.later = saga.due != 0;
 	return WALK_DONE;
 }
 

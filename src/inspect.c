@@ -18,6 +18,7 @@
 #include "funcapi.h"
 #include "home.h"
 #include "ledger.h"
+#include "miscadmin.h"
 #include "owner.h"
 #include "shmem.h"
 #include "storage/lock.h"
@@ -119,7 +120,8 @@ is_running(const pg_uuid_t *id, int64 seq)
 		SagaExecutorSlot *slot = &saga_shmem->executors[i];
 		bool		match;
 
-		if (!OidIsValid(slot->database))
+		/* A copy of this database has the same sagas. */
+		if (slot->database != MyDatabaseId)
 			continue;
 		SpinLockAcquire(&slot->mutex);
 		match = slot->working && slot->seq != 0 &&

@@ -390,6 +390,7 @@ park_next(Lane *lane)
 {
 	TimestampTz now = saga_clock_now();
 	SagaWritten written = SAGA_CHANGED;
+	SagaDue		before = lane->position;
 	SagaDue		found;
 	SagaRow		saga;
 	SagaSteps	steps;
@@ -443,7 +444,12 @@ park_next(Lane *lane)
 			written = saga_dispatch_turn(&saga, &steps, now);
 	}
 	if (written == SAGA_WRITTEN)
+	{
 		saga_turn_commit();
+		/* A saga that goes on without the step keeps its place. */
+		if (saga.due == found.due && saga.lane == found.lane)
+			lane->position = before;
+	}
 	else
 	{
 		AbortCurrentTransaction();

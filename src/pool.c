@@ -259,11 +259,11 @@ count_role(Oid database, Oid role)
 }
 
 /*
- * Nobody is free and this role has no executor: see whose place it may take,
- * once that one has finished the saga in hand.
+ * No place is free: see whose this role may take, once that one has finished
+ * the saga in hand.  A role that has an executor takes that of an idle one.
  */
 static void
-make_room(Oid role, TimestampTz since, TimestampTz now)
+make_room(Oid role, bool has_some, TimestampTz since, TimestampTz now)
 {
 	int			half = (saga_guc_max_executors + 1) / 2;
 	SagaExecutorSlot *victim = NULL;
@@ -277,6 +277,8 @@ make_room(Oid role, TimestampTz since, TimestampTz now)
 			!is_mine(slot, role) && is_idle(slot))
 			victim = slot;
 	}
+	if (victim == NULL && has_some)
+		return;
 
 	/*
 	 * One place is what is asked for, and somebody is on his way out already;
@@ -374,10 +376,11 @@ take_slot(Oid role, uint32 *generation)
 		SpinLockRelease(&slot->mutex);
 		*generation = slot->generation;
 	}
-	else if (mine == 0)
+	else if (total >= saga_guc_max_executors || mine == 0)
 	{
-		note_waiting(role, now);
-		make_room(role, since, now);
+		if (mine == 0)
+			note_waiting(role, now);
+		make_room(role, mine > 0, since, now);
 	}
 	LWLockRelease(saga_shmem->lock);
 	return index;
@@ -878,7 +881,8 @@ saga_pool_take(pg_uuid_t *id)
 
 /*
  * Puts the saga in hand down.  "skipped": it is due, and somebody else must
- * do it; "later": its next task is this role's, but not yet due.
+ * do it; "later": when last seen, there was more to do in it, perhaps by
+ * another role, which may have done it and sent the saga back meanwhile.
  */
 void
 saga_pool_done(bool skipped, bool later)

@@ -15,6 +15,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "clock.h"
 #include "errors.h"
 #include "home.h"
@@ -49,6 +50,24 @@ check_worker(const SagaRow *saga)
 					saga_open_id_string(&saga->id)),
 			 errdetail("%s", why),
 			 errhint("Mend that, or look at saga.sagas instead of waiting. A copy of a database compensates after saga.adopt().")));
+}
+
+/*
+ * Flushes all that was written to the log so far.
+ *
+ * When the log ends with a page, the insert position is behind the header of
+ * the next one, which is not there yet, and XLogFlush would refuse it.
+ */
+static void
+flush_log(void)
+{
+	XLogRecPtr	end = GetXLogInsertRecPtr();
+
+	if (XLogSegmentOffset(end, wal_segment_size) == SizeOfXLogLongPHD)
+		end -= SizeOfXLogLongPHD;
+	else if (end % XLOG_BLCKSZ == SizeOfXLogShortPHD)
+		end -= SizeOfXLogShortPHD;
+	XLogFlush(end);
 }
 
 /* saga.wait(saga_id, timeout, until) */
@@ -118,6 +137,6 @@ saga_sql_wait(PG_FUNCTION_ARGS)
 	}
 	PG_END_TRY();
 
-	XLogFlush(GetXLogInsertRecPtr());
+	flush_log();
 	PG_RETURN_TEXT_P(cstring_to_text(saga_state_name(saga.state)));
 }

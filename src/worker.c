@@ -235,7 +235,7 @@ settle_leftovers(TimestampTz now)
 	saga_lanes_withhold(held_back, count);
 	look_for_leftovers = false;
 	leftovers_at = count > 0 ? now + RETRY_LAST * MS : 0;
-	if (count == 0 && records != NIL)
+	if (count < list_length(records))
 		saga_lanes_read_again();
 	return count > 0 ? leftovers_at : DT_NOEND;
 }

@@ -113,7 +113,7 @@ my $offset = log_offset($node);
 my $poison = failed('poison', q{COPY (SELECT 1) TO PROGRAM 'kill -9 $PPID'}, $node->safe_psql('postgres', 'SELECT current_user'));
 $node->safe_psql('postgres', q{
 	SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE backend_type = 'saga executor' AND usename = 'app' LIMIT 1});
-wait_log($node, qr/terminated by signal 9/, $offset);
+wait_log($node, qr/all server processes terminated; reinitializing/, $offset);
 $node->poll_query_until('postgres', 'SELECT true');
 wait_state($node, $poison, 'needs_review');
 is($node->safe_psql('postgres', qq{

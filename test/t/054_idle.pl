@@ -13,7 +13,7 @@ use Time::HiRes qw(usleep time);
 
 plan skip_all => 'needs /proc' if !-r '/proc/self/status';
 
-my $window = 12;
+my $window = 10;
 
 # The databases looked at are not the one that is asked.
 my $node = saga_cluster('main', databases => [ 'app', 'other' ],

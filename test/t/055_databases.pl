@@ -130,6 +130,8 @@ foreach my $how (qw(idle busy))
 			0, 'what ran meanwhile was interrupted');
 		is($node->safe_psql('bare', "SELECT coalesce(max(comp_charged), 0) FROM saga.ledger_step WHERE saga = '$saga'"), 0, 'and not charged');
 	}
+	# While the original runs
+	wait_until($node, "SELECT compensation_status = 'running' FROM saga.steps WHERE saga_id = '$saga'", 't', 'bare') if $saga;
 	like($node->safe_psql('copy', "SELECT DISTINCT next_action FROM saga.sagas WHERE state = 'compensating'"),
 		$how eq 'busy' ? qr/copied here from another server or database/ : qr/^$/, "the copy waits for its adoption, $how");
 	quickly("DROP DATABASE, $how", 'DROP DATABASE copy');
