@@ -662,7 +662,7 @@ CREATE VIEW saga.steps WITH (security_barrier) AS
       WHEN 'n' THEN 'none' WHEN 'd' THEN 'dispatched' WHEN 'c' THEN 'compensated'
       WHEN 'f' THEN 'failed' WHEN 's' THEN 'skipped'
       ELSE CASE
-        WHEN s.state OPERATOR(pg_catalog.<>) 'u'::"char"
+        WHEN NOT s.state OPERATOR(pg_catalog.=) ANY ('{u,p}'::"char"[]) OR s.undo_target IS NULL
           THEN CASE t.comp_status WHEN 'r' THEN 'registered' ELSE 'pending' END
         WHEN t.seq OPERATOR(pg_catalog.<=) s.undo_target THEN 'registered'
         WHEN saga.internal_is_running(t.saga, t.seq) THEN 'running'

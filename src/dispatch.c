@@ -365,9 +365,8 @@ saga_dispatch_fail(SagaRow *saga, SagaFailureKind kind, text *reason,
 	saga->reason = reason;
 	saga->details = details;
 	saga->failed_seq = failed_step(&steps);
-	saga->undo_target = 0;
-
 	pivot = completed_pivot(&steps);
+	saga->undo_target = pivot != NULL ? -1 : 0;
 	if (pivot != NULL)
 	{
 		saga_ledger_enter_state(saga, SAGA_NEEDS_REVIEW, now);

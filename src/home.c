@@ -160,16 +160,16 @@ saga_home_away(void)
 	const char *why = NULL;
 
 	if (read_home(heap, values, nulls) == NULL)
-		why = "Nobody wrote down where its home is.";
+		why = "nobody wrote down where its home is";
 	else if (DatumGetInt64(values[Home_system_identifier - 1]) !=
 			 (int64) GetSystemIdentifier() ||
 			 DatumGetObjectId(values[Home_database - 1]) != MyDatabaseId)
-		why = "It was copied here from another server or database.";
+		why = "it was copied here from another server or database";
 	else if (restore != 0 &&
 			 DatumGetInt64(values[Home_restore - 1]) != restore)
-		why = "The server was restored from a backup.";
+		why = "the server was restored from a backup";
 	else if (DatumGetBool(values[Home_copied - 1]))
-		why = "Rows of the ledger came by COPY, SQL or replication.";
+		why = "rows of the ledger came by COPY, SQL or replication";
 	table_close(heap, AccessShareLock);
 	return why;
 }
@@ -178,6 +178,8 @@ saga_home_away(void)
 const char *
 saga_home_why_idle(void)
 {
+	const char *away;
+
 	if (saga_shmem == NULL)
 		return "saga is not preloaded: add shared_preload_libraries = 'saga' to postgresql.conf and restart the server";
 	if (RecoveryInProgress())
@@ -186,7 +188,11 @@ saga_home_why_idle(void)
 		return "saga.enabled is off";
 	if (!saga_guc_serves(get_database_name(MyDatabaseId)))
 		return "saga.databases does not name this database";
-	return saga_home_away();
+	away = saga_home_away();
+	if (away != NULL)
+		return psprintf("this copy of the database is not adopted (%s); see saga.adopt()",
+						away);
+	return NULL;
 }
 
 /* Writes the row: at home here, or a copy. */

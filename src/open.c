@@ -57,7 +57,7 @@ saga_open_call(const char *function)
 		ereport(WARNING,
 				(errcode(ERRCODE_SAGA_UNAVAILABLE),
 				 errmsg("sagas are recorded, but nothing will be undone until this copy of the database is adopted"),
-				 errdetail("%s", saga_home_away()),
+				 errdetail("It holds still because %s.", saga_home_away()),
 				 errhint("If no other copy is to compensate, call saga.adopt().")));
 }
 

@@ -48,7 +48,7 @@ check_worker(const SagaRow *saga)
 			(errcode(ERRCODE_SAGA_UNAVAILABLE),
 			 errmsg("nothing will be undone here, so saga %s would be waited for in vain",
 					saga_open_id_string(&saga->id)),
-			 errdetail("%s", why),
+			 errdetail("The reason: %s.", why),
 			 errhint("Mend that, or look at saga.sagas instead of waiting. A copy of a database compensates after saga.adopt().")));
 }
 
