@@ -245,7 +245,7 @@ sub start
 		# After a failure it takes the old server's file for a running one.
 		$node->{_pid} = undef;
 		return 1 if $node->start(fail_ok => 1);
-		usleep(100_000);
+		usleep(300_000);
 	}
 	die 'the server does not start again';
 }
@@ -319,13 +319,13 @@ wait_up();
 
 # ------------------------------------------------------------------ verdict
 
+# A client's last statement may still be under way.
+wait_until($node, q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE usename LIKE 'app\__' AND backend_type = 'client backend')});
 # What was left prepared, one way or the other
 foreach my $gid (split /\n/, $node->safe_psql('postgres', 'SELECT gid FROM pg_prepared_xacts ORDER BY gid'))
 {
 	$node->safe_psql('postgres', one_of('COMMIT', 'ROLLBACK') . " PREPARED '$gid'");
 }
-# A client's last statement may still be under way.
-wait_until($node, q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE usename LIKE 'app\__' AND backend_type = 'client backend')});
 wait_until($node, q{SELECT NOT EXISTS (SELECT FROM saga.sagas WHERE state IN ('running', 'compensating'))});
 
 note($node->safe_psql('postgres', q{
