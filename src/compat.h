@@ -65,6 +65,15 @@ saga_compat_heap_update(Relation rel, ItemPointer otid, HeapTuple newtup,
 #endif
 }
 
+/* What an index keeps open from one insertion to the next: 17 (BRIN). */
+static inline void
+saga_compat_index_insert_cleanup(Relation index, IndexInfo *info)
+{
+#if PG_VERSION_NUM >= 170000
+	index_insert_cleanup(index, info);
+#endif
+}
+
 /* index_beginscan: 18 added the instrumentation of the scan, 19 flags. */
 static inline IndexScanDesc
 saga_compat_index_beginscan(Relation heap, Relation index, Snapshot snapshot,

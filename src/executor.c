@@ -737,6 +737,7 @@ saga_executor_main(Datum arg)
 											ALLOCSET_DEFAULT_SIZES);
 	walk_context = AllocSetContextCreate(TopMemoryContext, "saga walk",
 										 ALLOCSET_DEFAULT_SIZES);
+	saga_pool_ready();
 
 	for (;;)
 	{

@@ -45,6 +45,7 @@
 #include "guc.h"
 #include "home.h"
 #include "miscadmin.h"
+#include "oids.h"
 #include "shmem.h"
 #include "storage/fd.h"
 #include "table.h"
@@ -149,6 +150,34 @@ read_home(Relation heap, Datum *values, bool *nulls)
 	return tuple;
 }
 
+/*
+ * Would a row that comes to these tables by SQL mark the ledger as a copy?  Not
+ * when somebody disabled the triggers there, as pg_restore --disable-triggers
+ * does; when it enables them again, they are no longer ENABLE ALWAYS.
+ */
+static bool
+is_guarded(void)
+{
+	Oid			relids[] = {saga_oids_get()->saga, saga_oids_get()->due};
+
+	for (size_t i = 0; i < lengthof(relids); i++)
+	{
+		Relation	heap = table_open(relids[i], AccessShareLock);
+		TriggerDesc *desc = heap->trigdesc;
+		bool		guarded = false;
+
+		for (int j = 0; desc != NULL && j < desc->numtriggers; j++)
+		{
+			if (strcmp(desc->triggers[j].tgname, "guard") == 0)
+				guarded = desc->triggers[j].tgenabled == TRIGGER_FIRES_ALWAYS;
+		}
+		table_close(heap, AccessShareLock);
+		if (!guarded)
+			return false;
+	}
+	return true;
+}
+
 /* Why this ledger must not compensate here; NULL if it may. */
 const char *
 saga_home_away(void)
@@ -170,6 +199,8 @@ saga_home_away(void)
 		why = "the server was restored from a backup";
 	else if (DatumGetBool(values[Home_copied - 1]))
 		why = "rows of the ledger came by COPY, SQL or replication";
+	else if (!is_guarded())
+		why = "the guard triggers of the ledger were disabled, so rows may have come by COPY, SQL or replication";
 	table_close(heap, AccessShareLock);
 	return why;
 }
@@ -265,13 +296,23 @@ saga_sql_guard(PG_FUNCTION_ARGS)
 }
 
 /*
+ * Makes sure that the guard triggers are enabled again.  And:
+ *
  * Roles are known here by OID and name.  In another server the same name has
  * another OID: bring the OIDs in line with the names.  A name that is not
  * there is left, and its steps will be parked with that reason.
  */
 static void
-adopt_roles(void)
+adopt_rows(void)
 {
+	static const char *const guards[] = {
+#define GUARD(table) \
+		"ALTER TABLE saga." table " ENABLE ALWAYS TRIGGER guard," \
+		" ENABLE ALWAYS TRIGGER guard_truncate"
+		GUARD("ledger_saga"), GUARD("ledger_step"), GUARD("ledger_attempt"),
+		GUARD("ledger_event"), GUARD("ledger_due"), GUARD("ledger_home")
+#undef GUARD
+	};
 	static const char *const statements[] = {
 		"UPDATE saga.ledger_saga s SET owner = r.oid"
 		" FROM pg_catalog.pg_authid r"
@@ -301,6 +342,10 @@ adopt_roles(void)
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
+	if (!is_guarded())
+		for (size_t i = 0; i < lengthof(guards); i++)
+			if (SPI_execute(guards[i], false, 0) != SPI_OK_UTILITY)
+				elog(ERROR, "could not enable the guard triggers of the ledger");
 	for (size_t i = 0; i < lengthof(statements); i++)
 		if (SPI_execute(statements[i], false, 0) != SPI_OK_UPDATE)
 			elog(ERROR, "could not map the roles of the ledger");
@@ -328,7 +373,7 @@ saga_sql_adopt(PG_FUNCTION_ARGS)
 	adopting = true;
 	PG_TRY();
 	{
-		adopt_roles();
+		adopt_rows();
 		write_home(false);
 	}
 	PG_FINALLY();

@@ -48,6 +48,7 @@
 /* Pauses, in milliseconds. */
 #define RETRY_FIRST		100		/* before a saga that somebody held */
 #define RETRY_LAST		1000
+#define GIVEN_BACK		5		/* before a saga that was due as it was put down */
 #define START_FIRST		1000	/* after an executor could not start */
 #define START_LAST		60000
 #define WAIT_FOR_SLOT	500		/* between looks for a free executor */
@@ -266,7 +267,9 @@ get_executor(Lane *lane, SagaPoolLane *pool, TimestampTz now,
 static void
 take_reports(Lane *lane, TimestampTz now)
 {
-	if (saga_pool_collect_skipped(lane->role) > 0)
+	bool		given_back;
+
+	if (saga_pool_collect_skipped(lane->role, &given_back) > 0)
 	{
 		if (lane->retry_at == 0)
 		{
@@ -277,6 +280,10 @@ take_reports(Lane *lane, TimestampTz now)
 		}
 		lane->last_skip = now;
 	}
+	/* Nobody holds it: soon, but not each time at once in a long backlog. */
+	if (given_back &&
+		(lane->retry_at == 0 || lane->retry_at > now + GIVEN_BACK * MS))
+		lane->retry_at = now + GIVEN_BACK * MS;
 	if (lane->retry_at != 0 && lane->retry_at <= now)
 	{
 		lane->retry_at = 0;

@@ -616,14 +616,17 @@ saga_ledger_insert_event(const pg_uuid_t *id, const char *event, int64 seq,
 	Relation	heap;
 	Datum		values[Event_natts];
 	bool		nulls[Event_natts] = {false};
+	const char *actor = GetUserNameFromId(GetUserId(), true);
 
 	values[Event_saga - 1] = UUIDPGetDatum(id);
 	values[Event_at - 1] = TimestampTzGetDatum(now);
 	values[Event_seq - 1] = Int64GetDatum(seq);
 	nulls[Event_seq - 1] = (seq == 0);
 	values[Event_event - 1] = CStringGetTextDatum(event);
-	values[Event_actor - 1] =
-		CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
+	/* The role of an executor may have been dropped under it. */
+	if (actor == NULL)
+		actor = psprintf("%u", GetUserId());
+	values[Event_actor - 1] = CStringGetTextDatum(actor);
 	values[Event_detail - 1] = PointerGetDatum(detail);
 	nulls[Event_detail - 1] = (detail == NULL);
 	heap = table_open(saga_oids_get()->event, RowExclusiveLock);

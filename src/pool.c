@@ -54,7 +54,7 @@ typedef struct Started
 
 static Started started[SAGA_MAX_EXECUTORS];
 
-/* The last executor of each of these roles ended without taking anything. */
+/* The last executor of each of these roles ended before it could begin. */
 static Oid	failed_roles[SAGA_MAX_EXECUTORS];
 static int	failed_count = 0;
 
@@ -366,12 +366,15 @@ take_slot(Oid role, uint32 *generation)
 		slot->latch = NULL;
 		slot->taken_at = now;
 		slot->dismissed = false;
+		slot->ready = false;
 		SpinLockAcquire(&slot->mutex);
 		slot->head = slot->tail = 0;
 		slot->working = false;
 		slot->seq = 0;
 		slot->idle_since = now;
 		slot->skipped = 0;
+		slot->passed_by = false;
+		slot->given_back = false;
 		slot->refill = false;
 		SpinLockRelease(&slot->mutex);
 		*generation = slot->generation;
@@ -492,9 +495,8 @@ saga_pool_tend(void)
 		if (gone)
 		{
 			left = true;
-			/* Still as it left it: has it ever taken anything? */
-			if (own->generation == slot->generation &&
-				slot->head == 0 && slot->tail != 0)
+			/* Still as it left it: did it come so far as to take anything? */
+			if (own->generation == slot->generation && !slot->ready)
 				note_failed(own->role);
 			own->generation = 0;
 			if (own->handle != NULL)
@@ -512,7 +514,7 @@ saga_pool_tend(void)
 	return left;
 }
 
-/* Did an executor of the role end without taking anything?  Asked once. */
+/* Did an executor of the role end before it could begin?  Asked once. */
 bool
 saga_pool_failed_to_start(Oid role)
 {
@@ -616,13 +618,17 @@ saga_pool_pass_by(Oid role, const pg_uuid_t *id)
 	return found;
 }
 
-/* How many sagas the role's executors had to leave undone, since last asked. */
+/*
+ * How many sagas the role's executors had to leave undone, since last asked,
+ * and whether they gave back any that the worker had left to them.
+ */
 uint32
-saga_pool_collect_skipped(Oid role)
+saga_pool_collect_skipped(Oid role, bool *given_back)
 {
 	uint32		skipped = 0;
 	int			i;
 
+	*given_back = false;
 	LWLockAcquire(saga_shmem->lock, LW_SHARED);
 	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
 	{
@@ -633,6 +639,8 @@ saga_pool_collect_skipped(Oid role)
 		SpinLockAcquire(&slot->mutex);
 		skipped += slot->skipped;
 		slot->skipped = 0;
+		*given_back |= slot->given_back;
+		slot->given_back = false;
 		SpinLockRelease(&slot->mutex);
 	}
 	LWLockRelease(saga_shmem->lock);
@@ -815,6 +823,15 @@ saga_pool_attach(const SagaProcess *process, void (*at_exit) (int code))
 	return my_slot != NULL;
 }
 
+/* The process is connected and can take sagas. */
+void
+saga_pool_ready(void)
+{
+	LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
+	my_slot->ready = true;
+	LWLockRelease(saga_shmem->lock);
+}
+
 /* Moves the next saga of another executor of the role into our hands. */
 static bool
 steal(pg_uuid_t *id)
@@ -887,16 +904,18 @@ saga_pool_take(pg_uuid_t *id)
 void
 saga_pool_done(bool skipped, bool later)
 {
+	bool		given_back;
+
 	SpinLockAcquire(&my_slot->mutex);
 	my_slot->working = false;
-	if (later && my_slot->passed_by)
-		skipped = true;
+	given_back = later && my_slot->passed_by;
+	my_slot->given_back |= given_back;
 	my_slot->passed_by = false;
 	my_slot->idle_since = GetCurrentTimestamp();
 	if (skipped)
 		my_slot->skipped++;
 	SpinLockRelease(&my_slot->mutex);
-	if (skipped)
+	if (skipped || given_back)
 		wake_own_worker();
 }
 

@@ -35,7 +35,7 @@ extern bool saga_pool_tend(void);
 extern bool saga_pool_failed_to_start(Oid role);
 extern int	saga_pool_in_hand(Oid role, pg_uuid_t **ids);
 extern bool saga_pool_pass_by(Oid role, const pg_uuid_t *id);
-extern uint32 saga_pool_collect_skipped(Oid role);
+extern uint32 saga_pool_collect_skipped(Oid role, bool *given_back);
 extern void saga_pool_lane(Oid role, SagaPoolLane *lane);
 extern bool saga_pool_put(Oid role, const pg_uuid_t *id);
 extern bool saga_pool_ask_refill(Oid role);
@@ -44,6 +44,7 @@ extern void saga_pool_dismiss_all(void);
 /* The executor's side */
 extern bool saga_pool_attach(const SagaProcess *process,
 							 void (*at_exit) (int code));
+extern void saga_pool_ready(void);
 extern bool saga_pool_take(pg_uuid_t *id);
 extern void saga_pool_done(bool skipped, bool later);
 extern bool saga_pool_must_leave(void);

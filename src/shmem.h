@@ -101,6 +101,9 @@ typedef struct SagaExecutorSlot
 								 * under "lock" */
 	TimestampTz dismissed_at;	/* when that was asked; under "lock" */
 
+	bool		ready;			/* its process came so far that it can take
+								 * sagas; set by it, under "lock" */
+
 	slock_t		mutex;			/* guards everything below */
 	uint32		head;			/* next to take; head == tail: empty */
 	uint32		tail;			/* next free place */
@@ -111,6 +114,8 @@ typedef struct SagaExecutorSlot
 	pg_uuid_t	saga;
 	int64		seq;			/* of the step whose SQL is running, or 0 */
 	TimestampTz idle_since;		/* 0 while working */
+	bool		given_back;		/* a saga so left to us was put down and may be
+								 * due; executor sets it, worker clears it */
 	uint32		skipped;		/* sagas left undone because somebody holds
 								 * them, since the worker last looked */
 	bool		refill;			/* more is due than the mailbox could hold:

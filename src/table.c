@@ -256,6 +256,7 @@ insert_into_foreign_index(Relation heap, Relation index, HeapTuple tuple)
 		index_insert(index, values, nulls, &tuple->t_self, heap,
 					 info->ii_Unique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
 					 false, info);
+		saga_compat_index_insert_cleanup(index, info);
 	}
 	ExecDropSingleTupleTableSlot(slot);
 	FreeExecutorState(estate);

@@ -171,6 +171,19 @@ $copy->safe_psql('beside', 'SELECT saga.adopt()');
 wait_until($copy, qq{SELECT count(*) = 1 FROM saga.sagas WHERE idempotency_key = '$_' AND state = 'compensated'}, 't', 'beside') foreach @open;
 guarantees($copy, 'beside');
 
+# Another, whose rows come while its triggers are disabled
+$copy->safe_psql('postgres', 'CREATE DATABASE untriggered');
+command_ok([ 'pg_restore', '--exit-on-error', '--section=pre-data', '-d', $copy->connstr('untriggered'), $archive ], 'pg_restore of the schema');
+command_ok([ 'pg_restore', '--exit-on-error', '--data-only', '--disable-triggers', '-d', $copy->connstr('untriggered'), $archive ],
+	'pg_restore of the data, with triggers disabled');
+is(without_roles(ledger($copy, 'untriggered')), without_roles($original), 'untriggered: every row is there');
+check_copy($copy, 'untriggered', 'untriggered');
+$copy->safe_psql('untriggered', 'SELECT saga.adopt()');
+is($copy->safe_psql('untriggered', q{SELECT count(*), string_agg(DISTINCT tgenabled::text, '') FROM pg_trigger
+	WHERE tgfoid = 'saga.internal_guard'::regproc}), '12|A', 'untriggered: guarded again');
+wait_until($copy, qq{SELECT count(*) = 1 FROM saga.sagas WHERE idempotency_key = '$_' AND state = 'compensated'}, 't', 'untriggered') foreach @open;
+guarantees($copy, 'untriggered');
+
 # A copy of the database, made by the server
 $node->safe_psql('template1', 'CREATE DATABASE twin TEMPLATE postgres');
 is(ledger($node, 'twin'), $original, 'CREATE DATABASE ... TEMPLATE: every row is there');
