@@ -17,6 +17,8 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
+#include "nodes/execnodes.h"
+#include "nodes/execnodes.h"
 #include "postmaster/bgworker.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
@@ -67,7 +69,7 @@ saga_compat_heap_update(Relation rel, ItemPointer otid, HeapTuple newtup,
 
 /* What an index keeps open from one insertion to the next: 17 (BRIN). */
 static inline void
-saga_compat_index_insert_cleanup(Relation index, IndexInfo *info)
+saga_compat_index_insert_cleanup(Relation index, struct IndexInfo *info)
 {
 #if PG_VERSION_NUM >= 170000
 	index_insert_cleanup(index, info);

@@ -221,20 +221,28 @@ sub try_sql
 {
 	my ($sql) = @_;
 	my ($out, $err) = ('', '');
-	my $code = $node->psql('postgres', $sql, stdout => \$out, stderr => \$err, timeout => 60);
-	return $code == 0 ? $out : undef;
+	# A psql that leaves before it has read its input is an exception.
+	my $code = eval {
+		$node->psql('postgres', $sql, stdout => \$out, stderr => \$err,
+			timeout => $PostgreSQL::Test::Utils::timeout_default);
+	};
+	return defined $code && $code == 0 ? $out : undef;
 }
 
-sub wait_up
+# Waits through crashes, which SagaTest's wait_until is not made for.
+sub wait_true
 {
+	my ($query) = @_;
 	my $end = time + $PostgreSQL::Test::Utils::timeout_default;
 	while (time < $end)
 	{
-		return 1 if defined try_sql('SELECT 1');
+		return 1 if (try_sql($query) // '') eq 't';
 		usleep(20_000);
 	}
-	die 'the server does not come up again';
+	die "timed out waiting for: $query";
 }
+
+sub wait_up { return wait_true('SELECT true'); }
 
 # The processes that an orphaned child keeps busy make a start fail.
 sub start
@@ -292,7 +300,10 @@ foreach my $type (@processes)
 	$events{"kill a $type"} = sub { return signal_some('KILL', $type); };
 	$events{"terminate a $type"} = sub { return signal_some('TERM', $type); };
 }
-$events{"cancel a $_"} = sub { return signal_some('INT', $_); } foreach 'client backend', 'saga executor', 'saga worker';
+foreach my $type ('client backend', 'saga executor', 'saga worker')
+{
+	$events{"cancel a $type"} = sub { return signal_some('INT', $type); };
+}
 
 sub signal_some
 {
@@ -314,7 +325,7 @@ while (time < $until || @history < $least_events)
 	next if chance(0.15);
 	wait_up();
 	# Being alone at three crashes is what parks, which is none of this test.
-	wait_until($node, q{SELECT NOT EXISTS (SELECT FROM saga.ledger_step WHERE comp_crashes > 0 AND compensated_at IS NULL)});
+	wait_true(q{SELECT NOT EXISTS (SELECT FROM saga.ledger_step WHERE comp_crashes > 0 AND compensated_at IS NULL)});
 }
 note("event: $_") foreach @history;
 cmp_ok(scalar @history, '>=', $least_events, 'events enough');
