@@ -5,9 +5,18 @@
  *
  * A compensation that was running when the server crashed is a suspect, and
  * runs alone in the whole server, so that another crash can be laid at its
- * door and at no other's.  It announces itself ("alone"), from which moment
- * nobody else begins, and waits until nobody runs.  Right and count are given
- * back on every way out of the process (pool.c).
+ * door and at no other's.  Suspects run one at a time.
+ *
+ * But most suspects are innocent, and may take long, and everyone else's work
+ * must go on.  So the right is bounded by a window of time, which grows with
+ * every crash that the suspect was there at: it announces itself ("alone"),
+ * from which moment nobody else begins, and waits for those who run until the
+ * window is over; then it runs, and again nobody else begins for a window.
+ * What kills the server at once is thus found out at once, and what kills it
+ * late is found out when the window has grown; how long others wait follows
+ * from crashes, not from how long a compensation runs.
+ *
+ * Right and count are given back on every way out of the process (pool.c).
  *
  * Locks: alone_mutex, for a few instructions at a time.
  *
@@ -18,44 +27,58 @@
 #include "alone.h"
 #include "compat.h"
 #include "shmem.h"
+#include "utils/timestamp.h"
 
 static int	my_slot = -1;
 static bool in_sql = false;
 static bool wants_alone = false;
 
 /*
- * Waits for the right of the executor in "slot" to run SQL, alone in the
- * server or beside others.  False if it has to leave instead.  No transaction may be open:
- * this can take as long as the SQL of others.
+ * Waits for the right of the executor in "slot" to run SQL: beside others
+ * (window_ms 0), or alone for that time.  False if it has to leave instead,
+ * or if another suspect has the right, which may take as long as SQL takes:
+ * come back later.  No transaction may be open.
  */
 bool
-saga_alone_enter(int slot, bool alone, bool (*must_leave) (void))
+saga_alone_enter(int slot, int64 window_ms, bool (*must_leave) (void))
 {
 	static uint32 wait_event = 0;
 	bool		entered = false;
 	bool		prepared = false;
+	bool		tell = false;
 
 	Assert(!in_sql);
 	my_slot = slot;
 	for (;;)
 	{
+		TimestampTz now = GetCurrentTimestamp();
+		bool		others_turn = false;
+		bool		over;
+
 		SpinLockAcquire(&saga_shmem->alone_mutex);
-		if (saga_shmem->alone == -1 && alone)
+		if (window_ms > 0 && !wants_alone)
 		{
-			saga_shmem->alone = slot;
-			wants_alone = true;
-		}
-		if (wants_alone ? saga_shmem->running == 0 : saga_shmem->alone == -1)
-		{
-			/* With "alone" asked for, the second holds only with the first. */
-			if (wants_alone || !alone)
+			if (saga_shmem->alone == -1)
 			{
-				saga_shmem->running++;
-				in_sql = entered = true;
+				saga_shmem->alone = slot;
+				saga_shmem->alone_until = now + window_ms * 1000;
+				wants_alone = true;
 			}
+			else
+				others_turn = true;
+		}
+		over = now >= saga_shmem->alone_until;
+		if (wants_alone ? (saga_shmem->running == 0 || over) :
+			(!others_turn && (saga_shmem->alone == -1 || over)))
+		{
+			if (wants_alone && saga_shmem->running == 0)
+				saga_shmem->alone_until = now + window_ms * 1000;
+			tell = wants_alone;
+			saga_shmem->running++;
+			in_sql = entered = true;
 		}
 		SpinLockRelease(&saga_shmem->alone_mutex);
-		if (entered)
+		if (entered || others_turn)
 			break;
 
 		if (!prepared)
@@ -68,7 +91,7 @@ saga_alone_enter(int slot, bool alone, bool (*must_leave) (void))
 		}
 		if (must_leave())
 			break;
-		(void) ConditionVariableTimedSleep(&saga_shmem->alone_cv, 1000,
+		(void) ConditionVariableTimedSleep(&saga_shmem->alone_cv, 200,
 										   wait_event);
 	}
 	if (prepared)
@@ -78,6 +101,8 @@ saga_alone_enter(int slot, bool alone, bool (*must_leave) (void))
 		saga_alone_leave();
 		return false;
 	}
+	if (tell)
+		ConditionVariableBroadcast(&saga_shmem->alone_cv);
 	return true;
 }
 

@@ -144,17 +144,24 @@ saga_compat_may_connect(Oid database, Oid role)
 #endif
 }
 
-/* Virtual transaction ids: 17 renamed the backend's part and its look-up. */
+/*
+ * The process of a virtual transaction id; 0: none, it is prepared or over.
+ * 17 renamed the backend's part and moved the other.
+ */
 static inline int
 saga_compat_vxid_pid(const VirtualTransactionId *vxid)
 {
 #if PG_VERSION_NUM >= 170000
 	PGPROC	   *proc = ProcNumberGetProc(vxid->procNumber);
+
+	return proc != NULL && proc->vxid.lxid == vxid->localTransactionId ?
+		proc->pid : 0;
 #else
 	PGPROC	   *proc = BackendIdGetProc(vxid->backendId);
-#endif
 
-	return proc != NULL ? proc->pid : 0;
+	return proc != NULL && proc->lxid == vxid->localTransactionId ?
+		proc->pid : 0;
+#endif
 }
 
 /* Intervals: 17 added infinite ones. */

@@ -74,6 +74,8 @@
 #define SAGA_EXECUTOR_RECORD_MS	2000
 /* After trouble that is not the compensation's. */
 #define SAGA_EXECUTOR_TROUBLE_MS	1000
+/* So long does a suspect run alone, to begin with. */
+#define SAGA_EXECUTOR_ALONE_MS	INT64CONST(2000)
 /* Fewest attempts between two readings of the steps. */
 #define SAGA_EXECUTOR_REREAD	256
 
@@ -115,6 +117,7 @@ typedef struct Walk
 	bool		valid;
 	SagaSteps	steps;
 	int			uses;			/* attempts since they were read */
+	int64		alone_ms;		/* for which the next step should run alone */
 	bool		later;			/* there is more to do in the saga, some time */
 	ItemPointerData saga_tid;	/* the version of the saga's row that we know */
 	TransactionId saga_xmin;
@@ -323,6 +326,19 @@ run_sql(SagaRow *saga, SagaStep *step)
 }
 
 /*
+ * For how long a suspect keeps everyone else waiting: the longer, the more
+ * crashes it was there at.
+ */
+static int64
+alone_window(const SagaStep *step)
+{
+	int			interrupted = step->comp_attempts - step->comp_charged -
+	step->comp_deferrals;
+
+	return SAGA_EXECUTOR_ALONE_MS << (2 * Max(0, Min(interrupted - 1, 4)));
+}
+
+/*
  * The transaction of an attempt.  Errors are the caller's.  When it returns,
  * there is no transaction.
  */
@@ -383,6 +399,7 @@ try_step(bool alone)
 	step = &walk.steps.step[task.index];
 	if (step->comp_crashes >= 0 && !alone)
 	{
+		walk.alone_ms = alone_window(step);
 		saga_turn_commit();
 		return WALK_ALONE;
 	}
@@ -671,7 +688,8 @@ walk_saga(const pg_uuid_t *id)
 	{
 		alone = (result == WALK_ALONE);
 		handle_interrupts();
-		if (saga_pool_must_leave() || !saga_pool_enter_sql(alone))
+		if (saga_pool_must_leave() ||
+			!saga_pool_enter_sql(alone ? walk.alone_ms : 0))
 		{
 			/* Its next task is due, and somebody else's now. */
 			result = WALK_SKIP;

@@ -957,9 +957,12 @@ saga_pool_set_step(int64 seq)
 	SpinLockRelease(&my_slot->mutex);
 }
 
-/* Waits for the right to run SQL; false if the executor has to leave. */
+/*
+ * Waits for the right to run SQL, alone for that time or beside others (0);
+ * false if the saga in hand must be given back instead.
+ */
 bool
-saga_pool_enter_sql(bool alone)
+saga_pool_enter_sql(int64 alone_ms)
 {
-	return saga_alone_enter(my_index, alone, saga_pool_must_leave);
+	return saga_alone_enter(my_index, alone_ms, saga_pool_must_leave);
 }

@@ -48,7 +48,7 @@ extern void saga_pool_ready(void);
 extern bool saga_pool_take(pg_uuid_t *id);
 extern void saga_pool_done(bool skipped, bool later);
 extern bool saga_pool_must_leave(void);
-extern bool saga_pool_enter_sql(bool alone);
+extern bool saga_pool_enter_sql(int64 alone_ms);
 extern void saga_pool_set_step(int64 seq);
 
 #endif							/* SAGA_POOL_H */

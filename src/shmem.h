@@ -162,6 +162,7 @@ typedef struct SagaShmem
 	slock_t		alone_mutex;
 	int			alone;
 	int			running;
+	TimestampTz alone_until;	/* from then on, others may begin */
 	ConditionVariable alone_cv;
 
 	/* Told when a saga whose id falls into the partition changed its state. */

@@ -256,6 +256,8 @@ check_same_content(const SagaStep *step, const StepRequest *request)
 		what = "args";
 	else if (step->kind != request->kind)
 		what = "kind";
+	else if (step->compensate_on != request->compensate_on)
+		what = "compensate_on";
 	if (what != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
