@@ -203,6 +203,59 @@ like(sql_error($node, q{SET ROLE boss; SELECT failed('SELECT 1')}, 'postgres', e
 	qr/ERROR:  SG010: .*cannot log in(.*\n)+?HINT:  ALTER ROLE boss LOGIN PASSWORD NULL/, 'refused at registration')
   if $node->pg_version < 17;
 
+# --- A role is lost between two steps of sagas that go on regardless
+
+$node->safe_psql('postgres', 'CREATE ROLE kate LOGIN; CREATE ROLE liam LOGIN; CREATE ROLE mona LOGIN');
+my %lost = (
+	kate => [ 'ALTER ROLE kate RENAME TO katherine', qr/renamed/ ],
+	liam => [ 'ALTER ROLE liam NOLOGIN', qr/log in/ ],
+	mona => [ 'DROP ROLE mona', qr/no longer exists/ ]);
+foreach my $user (sort keys %lost)
+{
+	my ($how, $why) = @{ $lost{$user} };
+	my $from = log_offset($node);
+	# The executor that ran the first saga is still there.
+	my @ids = split /\n/, sql_as($user, q{
+		SELECT saga.begin('order', on_compensation_failure => 'continue') AS id, saga.begin('warm') AS warm \gset
+		SELECT saga.step(:'id', 'step ' || n, compensation => 'SELECT 1', compensation_retry => saga.retry_policy(max_attempts => 2, delay => '10 ms'))
+			FROM generate_series(1, 3) n \g /dev/null
+		SELECT saga.begin('order') AS halted \gset
+		SELECT saga.step(:'halted', 'a', compensation => 'SELECT 1') \g /dev/null
+		SELECT saga.step(:'warm', 'a', compensation => 'SELECT 1') \g /dev/null
+		SELECT saga.fail(:'warm') \g /dev/null
+		SELECT saga.wait(:'warm') \g /dev/null
+		SELECT unnest(ARRAY[:'id', :'halted'])});
+	$node->safe_psql('postgres', $how);
+	$node->safe_psql('postgres', "SELECT saga.fail('$_')") foreach @ids;
+	wait_state($node, $_, 'needs_review') foreach @ids;
+	my @errors = split /\n/, $node->safe_psql('postgres', "SELECT last_error FROM saga.steps WHERE saga_id IN ('$ids[0]', '$ids[1]')");
+	is(scalar(grep { $_ =~ $why } @errors), 4, "$how: every step is parked with the reason");
+	my @fatal = slurp_file($node->logfile, $from) =~ /FATAL:/g;
+	cmp_ok(scalar(@fatal), '<', 5, "$how: no executor is started again and again");
+}
+
+# --- Back to a role whose executor is still putting the saga down
+
+$node->safe_psql('postgres', 'CREATE ROLE nora LOGIN; CREATE ROLE otto LOGIN; GRANT nora TO otto');
+my @stuck = ();
+foreach my $n (1 .. 15)
+{
+	# What is behind the first compensation takes a while to be cleared away.
+	my $id = sql_as('otto', q{
+		SET ROLE nora;
+		SELECT saga.begin('order') AS id \gset
+		SELECT saga.step(:'id', '1', compensation => 'SELECT 1') \g /dev/null
+		SET ROLE otto;
+		SELECT saga.step(:'id', '2', compensation => 'SELECT 1') \g /dev/null
+		SET ROLE nora;
+		SELECT saga.step(:'id', '3', compensation => $$CREATE TEMP TABLE a (t text PRIMARY KEY); CREATE TEMP TABLE b (t text PRIMARY KEY);
+			CREATE TEMP TABLE c (t text PRIMARY KEY); CREATE TEMP TABLE d (t text PRIMARY KEY)$$) \g /dev/null
+		SELECT saga.fail(:'id') \g /dev/null
+		SELECT :'id'});
+	push @stuck, $id unless wait_state($node, $id, 'compensated');
+}
+is("@stuck", '', 'a saga that comes back at once is not forgotten');
+
 # --- Secrets
 
 my $canary = 'canary7f3a';
@@ -263,59 +316,6 @@ foreach my $line (split /\n/, slurp_file($node->logfile, $offset))
 }
 is("@leaks", '', 'no secret in what our processes log');
 cmp_ok($node->safe_psql('postgres', q{SELECT count(*) FROM saga.steps WHERE last_error LIKE '%canary%'}), '>', 2, 'the ledger has the errors');
-
-# --- A role is lost between two steps of sagas that go on regardless
-
-$node->safe_psql('postgres', 'CREATE ROLE kate LOGIN; CREATE ROLE liam LOGIN; CREATE ROLE mona LOGIN');
-my %lost = (
-	kate => [ 'ALTER ROLE kate RENAME TO katherine', qr/renamed/ ],
-	liam => [ 'ALTER ROLE liam NOLOGIN', qr/log in/ ],
-	mona => [ 'DROP ROLE mona', qr/no longer exists/ ]);
-foreach my $user (sort keys %lost)
-{
-	my ($how, $why) = @{ $lost{$user} };
-	my $from = log_offset($node);
-	# The executor that ran the first saga is still there.
-	my @ids = split /\n/, sql_as($user, q{
-		SELECT saga.begin('order', on_compensation_failure => 'continue') AS id, saga.begin('warm') AS warm \gset
-		SELECT saga.step(:'id', 'step ' || n, compensation => 'SELECT 1', compensation_retry => saga.retry_policy(max_attempts => 2, delay => '10 ms'))
-			FROM generate_series(1, 3) n \g /dev/null
-		SELECT saga.begin('order') AS halted \gset
-		SELECT saga.step(:'halted', 'a', compensation => 'SELECT 1') \g /dev/null
-		SELECT saga.step(:'warm', 'a', compensation => 'SELECT 1') \g /dev/null
-		SELECT saga.fail(:'warm') \g /dev/null
-		SELECT saga.wait(:'warm') \g /dev/null
-		SELECT unnest(ARRAY[:'id', :'halted'])});
-	$node->safe_psql('postgres', $how);
-	$node->safe_psql('postgres', "SELECT saga.fail('$_')") foreach @ids;
-	wait_state($node, $_, 'needs_review') foreach @ids;
-	my @errors = split /\n/, $node->safe_psql('postgres', "SELECT last_error FROM saga.steps WHERE saga_id IN ('$ids[0]', '$ids[1]')");
-	is(scalar(grep { $_ =~ $why } @errors), 4, "$how: every step is parked with the reason");
-	my @fatal = slurp_file($node->logfile, $from) =~ /FATAL:/g;
-	cmp_ok(scalar(@fatal), '<', 5, "$how: no executor is started again and again");
-}
-
-# --- Back to a role whose executor is still putting the saga down
-
-$node->safe_psql('postgres', 'CREATE ROLE nora LOGIN; CREATE ROLE otto LOGIN; GRANT nora TO otto');
-my @stuck = ();
-foreach my $n (1 .. 15)
-{
-	# What is behind the first compensation takes a while to be cleared away.
-	my $id = sql_as('otto', q{
-		SET ROLE nora;
-		SELECT saga.begin('order') AS id \gset
-		SELECT saga.step(:'id', '1', compensation => 'SELECT 1') \g /dev/null
-		SET ROLE otto;
-		SELECT saga.step(:'id', '2', compensation => 'SELECT 1') \g /dev/null
-		SET ROLE nora;
-		SELECT saga.step(:'id', '3', compensation => $$CREATE TEMP TABLE a (t text PRIMARY KEY); CREATE TEMP TABLE b (t text PRIMARY KEY);
-			CREATE TEMP TABLE c (t text PRIMARY KEY); CREATE TEMP TABLE d (t text PRIMARY KEY)$$) \g /dev/null
-		SELECT saga.fail(:'id') \g /dev/null
-		SELECT :'id'});
-	push @stuck, $id unless wait_state($node, $id, 'compensated');
-}
-is("@stuck", '', 'a saga that comes back at once is not forgotten');
 
 guarantees($node);
 $node->stop;
