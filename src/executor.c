@@ -53,6 +53,7 @@
 #include "inflight.h"
 #include "ledger.h"
 #include "miscadmin.h"
+#include "oids.h"
 #include "pgstat.h"
 #include "pool.h"
 #include "postmaster/interrupt.h"
@@ -121,6 +122,7 @@ typedef struct Walk
 	bool		later;			/* there is more to do in the saga, some time */
 	ItemPointerData saga_tid;	/* the version of the saga's row that we know */
 	TransactionId saga_xmin;
+	uint64		generation;		/* of the tables, when the steps were read */
 } Walk;
 
 static Attempt attempt;
@@ -219,6 +221,7 @@ get_steps(const SagaRow *saga)
 	HeapTuple	tuple = saga->version.tuple;
 
 	if (!walk.valid ||
+		walk.generation != saga_oids_generation() ||
 		!ItemPointerEquals(&walk.saga_tid, &tuple->t_self) ||
 		walk.saga_xmin != HeapTupleHeaderGetRawXmin(tuple->t_data) ||
 		walk.uses > Max(walk.steps.count, SAGA_EXECUTOR_REREAD))
@@ -231,6 +234,7 @@ get_steps(const SagaRow *saga)
 		saga_ledger_get_steps(&saga->id, &walk.steps);
 		MemoryContextSwitchTo(caller);
 		walk.uses = 0;
+		walk.generation = saga_oids_generation();
 	}
 	walk.uses++;
 	/* Until this attempt is committed, nobody knows what is in there. */

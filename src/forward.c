@@ -72,7 +72,17 @@ find_by_key(text *name, text *key, SagaRow *saga)
 	Oid			owner = GetUserId();
 
 	if (saga_ledger_get_saga_by_key(owner, name, key, saga) == SAGA_FOUND)
+	{
+		/* The OID is the caller's; was the name, too? */
+		if (!saga_owner_may_call(saga->owner, saga->owner_name))
+			ereport(ERROR,
+					(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
+					 errmsg("idempotency key \"%s\" is taken by a saga of a role that had another name",
+							text_to_cstring(key)),
+					 errdetail("A role that was renamed, or that is another in this copy of the database, does not inherit the sagas of the OID it has."),
+					 errhint("Use another key.")));
 		return true;
+	}
 	return saga_open_away() &&
 		saga_ledger_get_saga_by_owner_name(cstring_to_text(saga_owner_role_name(owner)),
 										   name, key, saga) == SAGA_FOUND;

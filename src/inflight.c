@@ -205,7 +205,7 @@ saga_inflight_close(void)
  * removed with a warning.
  */
 static bool
-read_record(const char *name, SagaInflight *record)
+read_record(const char *name, uint64 life, SagaInflight *record)
 {
 	char		path[MAXPGPATH];
 	InflightFile file;
@@ -236,6 +236,9 @@ read_record(const char *name, SagaInflight *record)
 		file.state > SAGA_INFLIGHT_TIMED_OUT ||
 		!EQ_CRC32C(file.crc, record_crc(&file.record)))
 	{
+		/* Of this life: its executor is writing it at this moment. */
+		if (life == saga_shmem->life)
+			return false;
 		ereport(WARNING,
 				(errmsg("ignoring file \"%s\", which does not tell what was running",
 						path)));
@@ -299,7 +302,7 @@ read_all(bool earlier_only)
 			continue;
 		if (earlier_only && life == saga_shmem->life)
 			continue;
-		if (read_record(entry->d_name, &record) &&
+		if (read_record(entry->d_name, life, &record) &&
 			record.state != SAGA_INFLIGHT_NONE)
 		{
 			SagaInflight *copy = palloc(sizeof(SagaInflight));

@@ -25,13 +25,19 @@ static SagaOids oids;
 static bool valid = false;
 static bool callback_registered = false;
 
+/* Counts what may have changed about the relations. */
+static uint64 generation = 0;
+
 static void
 forget_oids(Datum arg, Oid relid)
 {
 	if (!OidIsValid(relid) || relid == oids.saga || relid == oids.step ||
 		relid == oids.attempt || relid == oids.event || relid == oids.due ||
 		relid == oids.start_order)
+	{
 		valid = false;
+		generation++;
+	}
 }
 
 static Oid
@@ -112,6 +118,17 @@ bool
 saga_oids_exist(void)
 {
 	return lookup_oids();
+}
+
+/*
+ * Another number than before says that a relation may have changed, its file
+ * included (VACUUM FULL, CLUSTER): row versions found before are nowhere now.
+ * To be asked behind a lock on the relation.
+ */
+uint64
+saga_oids_generation(void)
+{
+	return generation;
 }
 
 /* All of them; an error if the extension is not created here. */

@@ -25,6 +25,7 @@ typedef struct SagaOids
 } SagaOids;
 
 extern bool saga_oids_exist(void);
+extern uint64 saga_oids_generation(void);
 extern const SagaOids *saga_oids_get(void);
 
 #endif							/* SAGA_OIDS_H */

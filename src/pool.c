@@ -751,6 +751,27 @@ saga_pool_ask_refill(Oid role)
 	return !low;
 }
 
+/* Has any executor of this database something in hand or in its mailbox? */
+bool
+saga_pool_has_work(void)
+{
+	bool		work = false;
+
+	LWLockAcquire(saga_shmem->lock, LW_SHARED);
+	for (int i = 0; i < SAGA_MAX_EXECUTORS && !work; i++)
+	{
+		SagaExecutorSlot *slot = &saga_shmem->executors[i];
+
+		if (slot->database != MyDatabaseId)
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		work = slot->working || mail_count(slot) > 0;
+		SpinLockRelease(&slot->mutex);
+	}
+	LWLockRelease(saga_shmem->lock);
+	return work;
+}
+
 /* The worker leaves, or the extension is gone: nobody will feed them. */
 void
 saga_pool_dismiss_all(void)

@@ -39,6 +39,7 @@ extern uint32 saga_pool_collect_skipped(Oid role, bool *given_back);
 extern void saga_pool_lane(Oid role, SagaPoolLane *lane);
 extern bool saga_pool_put(Oid role, const pg_uuid_t *id);
 extern bool saga_pool_ask_refill(Oid role);
+extern bool saga_pool_has_work(void);
 extern void saga_pool_dismiss_all(void);
 
 /* The executor's side */

@@ -381,12 +381,15 @@ saga_sql_step(PG_FUNCTION_ARGS)
 	if (saga.state != SAGA_RUNNING && saga.state != SAGA_COMPLETED)
 		saga_open_refuse_failing(&saga);
 
-	now = saga_clock_now();
 	for (;;)
 	{
 		int			run = 1;
+		bool		known = saga_ledger_get_step(id, request.key,
+												 &step) == SAGA_FOUND;
 
-		if (saga_ledger_get_step(id, request.key, &step) == SAGA_FOUND)
+		/* Not before what had to be waited for. */
+		now = saga_clock_now();
+		if (known)
 		{
 			if (step.rolled_back_at == 0)
 			{
@@ -490,13 +493,14 @@ saga_sql_complete_step(PG_FUNCTION_ARGS)
 	saga_open_shared(id, &saga);
 	for (;;)
 	{
-		TimestampTz now = saga_clock_now();
+		TimestampTz now;
 		SagaWritten written;
 
 		if (saga.state != SAGA_RUNNING && saga.state != SAGA_COMPLETED &&
 			strcmp(late, "record") != 0)
 			saga_open_refuse_failing(&saga);
 		find_step(id, key, forward_key, &step);
+		now = saga_clock_now();
 		if (step.status == SAGA_STEP_COMPLETED)
 			return repeated_completion(&step, output);
 
@@ -569,9 +573,10 @@ saga_sql_fail_step(PG_FUNCTION_ARGS)
 	saga_open_shared(id, &saga);
 	for (;;)
 	{
-		TimestampTz now = saga_clock_now();
+		TimestampTz now;
 
 		find_step(id, key, forward_key, &step);
+		now = saga_clock_now();
 		if (saga.state != SAGA_RUNNING && saga.state != SAGA_COMPLETED)
 		{
 			ereport(NOTICE,

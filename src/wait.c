@@ -5,7 +5,8 @@
  *
  * The waiter is woken by the commit that changes the saga's state; it does not
  * poll.  It holds the snapshot of the statement that called it, as any
- * statement does, and no lock.  Executors commit without waiting for the disk,
+ * statement does, and no lock but that of a statement that writes, on the
+ * table of sagas.  Executors commit without waiting for the disk,
  * so an answer is given only after the log has been flushed: what the caller
  * was told must survive a crash.
  *

@@ -87,9 +87,16 @@ static bool count_prepared = true;
  * Leaving
  * ------------------------------------------------------------------------ */
 
+/*
+ * What executors have not done yet is still due, but was handed out, so that
+ * what is armed does not tell of it: the launcher must know that somebody is
+ * to look again.
+ */
 static void
 leave(void)
 {
+	if (saga_pool_has_work())
+		saga_wakeup_post(my_database, saga_clock_now());
 	saga_pool_forget_waiting(InvalidOid);
 	saga_pool_dismiss_all();
 	proc_exit(0);
@@ -198,6 +205,29 @@ settle_leftover(const SagaInflight *record)
 	return true;
 }
 
+/* The same, with the errors of one kept from the others. */
+static bool
+settle_leftover_caught(const SagaInflight *record)
+{
+	volatile bool done = false;
+
+	PG_TRY();
+	{
+		done = settle_leftover(record);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error = saga_turn_fail(turn_context);
+
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("could not record how an attempt of a compensation ended: SQLSTATE %s",
+						unpack_sql_state(error->sqlerrcode))));
+	}
+	PG_END_TRY();
+	return done;
+}
+
 /*
  * All of them.  Returns when to try again those that somebody holds; their
  * sagas are held back until then.
@@ -225,7 +255,7 @@ settle_leftovers(TimestampTz now)
 		bool		done;
 
 		handle_interrupts();
-		done = settle_leftover(record);
+		done = settle_leftover_caught(record);
 		MemoryContextSwitchTo(turn_context);
 		if (done)
 			saga_inflight_forget(record);
