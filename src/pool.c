@@ -925,6 +925,7 @@ saga_pool_take(pg_uuid_t *id)
 void
 saga_pool_done(bool skipped, bool later)
 {
+	volatile SagaDatabaseSlot *database;
 	bool		given_back;
 
 	SpinLockAcquire(&my_slot->mutex);
@@ -936,7 +937,10 @@ saga_pool_done(bool skipped, bool later)
 	if (skipped)
 		my_slot->skipped++;
 	SpinLockRelease(&my_slot->mutex);
-	if (skipped || given_back)
+	/* Or the worker waits for us, to make room for another database. */
+	database = saga_shmem_my_database();
+	if (skipped || given_back ||
+		(database != NULL && database->asked_to_leave))
 		wake_own_worker();
 }
 

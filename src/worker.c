@@ -67,6 +67,7 @@
 #define IDLE_FOR		1000
 
 static SagaDatabaseSlot *my_database = NULL;
+static TimestampTz started_at = 0;
 static MemoryContext worker_context = NULL; /* long-lived */
 static MemoryContext turn_context = NULL;	/* reset after each turn */
 
@@ -96,7 +97,12 @@ static void
 leave(void)
 {
 	if (saga_pool_has_work())
+	{
+		LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
+		my_database->wanted = true;
+		LWLockRelease(saga_shmem->lock);
 		saga_wakeup_post(my_database, saga_clock_now());
+	}
 	saga_pool_forget_waiting(InvalidOid);
 	saga_pool_dismiss_all();
 	proc_exit(0);
@@ -573,6 +579,7 @@ sleep_until(TimestampTz when)
 	static uint32 wait_event = 0;
 	long		ms = -1;
 	int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
+	bool		hold;
 
 	if (wait_event == 0)
 		wait_event = saga_compat_wait_event("SagaWorker");
@@ -582,8 +589,20 @@ sleep_until(TimestampTz when)
 		ms = saga_clock_ms_until(when);
 		events |= WL_TIMEOUT;
 	}
-	if (saga_shmem_worker_must_leave(ms < 0 || ms > IDLE_FOR))
+
+	/*
+	 * While its executors work, a worker keeps its place for a moment: else
+	 * two databases with long work would take it from each other all the time.
+	 */
+	hold = GetCurrentTimestamp() < started_at + IDLE_FOR * MS &&
+		saga_pool_has_work();
+	if (saga_shmem_worker_must_leave((ms < 0 || ms > IDLE_FOR) && !hold))
 		leave();
+	if (hold && my_database->asked_to_leave && (ms < 0 || ms > IDLE_FOR))
+	{
+		ms = IDLE_FOR;
+		events |= WL_TIMEOUT;
+	}
 	if (ms == 0)
 		return;
 	if (ms < 0 || ms > IDLE_FOR)
@@ -603,6 +622,7 @@ saga_worker_main(Datum arg)
 	my_database = saga_shmem_worker_attach(process->database);
 	if (my_database == NULL)
 		proc_exit(0);
+	started_at = GetCurrentTimestamp();
 	saga_bgworker_connect();
 	SetConfigOption("search_path", "pg_catalog", PGC_SUSET, PGC_S_OVERRIDE);
 
