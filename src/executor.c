@@ -164,20 +164,6 @@ quit(SIGNAL_ARGS)
 	_exit(2);
 }
 
-/* Between two transactions. */
-static void
-handle_interrupts(void)
-{
-	/* A cancel has nothing to cancel here. */
-	QueryCancelPending = false;
-	CHECK_FOR_INTERRUPTS();
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
-}
-
 static void
 sleep_ms(long ms)
 {
@@ -204,7 +190,7 @@ wait_out(long ms)
 		if (rest <= 0 || saga_pool_must_leave())
 			break;
 		sleep_ms(rest);
-		handle_interrupts();
+		saga_turn_handle_interrupts();
 	}
 	/* What the latch was set for has not been looked at. */
 	SetLatch(MyLatch);
@@ -691,7 +677,7 @@ walk_saga(const pg_uuid_t *id)
 	while (result == WALK_ON || result == WALK_ALONE)
 	{
 		alone = (result == WALK_ALONE);
-		handle_interrupts();
+		saga_turn_handle_interrupts();
 		if (saga_pool_must_leave() ||
 			!saga_pool_enter_sql(alone ? walk.alone_ms : 0))
 		{
@@ -763,7 +749,7 @@ saga_executor_main(Datum arg)
 
 	for (;;)
 	{
-		handle_interrupts();
+		saga_turn_handle_interrupts();
 		if (saga_pool_must_leave())
 			break;
 		if (saga_pool_take(&id))

@@ -208,12 +208,6 @@ saga_state_step_status_name(SagaStepStatus status)
 }
 
 const char *
-saga_state_comp_status_name(SagaCompStatus status)
-{
-	return name_of(comp_statuses, (char) status);
-}
-
-const char *
 saga_state_failure_kind_name(SagaFailureKind kind)
 {
 	return name_of(failure_kinds, (char) kind);
@@ -240,12 +234,6 @@ bool
 saga_state_outcome_is_known(char code)
 {
 	return name_of(outcomes, code) != NULL;
-}
-
-const char *
-saga_state_outcome_name(SagaOutcome outcome)
-{
-	return name_of(outcomes, (char) outcome);
 }
 
 const char *

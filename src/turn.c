@@ -19,8 +19,10 @@
 #include "miscadmin.h"
 #include "oids.h"
 #include "pgstat.h"
+#include "postmaster/interrupt.h"
 #include "storage/lmgr.h"
 #include "turn.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -108,4 +110,18 @@ saga_turn_fail(MemoryContext context)
 	pgstat_report_stat(false);
 	RESUME_INTERRUPTS();
 	return error;
+}
+
+/* Between two transactions: what signals asked for. */
+void
+saga_turn_handle_interrupts(void)
+{
+	/* A cancel has nothing to cancel here. */
+	QueryCancelPending = false;
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
 }

@@ -20,6 +20,7 @@ typedef enum SagaTurnBegun
 
 extern SagaTurnBegun saga_turn_begin(bool bookkeeping);
 extern void saga_turn_commit(void);
+extern void saga_turn_handle_interrupts(void);
 extern ErrorData *saga_turn_fail(MemoryContext context);
 
 #endif							/* SAGA_TURN_H */

@@ -118,14 +118,7 @@ leave_because_gone(void)
 static void
 handle_interrupts(void)
 {
-	/* A cancel has nothing to cancel between transactions. */
-	QueryCancelPending = false;
-	CHECK_FOR_INTERRUPTS();
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
+	saga_turn_handle_interrupts();
 	if (saga_shmem_worker_must_leave(false))
 		leave();
 }
