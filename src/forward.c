@@ -252,9 +252,7 @@ saga_sql_complete(PG_FUNCTION_ARGS)
 		saga_ledger_set_due(&saga, 0, InvalidOid);
 		if (saga_ledger_update_saga(&saga, SAGA_WAIT) == SAGA_WRITTEN)
 			break;
-		CHECK_FOR_INTERRUPTS();
-		if (saga_ledger_reread_saga(&saga, SAGA_WAIT) != SAGA_FOUND)
-			saga_open_refuse_not_found(id);
+		saga_open_again(&saga);
 	}
 	if (locked)
 		saga_ledger_unlock(id, ExclusiveLock);
@@ -298,9 +296,7 @@ fail_saga(const pg_uuid_t *id, SagaFailureKind kind, text *reason,
 		if (saga_dispatch_fail(&saga, kind, reason, details, SAGA_WAIT,
 							   saga_clock_now()) == SAGA_WRITTEN)
 			break;
-		CHECK_FOR_INTERRUPTS();
-		if (saga_ledger_reread_saga(&saga, SAGA_WAIT) != SAGA_FOUND)
-			saga_open_refuse_not_found(id);
+		saga_open_again(&saga);
 	}
 	if (locked)
 		saga_ledger_unlock(id, ExclusiveLock);

@@ -148,11 +148,16 @@ find_allowed(const pg_uuid_t *id, SagaRow *saga)
 		saga_open_refuse_not_found(id);
 }
 
-static void
-make_newest(SagaRow *saga)
+/*
+ * Makes sure that the row is the newest version and nobody is writing it; for
+ * a caller who lost against another writer, too.
+ */
+void
+saga_open_again(SagaRow *saga)
 {
 	pg_uuid_t	id = saga->id;
 
+	CHECK_FOR_INTERRUPTS();
 	if (saga_ledger_reread_saga(saga, SAGA_WAIT) != SAGA_FOUND)
 		saga_open_refuse_not_found(&id);
 }
@@ -168,7 +173,7 @@ saga_open_shared(const pg_uuid_t *id, SagaRow *saga)
 	if (saga->version.own)
 		return;
 	(void) saga_ledger_lock(id, ShareLock, SAGA_WAIT);
-	make_newest(saga);
+	saga_open_again(saga);
 }
 
 /*
@@ -183,7 +188,7 @@ saga_open_exclusive(const pg_uuid_t *id, SagaRow *saga)
 	if (saga->version.own)
 		return false;
 	(void) saga_ledger_lock(id, ExclusiveLock, SAGA_WAIT);
-	make_newest(saga);
+	saga_open_again(saga);
 	return true;
 }
 

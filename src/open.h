@@ -17,6 +17,7 @@ extern bool saga_open_away(void);
 extern const pg_uuid_t *saga_open_id(FunctionCallInfo fcinfo, int arg);
 extern void saga_open_shared(const pg_uuid_t *id, SagaRow *saga);
 extern bool saga_open_exclusive(const pg_uuid_t *id, SagaRow *saga);
+extern void saga_open_again(SagaRow *saga);
 extern void saga_open_read(const pg_uuid_t *id, SagaRow *saga);
 extern char *saga_open_id_string(const pg_uuid_t *id);
 

@@ -523,9 +523,7 @@ saga_sql_complete_step(PG_FUNCTION_ARGS)
 			written = saga_dispatch_late(&saga, &step, output, now);
 		if (written == SAGA_WRITTEN)
 			return step_result(&step);
-		CHECK_FOR_INTERRUPTS();
-		if (saga_ledger_reread_saga(&saga, SAGA_WAIT) != SAGA_FOUND)
-			saga_open_refuse_not_found(id);
+		saga_open_again(&saga);
 	}
 }
 
