@@ -98,7 +98,7 @@ CREATE TABLE saga.ledger_saga (
   state         "char"      NOT NULL,
   failure_kind  "char",
   paused        boolean     NOT NULL,
-  announced     "char",
+  to_announce   text        COLLATE "C",
   parked        text        COLLATE "C",
   reason        text        COLLATE "C",
   details       jsonb,
@@ -138,7 +138,7 @@ COMMENT ON COLUMN saga.ledger_saga.finished_at IS 'When it completed, was compen
 COMMENT ON COLUMN saga.ledger_saga.state IS 'r(unning), d(one: completed), u(ndoing: compensating), c(ompensated), p(arked: needs_review), a(bandoned).';
 COMMENT ON COLUMN saga.ledger_saga.failure_kind IS 'f(ailed), c(ancelled), t(imed out).';
 COMMENT ON COLUMN saga.ledger_saga.paused IS 'A person paused it: nothing is dispatched.';
-COMMENT ON COLUMN saga.ledger_saga.announced IS 'The state last announced.';
+COMMENT ON COLUMN saga.ledger_saga.to_announce IS 'States it reached that are not announced yet, a letter each, in order.';
 COMMENT ON COLUMN saga.ledger_saga.parked IS 'Why a person must decide about the saga as a whole.';
 COMMENT ON COLUMN saga.ledger_saga.reason IS 'Reason of the failure.';
 COMMENT ON COLUMN saga.ledger_saga.details IS 'Details of the failure.';
@@ -177,12 +177,13 @@ CREATE TABLE saga.ledger_step (
   comp_charged       integer,
   comp_deferrals     integer,
   comp_conflicts     integer,
+  comp_interruptions integer,
   comp_crashes       integer,
   next_attempt_at    timestamptz,
   dispatched_at      timestamptz,
+  claimed_at         timestamptz,
   lease_until        timestamptz,
   compensated_at     timestamptz,
-  announcements      integer,
   consumer           text        COLLATE "C",
   parked             text        COLLATE "C",
   error              text        COLLATE "C",
@@ -200,7 +201,10 @@ CREATE TABLE saga.ledger_step (
   CONSTRAINT ledger_step_comp_status CHECK (comp_status OPERATOR(pg_catalog.=) ANY ('{n,r,p,d,c,f,s}'::"char"[])),
   CONSTRAINT ledger_step_one_action CHECK (compensation IS NULL OR channel IS NULL),
   CONSTRAINT ledger_step_key_length CHECK (pg_catalog.length(key) OPERATOR(pg_catalog.>=) 1 AND pg_catalog.length(key) OPERATOR(pg_catalog.<=) 512),
-  CONSTRAINT ledger_step_completed CHECK ((completed_at IS NOT NULL) OPERATOR(pg_catalog.=) (status OPERATOR(pg_catalog.=) 'c'))
+  CONSTRAINT ledger_step_completed CHECK ((completed_at IS NOT NULL) OPERATOR(pg_catalog.=) (status OPERATOR(pg_catalog.=) 'c')),
+  CONSTRAINT ledger_step_dispatched CHECK (comp_status OPERATOR(pg_catalog.<>) 'd' OR (dispatched_at IS NOT NULL AND channel IS NOT NULL)),
+  CONSTRAINT ledger_step_claimed CHECK (claimed_at IS NULL OR comp_status OPERATOR(pg_catalog.=) 'd'),
+  CONSTRAINT ledger_step_lease CHECK ((claimed_at IS NOT NULL) OPERATOR(pg_catalog.=) (lease_until IS NOT NULL))
 ) USING heap WITH (fillfactor = 70);
 
 COMMENT ON TABLE saga.ledger_step IS 'One row per run of a step. Read saga.steps instead.';
@@ -236,13 +240,14 @@ COMMENT ON COLUMN saga.ledger_step.comp_attempts IS 'Attempts of the compensatio
 COMMENT ON COLUMN saga.ledger_step.comp_charged IS 'Of those, the ones that count against the policy.';
 COMMENT ON COLUMN saga.ledger_step.comp_deferrals IS 'Of those, the ones that asked to be called later.';
 COMMENT ON COLUMN saga.ledger_step.comp_conflicts IS 'Of those, the ones lost to deadlocks, serialization and lock timeouts.';
+COMMENT ON COLUMN saga.ledger_step.comp_interruptions IS 'Of those, the ones cut short by no fault of their own.';
 COMMENT ON COLUMN saga.ledger_step.comp_crashes IS 'Suspect since a crash: how often the server crashed while it ran alone; null: no suspect.';
 COMMENT ON COLUMN saga.ledger_step.next_attempt_at IS 'When the compensation is tried next.';
-COMMENT ON COLUMN saga.ledger_step.dispatched_at IS 'When it was dispatched to listeners.';
-COMMENT ON COLUMN saga.ledger_step.lease_until IS 'End of the current claim.';
+COMMENT ON COLUMN saga.ledger_step.dispatched_at IS 'When it was last dispatched to listeners.';
+COMMENT ON COLUMN saga.ledger_step.claimed_at IS 'When the listener that holds it claimed it.';
+COMMENT ON COLUMN saga.ledger_step.lease_until IS 'End of that claim.';
 COMMENT ON COLUMN saga.ledger_step.compensated_at IS 'When it was compensated.';
-COMMENT ON COLUMN saga.ledger_step.announcements IS 'How often listeners were notified.';
-COMMENT ON COLUMN saga.ledger_step.consumer IS 'Who holds or held the claim.';
+COMMENT ON COLUMN saga.ledger_step.consumer IS 'What that listener calls itself.';
 COMMENT ON COLUMN saga.ledger_step.parked IS 'Why a person must decide about this step.';
 COMMENT ON COLUMN saga.ledger_step.error IS 'Error of the last failed forward attempt.';
 COMMENT ON COLUMN saga.ledger_step.last_sqlstate IS 'SQLSTATE of the compensation''s last failure.';
@@ -313,6 +318,22 @@ COMMENT ON COLUMN saga.ledger_due.lane IS 'The role whose executor has the work;
 COMMENT ON COLUMN saga.ledger_due.due IS 'Not before.';
 COMMENT ON COLUMN saga.ledger_due.saga IS 'The saga.';
 
+CREATE TABLE saga.ledger_queue (
+  channel text        COLLATE "C" NOT NULL,
+  owner   oid         NOT NULL,
+  since   timestamptz NOT NULL,
+  saga    uuid        NOT NULL,
+  seq     bigint      NOT NULL,
+  CONSTRAINT ledger_queue_key PRIMARY KEY (channel, owner, since, saga)
+) USING heap;
+
+COMMENT ON TABLE saga.ledger_queue IS 'Compensations that wait for a listener to claim them, one row each; the step''s own row names it. Read saga.pending_compensations instead.';
+COMMENT ON COLUMN saga.ledger_queue.channel IS 'The channel of the listeners.';
+COMMENT ON COLUMN saga.ledger_queue.owner IS 'The saga''s owner: whose members may claim it.';
+COMMENT ON COLUMN saga.ledger_queue.since IS 'When it was dispatched.';
+COMMENT ON COLUMN saga.ledger_queue.saga IS 'The saga.';
+COMMENT ON COLUMN saga.ledger_queue.seq IS 'The step.';
+
 CREATE TABLE saga.ledger_home (
   one               boolean NOT NULL PRIMARY KEY DEFAULT true CHECK (one),
   system_identifier bigint  NOT NULL,
@@ -335,6 +356,7 @@ SELECT pg_catalog.pg_extension_config_dump('saga.ledger_step', '');
 SELECT pg_catalog.pg_extension_config_dump('saga.ledger_attempt', '');
 SELECT pg_catalog.pg_extension_config_dump('saga.ledger_event', '');
 SELECT pg_catalog.pg_extension_config_dump('saga.ledger_due', '');
+SELECT pg_catalog.pg_extension_config_dump('saga.ledger_queue', '');
 
 -- ---------------------------------------------------------------------------
 -- Functions of the application
@@ -439,6 +461,52 @@ CREATE FUNCTION saga.retry_policy(
 COMMENT ON FUNCTION saga.retry_policy(integer, interval, text, interval, double precision, interval) IS
   'Makes a retry policy; what is left null takes the setting in force when the step starts.';
 
+-- ---------------------------------------------------------------------------
+-- Functions of listeners
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION saga.claim_compensations(
+  channel text, max_claims integer DEFAULT 1,
+  lease interval DEFAULT '1 minute', consumer text DEFAULT NULL)
+  RETURNS TABLE (
+    saga_id uuid, step text, seq bigint, attempt integer,
+    compensation_key text, context jsonb, lease_until timestamptz)
+  AS 'MODULE_PATHNAME', 'saga_sql_claim_compensations'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10;
+
+COMMENT ON FUNCTION saga.claim_compensations(text, integer, interval, text) IS
+  'Claims compensations that wait on a channel, of sagas of the caller''s roles, oldest first; no two callers get the same. An attempt begins with the claim and must be reported before lease_until. SG008: nothing is undone here.';
+
+CREATE FUNCTION saga.extend_claim(
+  compensation_key text, attempt integer, lease interval) RETURNS timestamptz
+  AS 'MODULE_PATHNAME', 'saga_sql_extend_claim'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.extend_claim(text, integer, interval) IS
+  'Extends a claim to so long from now, within the timeout of the policy, and answers its new end. SG002: that attempt is over. SG001, SG004.';
+
+CREATE FUNCTION saga.complete_compensation(
+  compensation_key text, output jsonb DEFAULT NULL) RETURNS text
+  AS 'MODULE_PATHNAME', 'saga_sql_complete_compensation'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.complete_compensation(text, jsonb) IS
+  'Acknowledges that a compensation was done, whoever did it and however late; answers the compensation''s status. SG002: it was never dispatched. SG001, SG004.';
+
+CREATE FUNCTION saga.fail_compensation(
+  compensation_key text, attempt integer, error text,
+  retryable boolean DEFAULT true, retry_after interval DEFAULT NULL)
+  RETURNS text
+  AS 'MODULE_PATHNAME', 'saga_sql_fail_compensation'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.fail_compensation(text, integer, text, boolean, interval) IS
+  'Reports that an attempt failed. Answers pending: it will be tried again; failed: it is given up; stale: that attempt is over, and nothing changes. SG001, SG002, SG004.';
+
+-- ---------------------------------------------------------------------------
+-- Functions of the DBA
+-- ---------------------------------------------------------------------------
+
 CREATE FUNCTION saga.adopt() RETURNS void
   AS 'MODULE_PATHNAME', 'saga_sql_adopt'
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -489,11 +557,14 @@ COMMENT ON FUNCTION saga.internal_is_running(uuid, bigint) IS 'Is the step''s SQ
 
 CREATE FUNCTION saga.internal_next_action(
   saga uuid, state "char", paused boolean, deadline timestamptz,
-  due timestamptz, lane oid, step text, parked text) RETURNS text
+  due timestamptz, lane oid, step text, parked text,
+  channel text DEFAULT NULL, dispatched_at timestamptz DEFAULT NULL,
+  lease_until timestamptz DEFAULT NULL, consumer text DEFAULT NULL)
+  RETURNS text
   AS 'MODULE_PATHNAME', 'saga_sql_next_action'
   LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 
-COMMENT ON FUNCTION saga.internal_next_action(uuid, "char", boolean, timestamptz, timestamptz, oid, text, text) IS
+COMMENT ON FUNCTION saga.internal_next_action(uuid, "char", boolean, timestamptz, timestamptz, oid, text, text, text, timestamptz, timestamptz, text) IS
   'What happens next to a saga, or who must do what, in words.';
 
 CREATE FUNCTION saga.internal_settle_home() RETURNS void
@@ -549,6 +620,13 @@ CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON saga.ledger_due
 ALTER TABLE saga.ledger_due ENABLE ALWAYS TRIGGER guard;
 ALTER TABLE saga.ledger_due ENABLE ALWAYS TRIGGER guard_truncate;
 
+CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON saga.ledger_queue
+  FOR EACH ROW EXECUTE FUNCTION saga.internal_guard();
+CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON saga.ledger_queue
+  FOR EACH STATEMENT EXECUTE FUNCTION saga.internal_guard();
+ALTER TABLE saga.ledger_queue ENABLE ALWAYS TRIGGER guard;
+ALTER TABLE saga.ledger_queue ENABLE ALWAYS TRIGGER guard_truncate;
+
 CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON saga.ledger_home
   FOR EACH ROW EXECUTE FUNCTION saga.internal_guard();
 CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON saga.ledger_home
@@ -589,7 +667,10 @@ CREATE VIEW saga.sagas WITH (security_barrier) AS
       s.id, s.state, s.paused, s.deadline, s.due, s.lane,
       CASE WHEN s.parked IS NULL OR s.state OPERATOR(pg_catalog.<>) 'p'::"char" THEN next.key END,
       CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2
-        THEN COALESCE(s.parked, next.parked) END) AS next_action,
+        THEN COALESCE(s.parked, next.parked) END,
+      next.channel,
+      CASE WHEN next.comp_status OPERATOR(pg_catalog.=) 'd'::"char" THEN next.dispatched_at END,
+      next.lease_until, next.consumer) AS next_action,
     s.due AS next_action_at,
     s.deadline,
     s.state OPERATOR(pg_catalog.=) 'p'::"char" AS requires_review,
@@ -597,7 +678,9 @@ CREATE VIEW saga.sagas WITH (security_barrier) AS
   FROM saga.ledger_saga s
   CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner, s.owner_name) AS reach) reach
   LEFT JOIN LATERAL (
-    SELECT t.key, t.parked FROM saga.ledger_step t
+    SELECT t.key, t.parked, t.channel, t.comp_status, t.dispatched_at,
+      t.lease_until, t.consumer
+    FROM saga.ledger_step t
     WHERE t.saga OPERATOR(pg_catalog.=) s.id
       AND s.state OPERATOR(pg_catalog.=) ANY ('{u,p}'::"char"[])
       AND t.rolled_back_at IS NULL
@@ -743,6 +826,14 @@ CREATE VIEW saga.attempts WITH (security_barrier) AS
     FROM saga.ledger_step t
     JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) t.saga
     WHERE t.status OPERATOR(pg_catalog.<>) 'f'::"char"
+    UNION ALL
+    -- What a listener holds.
+    SELECT
+      t.saga, t.seq, 'compensation',
+      COALESCE(t.comp_attempts, 0) OPERATOR(pg_catalog.+) 1,
+      NULL, NULL, NULL, NULL, t.claimed_at, NULL, t.consumer
+    FROM saga.ledger_step t
+    WHERE t.claimed_at IS NOT NULL
   ) a
   JOIN saga.ledger_saga o ON o.id OPERATOR(pg_catalog.=) a.saga_id
   CROSS JOIN LATERAL (SELECT saga.internal_reach(o.owner, o.owner_name) AS reach) reach
@@ -782,7 +873,7 @@ CREATE VIEW saga.events WITH (security_barrier) AS
     FROM saga.ledger_step t
     WHERE t.status OPERATOR(pg_catalog.=) 'c'::"char"
     UNION ALL
-    SELECT h.saga, 3, h.finished_at,
+    SELECT h.saga, CASE h.phase WHEN 'f' THEN 3 ELSE 6 END, h.finished_at,
       CASE h.phase WHEN 'f' THEN 'step ' ELSE 'compensation ' END
       OPERATOR(pg_catalog.||) CASE h.outcome
         WHEN 's' THEN 'succeeded' WHEN 'f' THEN 'failed' WHEN 'i' THEN 'interrupted'
@@ -793,13 +884,18 @@ CREATE VIEW saga.events WITH (security_barrier) AS
         'attempt', h.attempt, 'sqlstate', h.sqlstate, 'error', h.error))
     FROM saga.ledger_attempt h
     UNION ALL
+    SELECT t.saga, 5, t.dispatched_at, 'compensation dispatched', t.seq,
+      pg_catalog.jsonb_build_object('channel', t.channel)
+    FROM saga.ledger_step t
+    WHERE t.dispatched_at IS NOT NULL
+    UNION ALL
     -- What is parked or over was failing first.
-    SELECT v.saga, CASE v.event WHEN 'parked' THEN 5 ELSE 4 END, v.at, v.event, v.seq,
+    SELECT v.saga, CASE v.event WHEN 'failing' THEN 4 WHEN 'parked' THEN 8 ELSE 7 END, v.at, v.event, v.seq,
       pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('by', v.actor)
         OPERATOR(pg_catalog.||) COALESCE(v.detail, '{}'::jsonb))
     FROM saga.ledger_event v
     UNION ALL
-    SELECT s.id, 6, s.finished_at, saga.internal_state(s.state), NULL, NULL
+    SELECT s.id, 9, s.finished_at, saga.internal_state(s.state), NULL, NULL
     FROM saga.ledger_saga s
     WHERE s.finished_at IS NOT NULL
   ) e
@@ -820,26 +916,29 @@ CREATE VIEW saga.pending_compensations WITH (security_barrier) AS
   SELECT
     t.saga AS saga_id, t.seq, t.key AS step, t.channel,
     t.dispatched_at AS since,
-    COALESCE(t.comp_attempts, 0) OPERATOR(pg_catalog.+)
-      CASE WHEN t.lease_until IS NULL THEN 1 ELSE 0 END AS attempt,
-    t.consumer, t.lease_until, t.next_attempt_at,
+    COALESCE(t.comp_attempts, 0) OPERATOR(pg_catalog.+) 1 AS attempt,
+    t.consumer, t.claimed_at, t.lease_until, t.next_attempt_at,
     saga.internal_compensation_key(t.saga, t.seq) AS compensation_key
   FROM saga.ledger_step t
   JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) t.saga
   CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner, s.owner_name) AS reach) reach
   WHERE reach.reach OPERATOR(pg_catalog.>) 0
-    AND t.comp_status OPERATOR(pg_catalog.=) 'd'::"char";
+    AND t.channel IS NOT NULL
+    AND (t.comp_status OPERATOR(pg_catalog.=) 'd'::"char"
+         OR t.comp_status OPERATOR(pg_catalog.=) 'p'::"char"
+            AND s.state OPERATOR(pg_catalog.=) 'u'::"char");
 
-COMMENT ON VIEW saga.pending_compensations IS 'Compensations that wait for listeners, or are claimed by one.';
+COMMENT ON VIEW saga.pending_compensations IS 'Compensations that wait for listeners, are claimed by one, or wait to be tried again.';
 COMMENT ON COLUMN saga.pending_compensations.saga_id IS 'The saga.';
 COMMENT ON COLUMN saga.pending_compensations.seq IS 'The step, by start order.';
 COMMENT ON COLUMN saga.pending_compensations.step IS 'The step''s key.';
 COMMENT ON COLUMN saga.pending_compensations.channel IS 'The channel on which it was announced.';
-COMMENT ON COLUMN saga.pending_compensations.since IS 'Since when it waits.';
+COMMENT ON COLUMN saga.pending_compensations.since IS 'When it was last dispatched to them.';
 COMMENT ON COLUMN saga.pending_compensations.attempt IS 'The attempt under way, or the next one.';
-COMMENT ON COLUMN saga.pending_compensations.consumer IS 'Who claimed it.';
+COMMENT ON COLUMN saga.pending_compensations.consumer IS 'What the listener that holds it calls itself.';
+COMMENT ON COLUMN saga.pending_compensations.claimed_at IS 'When it was claimed; null while nobody holds it.';
 COMMENT ON COLUMN saga.pending_compensations.lease_until IS 'Until when the claim holds.';
-COMMENT ON COLUMN saga.pending_compensations.next_attempt_at IS 'When it is announced next.';
+COMMENT ON COLUMN saga.pending_compensations.next_attempt_at IS 'When it is dispatched again, after an attempt that failed.';
 COMMENT ON COLUMN saga.pending_compensations.compensation_key IS 'The handle by which a listener reports.';
 
 -- ---------------------------------------------------------------------------

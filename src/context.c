@@ -46,6 +46,48 @@ saga_context_compensation_key(const pg_uuid_t *saga, int64 seq)
 	return make_key(saga, seq, "-undo");
 }
 
+static int
+hex_value(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	if (c >= 'a' && c <= 'f')
+		return c - 'a' + 10;
+	return -1;
+}
+
+/* What a compensation key names; false if it is none that was made here. */
+bool
+saga_context_parse_key(const text *key, pg_uuid_t *saga, int64 *seq)
+{
+	char	   *string = text_to_cstring(key);
+	const char *c = string;
+	const text *made;
+
+	for (int i = 0; i < UUID_LEN; i++)
+	{
+		int			high;
+		int			low;
+
+		if (*c == '-')
+			c++;
+		high = hex_value(c[0]);
+		low = high < 0 ? -1 : hex_value(c[1]);
+		if (low < 0)
+			return false;
+		saga->data[i] = (unsigned char) (high << 4 | low);
+		c += 2;
+	}
+	if (*c++ != '-' || *c < '1' || *c > '9')
+		return false;
+	*seq = strtoll(c, NULL, 10);
+
+	/* There is one way to write it. */
+	made = saga_context_compensation_key(saga, *seq);
+	return VARSIZE_ANY_EXHDR(made) == strlen(string) &&
+		memcmp(VARDATA_ANY(made), string, strlen(string)) == 0;
+}
+
 static Jsonb *
 build_policy(const char *encoded)
 {

@@ -13,6 +13,7 @@
 extern Jsonb *saga_context_build(const SagaRow *saga, const SagaStep *step,
 								 int attempt);
 extern text *saga_context_forward_key(const pg_uuid_t *saga, int64 seq);
+extern bool saga_context_parse_key(const text *key, pg_uuid_t *saga, int64 *seq);
 extern text *saga_context_compensation_key(const pg_uuid_t *saga, int64 seq);
 
 #endif							/* SAGA_CONTEXT_H */

@@ -1,18 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * dispatch.c
- *	  The reverse walk: given a saga, what is next, and what follows from an
- *	  outcome.
+ *	  Moving a saga on: its failure, the outcomes of compensations, claims,
+ *	  late results.
  *
- * The walk goes from the step that started last to the one that started first
- * (or to the savepoint), and never passes a step that is not settled.  It has
- * no cursor: what is next follows from the steps' own rows, each time anew, so
- * there is nothing that could be out of step with them.
- *
- * Each function here takes the rows as they were read, changes them, and
- * writes them, the saga's row first: that row is where two writers meet (see
- * ledger.c), and when it says SAGA_CHANGED or SAGA_WRITE_BUSY nothing else has
- * been written yet, and the caller begins anew from fresh rows.
+ * What is next is walk.c's to say; here it is written down.  Each function
+ * takes the rows as they were read, changes them, and writes them, the saga's
+ * row first: that row is where two writers meet (see ledger.c), and when it
+ * says SAGA_CHANGED or SAGA_WRITE_BUSY nothing else has been written yet, and
+ * the caller begins anew from fresh rows.
  *
  * The caller holds no lock but the saga's own where the saga is still running
  * (saga_dispatch_fail), and has made sure that nobody is writing the saga's
@@ -22,125 +18,25 @@
  */
 #include "postgres.h"
 
-#include "common/pg_prng.h"
 #include "dispatch.h"
-#include "guc.h"
 #include "json.h"
+#include "notify.h"
 #include "utils/builtins.h"
+#include "walk.h"
 
-/*
- * Attempts lost to deadlocks, serialization failures and lock timeouts have a
- * budget of their own: so many are free, with short growing delays, before
- * they are charged like other failures.
- */
-#define FREE_CONFLICTS			20
-#define CONFLICT_DELAY_MS		10
-#define CONFLICT_MAX_DELAY_MS	1000
-
-/* A compensation that was alone at so many crashes is not run again. */
-#define MAX_CRASHES_ALONE		3
-
-/*
- * Attempts cut short by no fault of their own are free too, with growing
- * delays; but SQL that ends its own process every time must not go on for
- * ever.
- */
-#define FREE_INTERRUPTIONS		50
-#define INTERRUPTED_DELAY_MS	100
-#define INTERRUPTED_MAX_DELAY_MS	60000
-
-/* What the reverse walk finds when it comes to a step. */
-typedef enum StepView
+/* Our own processes do not wait for others; a caller does. */
+static SagaPatience
+patience_of(SagaHand hand)
 {
-	STEP_SETTLED,				/* nothing to do */
-	STEP_PASSED_OVER,			/* has a compensation, but is not to be undone */
-	STEP_GIVEN_UP,				/* failed, and the saga goes on without it */
-	STEP_SQL,
-	STEP_PERSON
-} StepView;
-
-static bool
-in_range(const SagaRow *saga, const SagaStep *step)
-{
-	return step->seq > saga->undo_target && step->rolled_back_at == 0;
+	return hand == SAGA_HAND_CALLER ? SAGA_WAIT : SAGA_NOWAIT;
 }
 
-static StepView
-view_step(const SagaRow *saga, const SagaStep *step, const char **why)
+/* Writes a step behind its saga's row, which this transaction has replaced. */
+static void
+write_step(const SagaRow *saga, SagaStep *step)
 {
-	switch (step->comp_status)
-	{
-		case SAGA_COMP_NONE:
-		case SAGA_COMP_COMPENSATED:
-		case SAGA_COMP_SKIPPED:
-			return STEP_SETTLED;
-		case SAGA_COMP_FAILED:
-			if (saga->on_failure == SAGA_ON_FAILURE_CONTINUE)
-				return STEP_GIVEN_UP;
-			*why = step->parked ? text_to_cstring(step->parked) : "its compensation failed";
-			return STEP_PERSON;
-		case SAGA_COMP_REGISTERED:
-		case SAGA_COMP_PENDING:
-		case SAGA_COMP_DISPATCHED:
-			break;
-	}
-	if (step->kind == SAGA_KIND_RETRIABLE)
-		return STEP_PASSED_OVER;
-	if (step->compensate_on == SAGA_COMPENSATE_ON_COMPLETED &&
-		step->status != SAGA_STEP_COMPLETED)
-		return STEP_PASSED_OVER;
-	if (step->review != NULL && !step->released)
-	{
-		*why = psprintf("review asked for: %s", text_to_cstring(step->review));
-		return STEP_PERSON;
-	}
-	if (step->channel != NULL)
-	{
-		*why = psprintf("listeners on channel \"%s\" are to compensate it, and this version dispatches none",
-						text_to_cstring(step->channel));
-		return STEP_PERSON;
-	}
-	Assert(step->compensation != NULL);
-	return STEP_SQL;
-}
-
-/*
- * What is next in a saga that is being undone?
- *
- * Remembers how far the steps are settled, so that a walk over all of them
- * takes time that grows with their number, not with its square.
- */
-void
-saga_dispatch_next(const SagaRow *saga, SagaSteps *steps, SagaTask *task)
-{
-	task->kind = SAGA_TASK_NONE;
-	task->index = -1;
-	task->why = NULL;
-	for (int i = steps->frontier - 1; i >= 0; i--)
-	{
-		const SagaStep *step = &steps->step[i];
-		StepView	view = in_range(saga, step) ?
-			view_step(saga, step, &task->why) : STEP_SETTLED;
-
-		switch (view)
-		{
-			case STEP_SETTLED:
-			case STEP_GIVEN_UP:
-				if (i == steps->frontier - 1)
-					steps->frontier = i;
-				continue;
-			case STEP_PASSED_OVER:
-				continue;
-			case STEP_SQL:
-				task->kind = SAGA_TASK_SQL;
-				break;
-			case STEP_PERSON:
-				task->kind = SAGA_TASK_PERSON;
-				break;
-		}
-		task->index = i;
-		return;
-	}
+	if (saga_ledger_update_step(saga, step, SAGA_NOWAIT) != SAGA_WRITTEN)
+		elog(ERROR, "a step changed without its saga");
 }
 
 /*
@@ -154,27 +50,29 @@ skip_passed_over(const SagaRow *saga, SagaSteps *steps, int index)
 	for (int i = steps->frontier - 1; i > index; i--)
 	{
 		SagaStep   *step = &steps->step[i];
-		const char *why;
 
-		if (!in_range(saga, step) ||
-			view_step(saga, step, &why) != STEP_PASSED_OVER)
+		if (!saga_walk_in_range(saga, step) ||
+			!saga_walk_passes_over(saga, step))
 			continue;
 		step->comp_status = SAGA_COMP_SKIPPED;
-		if (saga_ledger_update_step(step, SAGA_NOWAIT) != SAGA_WRITTEN)
-			elog(ERROR, "a step changed without its saga");
+		write_step(saga, step);
 	}
 }
 
-static int
-count_given_up(const SagaRow *saga, const SagaSteps *steps)
+/*
+ * What waits for a listener waits no longer, since the walk stands still; the
+ * saga's row has been replaced.
+ */
+static void
+withdraw(const SagaRow *saga, SagaSteps *steps)
 {
-	int			n = 0;
-
 	for (int i = 0; i < steps->count; i++)
-		if (in_range(saga, &steps->step[i]) &&
-			steps->step[i].comp_status == SAGA_COMP_FAILED)
-			n++;
-	return n;
+	{
+		if (saga_rows_queued(&steps->step[i]) == 0)
+			continue;
+		steps->step[i].comp_status = SAGA_COMP_PENDING;
+		write_step(saga, &steps->step[i]);
+	}
 }
 
 static Jsonb *
@@ -188,51 +86,94 @@ detail_of(const char *key, const char *value)
 }
 
 /*
+ * When a saga that is being undone, and waits for something, must be looked
+ * at: then (0: it is told), or at its deadline, which makes of a partial undo
+ * a full one.
+ */
+static void
+wait_until(SagaRow *saga, TimestampTz when, Oid lane)
+{
+	if (saga->deadline != 0 && saga->failure_kind == SAGA_FAILURE_NONE &&
+		!saga->paused && (when == 0 || saga->deadline < when))
+		saga_ledger_set_due(saga, saga->deadline, InvalidOid);
+	else
+		saga_ledger_set_due(saga, when, lane);
+}
+
+/*
+ * Due at once in the lane of a role, unless it is so already: an executor that
+ * walks on need not be told.
+ */
+static void
+due_for_executor(SagaRow *saga, TimestampTz now, Oid lane)
+{
+	if (saga->due == 0 || saga->due > now || saga->lane != lane ||
+		saga->to_announce != NULL)
+		saga_ledger_set_due(saga, now, lane);
+}
+
+/*
  * Sets the saga's row to what follows from its steps, and writes everything:
  * the saga's row, the one step whose row "changed" points to (or NULL), and
  * what the walk passed over or rolled back.
+ *
+ * Only the worker dispatches to listeners and parks a saga; whoever else
+ * comes to such a step ("hand" tells who it is) leaves the saga to it.
  */
 static SagaWritten
-advance(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
-		SagaPatience patience, TimestampTz now)
+advance(SagaRow *saga, SagaSteps *steps, SagaStep *changed, SagaHand hand,
+		TimestampTz now)
 {
 	/* A full undo is one that has a reason; a partial one has a savepoint. */
 	bool		full = saga->failure_kind != SAGA_FAILURE_NONE;
+	bool		was_parked = saga->state == SAGA_NEEDS_REVIEW;
 	bool		rolled_back = false;
-	bool		parks = false;
+	const char *parked = NULL;
+	SagaStep   *dispatched = NULL;
+	SagaStep   *step = NULL;
 	SagaTask	task;
 	SagaWritten written;
 
 	saga->updated_at = now;
-	saga_dispatch_next(saga, steps, &task);
+	saga_walk_next(saga, steps, &task);
+	if (task.index >= 0)
+		step = &steps->step[task.index];
+	if ((task.kind == SAGA_TASK_SQL || task.kind == SAGA_TASK_LISTENER) &&
+		saga->state != SAGA_COMPENSATING)
+		saga_ledger_enter_state(saga, SAGA_COMPENSATING, now);
 	switch (task.kind)
 	{
 		case SAGA_TASK_SQL:
+			if (saga->paused)
+				wait_until(saga, 0, InvalidOid);
+			else if (step->next_attempt_at > now)
+				wait_until(saga, step->next_attempt_at, step->run_as);
+			else
+				due_for_executor(saga, now, step->run_as);
+			break;
+		case SAGA_TASK_LISTENER:
+			if (step->claimed_at != 0)
+				wait_until(saga, step->lease_until, InvalidOid);
+			else if (step->comp_status == SAGA_COMP_DISPATCHED || saga->paused)
+				wait_until(saga, 0, InvalidOid);
+			else if (step->next_attempt_at > now)
+				wait_until(saga, step->next_attempt_at, InvalidOid);
+			else if (hand != SAGA_HAND_WORKER || saga->to_announce != NULL)
+				saga_ledger_set_due(saga, now, InvalidOid);
+			else
 			{
-				SagaStep   *step = &steps->step[task.index];
-
-				if (saga->state != SAGA_COMPENSATING)
-					saga_ledger_enter_state(saga, SAGA_COMPENSATING, now);
-				if (saga->paused)
-					saga_ledger_set_due(saga, 0, InvalidOid);
-				else if (step->next_attempt_at > now)
-					saga_ledger_set_due(saga, step->next_attempt_at,
-										step->run_as);
-
-				/*
-				 * An executor that walks on need not be told that the saga is
-				 * due: it stays due, and the worker sleeps.
-				 */
-				else if (saga->due == 0 || saga->due > now ||
-						 saga->lane != step->run_as)
-					saga_ledger_set_due(saga, now, step->run_as);
-				break;
+				step->comp_status = SAGA_COMP_DISPATCHED;
+				step->dispatched_at = now;
+				step->next_attempt_at = 0;
+				dispatched = step;
+				wait_until(saga, 0, InvalidOid);
 			}
+			break;
 		case SAGA_TASK_PERSON:
 
 			/*
-			 * Parking is the worker's: the application that fails a saga sees
-			 * it compensating first, whatever its last step wants.
+			 * The application that fails a saga sees it compensating first,
+			 * whatever its last step wants.
 			 */
 			if (saga->state == SAGA_RUNNING)
 			{
@@ -240,111 +181,74 @@ advance(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
 				saga_ledger_set_due(saga, now, InvalidOid);
 				break;
 			}
-			if (saga->state != SAGA_NEEDS_REVIEW)
+			if (!was_parked)
 				saga_ledger_enter_state(saga, SAGA_NEEDS_REVIEW, now);
 			saga_ledger_set_due(saga, 0, InvalidOid);
-			parks = true;
+			if (!was_parked || step->parked == NULL)
+				parked = task.why;
 			break;
 		case SAGA_TASK_NONE:
-			if (!full)
 			{
-				saga_ledger_enter_state(saga, SAGA_RUNNING, now);
-				saga_ledger_set_due(saga, saga->deadline, InvalidOid);
-				rolled_back = true;
-			}
-			else
-			{
-				int			given_up = count_given_up(saga, steps);
+				int			given_up = saga_walk_count_given_up(saga, steps);
 
-				saga_ledger_enter_state(saga, given_up > 0 ?
-										SAGA_NEEDS_REVIEW : SAGA_COMPENSATED,
-										now);
 				if (given_up > 0)
-					saga->parked = cstring_to_text(psprintf("%d of its compensations failed, the others are done",
-															given_up));
-				saga_ledger_set_due(saga, 0, InvalidOid);
+				{
+					if (!was_parked)
+						saga_ledger_enter_state(saga, SAGA_NEEDS_REVIEW, now);
+					parked = psprintf("%d of its compensations failed, the others are done",
+									  given_up);
+					saga->parked = cstring_to_text(parked);
+					saga_ledger_set_due(saga, 0, InvalidOid);
+				}
+				else if (full)
+				{
+					saga_ledger_enter_state(saga, SAGA_COMPENSATED, now);
+					saga_ledger_set_due(saga, 0, InvalidOid);
+				}
+				else
+				{
+					saga_ledger_enter_state(saga, SAGA_RUNNING, now);
+					saga_ledger_set_due(saga, saga->deadline, InvalidOid);
+					rolled_back = true;
+				}
+				break;
 			}
-			break;
 	}
 
-	written = saga_ledger_update_saga(saga, patience);
+	written = saga_ledger_update_saga(saga, patience_of(hand));
 	if (written != SAGA_WRITTEN)
 		return written;
 
-	if (parks && steps->step[task.index].parked == NULL)
+	if (parked != NULL && step != NULL && step->parked == NULL)
 	{
-		SagaStep   *step = &steps->step[task.index];
-
-		step->parked = cstring_to_text(task.why);
-		if (changed == NULL)
-			changed = step;
-		else if (changed != step &&
-				 saga_ledger_update_step(step, SAGA_NOWAIT) != SAGA_WRITTEN)
-			elog(ERROR, "a step changed without its saga");
+		step->parked = cstring_to_text(parked);
+		if (step != changed)
+			write_step(saga, step);
 	}
-	if (changed != NULL &&
-		saga_ledger_update_step(changed, SAGA_NOWAIT) != SAGA_WRITTEN)
-		elog(ERROR, "a step changed without its saga");
+	if (changed != NULL)
+		write_step(saga, changed);
+	if (dispatched != NULL && dispatched != changed)
+		write_step(saga, dispatched);
 	skip_passed_over(saga, steps, task.index);
 
-	if (parks)
-		saga_ledger_insert_event(&saga->id, "parked",
-								 steps->step[task.index].seq,
-								 detail_of("why", task.why), now);
-	else if (saga->state == SAGA_NEEDS_REVIEW)
-		saga_ledger_insert_event(&saga->id, "parked", 0,
-								 detail_of("why", text_to_cstring(saga->parked)),
-								 now);
+	if (parked != NULL)
+		saga_ledger_insert_event(&saga->id, "parked", step ? step->seq : 0,
+								 detail_of("why", parked), now);
+	if (dispatched != NULL)
+		saga_notify_compensate(text_to_cstring(dispatched->channel),
+							   &saga->id, dispatched->seq);
 	if (rolled_back)
 	{
 		for (int i = 0; i < steps->count; i++)
 		{
-			SagaStep   *step = &steps->step[i];
-
-			if (!in_range(saga, step))
+			if (!saga_walk_in_range(saga, &steps->step[i]))
 				continue;
-			step->rolled_back_at = now;
-			if (saga_ledger_update_step(step, SAGA_NOWAIT) != SAGA_WRITTEN)
-				elog(ERROR, "a step changed without its saga");
+			steps->step[i].rolled_back_at = now;
+			write_step(saga, &steps->step[i]);
 		}
 		saga_ledger_insert_event(&saga->id, "rolled back", 0, NULL, now);
 	}
 	return SAGA_WRITTEN;
-}
-
-/* The completed pivot of the forward run, or NULL. */
-static const SagaStep *
-completed_pivot(const SagaSteps *steps)
-{
-	for (int i = 0; i < steps->count; i++)
-	{
-		const SagaStep *step = &steps->step[i];
-
-		if (step->kind == SAGA_KIND_PIVOT &&
-			step->status == SAGA_STEP_COMPLETED && step->rolled_back_at == 0)
-			return step;
-	}
-	return NULL;
-}
-
-/* The step at which a saga failed: its last failed one, else its last open. */
-static int64
-failed_step(const SagaSteps *steps)
-{
-	int64		open = 0;
-
-	for (int i = steps->count - 1; i >= 0; i--)
-	{
-		const SagaStep *step = &steps->step[i];
-
-		if (step->rolled_back_at != 0)
-			continue;
-		if (step->status == SAGA_STEP_FAILED)
-			return step->seq;
-		if (step->status == SAGA_STEP_STARTED && open == 0)
-			open = step->seq;
-	}
-	return open;
 }
 
 /*
@@ -353,7 +257,7 @@ failed_step(const SagaSteps *steps)
  */
 SagaWritten
 saga_dispatch_fail(SagaRow *saga, SagaFailureKind kind, text *reason,
-				   Jsonb *details, SagaPatience patience, TimestampTz now)
+				   Jsonb *details, SagaHand hand, TimestampTz now)
 {
 	SagaSteps	steps;
 	const SagaStep *pivot;
@@ -364,8 +268,8 @@ saga_dispatch_fail(SagaRow *saga, SagaFailureKind kind, text *reason,
 	saga->failure_kind = kind;
 	saga->reason = reason;
 	saga->details = details;
-	saga->failed_seq = failed_step(&steps);
-	pivot = completed_pivot(&steps);
+	saga->failed_seq = saga_walk_failed_step(&steps);
+	pivot = saga_walk_completed_pivot(&steps);
 	saga->undo_target = pivot != NULL ? -1 : 0;
 	if (pivot != NULL)
 	{
@@ -373,10 +277,10 @@ saga_dispatch_fail(SagaRow *saga, SagaFailureKind kind, text *reason,
 		saga_ledger_set_due(saga, 0, InvalidOid);
 		saga->parked = cstring_to_text(psprintf("it failed after its pivot \"%s\" had completed: it can only be finished, not undone",
 												text_to_cstring(pivot->key)));
-		written = saga_ledger_update_saga(saga, patience);
+		written = saga_ledger_update_saga(saga, patience_of(hand));
 	}
 	else
-		written = advance(saga, &steps, NULL, patience, now);
+		written = advance(saga, &steps, NULL, hand, now);
 	if (written != SAGA_WRITTEN)
 		return written;
 
@@ -392,165 +296,43 @@ saga_dispatch_fail(SagaRow *saga, SagaFailureKind kind, text *reason,
 	return SAGA_WRITTEN;
 }
 
-static TimestampTz
-after_ms(TimestampTz now, int64 ms)
+/* Writes the rows of a saga that goes nowhere by that. */
+static SagaWritten
+write_both(SagaRow *saga, SagaStep *step, SagaHand hand, TimestampTz now)
 {
-	return now + ms * 1000;
-}
+	SagaWritten written;
 
-static TimestampTz
-retry_at(const SagaStep *step, int count, TimestampTz now)
-{
-	SagaPolicy	policy;
-
-	if (!saga_state_policy_decode(text_to_cstring(step->compensation_retry),
-								  &policy))
-		elog(ERROR, "could not read the retry policy of a step");
-	return after_ms(now,
-					saga_state_retry_delay(&policy, count,
-										   pg_prng_double(&pg_global_prng_state)));
-}
-
-static int
-max_attempts(const SagaStep *step)
-{
-	SagaPolicy	policy;
-
-	if (!saga_state_policy_decode(text_to_cstring(step->compensation_retry),
-								  &policy))
-		elog(ERROR, "could not read the retry policy of a step");
-	return policy.max_attempts;
-}
-
-/* Gives a compensation up, for a person to settle. */
-static void
-give_up(SagaStep *step, const char *why)
-{
-	step->comp_status = SAGA_COMP_FAILED;
-	step->next_attempt_at = 0;
-	step->parked = cstring_to_text(why);
-}
-
-/* Enters an attempt that did not succeed into the step's row. */
-static void
-take_failure(SagaStep *step, const SagaAttemptEnd *end, TimestampTz now)
-{
-	step->comp_status = SAGA_COMP_PENDING;
-	if (end->sqlstate != NULL)
-		step->last_sqlstate = cstring_to_text(end->sqlstate);
-	if (end->error != NULL)
-		step->last_error = cstring_to_text(end->error);
-
-	if (end->park != NULL)
-	{
-		give_up(step, end->park);
-		return;
-	}
-	if (end->suspect)
-	{
-		step->comp_crashes = Max(step->comp_crashes, 0) + (end->alone ? 1 : 0);
-		if (step->comp_crashes >= MAX_CRASHES_ALONE)
-		{
-			give_up(step, psprintf("the server crashed %d times while nothing but this compensation ran",
-								   step->comp_crashes));
-			return;
-		}
-	}
-	if (end->outcome == SAGA_OUTCOME_DEFERRED)
-	{
-		step->comp_deferrals++;
-		if (step->comp_deferrals > saga_guc_max_deferrals)
-			give_up(step, psprintf("it asked to be called later %d times",
-								   step->comp_deferrals));
-		else
-			step->next_attempt_at = retry_at(step, step->comp_deferrals, now);
-		return;
-	}
-	if (end->conflict)
-	{
-		step->comp_conflicts++;
-		if (step->comp_conflicts <= FREE_CONFLICTS)
-		{
-			double		delay = CONFLICT_DELAY_MS;
-
-			delay *= (double) (1 << Min(step->comp_conflicts - 1, 10));
-			delay = Min(delay, CONFLICT_MAX_DELAY_MS);
-			delay *= 0.5 + pg_prng_double(&pg_global_prng_state);
-			step->next_attempt_at = after_ms(now, (int64) delay);
-			return;
-		}
-	}
-	if (!end->charged && !end->conflict)
-	{
-		/* Conflicts beyond the free ones were charged, too. */
-		int			interruptions = step->comp_attempts - step->comp_charged -
-			step->comp_deferrals - Min(step->comp_conflicts, FREE_CONFLICTS);
-
-		if (end->suspect)
-		{
-			step->next_attempt_at = now;
-			return;
-		}
-		if (interruptions <= FREE_INTERRUPTIONS)
-		{
-			double		delay = INTERRUPTED_DELAY_MS;
-
-			delay *= (double) (1 << Min(interruptions - 1, 10));
-			delay = Min(delay, INTERRUPTED_MAX_DELAY_MS);
-			step->next_attempt_at = after_ms(now, (int64) delay);
-			return;
-		}
-	}
-
-	step->comp_charged++;
-	if (step->comp_charged >= max_attempts(step))
-		give_up(step, psprintf("retries exhausted after %d attempt%s: %s",
-							   step->comp_charged,
-							   step->comp_charged == 1 ? "" : "s",
-							   end->error ? end->error : "timed out"));
-	else
-		step->next_attempt_at = retry_at(step, step->comp_charged, now);
+	saga->updated_at = now;
+	written = saga_ledger_update_saga(saga, patience_of(hand));
+	if (written == SAGA_WRITTEN)
+		write_step(saga, step);
+	return written;
 }
 
 /*
  * Settles an attempt of the compensation of the step at "index", and goes on
  * with the walk.  For a success this is the mark: it belongs into the
  * transaction that did the work.
+ *
+ * The undo may have been parked or abandoned while the attempt was under way;
+ * what it did is written down, and nothing follows from it, unless it was what
+ * the saga was parked for.
  */
 SagaWritten
 saga_dispatch_settle(SagaRow *saga, SagaSteps *steps, int index,
-					 const SagaAttemptEnd *end, TimestampTz now)
+					 const SagaAttemptEnd *end, SagaHand hand, TimestampTz now)
 {
 	SagaStep   *step = &steps->step[index];
 	SagaAttempt attempt;
 	SagaWritten written;
 
-	Assert(end->attempt == step->comp_attempts + 1);
-	step->comp_attempts = end->attempt;
-	if (end->outcome == SAGA_OUTCOME_SUCCEEDED)
-	{
-		step->comp_status = SAGA_COMP_COMPENSATED;
-		step->compensated_at = now;
-		step->next_attempt_at = 0;
-		step->comp_crashes = -1;
-		step->parked = NULL;
-	}
-	else
-		take_failure(step, end, now);
-
-	/*
-	 * The undo may have been parked or abandoned while the attempt was under
-	 * way; what it did is written down, and nothing follows from it.
-	 */
+	saga_outcome_take(step, end, now);
 	if (saga->state == SAGA_COMPENSATING)
-		written = advance(saga, steps, step, SAGA_NOWAIT, now);
+		written = advance(saga, steps, step, hand, now);
 	else
 	{
-		saga->updated_at = now;
-		written = saga_ledger_update_saga(saga, SAGA_NOWAIT);
-		if (written == SAGA_WRITTEN &&
-			saga_ledger_update_step(step, SAGA_NOWAIT) != SAGA_WRITTEN)
-			elog(ERROR, "a step changed without its saga");
+		saga_ledger_set_due(saga, 0, InvalidOid);
+		written = write_both(saga, step, hand, now);
 	}
 	if (written != SAGA_WRITTEN)
 		return written;
@@ -565,50 +347,214 @@ saga_dispatch_settle(SagaRow *saga, SagaSteps *steps, int index,
 	attempt.outcome = end->outcome;
 	attempt.sqlstate = end->sqlstate;
 	attempt.error = end->error;
-	attempt.consumer = NULL;
+	attempt.consumer = end->consumer;
 	saga_ledger_insert_attempt(&attempt);
 	return SAGA_WRITTEN;
 }
 
+/* The end of the attempt that a listener's claim began. */
+void
+saga_dispatch_claim_end(const SagaStep *step, SagaOutcome outcome,
+						const char *error, SagaAttemptEnd *end)
+{
+	memset(end, 0, sizeof(SagaAttemptEnd));
+	end->outcome = outcome;
+	end->attempt = step->comp_attempts + 1;
+	end->started_at = step->claimed_at;
+	end->rows = -1;
+	end->error = error;
+	end->consumer = step->consumer ? text_to_cstring(step->consumer) : NULL;
+	end->charged = outcome != SAGA_OUTCOME_SUCCEEDED;
+}
+
+/* A listener claims the step at "index", which waits for one. */
+SagaWritten
+saga_dispatch_claim(SagaRow *saga, SagaSteps *steps, int index,
+					text *consumer, TimestampTz lease_until, TimestampTz now)
+{
+	SagaStep   *step = &steps->step[index];
+
+	step->claimed_at = now;
+	step->lease_until = lease_until;
+	step->consumer = consumer;
+	wait_until(saga, lease_until, InvalidOid);
+
+	/* Whoever holds the saga's row is at this step, or about to change it. */
+	return write_both(saga, step, SAGA_HAND_EXECUTOR, now);
+}
+
+/* The listener that holds a step may do so for longer. */
+SagaWritten
+saga_dispatch_extend(SagaRow *saga, SagaSteps *steps, int index,
+					 TimestampTz lease_until, TimestampTz now)
+{
+	steps->step[index].lease_until = lease_until;
+	if (saga->state == SAGA_COMPENSATING)
+		wait_until(saga, lease_until, InvalidOid);
+	else
+		saga_ledger_set_due(saga, lease_until, InvalidOid);
+	return write_both(saga, &steps->step[index], SAGA_HAND_CALLER, now);
+}
+
 /*
- * Does what is due of a saga and needs no executor: its deadline, parking it,
- * sending it to the right lane.
+ * A listener says that the compensation of the step at "index", which was
+ * dispatched once, is done.  That is believed whoever holds the step now, and
+ * although it was given up: the effect is there.
  */
 SagaWritten
-saga_dispatch_turn(SagaRow *saga, SagaSteps *steps, TimestampTz now)
+saga_dispatch_acknowledge(SagaRow *saga, SagaSteps *steps, int index,
+						  Jsonb *output, TimestampTz now)
 {
-	bool		late = saga->deadline != 0 && saga->deadline <= now &&
-		!saga->paused && saga->failure_kind == SAGA_FAILURE_NONE;
+	SagaStep   *step = &steps->step[index];
+	SagaWritten written;
 
-	switch (saga->state)
+	step->comp_output = output;
+	if (step->claimed_at != 0)
 	{
-		case SAGA_RUNNING:
-			if (late)
-				return saga_dispatch_fail(saga, SAGA_FAILURE_TIMED_OUT,
-										  cstring_to_text("the deadline passed"),
-										  NULL, SAGA_NOWAIT, now);
-			saga_ledger_set_due(saga, saga->paused ? 0 : saga->deadline,
-								InvalidOid);
-			return saga_ledger_update_saga(saga, SAGA_NOWAIT);
-		case SAGA_COMPENSATING:
-			if (late)
-				return saga_dispatch_fail(saga, SAGA_FAILURE_TIMED_OUT,
-										  cstring_to_text("the deadline passed"),
-										  NULL, SAGA_NOWAIT, now);
-			return advance(saga, steps, NULL, SAGA_NOWAIT, now);
-		case SAGA_COMPLETED:
-		case SAGA_COMPENSATED:
-		case SAGA_NEEDS_REVIEW:
-		case SAGA_ABANDONED:
-			saga_ledger_set_due(saga, 0, InvalidOid);
-			return saga_ledger_update_saga(saga, SAGA_NOWAIT);
+		SagaAttemptEnd end;
+
+		saga_dispatch_claim_end(step, SAGA_OUTCOME_SUCCEEDED, NULL, &end);
+		return saga_dispatch_settle(saga, steps, index, &end,
+									SAGA_HAND_CALLER, now);
 	}
+
+	/* No attempt is under way: the one that did it is over, as far as known. */
+	if (step->comp_status == SAGA_COMP_FAILED)
+		step->parked = NULL;
+	step->comp_status = SAGA_COMP_COMPENSATED;
+	step->compensated_at = now;
+	step->next_attempt_at = 0;
+	if (saga->state == SAGA_COMPENSATING || saga->state == SAGA_NEEDS_REVIEW)
+		written = advance(saga, steps, step, SAGA_HAND_CALLER, now);
+	else
+		written = write_both(saga, step, SAGA_HAND_CALLER, now);
+	if (written == SAGA_WRITTEN)
+		saga_ledger_insert_event(&saga->id, "late acknowledgement", step->seq,
+								 NULL, now);
+	return written;
+}
+
+/* Nobody answers for the notification of a step: sending it is all. */
+static SagaWritten
+fire_and_forget(SagaRow *saga, SagaSteps *steps, int index, TimestampTz now)
+{
+	SagaStep   *step = &steps->step[index];
+	SagaAttemptEnd end;
+	SagaWritten written;
+
+	saga_dispatch_claim_end(step, SAGA_OUTCOME_SUCCEEDED, NULL, &end);
+	end.started_at = now;
+	step->dispatched_at = now;
+
+	/* What comes next is another turn's. */
+	written = saga_dispatch_settle(saga, steps, index, &end,
+								   SAGA_HAND_EXECUTOR, now);
+	if (written == SAGA_WRITTEN)
+		saga_notify_compensate(text_to_cstring(step->channel), &saga->id,
+							   step->seq);
+	return written;
+}
+
+/* Has the saga a deadline, which has passed and still counts? */
+static bool
+is_late(const SagaRow *saga, TimestampTz now)
+{
+	return (saga->state == SAGA_RUNNING || saga->state == SAGA_COMPENSATING) &&
+		saga->deadline != 0 && saga->deadline <= now && !saga->paused &&
+		saga->failure_kind == SAGA_FAILURE_NONE;
+}
+
+/* What is due of a saga that is being undone. */
+static SagaWritten
+turn_undo(SagaRow *saga, SagaSteps *steps, SagaHand hand, TimestampTz now)
+{
+	SagaTask	task;
+	SagaStep   *step;
+
+	saga_walk_next(saga, steps, &task);
+	if (hand != SAGA_HAND_WORKER || task.kind != SAGA_TASK_LISTENER)
+		return advance(saga, steps, NULL, hand, now);
+	step = &steps->step[task.index];
+	if (!step->acknowledge && !saga->paused && step->next_attempt_at <= now)
+		return fire_and_forget(saga, steps, task.index, now);
+	return advance(saga, steps, NULL, hand, now);
+}
+
+/* What is due of a saga, apart from announcing it. */
+static SagaWritten
+turn(SagaRow *saga, SagaSteps *steps, SagaHand hand, TimestampTz now)
+{
+	SagaStep   *claimed = saga_walk_claimed(steps);
+
+	if (claimed != NULL && claimed->lease_until <= now)
+	{
+		SagaAttemptEnd end;
+
+		saga_dispatch_claim_end(claimed, SAGA_OUTCOME_TIMED_OUT,
+								"its claim ended without an acknowledgement",
+								&end);
+		return saga_dispatch_settle(saga, steps, claimed - steps->step, &end,
+									hand, now);
+	}
+	if (is_late(saga, now))
+		return saga_dispatch_fail(saga, SAGA_FAILURE_TIMED_OUT,
+								  cstring_to_text("the deadline passed"),
+								  NULL, hand, now);
+	if (saga->state == SAGA_COMPENSATING)
+		return turn_undo(saga, steps, hand, now);
+	if (saga->state == SAGA_RUNNING && !saga->paused)
+		saga_ledger_set_due(saga, saga->deadline, InvalidOid);
+	else
+		saga_ledger_set_due(saga, claimed ? claimed->lease_until : 0,
+							InvalidOid);
+	return saga_ledger_update_saga(saga, patience_of(hand));
+}
+
+/*
+ * Does what is due of a saga and needs no executor: announcing it, its
+ * deadline, a claim that ended, dispatching to listeners, parking it, sending
+ * it to the right lane.  What only the worker may do, an executor leaves.
+ */
+SagaWritten
+saga_dispatch_turn(SagaRow *saga, SagaSteps *steps, SagaHand hand,
+				   TimestampTz now)
+{
+	const char *announce = NULL;
+	SagaWritten written;
+
+	if (hand == SAGA_HAND_WORKER && saga->to_announce != NULL)
+	{
+		announce = text_to_cstring(saga->to_announce);
+		saga->to_announce = NULL;
+	}
+	/* What there is to tell listeners comes later, and is another turn's. */
+	written = turn(saga, steps, announce ? SAGA_HAND_EXECUTOR : hand, now);
+	if (written != SAGA_WRITTEN || announce == NULL)
+		return written;
+	for (; *announce != '\0'; announce++)
+		saga_notify_state(text_to_cstring(saga->announce), &saga->id,
+						  (SagaState) *announce);
 	return SAGA_WRITTEN;
+}
+
+/* Would the worker's turn on a saga notify anybody? */
+bool
+saga_dispatch_notifies(const SagaRow *saga, SagaSteps *steps)
+{
+	SagaTask	task;
+
+	if (saga->to_announce != NULL)
+		return true;
+	if (saga->state != SAGA_COMPENSATING)
+		return false;
+	saga_walk_next(saga, steps, &task);
+	return task.kind == SAGA_TASK_LISTENER &&
+		steps->step[task.index].comp_status != SAGA_COMP_DISPATCHED;
 }
 
 /*
  * A result that came in after the undo had begun, of an effect outside the
- * database that did happen.
+ * database that did happen; "index" is its step.
  *
  * As long as no attempt of the step's compensation was ever made, it will be
  * made with this output, and all is well.  Otherwise, and where the walk has
@@ -616,25 +562,25 @@ saga_dispatch_turn(SagaRow *saga, SagaSteps *steps, TimestampTz now)
  * undone: a person must look.
  */
 SagaWritten
-saga_dispatch_late(SagaRow *saga, SagaStep *step, Jsonb *output,
+saga_dispatch_late(SagaRow *saga, SagaSteps *steps, int index, Jsonb *output,
 				   TimestampTz now)
 {
-	bool		in_time;
+	SagaStep   *step = &steps->step[index];
 	bool		to_undo = step->comp_status != SAGA_COMP_NONE &&
 		step->kind != SAGA_KIND_RETRIABLE;
-	const char *why;
+	bool		in_time;
 	TimestampTz compensated_at = saga->state == SAGA_COMPENSATED ?
 		saga->finished_at : 0;
 	SagaJson	json;
 	SagaWritten written;
 
 	in_time = !to_undo ||
-		(saga->state == SAGA_COMPENSATING && step->comp_attempts == 0 &&
-		 step->dispatched_at == 0 && step->rolled_back_at == 0 &&
+		((saga->state == SAGA_COMPENSATING || saga->state == SAGA_NEEDS_REVIEW) &&
 		 (step->comp_status == SAGA_COMP_REGISTERED ||
-		  step->comp_status == SAGA_COMP_PENDING)) ||
-		(saga->state == SAGA_NEEDS_REVIEW && step->comp_attempts == 0 &&
-		 step->comp_status == SAGA_COMP_REGISTERED);
+		  step->comp_status == SAGA_COMP_PENDING ||
+		  step->comp_status == SAGA_COMP_DISPATCHED) &&
+		 step->comp_attempts == 0 && step->claimed_at == 0 &&
+		 step->rolled_back_at == 0);
 
 	if (step->status == SAGA_STEP_FAILED)
 	{
@@ -646,9 +592,11 @@ saga_dispatch_late(SagaRow *saga, SagaStep *step, Jsonb *output,
 	step->completed_at = now;
 	step->retry_at = 0;
 	step->output = output;
-	saga->updated_at = now;
 	if (!in_time)
 	{
+		const SagaStep *claimed = saga_walk_claimed(steps);
+		const char *why;
+
 		if (saga->state == SAGA_ABANDONED)
 			why = "its result came after the saga had been abandoned";
 		else if (step->comp_status == SAGA_COMP_SKIPPED)
@@ -658,14 +606,15 @@ saga_dispatch_late(SagaRow *saga, SagaStep *step, Jsonb *output,
 		step->parked = cstring_to_text(why);
 		if (saga->state == SAGA_COMPENSATING || saga->state == SAGA_COMPENSATED)
 			saga_ledger_enter_state(saga, SAGA_NEEDS_REVIEW, now);
-		saga_ledger_set_due(saga, 0, InvalidOid);
+		saga_ledger_set_due(saga, claimed ? claimed->lease_until : 0,
+							InvalidOid);
 	}
 
-	written = saga_ledger_update_saga(saga, SAGA_WAIT);
+	written = write_both(saga, step, SAGA_HAND_CALLER, now);
 	if (written != SAGA_WRITTEN)
 		return written;
-	if (saga_ledger_update_step(step, SAGA_WAIT) != SAGA_WRITTEN)
-		elog(ERROR, "a step changed without its saga");
+	if (!in_time)
+		withdraw(saga, steps);
 
 	/* Its row no longer says that it was. */
 	if (compensated_at != 0 && saga->state != SAGA_COMPENSATED)

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * dispatch.h
- *	  The reverse walk: given a saga, what is next, and what follows from an
- *	  outcome.
+ *	  Moving a saga on: its failure, the outcomes of compensations, claims,
+ *	  late results.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,49 +10,41 @@
 #define SAGA_DISPATCH_H
 
 #include "ledger.h"
+#include "outcome.h"
 
-typedef enum SagaTaskKind
+/* Who moves a saga on. */
+typedef enum SagaHand
 {
-	SAGA_TASK_NONE,				/* the walk is over */
-	SAGA_TASK_SQL,				/* an executor runs the step's compensation */
-	SAGA_TASK_PERSON			/* the saga is to be parked at the step */
-} SagaTaskKind;
+	SAGA_HAND_CALLER,			/* a session's call: waits for other writers */
+	SAGA_HAND_EXECUTOR,			/* a process of ours: does not wait */
+	SAGA_HAND_WORKER			/* likewise; and it may notify */
+} SagaHand;
 
-/* The next thing to do in a saga's reverse walk. */
-typedef struct SagaTask
-{
-	SagaTaskKind kind;
-	int			index;			/* of the step in the SagaSteps; -1: none */
-	const char *why;			/* of SAGA_TASK_PERSON */
-} SagaTask;
-
-/* How an attempt of a compensation ended. */
-typedef struct SagaAttemptEnd
-{
-	SagaOutcome outcome;
-	int			attempt;		/* its number */
-	TimestampTz started_at;
-	int64		rows;			/* -1: unknown */
-	const char *sqlstate;		/* NULL on success */
-	const char *error;
-	bool		charged;		/* counts against the policy */
-	bool		conflict;		/* serialization, deadlock or lock timeout */
-	bool		suspect;		/* the server crashed while it ran ... */
-	bool		alone;			/* ... with no other beside it */
-	const char *park;			/* not NULL: do not try again, for this reason */
-} SagaAttemptEnd;
-
-extern void saga_dispatch_next(const SagaRow *saga, SagaSteps *steps,
-							   SagaTask *task);
 extern SagaWritten saga_dispatch_fail(SagaRow *saga, SagaFailureKind kind,
 									  text *reason, Jsonb *details,
-									  SagaPatience patience, TimestampTz now);
+									  SagaHand hand, TimestampTz now);
 extern SagaWritten saga_dispatch_settle(SagaRow *saga, SagaSteps *steps,
 										int index, const SagaAttemptEnd *end,
-										TimestampTz now);
+										SagaHand hand, TimestampTz now);
 extern SagaWritten saga_dispatch_turn(SagaRow *saga, SagaSteps *steps,
+									  SagaHand hand, TimestampTz now);
+extern bool saga_dispatch_notifies(const SagaRow *saga, SagaSteps *steps);
+extern SagaWritten saga_dispatch_late(SagaRow *saga, SagaSteps *steps,
+									  int index, Jsonb *output,
 									  TimestampTz now);
-extern SagaWritten saga_dispatch_late(SagaRow *saga, SagaStep *step,
-									  Jsonb *output, TimestampTz now);
+
+/* Listeners */
+extern SagaWritten saga_dispatch_claim(SagaRow *saga, SagaSteps *steps,
+									   int index, text *consumer,
+									   TimestampTz lease_until,
+									   TimestampTz now);
+extern SagaWritten saga_dispatch_extend(SagaRow *saga, SagaSteps *steps,
+										int index, TimestampTz lease_until,
+										TimestampTz now);
+extern SagaWritten saga_dispatch_acknowledge(SagaRow *saga, SagaSteps *steps,
+											 int index, Jsonb *output,
+											 TimestampTz now);
+extern void saga_dispatch_claim_end(const SagaStep *step, SagaOutcome outcome,
+									const char *error, SagaAttemptEnd *end);
 
 #endif							/* SAGA_DISPATCH_H */

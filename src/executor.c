@@ -67,6 +67,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "walk.h"
 
 #define SAGA_EXECUTOR_IDLE		"saga: idle executor"
 /* So long is tried to mark a step whose saga somebody is writing. */
@@ -281,7 +282,7 @@ settle(SagaRow *saga, int index)
 	SagaWritten written;
 
 	written = saga_dispatch_settle(saga, &walk.steps, index, &attempt.end,
-								   saga_clock_now());
+								   SAGA_HAND_EXECUTOR, saga_clock_now());
 	MemoryContextSwitchTo(caller);
 	return written == SAGA_WRITTEN;
 }
@@ -294,9 +295,7 @@ run_sql(SagaRow *saga, SagaStep *step)
 	SagaPolicy	policy;
 	Jsonb	   *context;
 
-	if (!saga_state_policy_decode(text_to_cstring(step->compensation_retry),
-								  &policy))
-		elog(ERROR, "the retry policy of a step cannot be read");
+	saga_outcome_policy(step, &policy);
 
 	memset(&record, 0, sizeof(record));
 	record.saga = step->saga;
@@ -322,10 +321,8 @@ run_sql(SagaRow *saga, SagaStep *step)
 static int64
 alone_window(const SagaStep *step)
 {
-	int			interrupted = step->comp_attempts - step->comp_charged -
-	step->comp_deferrals;
-
-	return SAGA_EXECUTOR_ALONE_MS << (2 * Max(0, Min(interrupted - 1, 4)));
+	return SAGA_EXECUTOR_ALONE_MS <<
+		(2 * Max(0, Min(step->comp_interruptions - 1, 4)));
 }
 
 /*
@@ -371,14 +368,15 @@ try_step(bool alone)
 	}
 
 	get_steps(&saga);
-	saga_dispatch_next(&saga, &walk.steps, &task);
+	saga_walk_next(&saga, &walk.steps, &task);
 	if (task.kind != SAGA_TASK_SQL ||
 		walk.steps.step[task.index].run_as != my_role)
 	{
 		/* In the wrong lane: let it be put where it belongs. */
 		SagaWritten written;
 
-		written = saga_dispatch_turn(&saga, &walk.steps, now);
+		written = saga_dispatch_turn(&saga, &walk.steps, SAGA_HAND_EXECUTOR,
+									 now);
 		if (written == SAGA_WRITTEN)
 			saga_turn_commit();
 		else
@@ -589,11 +587,7 @@ try_to_record(void)
 	}
 
 	get_steps(&saga);
-	for (i = walk.steps.count - 1; i >= 0; i--)
-	{
-		if (walk.steps.step[i].seq == attempt.seq)
-			break;
-	}
+	i = saga_walk_find(&walk.steps, attempt.seq);
 	if (i < 0 || walk.steps.step[i].comp_attempts != attempt.end.attempt - 1)
 	{
 		saga_turn_commit();

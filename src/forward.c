@@ -293,8 +293,8 @@ fail_saga(const pg_uuid_t *id, SagaFailureKind kind, text *reason,
 		if (saga.state != SAGA_RUNNING && saga.state != SAGA_COMPENSATING)
 			saga_open_refuse_state(&saga, "a finished saga cannot fail",
 								   "Its outcome is final.");
-		if (saga_dispatch_fail(&saga, kind, reason, details, SAGA_WAIT,
-							   saga_clock_now()) == SAGA_WRITTEN)
+		if (saga_dispatch_fail(&saga, kind, reason, details,
+							   SAGA_HAND_CALLER, saga_clock_now()) == SAGA_WRITTEN)
 			break;
 		saga_open_again(&saga);
 	}

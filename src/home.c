@@ -310,7 +310,8 @@ adopt_rows(void)
 		"ALTER TABLE saga." table " ENABLE ALWAYS TRIGGER guard," \
 		" ENABLE ALWAYS TRIGGER guard_truncate"
 		GUARD("ledger_saga"), GUARD("ledger_step"), GUARD("ledger_attempt"),
-		GUARD("ledger_event"), GUARD("ledger_due"), GUARD("ledger_home")
+		GUARD("ledger_event"), GUARD("ledger_due"), GUARD("ledger_queue"),
+		GUARD("ledger_home")
 #undef GUARD
 	};
 	static const char *const statements[] = {
@@ -334,6 +335,10 @@ adopt_rows(void)
 		" FROM saga.ledger_due d"
 		" WHERE d.saga OPERATOR(pg_catalog.=) s.id"
 		" AND d.lane OPERATOR(pg_catalog.<>) s.lane",
+		"UPDATE saga.ledger_queue q SET owner = s.owner"
+		" FROM saga.ledger_saga s"
+		" WHERE s.id OPERATOR(pg_catalog.=) q.saga"
+		" AND s.owner OPERATOR(pg_catalog.<>) q.owner",
 		"UPDATE saga.ledger_step t SET run_as = r.oid"
 		" FROM pg_catalog.pg_authid r"
 		" WHERE r.rolname OPERATOR(pg_catalog.=) t.run_as_name::pg_catalog.name"

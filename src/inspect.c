@@ -169,8 +169,28 @@ has_worker(void)
 	return slot != NULL && slot->worker_latch != NULL;
 }
 
+/* What is next for a step that was dispatched to listeners. */
+static void
+append_listener(StringInfo buf, FunctionCallInfo fcinfo, const char *step)
+{
+	const char *channel = text_to_cstring(PG_GETARG_TEXT_PP(8));
+
+	if (PG_ARGISNULL(10))
+		appendStringInfo(buf, "a listener on channel \"%s\" is to claim and compensate step \"%s\", which waits since %s",
+						 channel, step,
+						 timestamptz_to_str(PG_GETARG_TIMESTAMPTZ(9)));
+	else
+		appendStringInfo(buf, "listener %s%s%son channel \"%s\" compensates step \"%s\" and must report by %s",
+						 PG_ARGISNULL(11) ? "" : "\"",
+						 PG_ARGISNULL(11) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(11)),
+						 PG_ARGISNULL(11) ? "" : "\" ",
+						 channel, step,
+						 timestamptz_to_str(PG_GETARG_TIMESTAMPTZ(10)));
+}
+
 /*
- * next_action(saga, state, paused, deadline, due, lane, step, parked)
+ * next_action(saga, state, paused, deadline, due, lane, step, parked,
+ * channel, dispatched_at, lease_until, consumer)
  */
 Datum
 saga_sql_next_action(PG_FUNCTION_ARGS)
@@ -231,6 +251,12 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 								 step ? step : "");
 			else if (paused)
 				appendStringInfoString(&buf, "nothing: it is paused until saga.resume");
+			else if (!PG_ARGISNULL(9) && !PG_ARGISNULL(8))
+			{
+				append_listener(&buf, fcinfo, step ? step : "");
+				if ((why = saga_home_why_idle()) != NULL)
+					appendStringInfo(&buf, ", but: %s", why);
+			}
 			else
 			{
 				appendStringInfo(&buf, "compensate step \"%s\"", step ? step : "");
@@ -241,6 +267,9 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 									 timestamptz_to_str(PG_GETARG_TIMESTAMPTZ(4)));
 				else if (!has_worker())
 					appendStringInfoString(&buf, " as soon as this database has a worker (saga.max_databases, max_worker_processes)");
+				else if (!PG_ARGISNULL(8))
+					appendStringInfo(&buf, " by a listener on channel \"%s\"",
+									 text_to_cstring(PG_GETARG_TEXT_PP(8)));
 				else
 					appendStringInfoString(&buf, " as soon as an executor is free");
 			}

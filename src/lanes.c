@@ -42,6 +42,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "walk.h"
 
 #define MS				INT64CONST(1000)
 
@@ -422,7 +423,7 @@ park_next(Lane *lane)
 	if (!TransactionIdIsValid(saga.version.writer))
 	{
 		saga_ledger_get_steps(&found.saga, &steps);
-		saga_dispatch_next(&saga, &steps, &task);
+		saga_walk_next(&saga, &steps, &task);
 		if (saga.state == SAGA_COMPENSATING && task.kind == SAGA_TASK_SQL &&
 			steps.step[task.index].run_as == lane->role)
 		{
@@ -445,10 +446,10 @@ park_next(Lane *lane)
 				return false;
 			}
 			written = saga_dispatch_settle(&saga, &steps, task.index, &end,
-										   now);
+										   SAGA_HAND_WORKER, now);
 		}
 		else
-			written = saga_dispatch_turn(&saga, &steps, now);
+			written = saga_dispatch_turn(&saga, &steps, SAGA_HAND_WORKER, now);
 	}
 	if (written == SAGA_WRITTEN)
 	{

@@ -63,6 +63,7 @@ saga_ledger_relations(Oid *relids)
 	relids[n++] = saga_oids_get()->attempt;
 	relids[n++] = saga_oids_get()->event;
 	relids[n++] = saga_oids_get()->due;
+	relids[n++] = saga_oids_get()->queue;
 	return n;
 }
 
@@ -367,17 +368,76 @@ saga_ledger_enter_state(SagaRow *row, SagaState state, TimestampTz now)
 	row->state = state;
 	row->updated_at = now;
 	row->finished_at = saga_state_is_final(state) ? now : 0;
+	row->parked = NULL;
+	if (row->announce != NULL)
+	{
+		const char *before = row->to_announce ?
+			text_to_cstring(row->to_announce) : "";
+
+		row->to_announce = cstring_to_text(psprintf("%s%c", before, state));
+	}
 }
 
 /*
  * Sets when a saga must be looked at next, and by whom; 0: never.  The row is
- * yet to be written.
+ * yet to be written.  While there is something to announce, that comes first,
+ * and is the worker's.
  */
 void
 saga_ledger_set_due(SagaRow *row, TimestampTz due, Oid lane)
 {
+	if (row->to_announce != NULL)
+	{
+		due = row->updated_at;
+		lane = InvalidOid;
+	}
 	row->due = due;
 	row->lane = due != 0 ? lane : InvalidOid;
+}
+
+/* One member of a row comparison: the three-way comparison, not an operator. */
+static void
+member_key(ScanKey key, int att, Oid collation, RegProcedure compare,
+		   Datum value, bool last)
+{
+	ScanKeyEntryInitialize(key, SK_ROW_MEMBER | (last ? SK_ROW_END : 0), att,
+						   BTGreaterStrategyNumber, InvalidOid, collation,
+						   compare, value);
+}
+
+/* The row comparison: after what its members say. */
+static void
+after_key(ScanKey key, ScanKey members)
+{
+	MemSet(key, 0, sizeof(ScanKeyData));
+	key->sk_flags = SK_ROW_HEADER;
+	key->sk_attno = members[0].sk_attno;
+	key->sk_strategy = BTGreaterStrategyNumber;
+	key->sk_argument = PointerGetDatum(members);
+}
+
+/*
+ * The first row of an index, in its order, that fulfils the keys, which are
+ * ordered by attribute.  False if there is none.
+ */
+static bool
+first_row(Oid relid, Oid index_relid, Snapshot snapshot, ScanKey keys,
+		  int nkeys, Datum *values, bool *nulls)
+{
+	Relation	heap = table_open(relid, AccessShareLock);
+	Relation	index = index_open(index_relid, AccessShareLock);
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	scan = systable_beginscan_ordered(heap, index, snapshot, nkeys, keys);
+	tuple = systable_getnext_ordered(scan, ForwardScanDirection);
+	if (HeapTupleIsValid(tuple))
+		heap_deform_tuple(heap_copytuple(tuple), RelationGetDescr(heap),
+						  values, nulls);
+	systable_endscan_ordered(scan);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return HeapTupleIsValid(tuple);
 }
 
 /*
@@ -389,58 +449,70 @@ saga_ledger_set_due(SagaRow *row, TimestampTz due, Oid lane)
 bool
 saga_ledger_next_due(const SagaDue *after, bool in_lane, SagaDue *found)
 {
-	Relation	heap;
-	Relation	index;
 	ScanKeyData members[3];
 	ScanKeyData keys[2];
 	int			nkeys = 0;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	heap = table_open(saga_oids_get()->due, AccessShareLock);
-	index = index_open(saga_oids_get()->due_pkey, AccessShareLock);
+	Datum		values[Due_natts];
+	bool		nulls[Due_natts];
 
 	if (in_lane)
 		ScanKeyInit(&keys[nkeys++], Due_lane, BTLessEqualStrategyNumber,
 					F_OIDLE, ObjectIdGetDatum(after->lane));
+	member_key(&members[0], 1, InvalidOid, F_BTOIDCMP,
+			   ObjectIdGetDatum(after->lane), false);
+	member_key(&members[1], 2, InvalidOid, F_TIMESTAMPTZ_CMP,
+			   TimestampTzGetDatum(after->due), false);
+	member_key(&members[2], 3, InvalidOid, F_UUID_CMP,
+			   UUIDPGetDatum(&after->saga), true);
+	after_key(&keys[nkeys++], members);
+	if (!first_row(saga_oids_get()->due, saga_oids_get()->due_pkey,
+				   GetActiveSnapshot(), keys, nkeys, values, nulls))
+		return false;
+	found->lane = DatumGetObjectId(values[Due_lane - 1]);
+	found->due = DatumGetTimestampTz(values[Due_due - 1]);
+	found->saga = *DatumGetUUIDP(values[Due_saga - 1]);
+	return true;
+}
 
-	/*
-	 * (lane, due, saga) > (...), as one row comparison; its members name the
-	 * three-way comparisons, not the operators.
-	 */
-	ScanKeyEntryInitialize(&members[0], SK_ROW_MEMBER, 1,
-						   BTGreaterStrategyNumber, InvalidOid, InvalidOid,
-						   F_BTOIDCMP, ObjectIdGetDatum(after->lane));
-	ScanKeyEntryInitialize(&members[1], SK_ROW_MEMBER, 2,
-						   BTGreaterStrategyNumber, InvalidOid, InvalidOid,
-						   F_TIMESTAMPTZ_CMP, TimestampTzGetDatum(after->due));
-	ScanKeyEntryInitialize(&members[2], SK_ROW_MEMBER | SK_ROW_END, 3,
-						   BTGreaterStrategyNumber, InvalidOid, InvalidOid,
-						   F_UUID_CMP, UUIDPGetDatum(&after->saga));
-	MemSet(&keys[nkeys], 0, sizeof(ScanKeyData));
-	keys[nkeys].sk_flags = SK_ROW_HEADER;
-	keys[nkeys].sk_attno = members[0].sk_attno;
-	keys[nkeys].sk_strategy = BTGreaterStrategyNumber;
-	keys[nkeys].sk_argument = PointerGetDatum(members);
-	nkeys++;
+/*
+ * The first row of what waits for listeners after the one given, by channel,
+ * owner, time and saga; false if there is none in the scope.
+ */
+bool
+saga_ledger_next_queued(const SagaQueued *after, SagaQueueScope scope,
+						Snapshot snapshot, SagaQueued *found)
+{
+	text	   *channel = cstring_to_text(after->channel);
+	ScanKeyData members[4];
+	ScanKeyData keys[3];
+	int			nkeys = 0;
+	Datum		values[Queue_natts];
+	bool		nulls[Queue_natts];
 
-	scan = systable_beginscan_ordered(heap, index, GetActiveSnapshot(), nkeys,
-									  keys);
-	tuple = systable_getnext_ordered(scan, ForwardScanDirection);
-	if (HeapTupleIsValid(tuple))
-	{
-		Datum		values[Due_natts];
-		bool		nulls[Due_natts];
-
-		heap_deform_tuple(tuple, RelationGetDescr(heap), values, nulls);
-		found->lane = DatumGetObjectId(values[Due_lane - 1]);
-		found->due = DatumGetTimestampTz(values[Due_due - 1]);
-		found->saga = *DatumGetUUIDP(values[Due_saga - 1]);
-	}
-	systable_endscan_ordered(scan);
-	index_close(index, NoLock);
-	table_close(heap, NoLock);
-	return HeapTupleIsValid(tuple);
+	member_key(&members[0], Queue_channel, C_COLLATION_OID, F_BTTEXTCMP,
+			   PointerGetDatum(channel), false);
+	member_key(&members[1], Queue_owner, InvalidOid, F_BTOIDCMP,
+			   ObjectIdGetDatum(after->owner), false);
+	member_key(&members[2], Queue_since, InvalidOid, F_TIMESTAMPTZ_CMP,
+			   TimestampTzGetDatum(after->since), false);
+	member_key(&members[3], Queue_saga, InvalidOid, F_UUID_CMP,
+			   UUIDPGetDatum(&after->saga), true);
+	if (scope != SAGA_QUEUE_ALL)
+		key_text(&keys[nkeys++], Queue_channel, channel);
+	after_key(&keys[nkeys++], members);
+	if (scope == SAGA_QUEUE_OWNER)
+		ScanKeyInit(&keys[nkeys++], Queue_owner, BTEqualStrategyNumber,
+					F_OIDEQ, ObjectIdGetDatum(after->owner));
+	if (!first_row(saga_oids_get()->queue, saga_oids_get()->queue_pkey,
+				   snapshot, keys, nkeys, values, nulls))
+		return false;
+	text_to_cstring_buffer(DatumGetTextPP(values[Queue_channel - 1]),
+						   found->channel, sizeof(found->channel));
+	found->owner = DatumGetObjectId(values[Queue_owner - 1]);
+	found->since = DatumGetTimestampTz(values[Queue_since - 1]);
+	found->saga = *DatumGetUUIDP(values[Queue_saga - 1]);
+	found->seq = DatumGetInt64(values[Queue_seq - 1]);
+	return true;
 }
 
 /* ------------------------------------------------------------------------
@@ -554,6 +626,7 @@ saga_ledger_insert_step(SagaStep *step)
 	bool		inserted;
 
 	step->stored_comp_status = 0;
+	step->stored_queued = 0;
 	saga_rows_pack_step(step, values, nulls);
 	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
 	inserted = saga_table_insert(heap, values, nulls, saga_oids_get()->step_pkey,
@@ -565,9 +638,59 @@ saga_ledger_insert_step(SagaStep *step)
 	return inserted;
 }
 
-/* Writes a step's row back. */
+/*
+ * Brings a step's row of ledger_queue in line with what its own row, just
+ * written, says; as follow_due does.
+ */
+static void
+follow_queue(const SagaRow *saga, SagaStep *step)
+{
+	TimestampTz queued = saga_rows_queued(step);
+	Relation	heap;
+
+	if (queued == step->stored_queued)
+		return;
+	heap = table_open(saga_oids_get()->queue, RowExclusiveLock);
+	if (step->stored_queued != 0)
+	{
+		Relation	index = index_open(saga_oids_get()->queue_pkey, AccessShareLock);
+		ScanKeyData keys[4];
+		SagaTuple	version;
+
+		key_text(&keys[0], Queue_channel, step->channel);
+		ScanKeyInit(&keys[1], Queue_owner, BTEqualStrategyNumber, F_OIDEQ,
+					ObjectIdGetDatum(saga->owner));
+		ScanKeyInit(&keys[2], Queue_since, BTEqualStrategyNumber,
+					F_TIMESTAMPTZ_EQ, TimestampTzGetDatum(step->stored_queued));
+		key_uuid(&keys[3], Queue_saga, &step->saga);
+		if (saga_table_find(heap, index, keys, 4, ForwardScanDirection,
+							&version) == SAGA_FOUND)
+			saga_table_delete(heap, version.tuple, version.own);
+		index_close(index, NoLock);
+	}
+	if (queued != 0)
+	{
+		Datum		values[Queue_natts];
+		bool		nulls[Queue_natts] = {false};
+
+		values[Queue_channel - 1] = PointerGetDatum(step->channel);
+		values[Queue_owner - 1] = ObjectIdGetDatum(saga->owner);
+		values[Queue_since - 1] = TimestampTzGetDatum(queued);
+		values[Queue_saga - 1] = UUIDPGetDatum(&step->saga);
+		values[Queue_seq - 1] = Int64GetDatum(step->seq);
+		saga_table_insert(heap, values, nulls, InvalidOid, NULL);
+	}
+	table_close(heap, NoLock);
+	step->stored_queued = queued;
+}
+
+/*
+ * Writes a step's row back.  Once the undo has begun, its saga's row has been
+ * replaced before.
+ */
 SagaWritten
-saga_ledger_update_step(SagaStep *step, SagaPatience patience)
+saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
+						SagaPatience patience)
 {
 	Relation	heap;
 	Datum		values[Step_natts];
@@ -583,6 +706,7 @@ saga_ledger_update_step(SagaStep *step, SagaPatience patience)
 		step->version.own = true;
 		step->version.writer = InvalidTransactionId;
 		step->stored_comp_status = step->comp_status;
+		follow_queue(saga, step);
 	}
 	table_close(heap, NoLock);
 	return written;

@@ -14,6 +14,7 @@
 #define SAGA_LEDGER_H
 
 #include "storage/lock.h"
+#include "utils/snapshot.h"
 
 #include "rows.h"
 
@@ -45,7 +46,7 @@ extern SagaFound saga_ledger_get_step(const pg_uuid_t *id, text *key,
 extern void saga_ledger_get_steps(const pg_uuid_t *id, SagaSteps *steps);
 extern int64 saga_ledger_largest_seq(const pg_uuid_t *id);
 extern bool saga_ledger_insert_step(SagaStep *step);
-extern SagaWritten saga_ledger_update_step(SagaStep *step,
+extern SagaWritten saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
 										   SagaPatience patience);
 
 /* History */
@@ -57,5 +58,17 @@ extern void saga_ledger_insert_event(const pg_uuid_t *id, const char *event,
 /* Due work: the first row after (lane, due, saga), in that order. */
 extern bool saga_ledger_next_due(const SagaDue *after, bool in_lane,
 								 SagaDue *found);
+
+/* What waits for listeners: the first row after (channel, owner, since, saga) */
+typedef enum SagaQueueScope
+{
+	SAGA_QUEUE_ALL,
+	SAGA_QUEUE_CHANNEL,			/* on the same channel */
+	SAGA_QUEUE_OWNER			/* and of the same owner */
+} SagaQueueScope;
+
+extern bool saga_ledger_next_queued(const SagaQueued *after,
+									SagaQueueScope scope, Snapshot snapshot,
+									SagaQueued *found);
 
 #endif							/* SAGA_LEDGER_H */

@@ -33,7 +33,7 @@ forget_oids(Datum arg, Oid relid)
 {
 	if (!OidIsValid(relid) || relid == oids.saga || relid == oids.step ||
 		relid == oids.attempt || relid == oids.event || relid == oids.due ||
-		relid == oids.start_order)
+		relid == oids.queue || relid == oids.start_order)
 	{
 		valid = false;
 		generation++;
@@ -90,6 +90,8 @@ lookup_oids(void)
 	oids.event = lookup_relation("ledger_event", schema);
 	oids.due = lookup_relation("ledger_due", schema);
 	oids.due_pkey = lookup_relation("ledger_due_key", schema);
+	oids.queue = lookup_relation("ledger_queue", schema);
+	oids.queue_pkey = lookup_relation("ledger_queue_key", schema);
 	oids.start_order = lookup_relation("start_order", schema);
 	oids.step_result = lookup_type("step_result", schema);
 	oids.retry_policy = lookup_type("retry_policy", schema);
@@ -97,14 +99,16 @@ lookup_oids(void)
 		!OidIsValid(oids.saga_by_key) || !OidIsValid(oids.step) ||
 		!OidIsValid(oids.step_pkey) || !OidIsValid(oids.attempt) ||
 		!OidIsValid(oids.event) || !OidIsValid(oids.due) ||
-		!OidIsValid(oids.due_pkey) || !OidIsValid(oids.start_order) ||
+		!OidIsValid(oids.due_pkey) || !OidIsValid(oids.queue) ||
+		!OidIsValid(oids.queue_pkey) || !OidIsValid(oids.start_order) ||
 		!OidIsValid(oids.step_result) || !OidIsValid(oids.retry_policy))
 		return false;
 	if (!has_columns(oids.saga, Saga_natts) ||
 		!has_columns(oids.step, Step_natts) ||
 		!has_columns(oids.attempt, Attempt_natts) ||
 		!has_columns(oids.event, Event_natts) ||
-		!has_columns(oids.due, Due_natts))
+		!has_columns(oids.due, Due_natts) ||
+		!has_columns(oids.queue, Queue_natts))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_UNAVAILABLE),
 				 errmsg("the installed version of extension \"saga\" does not fit its library"),

@@ -19,6 +19,8 @@ typedef struct SagaOids
 	Oid			event;
 	Oid			due;
 	Oid			due_pkey;
+	Oid			queue;
+	Oid			queue_pkey;
 	Oid			start_order;
 	Oid			step_result;
 	Oid			retry_policy;

@@ -73,6 +73,21 @@ saga_open_away(void)
 	return was_away;
 }
 
+/* For calls that make sense only where compensations are made. */
+void
+saga_open_undone_here(const char *function)
+{
+	const char *why = saga_home_why_idle();
+
+	if (why != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_UNAVAILABLE),
+				 errmsg("%s has nothing to give: no saga is undone here",
+						function),
+				 errdetail("The reason: %s.", why),
+				 errhint("Mend that. A copy of a database compensates after saga.adopt().")));
+}
+
 /* The id that an argument gives; it must not be null. */
 const pg_uuid_t *
 saga_open_id(FunctionCallInfo fcinfo, int arg)
@@ -190,6 +205,18 @@ saga_open_exclusive(const pg_uuid_t *id, SagaRow *saga)
 	(void) saga_ledger_lock(id, ExclusiveLock, SAGA_WAIT);
 	saga_open_again(saga);
 	return true;
+}
+
+/*
+ * For calls about a saga whose undo has begun: no step is on its way in, and
+ * whoever changes something replaces the saga's row.
+ */
+void
+saga_open_newest(const pg_uuid_t *id, SagaRow *saga)
+{
+	find_allowed(id, saga);
+	if (!saga->version.own)
+		saga_open_again(saga);
 }
 
 /* For calls that only look. */

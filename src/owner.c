@@ -47,13 +47,20 @@ is_still(Oid role, const text *name)
 	return same;
 }
 
-/* May the current user make forward calls on the saga of an owner? */
+/* Has the current user the rights of a role? */
 bool
-saga_owner_may_call(Oid owner, const text *owner_name)
+saga_owner_has_rights_of(Oid owner)
 {
 	Oid			user = GetUserId();
 
-	if (user != owner && !has_privs_of_role(user, owner))
+	return user == owner || has_privs_of_role(user, owner);
+}
+
+/* May the current user call the saga of an owner? */
+bool
+saga_owner_may_call(Oid owner, const text *owner_name)
+{
+	if (!saga_owner_has_rights_of(owner))
 		return false;
 	return is_still(owner, owner_name) || superuser();
 }

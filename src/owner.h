@@ -18,6 +18,7 @@ typedef enum SagaReach
 	SAGA_REACH_OWN				/* and go forward */
 } SagaReach;
 
+extern bool saga_owner_has_rights_of(Oid owner);
 extern bool saga_owner_may_call(Oid owner, const text *owner_name);
 extern SagaReach saga_owner_reach(Oid owner, const text *owner_name);
 extern const char *saga_owner_role_name(Oid role);

@@ -170,6 +170,12 @@ verify_step(SagaStep *row)
 	SPOIL("ledger_step.one_action", row->compensation = row->channel = row->key);
 	SPOIL("ledger_step.completed",
 		  row->completed_at = row->completed_at ? 0 : 1);
+	SPOIL("ledger_step.dispatched",
+		  row->comp_status = SAGA_COMP_DISPATCHED; row->dispatched_at = 0);
+	SPOIL("ledger_step.claimed",
+		  row->claimed_at = row->lease_until = 1);
+	SPOIL("ledger_step.lease",
+		  row->lease_until = row->lease_until ? 0 : 1);
 
 	require(row->seq > 0, "ledger_step", "seq");
 	require(row->started_at != 0, "ledger_step", "started_at");
@@ -197,6 +203,13 @@ verify_step(SagaStep *row)
 			"ledger_step", "one_action");
 	require((row->completed_at != 0) == (row->status == SAGA_STEP_COMPLETED),
 			"ledger_step", "completed");
+	require(row->comp_status != SAGA_COMP_DISPATCHED ||
+			(row->dispatched_at != 0 && row->channel != NULL),
+			"ledger_step", "dispatched");
+	require(row->claimed_at == 0 || row->comp_status == SAGA_COMP_DISPATCHED,
+			"ledger_step", "claimed");
+	require((row->claimed_at != 0) == (row->lease_until != 0),
+			"ledger_step", "lease");
 }
 
 /* Verifies a saga's row and packs it for table.c. */
@@ -229,7 +242,7 @@ saga_rows_pack_saga(SagaRow *row, Datum *values, bool *nulls)
 	pack(p, Saga_state, CharGetDatum((char) row->state));
 	pack_char(p, Saga_failure_kind, (char) row->failure_kind);
 	pack(p, Saga_paused, BoolGetDatum(row->paused));
-	pack_char(p, Saga_announced, row->announced);
+	pack_pointer(p, Saga_to_announce, row->to_announce);
 	pack_pointer(p, Saga_parked, row->parked);
 	pack_pointer(p, Saga_reason, row->reason);
 	pack_pointer(p, Saga_details, row->details);
@@ -266,7 +279,7 @@ saga_rows_unpack_saga(TupleDesc desc, const SagaTuple *version, SagaRow *row)
 	row->state = (SagaState) unpack_char(&p, Saga_state);
 	row->failure_kind = (SagaFailureKind) unpack_char(&p, Saga_failure_kind);
 	row->paused = DatumGetBool(values[Saga_paused - 1]);
-	row->announced = unpack_char(&p, Saga_announced);
+	row->to_announce = unpack_pointer(&p, Saga_to_announce);
 	row->parked = unpack_pointer(&p, Saga_parked);
 	row->reason = unpack_pointer(&p, Saga_reason);
 	row->details = unpack_pointer(&p, Saga_details);
@@ -317,13 +330,14 @@ saga_rows_pack_step(SagaStep *row, Datum *values, bool *nulls)
 	pack_int32(p, Step_comp_charged, row->comp_charged);
 	pack_int32(p, Step_comp_deferrals, row->comp_deferrals);
 	pack_int32(p, Step_comp_conflicts, row->comp_conflicts);
+	pack_int32(p, Step_comp_interruptions, row->comp_interruptions);
 	pack(p, Step_comp_crashes, Int32GetDatum(row->comp_crashes));
 	p->nulls[Step_comp_crashes - 1] = (row->comp_crashes < 0);
 	pack_int64(p, Step_next_attempt_at, row->next_attempt_at);
 	pack_int64(p, Step_dispatched_at, row->dispatched_at);
+	pack_int64(p, Step_claimed_at, row->claimed_at);
 	pack_int64(p, Step_lease_until, row->lease_until);
 	pack_int64(p, Step_compensated_at, row->compensated_at);
-	pack_int32(p, Step_announcements, row->announcements);
 	pack_pointer(p, Step_consumer, row->consumer);
 	pack_pointer(p, Step_parked, row->parked);
 	pack_pointer(p, Step_error, row->error);
@@ -375,13 +389,14 @@ saga_rows_unpack_step(TupleDesc desc, const SagaTuple *version, SagaStep *row)
 	row->comp_charged = unpack_int32(&p, Step_comp_charged);
 	row->comp_deferrals = unpack_int32(&p, Step_comp_deferrals);
 	row->comp_conflicts = unpack_int32(&p, Step_comp_conflicts);
+	row->comp_interruptions = unpack_int32(&p, Step_comp_interruptions);
 	row->comp_crashes = nulls[Step_comp_crashes - 1] ? -1 :
 		DatumGetInt32(values[Step_comp_crashes - 1]);
 	row->next_attempt_at = unpack_int64(&p, Step_next_attempt_at);
 	row->dispatched_at = unpack_int64(&p, Step_dispatched_at);
+	row->claimed_at = unpack_int64(&p, Step_claimed_at);
 	row->lease_until = unpack_int64(&p, Step_lease_until);
 	row->compensated_at = unpack_int64(&p, Step_compensated_at);
-	row->announcements = unpack_int32(&p, Step_announcements);
 	row->consumer = unpack_pointer(&p, Step_consumer);
 	row->parked = unpack_pointer(&p, Step_parked);
 	row->error = unpack_pointer(&p, Step_error);
@@ -390,6 +405,7 @@ saga_rows_unpack_step(TupleDesc desc, const SagaTuple *version, SagaStep *row)
 	row->comp_output = unpack_pointer(&p, Step_comp_output);
 	row->output = unpack_pointer(&p, Step_output);
 	row->stored_comp_status = row->comp_status;
+	row->stored_queued = saga_rows_queued(row);
 }
 
 

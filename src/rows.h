@@ -29,7 +29,7 @@ enum
 	Saga_owner_name, Saga_name, Saga_key, Saga_announce, Saga_input,
 	Saga_content_hash, Saga_deadline, Saga_updated_at, Saga_due, Saga_lane,
 	Saga_undo_target, Saga_failed_seq, Saga_finished_at, Saga_state,
-	Saga_failure_kind, Saga_paused, Saga_announced, Saga_parked, Saga_reason,
+	Saga_failure_kind, Saga_paused, Saga_to_announce, Saga_parked, Saga_reason,
 	Saga_details, Saga_result,
 	Saga_natts = Saga_result
 };
@@ -44,8 +44,8 @@ enum
 	Step_comp_status, Step_released, Step_attempt_at, Step_completed_at,
 	Step_retry_at, Step_rolled_back_at, Step_comp_attempts,
 	Step_comp_charged, Step_comp_deferrals, Step_comp_conflicts,
-	Step_comp_crashes, Step_next_attempt_at, Step_dispatched_at,
-	Step_lease_until, Step_compensated_at, Step_announcements, Step_consumer,
+	Step_comp_interruptions, Step_comp_crashes, Step_next_attempt_at, Step_dispatched_at,
+	Step_claimed_at, Step_lease_until, Step_compensated_at, Step_consumer,
 	Step_parked, Step_error, Step_last_sqlstate, Step_last_error,
 	Step_comp_output, Step_output,
 	Step_natts = Step_output
@@ -70,6 +70,12 @@ enum
 {
 	Due_lane = 1, Due_due, Due_saga,
 	Due_natts = Due_saga
+};
+
+enum
+{
+	Queue_channel = 1, Queue_owner, Queue_since, Queue_saga, Queue_seq,
+	Queue_natts = Queue_seq
 };
 
 typedef struct SagaRow
@@ -101,7 +107,7 @@ typedef struct SagaRow
 	SagaState	state;
 	SagaFailureKind failure_kind;
 	bool		paused;
-	char		announced;		/* the SagaState last announced, or 0 */
+	text	   *to_announce;	/* SagaStates not announced yet, or NULL */
 	text	   *parked;			/* why a person must decide about the saga */
 	text	   *reason;
 	Jsonb	   *details;
@@ -112,6 +118,7 @@ typedef struct SagaStep
 {
 	SagaTuple	version;
 	SagaCompStatus stored_comp_status;	/* likewise */
+	TimestampTz stored_queued;	/* since when that version was in the queue */
 
 	pg_uuid_t	saga;
 	int64		seq;
@@ -147,12 +154,13 @@ typedef struct SagaStep
 	int			comp_charged;	/* of those, the ones that count */
 	int			comp_deferrals;
 	int			comp_conflicts;
+	int			comp_interruptions;
 	int			comp_crashes;	/* -1: no suspect; else crashes while alone */
 	TimestampTz next_attempt_at;
-	TimestampTz dispatched_at;
+	TimestampTz dispatched_at;	/* to listeners, last */
+	TimestampTz claimed_at;		/* by the one that holds it, and so the next two */
 	TimestampTz lease_until;
 	TimestampTz compensated_at;
-	int			announcements;
 	text	   *consumer;
 	text	   *parked;			/* why a person must decide about this step */
 	text	   *error;
@@ -192,6 +200,24 @@ typedef struct SagaDue
 	TimestampTz due;
 	pg_uuid_t	saga;
 } SagaDue;
+
+/* A row of ledger_queue. */
+typedef struct SagaQueued
+{
+	char		channel[NAMEDATALEN];
+	Oid			owner;
+	TimestampTz since;
+	pg_uuid_t	saga;
+	int64		seq;
+} SagaQueued;
+
+/* Since when a step waits for a listener to claim it; 0: it does not. */
+static inline TimestampTz
+saga_rows_queued(const SagaStep *step)
+{
+	return step->comp_status == SAGA_COMP_DISPATCHED && step->claimed_at == 0 ?
+		step->dispatched_at : 0;
+}
 
 extern void saga_rows_pack_saga(SagaRow *row, Datum *values, bool *nulls);
 extern void saga_rows_unpack_saga(TupleDesc desc, const SagaTuple *version,

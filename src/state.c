@@ -208,6 +208,12 @@ saga_state_step_status_name(SagaStepStatus status)
 }
 
 const char *
+saga_state_comp_status_name(SagaCompStatus status)
+{
+	return name_of(comp_statuses, (char) status);
+}
+
+const char *
 saga_state_failure_kind_name(SagaFailureKind kind)
 {
 	return name_of(failure_kinds, (char) kind);

@@ -122,6 +122,7 @@ extern bool saga_state_step_status_is_known(char code);
 extern bool saga_state_comp_status_is_known(char code);
 extern bool saga_state_comp_can(SagaCompStatus from, SagaCompStatus to);
 extern const char *saga_state_step_status_name(SagaStepStatus status);
+extern const char *saga_state_comp_status_name(SagaCompStatus status);
 extern const char *saga_state_failure_kind_name(SagaFailureKind kind);
 extern const char *saga_state_kind_name(SagaStepKind kind);
 extern bool saga_state_kind_by_name(const char *name, SagaStepKind *kind);

@@ -37,6 +37,7 @@
 #include "utils/memutils.h"
 #include "utils/typcache.h"
 #include "utils/varlena.h"
+#include "walk.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_step);
 PG_FUNCTION_INFO_V1(saga_sql_complete_step);
@@ -337,7 +338,8 @@ insert_forward_attempt(const SagaStep *step, SagaOutcome outcome,
  * transaction that made the last attempt, that one again.
  */
 static SagaWritten
-repeat_step(SagaStep *step, const StepRequest *request, TimestampTz now)
+repeat_step(const SagaRow *saga, SagaStep *step, const StepRequest *request,
+			TimestampTz now)
 {
 	SagaStepStatus before = step->status;
 	SagaStep	past = *step;
@@ -359,7 +361,7 @@ repeat_step(SagaStep *step, const StepRequest *request, TimestampTz now)
 		step->completed_at = now;
 		step->output = request->output;
 	}
-	written = saga_ledger_update_step(step, SAGA_WAIT);
+	written = saga_ledger_update_step(saga, step, SAGA_WAIT);
 	if (written == SAGA_WRITTEN && !again && before == SAGA_STEP_STARTED)
 		insert_forward_attempt(&past, SAGA_OUTCOME_INTERRUPTED, NULL, now);
 	return written;
@@ -396,7 +398,7 @@ saga_sql_step(PG_FUNCTION_ARGS)
 				check_same_content(&step, &request);
 				if (step.status == SAGA_STEP_COMPLETED ||
 					saga.state == SAGA_COMPLETED ||
-					repeat_step(&step, &request, now) == SAGA_WRITTEN)
+					repeat_step(&saga, &step, &request, now) == SAGA_WRITTEN)
 					return step_result(&step);
 				CHECK_FOR_INTERRUPTS();
 				continue;
@@ -467,6 +469,21 @@ repeated_completion(const SagaStep *step, Jsonb *output)
 	return step_result(step);
 }
 
+/* A result that came after the undo had begun, and shall be kept. */
+static SagaWritten
+record_late(SagaRow *saga, SagaStep *step, Jsonb *output, TimestampTz now)
+{
+	SagaSteps	steps;
+	SagaWritten written;
+	int			index;
+
+	saga_ledger_get_steps(&saga->id, &steps);
+	index = saga_walk_find(&steps, step->seq);
+	written = saga_dispatch_late(saga, &steps, index, output, now);
+	*step = steps.step[index];
+	return written;
+}
+
 /* saga.complete_step(saga_id, step, output, late, forward_key) */
 Datum
 saga_sql_complete_step(PG_FUNCTION_ARGS)
@@ -517,10 +534,10 @@ saga_sql_complete_step(PG_FUNCTION_ARGS)
 			step.status = SAGA_STEP_COMPLETED;
 			step.completed_at = now;
 			step.output = output;
-			written = saga_ledger_update_step(&step, SAGA_WAIT);
+			written = saga_ledger_update_step(&saga, &step, SAGA_WAIT);
 		}
 		else
-			written = saga_dispatch_late(&saga, &step, output, now);
+			written = record_late(&saga, &step, output, now);
 		if (written == SAGA_WRITTEN)
 			return step_result(&step);
 		saga_open_again(&saga);
@@ -594,7 +611,7 @@ saga_sql_fail_step(PG_FUNCTION_ARGS)
 		step.status = SAGA_STEP_FAILED;
 		step.error = error;
 		step.retry_at = retryable ? forward_retry_at(&step, now) : 0;
-		if (saga_ledger_update_step(&step, SAGA_WAIT) == SAGA_WRITTEN)
+		if (saga_ledger_update_step(&saga, &step, SAGA_WAIT) == SAGA_WRITTEN)
 		{
 			insert_forward_attempt(&step, SAGA_OUTCOME_FAILED,
 								   text_to_cstring(error), now);

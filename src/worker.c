@@ -14,10 +14,15 @@
  *	2. Its own lane: deadlines, parking, and sending sagas to the right lane.
  *	3. The lanes of roles: sagas are handed to executors (lanes.c).
  *
- * Everything is done in transactions of one saga each, so that one that
- * somebody holds, or that raises an error, keeps nobody else waiting.  The
- * worker waits for no lock that an application may hold: it passes by, and
- * comes back soon.
+ *	4. Channels on which something waits unclaimed (channels.c).
+ *
+ * In its own lane it does many sagas in one transaction, so that many
+ * notifications cost one flush of the log.  One that somebody holds is passed
+ * by; after an error, those of the transaction are done again one by one, so
+ * that the one that raised it keeps nobody else waiting.  The worker waits for
+ * no lock that an application may hold: it passes by, and comes back soon.
+ * (NOTIFY makes commits wait for each other, but only for as long as a commit
+ * takes.)
  *
  * It leaves when the extension is gone, when its database must be free, and,
  * if it is asked to make room for another database, when nothing is due.
@@ -33,6 +38,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type_d.h"
+#include "channels.h"
 #include "clock.h"
 #include "compat.h"
 #include "dispatch.h"
@@ -53,6 +59,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "wakeup.h"
+#include "walk.h"
 #include "worker.h"
 
 #define MS				INT64CONST(1000)
@@ -63,18 +70,30 @@
 #define AFTER_ERROR		1000
 #define PREPARED_POLL	1000
 #define AWAY_POLL		60000
+#define NOTIFY_AGAIN	5000	/* when the queue of notifications was full */
 /* "Nothing is due" means: not within so long. */
 #define IDLE_FOR		1000
+
+/* Most sagas of its own lane that a worker does in one transaction. */
+#define OWN_BATCH		100
 
 static SagaDatabaseSlot *my_database = NULL;
 static TimestampTz started_at = 0;
 static MemoryContext worker_context = NULL; /* long-lived */
 static MemoryContext turn_context = NULL;	/* reset after each turn */
+static MemoryContext saga_context = NULL;	/* reset after each saga */
 
 /* How far the worker's own lane was read, and what was passed by. */
 static SagaDue own_position;
 static int	own_retry_ms = RETRY_FIRST;
 static TimestampTz own_retry_at = 0;
+static bool own_passed = false;
+static int	own_count = 0;		/* sagas of the transaction */
+
+/* After an error: so many are to be done one by one. */
+static int	own_singles = 0;
+/* The queue of notifications was full: before that, none is sent. */
+static TimestampTz own_notify_at = DT_NOBEGIN;
 
 /* Attempts cut short that are not written down yet. */
 static bool look_for_leftovers = true;
@@ -158,11 +177,7 @@ settle_leftover(const SagaInflight *record)
 	if (found == SAGA_FOUND)
 	{
 		saga_ledger_get_steps(&record->saga, &steps);
-		for (i = steps.count - 1; i >= 0; i--)
-		{
-			if (steps.step[i].seq == record->seq)
-				break;
-		}
+		i = saga_walk_find(&steps, record->seq);
 	}
 	/* Gone, or somebody has written it down before. */
 	if (i < 0 || steps.step[i].comp_attempts >= record->attempt)
@@ -190,7 +205,8 @@ settle_leftover(const SagaInflight *record)
 		end.error = end.suspect ? "the server crashed while it ran" :
 			"its process was told to leave while it ran";
 	}
-	written = saga_dispatch_settle(&saga, &steps, i, &end, saga_clock_now());
+	written = saga_dispatch_settle(&saga, &steps, i, &end, SAGA_HAND_EXECUTOR,
+								   saga_clock_now());
 	if (written != SAGA_WRITTEN)
 	{
 		AbortCurrentTransaction();
@@ -275,8 +291,8 @@ settle_leftovers(TimestampTz now)
 
 typedef enum OwnResult
 {
-	OWN_DONE,					/* one saga was looked after: the next */
-	OWN_PASSED,					/* one is held by somebody: the next */
+	OWN_DONE,					/* some were looked after: the next */
+	OWN_AGAIN,					/* an error: the same ones again */
 	OWN_END,					/* nothing more is due */
 	OWN_BLOCKED,				/* the ledger is locked */
 	OWN_AWAY					/* this is a copy of the ledger */
@@ -289,7 +305,7 @@ own_position_at_start(void)
 	own_position.due = DT_NOBEGIN;
 }
 
-/* What is due of one saga.  True if it was done. */
+/* What is due of one saga.  False: somebody holds it, and nothing is written. */
 static bool
 own_saga(const pg_uuid_t *id, TimestampTz now)
 {
@@ -318,14 +334,17 @@ own_saga(const pg_uuid_t *id, TimestampTz now)
 	if (saga.due == 0 || saga.due > now || OidIsValid(saga.lane))
 		return true;
 	saga_ledger_get_steps(id, &steps);
-	return saga_dispatch_turn(&saga, &steps, now) == SAGA_WRITTEN;
+	if (now < own_notify_at && saga_dispatch_notifies(&saga, &steps))
+		return false;
+	return saga_dispatch_turn(&saga, &steps, SAGA_HAND_WORKER, now) ==
+		SAGA_WRITTEN;
 }
 
+/* One transaction: up to "limit" sagas; own_count tells how many it came to. */
 static OwnResult
-own_next(TimestampTz now, TimestampTz *next)
+own_batch(TimestampTz now, int limit, TimestampTz *next)
 {
-	SagaDue		found;
-	bool		done;
+	OwnResult	result = OWN_DONE;
 
 	SAGA_FAULT("worker.before_turn");
 	switch (saga_turn_begin(true))
@@ -337,63 +356,92 @@ own_next(TimestampTz now, TimestampTz *next)
 		case SAGA_TURN_GONE:
 			leave_because_gone();
 	}
-	MemoryContextSwitchTo(turn_context);
-	if (!saga_ledger_next_due(&own_position, true, &found))
+	MemoryContextSwitchTo(saga_context);
+	while (own_count < limit)
 	{
-		saga_turn_commit();
-		return OWN_END;
-	}
-	if (found.due > now)
-	{
-		saga_turn_commit();
-		*next = Min(*next, found.due);
-		return OWN_END;
-	}
-	/* Asked behind the snapshot: what it sees, this knows of. */
-	if (saga_home_away() != NULL)
-	{
-		saga_turn_commit();
-		return OWN_AWAY;
-	}
+		SagaDue		found;
 
-	own_position = found;
-	done = own_saga(&found.saga, now);
-	if (!done)
-	{
-		AbortCurrentTransaction();
-		return OWN_PASSED;
+		if (!saga_ledger_next_due(&own_position, true, &found))
+		{
+			result = OWN_END;
+			break;
+		}
+		if (found.due > now)
+		{
+			*next = Min(*next, found.due);
+			result = OWN_END;
+			break;
+		}
+		/* Asked behind the snapshot: what it sees, this knows of. */
+		if (own_count == 0 && saga_home_away() != NULL)
+		{
+			result = OWN_AWAY;
+			break;
+		}
+		own_position = found;
+		own_count++;
+		if (!own_saga(&found.saga, now))
+			own_passed = true;
+		MemoryContextReset(saga_context);
 	}
+	MemoryContextSwitchTo(turn_context);
 	SAGA_FAULT("worker.before_commit");
 	saga_turn_commit();
 	SAGA_FAULT("worker.after_commit");
-	return OWN_DONE;
+	return result;
 }
 
 /* The same, with the errors of one saga kept from the others. */
 static OwnResult
-own_next_caught(TimestampTz now, TimestampTz *next)
+own_batch_caught(TimestampTz now, TimestampTz *next)
 {
-	OwnResult	result;
+	SagaDue		before = own_position;
+	volatile OwnResult result = OWN_AGAIN;
 
+	own_count = 0;
 	PG_TRY();
 	{
-		result = own_next(now, next);
+		result = own_batch(now, own_singles > 0 ? 1 : OWN_BATCH, next);
+		if (own_singles > 0)
+			own_singles--;
 	}
 	PG_CATCH();
 	{
 		ErrorData  *error = saga_turn_fail(turn_context);
 
 		/* Not before anything was found: then it is no saga's error. */
-		if (own_position.due == DT_NOBEGIN)
+		if (own_count == 0)
 			ReThrowError(error);
-		ereport(WARNING,
-				(errcode(error->sqlerrcode),
-				 errmsg("could not look after a saga that is due: %s",
-						error->message)));
-		result = OWN_PASSED;
+		result = OWN_AGAIN;
+		if (error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED &&
+			now >= own_notify_at)
+		{
+			/* Not the others' fault: they go on without notifications. */
+			own_notify_at = now + NOTIFY_AGAIN * MS;
+			own_position = before;
+			ereport(WARNING,
+					(errcode(error->sqlerrcode),
+					 errmsg("could not notify listeners: %s", error->message),
+					 errhint("It will be tried again. A session that listens and stays in a transaction may be the cause.")));
+		}
+		else if (own_count > 1)
+		{
+			own_position = before;
+			own_singles = own_count;
+		}
+		else
+		{
+			own_passed = true;
+			own_singles = Max(own_singles - 1, 0);
+			ereport(WARNING,
+					(errcode(error->sqlerrcode),
+					 errmsg("could not look after a saga that is due: %s",
+							error->message)));
+		}
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(turn_context);
+	MemoryContextReset(saga_context);
 	return result;
 }
 
@@ -402,9 +450,10 @@ static TimestampTz
 run_own_lane(bool *away)
 {
 	TimestampTz next = DT_NOEND;
-	bool		passed = false;
+	SagaDue		before;
 	OwnResult	result;
 
+	own_passed = false;
 	if (own_retry_at != 0 && own_retry_at <= saga_clock_now())
 	{
 		own_retry_at = 0;
@@ -413,16 +462,17 @@ run_own_lane(bool *away)
 	do
 	{
 		handle_interrupts();
-		result = own_next_caught(saga_clock_now(), &next);
-		if (result == OWN_PASSED)
-			passed = true;
+		before = own_position;
+		result = own_batch_caught(saga_clock_now(), &next);
+		if (memcmp(&before, &own_position, sizeof(SagaDue)) != 0)
+			saga_channels_dispatched(saga_clock_now());
 		MemoryContextReset(turn_context);
-	} while (result == OWN_DONE || result == OWN_PASSED);
+	} while (result == OWN_DONE || result == OWN_AGAIN);
 
 	*away = (result == OWN_AWAY);
 	if (result == OWN_BLOCKED)
 		next = saga_clock_now() + RETRY_FIRST * MS;
-	if (passed && own_retry_at == 0)
+	if (own_passed && own_retry_at == 0)
 	{
 		own_retry_at = saga_clock_now() + own_retry_ms * MS;
 		own_retry_ms = Min(own_retry_ms * 2, RETRY_LAST);
@@ -500,7 +550,9 @@ read_everything(void)
 {
 	own_position_at_start();
 	own_retry_at = 0;
+	own_singles = 0;
 	saga_lanes_read_again();
+	saga_channels_read_again();
 	look_for_leftovers = true;
 	count_prepared = true;
 }
@@ -563,6 +615,8 @@ take_turn(void)
 	next = Min(next, run_own_lane(&away));
 	if (away)
 		return saga_clock_now() + AWAY_POLL * MS;
+	MemoryContextSwitchTo(turn_context);
+	next = Min(next, saga_channels_turn(saga_clock_now()));
 	return Min(next, saga_lanes_turn(saga_clock_now()));
 }
 
@@ -618,10 +672,14 @@ saga_worker_main(Datum arg)
 	started_at = GetCurrentTimestamp();
 	saga_bgworker_connect();
 	SetConfigOption("search_path", "pg_catalog", PGC_SUSET, PGC_S_OVERRIDE);
+	/* What listeners are told must be on disk, whatever the database's setting. */
+	SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
 
 	worker_context = AllocSetContextCreate(TopMemoryContext, "saga worker",
 										   ALLOCSET_DEFAULT_SIZES);
 	turn_context = AllocSetContextCreate(TopMemoryContext, "saga turn",
+										 ALLOCSET_DEFAULT_SIZES);
+	saga_context = AllocSetContextCreate(TopMemoryContext, "saga in hand",
 										 ALLOCSET_DEFAULT_SIZES);
 	read_everything();
 

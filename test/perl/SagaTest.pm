@@ -32,13 +32,17 @@ use warnings;
 
 use Exporter 'import';
 use File::Basename;
+use JSON::PP;
+use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(saga_cluster saga_conf is_test_build wait_until wait_state
   session background log_offset wait_log no_log worker_pid executor_pids
-  guarantees guarantee_violations sql_error);
+  guarantees guarantee_violations sql_error
+  start_program stop_program kill_program start_payments payments_record start_listener);
 
 =head1 FUNCTIONS
 
@@ -264,6 +268,143 @@ sub executor_pids
 	my ($node) = @_;
 	return split /\n/, $node->safe_psql('postgres',
 		q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'saga executor' ORDER BY 1});
+}
+
+=head2 start_program($name, \%env, @command), stop_program($program), kill_program($program)
+
+Starts a program beside the test, with that added to its environment and its
+output in a log of that name; ends it by SIGTERM, and returns its exit code (or
+minus the signal's number); ends it by SIGKILL.  Nothing outlives the test.
+C<$program-E<gt>{log}> is where its output goes; several may share one.
+
+=cut
+
+my %programs;
+
+sub start_program
+{
+	my ($name, $env, @command) = @_;
+	my $log = "$PostgreSQL::Test::Utils::log_path/"
+	  . basename($0, '.pl') . "_$name.log";
+
+	# so that not even a test that is killed leaves it behind
+	unshift @command, qw(setpriv --pdeathsig KILL)
+	  if grep { -x "$_/setpriv" } split /:/, $ENV{PATH};
+	note("starting $name");
+	my $pid = fork;
+	die "fork: $!" if !defined $pid;
+	if ($pid == 0)
+	{
+		%ENV = (%ENV, %$env);
+		open STDIN, '<', '/dev/null';
+		open STDOUT, '>>', $log or POSIX::_exit(127);
+		open STDERR, '>&', \*STDOUT or POSIX::_exit(127);
+		exec { $command[0] } @command or POSIX::_exit(127);
+	}
+	$programs{$pid} = $$;
+	return { name => $name, pid => $pid, log => $log };
+}
+
+sub end_program
+{
+	my ($program, $signal) = @_;
+
+	kill $signal, $program->{pid};
+	for (1 .. 50 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		if (waitpid($program->{pid}, POSIX::WNOHANG()) != 0)
+		{
+			delete $programs{ $program->{pid} };
+			return $? & 127 ? -($? & 127) : $? >> 8;
+		}
+		usleep(20_000);
+	}
+	die "$program->{name} does not end";
+}
+
+sub stop_program { return end_program($_[0], 'TERM'); }
+sub kill_program { return end_program($_[0], 'KILL'); }
+
+END
+{
+	my $code = $?;
+	foreach my $pid (grep { $programs{$_} == $$ } keys %programs)
+	{
+		kill 'KILL', $pid;
+		waitpid $pid, 0;
+	}
+	$? = $code;
+}
+
+=head2 start_payments($name, %options), payments_record($payments)
+
+The payment service F<test/clients/payments.py>: a program with a C<{url}> and a
+C<{record}>; and what that holds so far, a hash for each call.  Options: C<seed>,
+C<bad> (the share of calls that meet with trouble), C<slow> (seconds).
+
+=cut
+
+my $clients = dirname(__FILE__) . '/../clients';
+
+# An interpreter that has what the listeners need
+sub interpreter
+{
+	my ($language) = @_;
+	chomp(my $command = `'$clients/interpreter' $language`);
+	return split / /, $command if $command ne '';
+	die $language eq 'node'
+	  ? "no node 18 or later with the module pg: run .ci/setup\n"
+	  : "no python3 with psycopg 3: run .ci/setup\n";
+}
+
+sub start_payments
+{
+	my ($name, %opt) = @_;
+	my $record = PostgreSQL::Test::Utils::tempdir() . '/record';
+	my $program = start_program($name, { SLOW => $opt{slow} // 3 },
+		(interpreter('python'))[0], "$clients/payments.py", $record, $opt{seed} // 1, $opt{bad} // 0);
+
+	for (1 .. 50 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		($program->{url}) = slurp_file($program->{log}) =~ m{^(http://\S+)}m
+		  if -e $program->{log};
+		last if $program->{url};
+		usleep(20_000);
+	}
+	die "$name did not start" if !$program->{url};
+	$program->{record} = $record;
+	return $program;
+}
+
+sub payments_record
+{
+	my ($payments) = @_;
+	return map { decode_json($_) } split /\n/, slurp_file($payments->{record});
+}
+
+=head2 start_listener($node, $payments, $language, $channel, %options)
+
+One of the listeners of F<test/clients>: C<python>, C<node> or C<sh>.  Options:
+C<name>, C<user>, C<lease> (seconds).
+
+=cut
+
+sub start_listener
+{
+	my ($node, $payments, $language, $channel, %opt) = @_;
+	my @command = $language eq 'python' ? (interpreter('python'), "$clients/listener.py")
+	  : $language eq 'node' ? (interpreter('node'), "$clients/listener.js")
+	  : ('bash', "$clients/listener.sh");
+
+	return start_program($opt{name} // $language,
+		{
+			PGHOST => $node->host, PGPORT => $node->port,
+			PGDATABASE => $opt{database} // 'postgres',
+			($opt{user} ? (PGUSER => $opt{user}) : ()),
+			($opt{lease} ? (LEASE => $opt{lease}) : ()),
+			PAYMENTS_URL => $payments->{url}
+		},
+		@command, $channel);
 }
 
 =head2 guarantees($node, $database)

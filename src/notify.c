@@ -1,0 +1,45 @@
+/*-------------------------------------------------------------------------
+ *
+ * notify.c
+ *	  What the worker tells those who LISTEN.
+ *
+ * A notification wakes; what is true is in the tables.  It carries ids and
+ * states only, because any role may LISTEN on any channel.  It is sent with
+ * the commit of the transaction that wrote down that it is being sent, so that
+ * one that is lost with a crash is sent again.
+ *
+ * To be called by the worker only: NOTIFY makes commits wait for each other in
+ * the whole server, which is no price for an application's transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "commands/async.h"
+#include "notify.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+
+static char *
+id_string(const pg_uuid_t *saga)
+{
+	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(saga)));
+}
+
+/* A compensation waits to be claimed. */
+void
+saga_notify_compensate(const char *channel, const pg_uuid_t *saga, int64 seq)
+{
+	Async_Notify(channel,
+				 psprintf("{\"event\":\"compensate\",\"saga_id\":\"%s\",\"seq\":" INT64_FORMAT "}",
+						  id_string(saga), seq));
+}
+
+/* A saga reached a state. */
+void
+saga_notify_state(const char *channel, const pg_uuid_t *saga, SagaState state)
+{
+	Async_Notify(channel,
+				 psprintf("{\"event\":\"state\",\"saga_id\":\"%s\",\"state\":\"%s\"}",
+						  id_string(saga), saga_state_name(state)));
+}

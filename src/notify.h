@@ -1,0 +1,20 @@
+/*-------------------------------------------------------------------------
+ *
+ * notify.h
+ *	  What the worker tells those who LISTEN.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_NOTIFY_H
+#define SAGA_NOTIFY_H
+
+#include "utils/uuid.h"
+
+#include "state.h"
+
+extern void saga_notify_compensate(const char *channel, const pg_uuid_t *saga,
+								   int64 seq);
+extern void saga_notify_state(const char *channel, const pg_uuid_t *saga,
+							  SagaState state);
+
+#endif							/* SAGA_NOTIFY_H */

@@ -1,0 +1,206 @@
+/*-------------------------------------------------------------------------
+ *
+ * walk.c
+ *	  The reverse walk: given a saga and its steps, what is next.
+ *
+ * The walk goes from the step that started last to the one that started first
+ * (or to the savepoint), and never passes a step that is not settled.  It has
+ * no cursor: what is next follows from the steps' own rows, each time anew, so
+ * there is nothing that could be out of step with them.
+ *
+ * Nothing is read or written here: whoever asks has the rows, and makes sure
+ * that they are what the ledger says.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+#include "walk.h"
+
+/* What the reverse walk finds when it comes to a step. */
+typedef enum StepView
+{
+	STEP_SETTLED,				/* nothing to do */
+	STEP_PASSED_OVER,			/* has a compensation, but is not to be undone */
+	STEP_GIVEN_UP,				/* failed, and the saga goes on without it */
+	STEP_SQL,
+	STEP_LISTENER,
+	STEP_PERSON
+} StepView;
+
+/* Is it one of the steps that this undo is about? */
+bool
+saga_walk_in_range(const SagaRow *saga, const SagaStep *step)
+{
+	return step->seq > saga->undo_target && step->rolled_back_at == 0;
+}
+
+static StepView
+view_step(const SagaRow *saga, const SagaStep *step, const char **why)
+{
+	if (step->comp_status == SAGA_COMP_FAILED &&
+		saga->on_failure == SAGA_ON_FAILURE_CONTINUE)
+		return STEP_GIVEN_UP;
+	/* Whatever its status: somebody must decide about it first. */
+	if (step->parked != NULL)
+	{
+		*why = text_to_cstring(step->parked);
+		return STEP_PERSON;
+	}
+	switch (step->comp_status)
+	{
+		case SAGA_COMP_NONE:
+		case SAGA_COMP_COMPENSATED:
+		case SAGA_COMP_SKIPPED:
+			return STEP_SETTLED;
+		case SAGA_COMP_FAILED:
+			*why = "its compensation failed";
+			return STEP_PERSON;
+		case SAGA_COMP_REGISTERED:
+		case SAGA_COMP_PENDING:
+		case SAGA_COMP_DISPATCHED:
+			break;
+	}
+	if (saga_walk_passes_over(saga, step))
+		return STEP_PASSED_OVER;
+	if (step->review != NULL && !step->released)
+	{
+		*why = psprintf("review asked for: %s", text_to_cstring(step->review));
+		return STEP_PERSON;
+	}
+	if (step->compensation != NULL)
+		return STEP_SQL;
+	if (step->channel != NULL)
+		return STEP_LISTENER;
+
+	/* Released, but there is nothing that a machine could do. */
+	*why = psprintf("a person is to undo it: %s",
+					step->review ? text_to_cstring(step->review) : "");
+	return STEP_PERSON;
+}
+
+/*
+ * Does the walk leave the step as it is, although it has a compensation that
+ * nobody has tried yet?
+ */
+bool
+saga_walk_passes_over(const SagaRow *saga, const SagaStep *step)
+{
+	if (step->comp_status != SAGA_COMP_REGISTERED &&
+		step->comp_status != SAGA_COMP_PENDING &&
+		step->comp_status != SAGA_COMP_DISPATCHED)
+		return false;
+	return step->kind == SAGA_KIND_RETRIABLE ||
+		(step->compensate_on == SAGA_COMPENSATE_ON_COMPLETED &&
+		 step->status != SAGA_STEP_COMPLETED);
+}
+
+/*
+ * What is next in a saga that is being undone?
+ *
+ * Remembers how far the steps are settled, so that a walk over all of them
+ * takes time that grows with their number, not with its square.
+ */
+void
+saga_walk_next(const SagaRow *saga, SagaSteps *steps, SagaTask *task)
+{
+	task->kind = SAGA_TASK_NONE;
+	task->index = -1;
+	task->why = NULL;
+	for (int i = steps->frontier - 1; i >= 0; i--)
+	{
+		const SagaStep *step = &steps->step[i];
+		StepView	view = saga_walk_in_range(saga, step) ?
+			view_step(saga, step, &task->why) : STEP_SETTLED;
+
+		switch (view)
+		{
+			case STEP_SETTLED:
+			case STEP_GIVEN_UP:
+				if (i == steps->frontier - 1)
+					steps->frontier = i;
+				continue;
+			case STEP_PASSED_OVER:
+				continue;
+			case STEP_SQL:
+				task->kind = SAGA_TASK_SQL;
+				break;
+			case STEP_LISTENER:
+				task->kind = SAGA_TASK_LISTENER;
+				break;
+			case STEP_PERSON:
+				task->kind = SAGA_TASK_PERSON;
+				break;
+		}
+		task->index = i;
+		return;
+	}
+}
+
+int
+saga_walk_count_given_up(const SagaRow *saga, const SagaSteps *steps)
+{
+	int			n = 0;
+
+	for (int i = 0; i < steps->count; i++)
+		if (saga_walk_in_range(saga, &steps->step[i]) &&
+			steps->step[i].comp_status == SAGA_COMP_FAILED)
+			n++;
+	return n;
+}
+
+/* The step of that number; -1: there is none. */
+int
+saga_walk_find(const SagaSteps *steps, int64 seq)
+{
+	for (int i = steps->count - 1; i >= 0; i--)
+		if (steps->step[i].seq == seq)
+			return i;
+	return -1;
+}
+
+/* The step that a listener holds, or NULL; there is one at most. */
+SagaStep *
+saga_walk_claimed(const SagaSteps *steps)
+{
+	for (int i = steps->count - 1; i >= 0; i--)
+		if (steps->step[i].claimed_at != 0)
+			return &steps->step[i];
+	return NULL;
+}
+
+/* The completed pivot of the forward run, or NULL. */
+const SagaStep *
+saga_walk_completed_pivot(const SagaSteps *steps)
+{
+	for (int i = 0; i < steps->count; i++)
+	{
+		const SagaStep *step = &steps->step[i];
+
+		if (step->kind == SAGA_KIND_PIVOT &&
+			step->status == SAGA_STEP_COMPLETED && step->rolled_back_at == 0)
+			return step;
+	}
+	return NULL;
+}
+
+/* The step at which a saga failed: its last failed one, else its last open. */
+int64
+saga_walk_failed_step(const SagaSteps *steps)
+{
+	int64		open = 0;
+
+	for (int i = steps->count - 1; i >= 0; i--)
+	{
+		const SagaStep *step = &steps->step[i];
+
+		if (step->rolled_back_at != 0)
+			continue;
+		if (step->status == SAGA_STEP_FAILED)
+			return step->seq;
+		if (step->status == SAGA_STEP_STARTED && open == 0)
+			open = step->seq;
+	}
+	return open;
+}
