@@ -1,0 +1,121 @@
+#!/usr/bin/env node
+// Refunds what failed sagas have charged: a listener in Node.
+//
+// usage: listener.js [CHANNEL]         node 18, pg 8 or later
+//
+// PG* say where the database is, PAYMENTS_URL where the payment service is.
+// One direct connection listens; the other calls are made from a pool.
+const os = require('os');
+const { Client, Pool } = require('pg');
+
+const CHANNEL = process.argv[2] || 'refunds';
+const URL = process.env.PAYMENTS_URL;
+const MANY = 10;                        // as many at the same time
+const LEASE = Number(process.env.LEASE || 60);
+const HEARTBEAT = 30;                   // look without being woken, every so many seconds
+const ME = `node ${os.hostname()} ${process.pid}`;
+
+const db = new Pool({ application_name: ME, max: 5 });
+db.on('error', () => {});               // of an idle one; whoever asks next is told
+
+const log = (text) => console.error(new Date().toISOString(), text);
+let stopping = false;
+let busy = 0;
+let woken = false;
+let endPause = () => {};
+
+const wake = () => { woken = true; endPause(); };
+const pause = (seconds) => new Promise((done) => {
+  const timer = setTimeout(done, seconds * 1000);
+  endPause = () => { clearTimeout(timer); done(); };
+});
+
+// The effect.  It may be asked for more than once; the key makes it one.
+async function refund(task) {
+  const answer = await fetch(`${URL}/refunds`, {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json', 'Idempotency-Key': task.compensation_key },
+    body: JSON.stringify({ charge: task.context.forward_key }),
+    signal: AbortSignal.timeout(20_000),
+  });
+  if (answer.ok) return answer.json();
+  if (answer.status === 404) return { refund: null };   // never charged: nothing to refund
+  const error = new Error(`${answer.status} ${await answer.text()}`);
+  const later = answer.headers.get('Retry-After');
+  if (/^\d+$/.test(later)) error.retryAfter = `${later} seconds`;
+  else error.final = answer.status < 500;
+  throw error;
+}
+
+async function compensate(task) {
+  const claim = [task.compensation_key, task.attempt];
+  // However long it takes: the claim is extended while this process lives.
+  const keep = setInterval(() => {
+    db.query('SELECT saga.extend_claim($1, $2, $3)', [...claim, `${LEASE} seconds`])
+      .catch((e) => { clearInterval(keep); log(e.message); });
+  }, LEASE * 1000 / 3);
+  let output, error;
+  try { output = await refund(task); } catch (e) { error = e; }
+  clearInterval(keep);
+  if (error) {                          // final: a person must look
+    await db.query('SELECT saga.fail_compensation($1, $2, $3, $4, $5)',
+      [...claim, error.message, !error.final, error.retryAfter]);
+  } else {
+    await db.query('SELECT saga.complete_compensation($1, $2)', [claim[0], JSON.stringify(output)]);
+  }
+}
+
+// Claims as many tasks as there is room for, and begins them.
+async function work() {
+  const tasks = await db.query('SELECT * FROM saga.claim_compensations($1, $2, $3, $4)',
+    [CHANNEL, MANY - busy, `${LEASE} seconds`, ME]);
+  for (const task of tasks.rows) {
+    busy += 1;
+    compensate(task).catch((e) => log(e.message)).finally(() => { busy -= 1; wake(); });
+  }
+}
+
+// Never sleeps while there is work: it claims first, and then waits.
+async function serve() {
+  const listener = new Client({ application_name: ME, keepAlive: true });
+  const lost = new Promise((_, reject) => {
+    listener.on('error', reject).on('end', () => reject(new Error('disconnected')));
+  });
+  lost.catch(() => {});
+  listener.on('notification', wake);
+  try {
+    await listener.connect();
+    await listener.query(`LISTEN ${listener.escapeIdentifier(CHANNEL)}`);
+    log('listening');
+    while (!stopping) {
+      woken = false;
+      if (busy < MANY) await work();    // if it got them all: again when one is done
+      if (!stopping && !woken) await Promise.race([pause(HEARTBEAT), lost]);
+    }
+  } finally {
+    endPause();
+    listener.end().catch(() => {});
+  }
+}
+
+async function main() {
+  let seconds = 0.1;
+  while (!stopping) {
+    const began = Date.now();
+    try {
+      await serve();
+    } catch (e) {
+      log(e.message);
+      seconds = Date.now() - began > 10_000 ? 0.1 : Math.min(seconds * 2, 10);
+      if (!stopping) await pause(seconds * (0.5 + Math.random() / 2));
+    }
+  }
+  while (busy) await pause(1);          // what is claimed is done first
+  await db.end();
+  log('stopped');
+}
+
+for (const signal of ['SIGTERM', 'SIGINT']) {
+  process.on(signal, () => { stopping = true; wake(); });
+}
+main();

@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Refunds what failed sagas have charged: a listener in Python.
+
+usage: listener.py [CHANNEL]        python 3.9, psycopg 3.1 or later
+
+PG* say where the database is (a direct connection: LISTEN needs one),
+PAYMENTS_URL where the payment service is.
+"""
+import json
+import logging
+import os
+import random
+import select
+import signal
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+CHANNEL = sys.argv[1] if len(sys.argv) > 1 else "refunds"
+URL = os.environ["PAYMENTS_URL"]
+BATCH = 10              # as many claims at once
+LEASE = os.environ.get("LEASE", "60") + " seconds"
+HEARTBEAT = 30          # look without being woken, every so many seconds
+ME = f"python {os.uname().nodename} {os.getpid()}"
+
+logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+stopping = False
+
+
+class Refused(Exception):
+    """There is no point in trying again."""
+
+
+class Later(Exception):
+    """The service says when to come again."""
+
+
+def refund(task):
+    """The effect.  It may be asked for more than once; the key makes it one."""
+    request = urllib.request.Request(
+        URL + "/refunds",
+        json.dumps({"charge": task["context"]["forward_key"]}).encode(),
+        {"Content-Type": "application/json", "Idempotency-Key": task["compensation_key"]})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as e:
+        if e.code == 404:       # never charged: nothing to refund
+            return {"refund": None}
+        if e.headers.get("Retry-After", "").isdigit():
+            raise Later(f"{e.code} {e.reason}", e.headers["Retry-After"] + " seconds")
+        if 400 <= e.code < 500:
+            raise Refused(f"{e.code} {e.read().decode()}")
+        raise
+
+
+def work(db):
+    """Claims some tasks and does them.  Answers how many there were."""
+    tasks = db.execute(
+        "SELECT * FROM saga.claim_compensations(%s, %s, %s, %s)", (CHANNEL, BATCH, LEASE, ME)).fetchall()
+    for task in tasks:
+        claim = task["compensation_key"], task["attempt"]
+        try:
+            # The others of the batch took their time: a full lease for this one.
+            db.execute("SELECT saga.extend_claim(%s, %s, %s)", (*claim, LEASE))
+        except psycopg.DatabaseError as e:
+            if e.sqlstate != "SG002":
+                raise
+            continue            # too late: it will come again, to whoever claims it
+        try:
+            output = refund(task)
+        except Later as e:
+            fail(db, claim, e.args[0], retry_after=e.args[1])
+        except Refused as e:
+            fail(db, claim, str(e), retryable=False)    # a person must look
+        except Exception as e:
+            fail(db, claim, repr(e))
+        else:
+            db.execute("SELECT saga.complete_compensation(%s, %s)", (claim[0], Jsonb(output)))
+    return len(tasks)
+
+
+def fail(db, claim, error, retryable=True, retry_after=None):
+    db.execute("SELECT saga.fail_compensation(%s, %s, %s, %s, %s)", (*claim, error, retryable, retry_after))
+
+
+def serve(db):
+    """Never sleeps while there is work: it claims first, and then waits."""
+    woken = []
+    db.add_notify_handler(woken.append)
+    db.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(CHANNEL)))
+    logging.info("listening")
+    while not stopping:
+        woken.clear()
+        while work(db) and not stopping:
+            pass
+        # A notification may have come along with an answer.
+        if not stopping and not woken and not db.pgconn.notifies():
+            select.select([db.fileno(), wakeup], [], [], HEARTBEAT)
+
+
+def stop(*_):
+    global stopping             # what is claimed is done first
+    stopping = True
+
+
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, stop)
+wakeup, end = os.pipe()         # ends the wait when a signal comes
+os.set_blocking(end, False)
+signal.set_wakeup_fd(end)
+
+pause = 0.1
+while not stopping:
+    began = time.monotonic()
+    try:
+        with psycopg.connect(autocommit=True, row_factory=psycopg.rows.dict_row, application_name=ME) as db:
+            serve(db)
+    except psycopg.Error as e:
+        logging.warning("%s", str(e).strip())
+        pause = 0.1 if time.monotonic() - began > 10 else min(pause * 2, 10)
+        select.select([wakeup], [], [], pause * random.uniform(0.5, 1))
+logging.info("stopped")

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Refunds what failed sagas have charged: a listener in bash, with psql and curl.
+#
+# usage: listener.sh [CHANNEL]
+#
+# PG* say where the database is (a direct connection: LISTEN needs one),
+# PAYMENTS_URL where the payment service is.
+set -u
+channel=${1:-refunds}
+lease="${LEASE:-60} seconds"
+heartbeat=30            # look without being woken, every so many seconds
+me="psql $(uname -n) $$"
+answer=$(mktemp)
+stopping=
+
+log() { printf '%s %s\n' "$(date +%FT%T)" "$*" >&2; }
+
+# SQL from standard input; -v name=value makes :'name' a literal, :"name" a name.
+sql() { psql -XqAt -F ' ' -v ON_ERROR_STOP=1 -v channel="$channel" "$@"; }
+
+# A line once the channel is open, and one for every notification.  psql looks
+# for them when it has run something, so every second it gets nothing to run.
+wakes() {
+	exec psql -XqAt -v channel="$channel" < <(
+		printf '%s\n' 'LISTEN :"channel";' '\echo listening'
+		while sleep 1 && kill -0 $$; do echo ';'; done 2>/dev/null)
+}
+
+# The effect.  It may be asked for more than once; the key makes it one.
+refund() {
+	curl -sS --max-time 20 -o "$answer" -D - "$PAYMENTS_URL/refunds" \
+		-H 'Content-Type: application/json' -H "Idempotency-Key: $1" \
+		-d "{\"charge\": \"$2\"}" | tr -d '\r' |
+		awk '/^HTTP/ { status = $2 } tolower($1) == "retry-after:" && $2 ~ /^[0-9]+$/ { later = $2 " seconds" }
+			END { print status + 0, later }'
+}
+
+# Claims a task and does it.  Fails if there is none.
+work() {
+	local key attempt charge status later retryable=true
+	read -r key attempt charge < <(sql -v lease="$lease" -v me="$me" <<'SQL'
+SELECT compensation_key, attempt, context->>'forward_key'
+FROM saga.claim_compensations(:'channel', lease => :'lease', consumer => :'me');
+SQL
+	) || return 1
+	: >"$answer"
+	read -r status later < <(refund "$key" "$charge")
+	case $status in
+		200) ;;
+		404) echo '{"refund": null}' >"$answer" ;;      # never charged: nothing to refund
+		4??) [ -n "$later" ] || retryable=false ;;      # a person must look
+	esac
+	case $status in
+		200 | 404) sql -v key="$key" -v output="$(<"$answer")" ;;
+		*) sql -v key="$key" -v attempt="$attempt" -v error="$status $(<"$answer")" \
+			-v retryable=$retryable -v later="$later" ;;
+	esac >/dev/null <<'SQL'
+\if :{?output}
+	SELECT saga.complete_compensation(:'key', :'output');
+\else
+	SELECT saga.fail_compensation(:'key', :attempt, :'error', :retryable, nullif(:'later', '')::interval);
+\endif
+SQL
+}
+
+trap 'stopping=1; kill ${listening-}' TERM INT     # what is claimed is done first
+trap 'kill ${listening-} 2>/dev/null; rm -f "$answer"' EXIT
+pause=1
+while [ -z "$stopping" ]; do
+	exec 3< <(wakes)
+	listening=$!
+	# Never sleeps while there is work: it claims first, and then waits.
+	while read -r -t $heartbeat -u 3 line || [ $? -gt 128 ]; do
+		[ "$line" != listening ] || { log "$line"; pause=1; }
+		while [ -z "$stopping" ] && work; do :; done
+	done
+	[ -n "$stopping" ] || { log "disconnected"; sleep $pause; pause=$((pause < 8 ? pause * 2 : 10)); }
+done
+log stopped
