@@ -45,7 +45,7 @@ SELECT DISTINCT nspowner = 10 AS superuser_owns FROM pg_namespace WHERE nspname 
 SELECT c::regclass, cond = '' AS whole FROM pg_extension, unnest(extconfig, extcondition) u (c, cond)
 WHERE extname = 'saga' ORDER BY c::regclass::text COLLATE "C";
 
--- Indexes lead with the saga, but for those on its key and on due work.
+-- Indexes lead with the saga, but for those on its key and on due work, listeners' included.
 SELECT indexrelid::regclass AS index, indisunique AS unique, pg_get_indexdef(indexrelid, 1, true) AS first_column
 FROM pg_index i JOIN pg_class c ON c.oid = indrelid WHERE relnamespace = 'saga'::regnamespace ORDER BY 1::text COLLATE "C";
 -- Nothing is between the ledger tables but the rows' own words.

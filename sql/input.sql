@@ -191,8 +191,8 @@ ROLLBACK;
 
 -- After all that, the ledger is what it was, but for the numbers that rolled
 -- back steps took.
-SELECT (regexp_match(test.ledger_size(), '^\d+ \d+ \d+ \d+ \d+'))[1]
-  = (regexp_match(:'size', '^\d+ \d+ \d+ \d+ \d+'))[1] AS nothing_stored;
+SELECT (regexp_match(test.ledger_size(), '^\d+ \d+ \d+ \d+ \d+ \d+'))[1]
+  = (regexp_match(:'size', '^\d+ \d+ \d+ \d+ \d+ \d+'))[1] AS nothing_stored;
 SELECT state, steps FROM saga.sagas WHERE id = :'id';
 SELECT key, status, attempts FROM saga.steps WHERE saga_id = :'id';
 

@@ -20,6 +20,13 @@ INSERT INTO test.state (state, what) VALUES
   ('pivot', 'needs_review: failed after its pivot had completed'),
   ('review', 'needs_review: the step that started last wants a person to look'),
   ('abandoned', ''),
+  ('dispatched', 'compensating; the step that started last waits for a listener'),
+  ('claimed', 'compensating; a listener holds the step that started last'),
+  ('lease over', 'compensating; the one that held it said nothing in time, and it is to be dispatched again'),
+  ('again', 'compensating; it was dispatched again'),
+  ('given up', 'needs_review: a listener said that it cannot be done'),
+  ('acknowledged', 'compensated, the step that started last by a listener'),
+  ('forgotten', 'compensated, that step by a notification alone'),
   ('unknown', 'no such saga');
 
 CREATE TABLE test.call (n integer GENERATED ALWAYS AS IDENTITY, call text, sql text);
@@ -50,14 +57,30 @@ INSERT INTO test.call (call, sql) VALUES
   ('complete, ignore_failed', $$SELECT saga.complete($1, ignore_failed => true)$$),
   ('fail', $$SELECT saga.fail($1)$$),
   ('cancel', $$SELECT saga.cancel($1)$$),
+  ('claim', $$SELECT COALESCE((SELECT 'attempt ' || attempt FROM saga.claim_compensations(test.channel($2))), 'nothing')$$),
+  ('extend_claim last', $$SELECT CASE WHEN saga.extend_claim(test.last_key($1), 1, '2 minutes') > clock_timestamp() THEN 'later' END$$),
+  ('complete_compensation last', $$SELECT saga.complete_compensation(test.last_key($1))$$),
+  ('complete_compensation done', $$SELECT saga.complete_compensation(test.last_key($1, 'done'))$$),
+  ('fail_compensation last', $$SELECT saga.fail_compensation(test.last_key($1), 1, 'no', retry_after => '1 hour')$$),
+  ('fail_compensation next', $$SELECT saga.fail_compensation(test.last_key($1), 2, 'no', retry_after => '1 hour')$$),
   ('wait', $$SELECT saga.wait($1, '0')$$),
   ('wait for running', $$SELECT saga.wait($1, '0', until => 'running')$$);
 
 CREATE FUNCTION test.answer(r saga.step_result) RETURNS text IMMUTABLE LANGUAGE sql
 RETURN concat_ws(' ', (r).status, (r).attempt, (r).output);
 
+-- The channel of a saga's listeners, and the handle of a step
+CREATE FUNCTION test.channel(key text) RETURNS text IMMUTABLE LANGUAGE sql RETURN 'matrix ' || md5(key);
+CREATE FUNCTION test.last_key(id uuid, step text DEFAULT 'last') RETURNS text STABLE LANGUAGE sql AS $$
+  SELECT COALESCE((SELECT compensation_key FROM saga.steps s WHERE s.saga_id = $1 AND s.key = step), $1 || '-1-undo')
+$$;
+
 -- A saga in the state
 CREATE PROCEDURE test.put(wanted text, key text, INOUT id uuid) LANGUAGE plpgsql AS $$
+DECLARE
+  -- the walk stands still behind the listener's step
+  stands boolean := wanted IN ('dispatched', 'claimed', 'lease over', 'again', 'given up');
+  listener boolean := stands OR wanted IN ('acknowledged', 'forgotten');
 BEGIN
   IF wanted = 'unknown' THEN
     id := '01900000-0000-7000-8000-000000000000';
@@ -67,7 +90,9 @@ BEGIN
   PERFORM saga.step(id, 'base', completed => true);
   PERFORM saga.step(id, 'open', compensation => 'SELECT test.undo($1)');
   PERFORM saga.step(id, 'failed', compensation => 'SELECT test.undo($1)');
-  PERFORM saga.step(id, 'done', compensation => 'SELECT test.undo($1)', output => '"done"');
+  PERFORM saga.step(id, 'done', output => '"done"',
+    compensation => CASE WHEN stands THEN 'SELECT test.later()' ELSE 'SELECT test.undo($1)' END,
+    compensation_retry => saga.retry_policy(delay => '1 hour', max_delay => '1 hour'));
   IF wanted IN ('closable', 'completed') THEN
     PERFORM saga.complete_step(id, 'open', '"result"');
   END IF;
@@ -79,9 +104,12 @@ BEGIN
   PERFORM saga.step(id, 'last', completed => true,
     kind => CASE wanted WHEN 'pivot' THEN 'pivot' WHEN 'abandoned' THEN 'pivot' END,
     review => CASE wanted WHEN 'review' THEN 'look here' END,
-    compensation => CASE wanted WHEN 'compensated' THEN 'SELECT test.undo($1)'
-                                ELSE 'SELECT test.later()' END,
-    compensation_retry => saga.retry_policy(delay => '1 hour', max_delay => '1 hour'));
+    compensation => CASE WHEN listener THEN NULL
+                         WHEN wanted = 'compensated' THEN 'SELECT test.undo($1)'
+                         ELSE 'SELECT test.later()' END,
+    notify => CASE WHEN listener THEN test.channel(key) END, acknowledge => wanted <> 'forgotten',
+    compensation_retry => CASE wanted WHEN 'again' THEN saga.retry_policy(delay => '10 ms', max_delay => '10 ms')
+                                      ELSE saga.retry_policy(delay => '1 hour', max_delay => '1 hour') END);
   COMMIT;
   IF wanted = 'completed' THEN
     PERFORM saga.complete(id, ignore_failed => true);
@@ -93,6 +121,27 @@ BEGIN
     CALL test.wait_until(format('SELECT count(*) = 1 FROM saga.attempts WHERE saga_id = %L AND outcome = %L',
                                 id, 'deferred'));
   ELSIF wanted IN ('compensated', 'review') THEN
+    PERFORM saga.wait(id);
+  END IF;
+  IF listener AND wanted <> 'forgotten' THEN
+    CALL test.wait_until(format('SELECT count(*) = 1 FROM saga.pending_compensations WHERE saga_id = %L', id));
+    IF wanted IN ('lease over', 'again') THEN
+      PERFORM saga.claim_compensations(test.channel(key), lease => '1 ms');
+      CALL test.wait_until(format('SELECT count(*) = 1 FROM saga.attempts WHERE saga_id = %L AND outcome = %L', id, 'timed out'));
+    ELSIF wanted <> 'dispatched' THEN
+      PERFORM saga.claim_compensations(test.channel(key));
+    END IF;
+    IF wanted = 'again' THEN
+      CALL test.wait_until(format('SELECT compensation_status = %L FROM saga.steps WHERE saga_id = %L AND key = %L',
+                                  'dispatched', id, 'last'));
+    ELSIF wanted = 'given up' THEN
+      PERFORM saga.fail_compensation(test.last_key(id), 1, 'no', retryable => false);
+    ELSIF wanted = 'acknowledged' THEN
+      PERFORM saga.complete_compensation(test.last_key(id));
+    END IF;
+    COMMIT;
+  END IF;
+  IF wanted IN ('acknowledged', 'forgotten') THEN
     PERFORM saga.wait(id);
   END IF;
   -- Two states that no call reaches.  What a superuser writes makes the
@@ -191,10 +240,16 @@ ORDER BY cell, message, detail, hint;
 \pset tuples_only off
 \pset format aligned
 
--- What the calls left of the steps, where it is not what was there before
+-- What the calls left of the steps
 SELECT s.state, c.call, t.key, t.status, t.attempts, t.output, t.error, t.parked
 FROM test.state s CROSS JOIN test.call c
   JOIN saga.sagas v ON v.name = 'matrix' AND v.idempotency_key = s.state || ' ' || c.call
   JOIN saga.steps t ON t.saga_id = v.id
 WHERE (c.call LIKE 'record%' OR c.call LIKE 'fail_step%') AND t.key = split_part(c.call, ' ', 2)
 ORDER BY s.n, c.n;
+SELECT s.state, c.call, t.status, t.output, t.compensation_status, t.compensation_attempts AS attempts, p.attempt AS next, t.last_error, t.parked
+FROM test.state s CROSS JOIN test.call c
+  JOIN saga.sagas v ON v.name = 'matrix' AND v.idempotency_key = s.state || ' ' || c.call
+  JOIN saga.steps t ON t.saga_id = v.id AND t.key = 'last' AND t.compensation_kind = 'notify'
+  LEFT JOIN saga.pending_compensations p USING (saga_id, seq)
+WHERE c.call ~ 'last|claim|fail_compensation|^wait$' ORDER BY s.n, c.n;

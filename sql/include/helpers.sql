@@ -41,6 +41,7 @@ RETURN (SELECT count(*) FROM saga.ledger_saga) || ' ' ||
   (SELECT count(*) FROM saga.ledger_attempt) || ' ' ||
   (SELECT count(*) FROM saga.ledger_event) || ' ' ||
   (SELECT count(*) FROM saga.ledger_due) || ' ' ||
+  (SELECT count(*) FROM saga.ledger_queue) || ' ' ||
   (SELECT last_value FROM saga.start_order);
 
 -- Sagas by the names that a test gives them.
