@@ -245,14 +245,19 @@ is_for_me(const SagaRow *saga, TimestampTz now)
 }
 
 /*
- * Makes sure that nobody is writing the saga's row and that it is as it was
- * found; waits a little, in case that somebody is about to be done.
+ * Makes sure that nobody is writing the saga's row, and that what the attempt
+ * was about is as it was found; waits a little, in case that somebody is about
+ * to be done.  Returns where the step is now: the saga may have been paused,
+ * or be failing for another reason, and then the steps are read again.
  */
-static void
-check_unchanged(SagaRow *saga)
+static int
+check_unchanged(SagaRow *saga, int index)
 {
 	ItemPointerData tid = saga->version.tuple->t_self;
 	TransactionId xmin = HeapTupleHeaderGetRawXmin(saga->version.tuple->t_data);
+	HeapTuple	step = walk.steps.step[index].version.tuple;
+	ItemPointerData step_tid = step->t_self;
+	TransactionId step_xmin = HeapTupleHeaderGetRawXmin(step->t_data);
 	int			waited = 0;
 	SagaFound	found;
 
@@ -263,15 +268,28 @@ check_unchanged(SagaRow *saga)
 		CHECK_FOR_INTERRUPTS();
 		waited += 5;
 	}
-	if (found != SAGA_FOUND ||
-		!ItemPointerEquals(&tid, &saga->version.tuple->t_self) ||
-		xmin != HeapTupleHeaderGetRawXmin(saga->version.tuple->t_data))
+	if (found == SAGA_FOUND &&
+		ItemPointerEquals(&tid, &saga->version.tuple->t_self) &&
+		xmin == HeapTupleHeaderGetRawXmin(saga->version.tuple->t_data))
+		return index;
+
+	if (found == SAGA_FOUND && saga->state == SAGA_COMPENSATING)
 	{
-		attempt.changed = true;
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("the saga was changed while its compensation ran")));
+		get_steps(saga);
+		index = saga_walk_find(&walk.steps, attempt.seq);
+		if (index >= 0)
+		{
+			step = walk.steps.step[index].version.tuple;
+			if (ItemPointerEquals(&step_tid, &step->t_self) &&
+				step_xmin == HeapTupleHeaderGetRawXmin(step->t_data))
+				return index;
+		}
 	}
+	attempt.changed = true;
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("the saga was changed while its compensation ran")));
+	return -1;					/* keep the compiler quiet */
 }
 
 /* Marks the step with the attempt's end, in the walk's context. */
@@ -281,7 +299,7 @@ settle(SagaRow *saga, int index)
 	MemoryContext caller = MemoryContextSwitchTo(walk_context);
 	SagaWritten written;
 
-	written = saga_dispatch_settle(saga, &walk.steps, index, &attempt.end,
+	written = saga_advance_settle(saga, &walk.steps, index, &attempt.end,
 								   SAGA_HAND_EXECUTOR, saga_clock_now());
 	MemoryContextSwitchTo(caller);
 	return written == SAGA_WRITTEN;
@@ -418,7 +436,7 @@ try_step(bool alone)
 	run_sql(&saga, step);
 	SAGA_FAULT("executor.before_mark");
 	attempt.end.outcome = SAGA_OUTCOME_SUCCEEDED;
-	check_unchanged(&saga);
+	task.index = check_unchanged(&saga, task.index);
 	if (!settle(&saga, task.index))
 	{
 		attempt.changed = true;

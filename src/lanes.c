@@ -445,7 +445,7 @@ park_next(Lane *lane)
 				saga_turn_commit();
 				return false;
 			}
-			written = saga_dispatch_settle(&saga, &steps, task.index, &end,
+			written = saga_advance_settle(&saga, &steps, task.index, &end,
 										   SAGA_HAND_WORKER, now);
 		}
 		else

@@ -38,6 +38,9 @@ extern bool saga_ledger_insert_saga(SagaRow *row);
 extern SagaWritten saga_ledger_update_saga(SagaRow *row, SagaPatience patience);
 extern void saga_ledger_enter_state(SagaRow *row, SagaState state,
 									TimestampTz now);
+extern bool saga_ledger_next_saga(const pg_uuid_t *after, Snapshot snapshot,
+								  SagaRow *row);
+extern SagaWritten saga_ledger_delete_saga(SagaRow *row, SagaPatience patience);
 extern void saga_ledger_set_due(SagaRow *row, TimestampTz due, Oid lane);
 
 /* Steps */
@@ -54,6 +57,10 @@ extern void saga_ledger_insert_attempt(SagaAttempt *attempt);
 extern void saga_ledger_insert_event(const pg_uuid_t *id, const char *event,
 									 int64 seq, Jsonb *detail,
 									 TimestampTz now);
+
+extern void saga_ledger_forget_errors(const pg_uuid_t *id);
+extern bool saga_ledger_last_decision(const pg_uuid_t *id, int64 seq,
+									  SagaEvent *found);
 
 /* Due work: the first row after (lane, due, saga), in that order. */
 extern bool saga_ledger_next_due(const SagaDue *after, bool in_lane,

@@ -185,3 +185,18 @@ saga_outcome_take(SagaStep *step, const SagaAttemptEnd *end, TimestampTz now)
 	else
 		take_failure(step, end, now);
 }
+
+/* The end of the attempt that a listener's claim began. */
+void
+saga_outcome_of_claim(const SagaStep *step, SagaOutcome outcome,
+						const char *error, SagaAttemptEnd *end)
+{
+	memset(end, 0, sizeof(SagaAttemptEnd));
+	end->outcome = outcome;
+	end->attempt = step->comp_attempts + 1;
+	end->started_at = step->claimed_at;
+	end->rows = -1;
+	end->error = error;
+	end->consumer = step->consumer ? text_to_cstring(step->consumer) : NULL;
+	end->charged = outcome != SAGA_OUTCOME_SUCCEEDED;
+}

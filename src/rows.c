@@ -15,9 +15,11 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_collation_d.h"
 #include "fault.h"
 #include "rows.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
 
 typedef struct Packer
@@ -210,6 +212,17 @@ verify_step(SagaStep *row)
 			"ledger_step", "claimed");
 	require((row->claimed_at != 0) == (row->lease_until != 0),
 			"ledger_step", "lease");
+}
+
+/* Are two texts of rows, or of a caller, the same, byte for byte? */
+bool
+saga_rows_same_text(const text *a, const text *b)
+{
+	if (a == NULL || b == NULL)
+		return a == b;
+	return DatumGetBool(DirectFunctionCall2Coll(texteq, C_COLLATION_OID,
+												PointerGetDatum(a),
+												PointerGetDatum(b)));
 }
 
 /* Verifies a saga's row and packs it for table.c. */

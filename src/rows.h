@@ -185,6 +185,15 @@ typedef struct SagaAttempt
 	const char *consumer;
 } SagaAttempt;
 
+/* What a person decided, as it is told. */
+typedef struct SagaEvent
+{
+	char	   *event;
+	char	   *actor;
+	char	   *detail;			/* or NULL */
+	TimestampTz at;
+} SagaEvent;
+
 /* The steps of a saga, oldest start first. */
 typedef struct SagaSteps
 {
@@ -219,6 +228,7 @@ saga_rows_queued(const SagaStep *step)
 		step->dispatched_at : 0;
 }
 
+extern bool saga_rows_same_text(const text *a, const text *b);
 extern void saga_rows_pack_saga(SagaRow *row, Datum *values, bool *nulls);
 extern void saga_rows_unpack_saga(TupleDesc desc, const SagaTuple *version,
 								  SagaRow *row);

@@ -15,6 +15,7 @@
  *	3. The lanes of roles: sagas are handed to executors (lanes.c).
  *
  *	4. Channels on which something waits unclaimed (channels.c).
+ *	5. Finished sagas that are older than they are to be kept (retention.c).
  *
  * In its own lane it does many sagas in one transaction, so that many
  * notifications cost one flush of the log.  One that somebody holds is passed
@@ -52,6 +53,7 @@
 #include "pgstat.h"
 #include "pool.h"
 #include "postmaster/interrupt.h"
+#include "retention.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "turn.h"
@@ -205,7 +207,7 @@ settle_leftover(const SagaInflight *record)
 		end.error = end.suspect ? "the server crashed while it ran" :
 			"its process was told to leave while it ran";
 	}
-	written = saga_dispatch_settle(&saga, &steps, i, &end, SAGA_HAND_EXECUTOR,
+	written = saga_advance_settle(&saga, &steps, i, &end, SAGA_HAND_EXECUTOR,
 								   saga_clock_now());
 	if (written != SAGA_WRITTEN)
 	{
@@ -617,6 +619,7 @@ take_turn(void)
 		return saga_clock_now() + AWAY_POLL * MS;
 	MemoryContextSwitchTo(turn_context);
 	next = Min(next, saga_channels_turn(saga_clock_now()));
+	next = Min(next, saga_retention_turn(saga_clock_now()));
 	return Min(next, saga_lanes_turn(saga_clock_now()));
 }
 
