@@ -585,6 +585,13 @@ CREATE FUNCTION saga.adopt() RETURNS void
 COMMENT ON FUNCTION saga.adopt() IS
   'This copy of the database may compensate from now on. Call it in one copy only. For superusers and the owner of the database; SG010 for others.';
 
+CREATE FUNCTION saga.reassign(from_role oid, to_role regrole) RETURNS bigint
+  AS 'MODULE_PATHNAME', 'saga_sql_reassign'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.reassign(oid, regrole) IS
+  'Gives the sagas of a role, known by its OID though it may be gone or renamed, to another, and lets their compensations run as that one. Answers how many sagas. For superusers, and the owner of the database if a member of the new role; SG010 for others.';
+
 -- ---------------------------------------------------------------------------
 -- Functions behind the views and the triggers
 -- ---------------------------------------------------------------------------
@@ -831,7 +838,9 @@ CREATE VIEW saga.steps WITH (security_barrier) AS
     t.next_attempt_at,
     CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.last_error END AS last_error,
     CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.parked END AS parked,
-    t.compensated_at, t.started_at, t.completed_at,
+    t.compensated_at,
+    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.comp_output END AS compensation_output,
+    t.started_at, t.completed_at,
     saga.internal_policy(COALESCE(t.retry, t.compensation_retry)) AS retry,
     saga.internal_policy(t.compensation_retry) AS compensation_retry,
     saga.internal_forward_key(t.saga, t.seq) AS forward_key,
@@ -865,6 +874,7 @@ COMMENT ON COLUMN saga.steps.next_attempt_at IS 'When the compensation is tried 
 COMMENT ON COLUMN saga.steps.last_error IS 'Message of the compensation''s last failure.';
 COMMENT ON COLUMN saga.steps.parked IS 'Why a person must decide about this step.';
 COMMENT ON COLUMN saga.steps.compensated_at IS 'When it was compensated.';
+COMMENT ON COLUMN saga.steps.compensation_output IS 'What the listener that compensated it reported.';
 COMMENT ON COLUMN saga.steps.started_at IS 'When this run started.';
 COMMENT ON COLUMN saga.steps.completed_at IS 'When it completed.';
 COMMENT ON COLUMN saga.steps.retry IS 'Retry policy of the step.';
@@ -968,12 +978,15 @@ CREATE VIEW saga.events WITH (security_barrier) AS
     SELECT v.saga,
       CASE
         WHEN v.event OPERATOR(pg_catalog.=) ANY ('{failing,rolling back,resolved,reopened,paused,resumed}'::text[]) THEN 4
+        WHEN v.event OPERATOR(pg_catalog.=) 'compensation dispatched' THEN 6
         WHEN v.event OPERATOR(pg_catalog.=) 'parked' THEN 9
         WHEN v.event OPERATOR(pg_catalog.=) 'abandoned' THEN 10
         ELSE 8
       END,
       v.at, v.event, NULLIF(v.seq, 0),
-      pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('by', v.actor)
+      pg_catalog.jsonb_strip_nulls(
+        CASE WHEN v.event OPERATOR(pg_catalog.<>) 'compensation dispatched'
+          THEN pg_catalog.jsonb_build_object('by', v.actor) ELSE '{}'::jsonb END
         OPERATOR(pg_catalog.||) COALESCE(v.detail, '{}'::jsonb)
         OPERATOR(pg_catalog.-) 'to_undo'::text)
     FROM saga.ledger_event v

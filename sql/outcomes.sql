@@ -154,10 +154,13 @@ SELECT saga.fail(:'id');
 SELECT saga.wait(:'id');
 SELECT * FROM test.saga('review alone') \gx
 SELECT test.begin('notify') AS id \gset
-SELECT status FROM saga.step(:'id', 'outside', notify => 'refunds');
+SELECT status FROM saga.step(:'id', 'outside', notify => 'outcomes');
 SELECT saga.fail(:'id');
-SELECT saga.wait(:'id');
+CALL test.wait_until(format('SELECT compensation_status = %L FROM saga.steps WHERE saga_id = %L', 'dispatched', :'id'));
+SELECT saga.wait(:'id', '0');
 SELECT * FROM test.saga('notify') \gx
+SELECT * FROM test.steps('notify');
+SELECT saga.complete_compensation(compensation_key) FROM saga.claim_compensations('outcomes');
 SELECT * FROM test.steps('notify');
 
 -- After a completed pivot a failure parks, and undoes nothing.

@@ -140,7 +140,8 @@ go_on(SagaRow *saga, SagaStep *step, SagaTaskKind kind, SagaHand hand,
 								sql ? step->run_as : InvalidOid);
 	else if (sql)
 		due_for_executor(saga, now, step->run_as);
-	else if (hand != SAGA_HAND_WORKER || saga->to_announce != NULL)
+	else if (hand != SAGA_HAND_WORKER || saga->to_announce != NULL ||
+			 !step->acknowledge)
 		saga_ledger_set_due(saga, now, InvalidOid);
 	else
 	{
@@ -211,7 +212,8 @@ write_rolled_back(SagaRow *saga, SagaSteps *steps, SagaStep *written,
  * what the walk passed over or rolled back.
  *
  * Only the worker dispatches to listeners; whoever else comes to such a step
- * ("hand" tells who it is) leaves the saga to it.
+ * ("hand" tells who it is) leaves the saga to it.  So does the worker with one
+ * that nobody acknowledges: sending and marking that are a turn of their own.
  */
 SagaWritten
 saga_advance(SagaRow *saga, SagaSteps *steps, SagaStep *changed, SagaHand hand,
@@ -223,6 +225,7 @@ saga_advance(SagaRow *saga, SagaSteps *steps, SagaStep *changed, SagaHand hand,
 	SagaStep   *claimed;
 	bool		touched = false;	/* that step's row is to be written */
 	bool		dispatched = false;
+	TimestampTz dispatched_before = 0;
 	bool		over = false;
 	int			rolled_back = 0;
 	SagaTask	task;
@@ -239,6 +242,7 @@ saga_advance(SagaRow *saga, SagaSteps *steps, SagaStep *changed, SagaHand hand,
 			{
 				SagaCompStatus before = step->comp_status;
 
+				dispatched_before = step->dispatched_at;
 				go_on(saga, step, task.kind, hand, now);
 				touched = step->comp_status != before;
 				dispatched = touched && step->comp_status == SAGA_COMP_DISPATCHED;
@@ -294,6 +298,12 @@ saga_advance(SagaRow *saga, SagaSteps *steps, SagaStep *changed, SagaHand hand,
 		saga_ledger_insert_event(&saga->id,
 								 saga->undo_target == SAGA_NOTHING_TO_UNDO ?
 								 "running again" : "rolled back", 0, NULL, now);
+	/* Its row tells of the last time it was dispatched only. */
+	if (dispatched && dispatched_before != 0)
+		saga_ledger_insert_event(&saga->id, "compensation dispatched",
+								 step->seq,
+								 saga_json_pair("channel", text_to_cstring(step->channel)),
+								 dispatched_before);
 	if (dispatched)
 		saga_notify_compensate(text_to_cstring(step->channel), &saga->id,
 							   step->seq);

@@ -129,7 +129,7 @@ fire_and_forget(SagaRow *saga, SagaSteps *steps, int index, TimestampTz now)
 
 	/* What comes next is another turn's. */
 	written = saga_advance_settle(saga, steps, index, &end,
-								   SAGA_HAND_EXECUTOR, now);
+								  SAGA_HAND_EXECUTOR, now);
 	if (written == SAGA_WRITTEN)
 		saga_notify_compensate(text_to_cstring(step->channel), &saga->id,
 							   step->seq);
@@ -172,10 +172,10 @@ turn(SagaRow *saga, SagaSteps *steps, SagaHand hand, TimestampTz now)
 		SagaAttemptEnd end;
 
 		saga_outcome_of_claim(claimed, SAGA_OUTCOME_TIMED_OUT,
-								"its claim ended without an acknowledgement",
-								&end);
+							  "its claim ended without an acknowledgement",
+							  &end);
 		return saga_advance_settle(saga, steps, claimed - steps->step, &end,
-									hand, now);
+								   hand, now);
 	}
 	if (is_late(saga, now))
 		return saga_dispatch_fail(saga, SAGA_FAILURE_TIMED_OUT,

@@ -11,9 +11,7 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_database_d.h"
 #include "clock.h"
-#include "compat.h"
 #include "fmgr.h"
 #include "input.h"
 #include "ledger.h"
@@ -30,8 +28,7 @@ PG_FUNCTION_INFO_V1(saga_sql_redact);
 Datum
 saga_sql_purge(PG_FUNCTION_ARGS)
 {
-	bool		all = superuser() ||
-		saga_compat_owns(DatabaseRelationId, MyDatabaseId, GetUserId());
+	bool		all = saga_owner_is_dba();
 	int64		age;
 	int64		max = DEFAULT_MAX_SAGAS;
 	pg_uuid_t	position;

@@ -26,6 +26,7 @@
 #include "miscadmin.h"
 #include "open.h"
 #include "owner.h"
+#include "quota.h"
 #include "uuid7.h"
 #include "utils/builtins.h"
 
@@ -145,6 +146,7 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 			break;
 		}
 
+		saga_quota_check_open(GetUserId());
 		memset(&saga, 0, sizeof(saga));
 		saga_uuid7_generate(&saga.id);
 		saga.owner = GetUserId();

@@ -29,6 +29,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/pg_collation_d.h"
 #include "clock.h"
 #include "common/hashfn.h"
@@ -38,6 +39,7 @@
 #include "miscadmin.h"
 #include "oids.h"
 #include "storage/lmgr.h"
+#include "tally.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
@@ -324,7 +326,10 @@ saga_ledger_insert_saga(SagaRow *row)
 	row->version.writer = InvalidTransactionId;
 	row->stored_state = row->state;
 	if (inserted)
+	{
 		follow_due(row);
+		saga_tally_add(row->owner, 1);
+	}
 	table_close(heap, NoLock);
 	return inserted;
 }
@@ -347,7 +352,13 @@ saga_ledger_update_saga(SagaRow *row, SagaPatience patience)
 		row->version.own = true;
 		row->version.writer = InvalidTransactionId;
 		if (row->state != row->stored_state)
+		{
+			int			was_over = saga_state_is_final(row->stored_state);
+
 			saga_wakeup_state(&row->id);
+			if (was_over != saga_state_is_final(row->state))
+				saga_tally_add(row->owner, was_over ? 1 : -1);
+		}
 		row->stored_state = row->state;
 		follow_due(row);
 	}
@@ -816,6 +827,69 @@ saga_ledger_last_decision(const pg_uuid_t *id, int64 seq, SagaEvent *found)
 	index_close(index, NoLock);
 	table_close(heap, NoLock);
 	return any;
+}
+
+/* ------------------------------------------------------------------------
+ * Counting
+ * ------------------------------------------------------------------------ */
+
+/*
+ * How many unfinished sagas an owner has, what this transaction did included;
+ * reads the whole table.
+ */
+int64
+saga_ledger_count_open(Oid owner)
+{
+	Relation	heap = table_open(saga_oids_get()->saga, AccessShareLock);
+	Snapshot	snapshot;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	int64		count = 0;
+
+	/* What the running command did counts, too. */
+	CommandCounterIncrement();
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	ScanKeyInit(&key, Saga_owner, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(owner));
+	scan = systable_beginscan(heap, InvalidOid, false, snapshot, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+		Datum		state = heap_getattr(tuple, Saga_state,
+										 RelationGetDescr(heap), &isnull);
+
+		CHECK_FOR_INTERRUPTS();
+		if (!saga_state_is_final((SagaState) DatumGetChar(state)))
+			count++;
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(heap, NoLock);
+	return count;
+}
+
+/* How many steps a saga has, if not more than a limit. */
+int
+saga_ledger_count_steps(const pg_uuid_t *id, int limit)
+{
+	Relation	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
+	Relation	index = index_open(saga_oids_get()->step_pkey, AccessShareLock);
+	SnapshotData dirty;
+	ScanKeyData key;
+	SysScanDesc scan;
+	int			count = 0;
+
+	InitDirtySnapshot(dirty);
+	key_uuid(&key, 1, id);
+	scan = systable_beginscan_ordered(heap, index, &dirty, 1, &key);
+	while (count < limit &&
+		   HeapTupleIsValid(systable_getnext_ordered(scan, ForwardScanDirection)))
+		count++;
+	systable_endscan_ordered(scan);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return count;
 }
 
 /* ------------------------------------------------------------------------

@@ -34,6 +34,7 @@ extern SagaFound saga_ledger_get_saga_by_key(Oid owner, text *name, text *key,
 extern SagaFound saga_ledger_get_saga_by_owner_name(text *owner_name,
 													text *name, text *key,
 													SagaRow *row);
+extern int64 saga_ledger_count_open(Oid owner);
 extern bool saga_ledger_insert_saga(SagaRow *row);
 extern SagaWritten saga_ledger_update_saga(SagaRow *row, SagaPatience patience);
 extern void saga_ledger_enter_state(SagaRow *row, SagaState state,
@@ -51,6 +52,8 @@ extern int64 saga_ledger_largest_seq(const pg_uuid_t *id);
 extern bool saga_ledger_insert_step(SagaStep *step);
 extern SagaWritten saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
 										   SagaPatience patience);
+
+extern int	saga_ledger_count_steps(const pg_uuid_t *id, int limit);
 
 /* History */
 extern void saga_ledger_insert_attempt(SagaAttempt *attempt);

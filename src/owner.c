@@ -13,6 +13,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_authid.h"
+#include "catalog/pg_database_d.h"
 #include "compat.h"
 #include "errors.h"
 #include "guc.h"
@@ -45,6 +46,14 @@ is_still(Oid role, const text *name)
 		ReleaseSysCache(tuple);
 	}
 	return same;
+}
+
+/* Is the current user a superuser, or the owner of the database? */
+bool
+saga_owner_is_dba(void)
+{
+	return superuser() ||
+		saga_compat_owns(DatabaseRelationId, MyDatabaseId, GetUserId());
 }
 
 /* Has the current user the rights of a role? */
@@ -99,6 +108,21 @@ const char *
 saga_owner_role_name(Oid role)
 {
 	return GetUserNameFromId(role, false);
+}
+
+/*
+ * Refuses who could not act as a role: an owner of a database must not make
+ * SQL run with rights that are not theirs to give.
+ */
+void
+saga_owner_check_member(Oid role)
+{
+	if (!is_member_of_role(GetUserId(), role))
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_PERMISSION_DENIED),
+				 errmsg("must be member of role \"%s\"",
+						GetUserNameFromId(role, false)),
+				 errdetail("Compensations would run as that role.")));
 }
 
 /*

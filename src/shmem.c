@@ -62,7 +62,7 @@ shmem_request(void)
 	if (prev_request_hook)
 		prev_request_hook();
 	RequestAddinShmemSpace(MAXALIGN(sizeof(SagaShmem)));
-	RequestNamedLWLockTranche(SAGA_TRANCHE, 1);
+	RequestNamedLWLockTranche(SAGA_TRANCHE, 2);
 }
 
 /* Caller holds "lock", or nobody else can see the slot yet. */
@@ -90,7 +90,8 @@ initialize(SagaShmem *shmem)
 	int			i;
 
 	memset(shmem, 0, sizeof(SagaShmem));
-	shmem->lock = &(GetNamedLWLockTranche(SAGA_TRANCHE))->lock;
+	shmem->lock = &(GetNamedLWLockTranche(SAGA_TRANCHE))[0].lock;
+	shmem->tally_lock = &(GetNamedLWLockTranche(SAGA_TRANCHE))[1].lock;
 
 	/* Zero stands for "no life" in files. */
 	while (shmem->life == 0)
@@ -123,6 +124,9 @@ initialize(SagaShmem *shmem)
 	}
 	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
 		SpinLockInit(&shmem->executors[i].mutex);
+	pg_atomic_init_u32(&shmem->tally_count, 0);
+	for (i = 0; i < SAGA_MAX_TALLIES; i++)
+		pg_atomic_init_u64(&shmem->tallies[i].open, 0);
 }
 
 static void

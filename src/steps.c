@@ -32,6 +32,7 @@
 #include "open.h"
 #include "order.h"
 #include "owner.h"
+#include "quota.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -395,6 +396,7 @@ saga_sql_step(PG_FUNCTION_ARGS)
 		if (saga.state == SAGA_COMPLETED)
 			saga_open_refuse_state(&saga, "a completed saga takes no new step",
 								   "Begin a new saga for a new operation.");
+		saga_quota_check_steps(&saga);
 		make_step(&saga, &request, run, now, &step);
 		if (saga_ledger_insert_step(&step))
 			return step_result(&step);
