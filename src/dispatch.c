@@ -167,7 +167,12 @@ turn(SagaRow *saga, SagaSteps *steps, SagaHand hand, TimestampTz now)
 {
 	SagaStep   *claimed = saga_walk_claimed(steps);
 
-	if (claimed != NULL && claimed->lease_until <= now)
+	/*
+	 * What came first, first: the due time that is left behind must not be the
+	 * one at which the saga was found, or nobody would look again.
+	 */
+	if (claimed != NULL && claimed->lease_until <= now &&
+		!(is_late(saga, now) && saga->deadline < claimed->lease_until))
 	{
 		SagaAttemptEnd end;
 

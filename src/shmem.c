@@ -81,6 +81,7 @@ clear_database_slot(SagaDatabaseSlot *slot)
 	pg_atomic_write_u64(&slot->armed_due, (uint64) PG_INT64_MIN);
 	pg_atomic_write_u64(&slot->posted_due, (uint64) DT_NOEND);
 	pg_atomic_write_u32(&slot->prepared, 0);
+	pg_atomic_write_u32(&slot->left_records, 0);
 	pg_atomic_write_u64(&slot->high_seq, 0);
 }
 
@@ -119,6 +120,7 @@ initialize(SagaShmem *shmem)
 		pg_atomic_init_u64(&slot->armed_due, 0);
 		pg_atomic_init_u64(&slot->posted_due, 0);
 		pg_atomic_init_u32(&slot->prepared, 0);
+		pg_atomic_init_u32(&slot->left_records, 0);
 		pg_atomic_init_u64(&slot->high_seq, 0);
 		clear_database_slot(slot);
 	}

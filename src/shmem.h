@@ -82,6 +82,8 @@ typedef struct SagaDatabaseSlot
 	pg_atomic_uint64 posted_due;
 	/* Prepared transactions that may hold due work: poll while not zero. */
 	pg_atomic_uint32 prepared;
+	/* Executors left records of how attempts ended; the worker has not looked. */
+	pg_atomic_uint32 left_records;
 	/* Largest number drawn from the start order since the server started. */
 	pg_atomic_uint64 high_seq;
 } SagaDatabaseSlot;
