@@ -169,6 +169,7 @@ CREATE TABLE saga.ledger_step (
   status             "char"      NOT NULL,
   comp_status        "char"      NOT NULL,
   released           boolean,
+  late               boolean,
   attempt_at         timestamptz,
   completed_at       timestamptz,
   retry_at           timestamptz,
@@ -232,6 +233,7 @@ COMMENT ON COLUMN saga.ledger_step.attempts IS 'Forward attempts so far.';
 COMMENT ON COLUMN saga.ledger_step.status IS 's(tarted), c(ompleted), f(ailed).';
 COMMENT ON COLUMN saga.ledger_step.comp_status IS 'n(one), r(egistered), p(ending), d(ispatched), c(ompensated), f(ailed), s(kipped).';
 COMMENT ON COLUMN saga.ledger_step.released IS 'A person released the reviewed compensation.';
+COMMENT ON COLUMN saga.ledger_step.late IS 'A result that came too late waits for a decision.';
 COMMENT ON COLUMN saga.ledger_step.attempt_at IS 'Start of the current forward attempt, if not the first.';
 COMMENT ON COLUMN saga.ledger_step.completed_at IS 'When it completed.';
 COMMENT ON COLUMN saga.ledger_step.retry_at IS 'When a failed attempt may be repeated.';

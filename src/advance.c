@@ -216,8 +216,8 @@ write_rolled_back(SagaRow *saga, SagaSteps *steps, SagaStep *written,
  * that nobody acknowledges: sending and marking that are a turn of their own.
  */
 SagaWritten
-saga_advance(SagaRow *saga, SagaSteps *steps, SagaStep *changed, SagaHand hand,
-			 TimestampTz now)
+saga_advance_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
+				  SagaHand hand, TimestampTz now)
 {
 	bool		was_parked = saga->state == SAGA_NEEDS_REVIEW;
 	const char *parked = NULL;
@@ -262,6 +262,7 @@ saga_advance(SagaRow *saga, SagaSteps *steps, SagaStep *changed, SagaHand hand,
 			}
 			if (!was_parked)
 				saga_ledger_enter_state(saga, SAGA_NEEDS_REVIEW, now);
+			saga->parked = NULL;
 			claimed = saga_walk_claimed(steps);
 			saga_ledger_set_due(saga, claimed ? claimed->lease_until : 0,
 								InvalidOid);
@@ -328,7 +329,7 @@ saga_advance_settle(SagaRow *saga, SagaSteps *steps, int index,
 
 	saga_outcome_take(step, end, now);
 	if (saga->state == SAGA_COMPENSATING)
-		written = saga_advance(saga, steps, step, hand, now);
+		written = saga_advance_walk(saga, steps, step, hand, now);
 	else
 	{
 		saga_ledger_set_due(saga, 0, InvalidOid);

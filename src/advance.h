@@ -22,9 +22,9 @@ typedef enum SagaHand
 /* The undo_target of a saga of which only late results wait for a decision. */
 #define SAGA_NOTHING_TO_UNDO	PG_INT64_MAX
 
-extern SagaWritten saga_advance(SagaRow *saga, SagaSteps *steps,
-								SagaStep *changed, SagaHand hand,
-								TimestampTz now);
+extern SagaWritten saga_advance_walk(SagaRow *saga, SagaSteps *steps,
+									 SagaStep *changed, SagaHand hand,
+									 TimestampTz now);
 extern SagaWritten saga_advance_settle(SagaRow *saga, SagaSteps *steps,
 									   int index, const SagaAttemptEnd *end,
 									   SagaHand hand, TimestampTz now);

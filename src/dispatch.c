@@ -15,6 +15,7 @@
 #include "guc.h"
 #include "json.h"
 #include "notify.h"
+#include "owner.h"
 #include "utils/builtins.h"
 #include "walk.h"
 
@@ -101,7 +102,7 @@ saga_dispatch_fail(SagaRow *saga, SagaFailureKind kind, text *reason,
 		if (saga->state == SAGA_NEEDS_REVIEW)
 			written = saga_advance_stand(saga, NULL, hand, now);
 		else
-			written = saga_advance(saga, &steps, NULL, hand, now);
+			written = saga_advance_walk(saga, &steps, NULL, hand, now);
 	}
 	if (written != SAGA_WRITTEN)
 		return written;
@@ -145,20 +146,43 @@ is_late(const SagaRow *saga, TimestampTz now)
 		saga->failure_kind == SAGA_FAILURE_NONE;
 }
 
+/* Nobody may claim it: a person must give the saga another owner first. */
+static SagaWritten
+park_unclaimable(SagaRow *saga, SagaSteps *steps, int index, const char *why,
+				 TimestampTz now)
+{
+	SagaAttemptEnd end;
+
+	saga_outcome_of_claim(&steps->step[index], SAGA_OUTCOME_FAILED, why, &end);
+	end.started_at = now;
+	end.park = why;
+	return saga_advance_settle(saga, steps, index, &end, SAGA_HAND_EXECUTOR,
+							   now);
+}
+
 /* What is due of a saga that is being undone. */
 static SagaWritten
 turn_undo(SagaRow *saga, SagaSteps *steps, SagaHand hand, TimestampTz now)
 {
 	SagaTask	task;
-	SagaStep   *step;
 
 	saga_walk_next(saga, steps, &task);
-	if (hand != SAGA_HAND_WORKER || task.kind != SAGA_TASK_LISTENER)
-		return saga_advance(saga, steps, NULL, hand, now);
-	step = &steps->step[task.index];
-	if (!step->acknowledge && !saga->paused && step->next_attempt_at <= now)
-		return fire_and_forget(saga, steps, task.index, now);
-	return saga_advance(saga, steps, NULL, hand, now);
+	if (hand == SAGA_HAND_WORKER && task.kind == SAGA_TASK_LISTENER &&
+		!saga->paused)
+	{
+		const SagaStep *step = &steps->step[task.index];
+		const char *why;
+
+		if (step->claimed_at == 0 && step->next_attempt_at <= now)
+		{
+			if (!step->acknowledge)
+				return fire_and_forget(saga, steps, task.index, now);
+			why = saga_owner_why_gone(saga->owner, saga->owner_name);
+			if (why != NULL)
+				return park_unclaimable(saga, steps, task.index, why, now);
+		}
+	}
+	return saga_advance_walk(saga, steps, NULL, hand, now);
 }
 
 /* What is due of a saga, apart from announcing it. */
@@ -298,6 +322,7 @@ saga_dispatch_late(SagaRow *saga, SagaSteps *steps, int index, Jsonb *output,
 		else
 			why = "its result came after its compensation had been tried without it";
 		step->parked = cstring_to_text(why);
+		step->late = true;
 		/* Of a saga that is running, nothing else is to be undone. */
 		if (saga->state == SAGA_RUNNING)
 			saga->undo_target = SAGA_NOTHING_TO_UNDO;

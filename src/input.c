@@ -142,7 +142,7 @@ saga_input_channel(FunctionCallInfo fcinfo, int arg, const char *what)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s must not be empty", what),
-				 errhint("Name a channel, or leave it null.")));
+				 errhint("A channel has a name of 1 to %d bytes.", NAMEDATALEN - 1)));
 	if (bytes >= NAMEDATALEN)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

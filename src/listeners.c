@@ -435,13 +435,13 @@ acknowledge(SagaRow *saga, SagaSteps *steps, int index,
 	}
 
 	/* No attempt is under way: the one that did it is over, as far as known. */
-	if (step->comp_status == SAGA_COMP_FAILED)
+	if (!step->late)
 		step->parked = NULL;
 	step->comp_status = SAGA_COMP_COMPENSATED;
 	step->compensated_at = now;
 	step->next_attempt_at = 0;
 	if (saga->state == SAGA_COMPENSATING || saga->state == SAGA_NEEDS_REVIEW)
-		written = saga_advance(saga, steps, step, SAGA_HAND_CALLER, now);
+		written = saga_advance_walk(saga, steps, step, SAGA_HAND_CALLER, now);
 	else
 		written = saga_advance_stand(saga, step, SAGA_HAND_CALLER, now);
 	if (written == SAGA_WRITTEN)

@@ -74,6 +74,24 @@ saga_owner_may_call(Oid owner, const text *owner_name)
 	return is_still(owner, owner_name) || superuser();
 }
 
+/*
+ * Why nobody has the rights of an owner any more; NULL if somebody may have
+ * them.
+ */
+const char *
+saga_owner_why_gone(Oid owner, const text *owner_name)
+{
+	const char *name = GetUserNameFromId(owner, true);
+
+	if (is_still(owner, owner_name))
+		return NULL;
+	if (name == NULL)
+		return psprintf("the saga's owner, role \"%s\", no longer exists; see saga.reassign()",
+						text_to_cstring(owner_name));
+	return psprintf("the saga's owner, role \"%s\", was renamed to \"%s\", or another role took its place; see saga.reassign()",
+					text_to_cstring(owner_name), name);
+}
+
 /* Is the current user a member of the role named by saga.operator_role? */
 static bool
 is_operator(Oid user)

@@ -183,6 +183,7 @@ static void
 take_resolution(SagaStep *step, Resolution resolution, TimestampTz now)
 {
 	step->parked = NULL;
+	step->late = false;
 	step->next_attempt_at = 0;
 	switch (resolution)
 	{
@@ -247,7 +248,7 @@ saga_sql_resolve(PG_FUNCTION_ARGS)
 								   "Let it go forward with saga.reopen, or give it up with saga.abandon.");
 		step = &steps.step[find_asked(&saga, &steps, key)];
 		take_resolution(step, resolution, now);
-		if (saga_advance(&saga, &steps, step, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)
+		if (saga_advance_walk(&saga, &steps, step, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)
 		{
 			write_event(&saga, "resolved", step->seq, "resolution",
 						text_to_cstring(PG_GETARG_TEXT_PP(2)), note, now);
@@ -382,7 +383,7 @@ set_paused(const pg_uuid_t *id, bool paused, text *note)
 		if (saga.state == SAGA_COMPENSATING)
 		{
 			saga_ledger_get_steps(id, &steps);
-			written = saga_advance(&saga, &steps, NULL, SAGA_HAND_CALLER, now);
+			written = saga_advance_walk(&saga, &steps, NULL, SAGA_HAND_CALLER, now);
 		}
 		else
 		{
@@ -567,7 +568,7 @@ saga_sql_rollback_to(PG_FUNCTION_ARGS)
 		if (saga.deadline != 0 && saga.deadline <= now)
 			saga.deadline = 0;
 		to_undo = saga_walk_count_to_undo(&saga, &steps);
-		if (saga_advance(&saga, &steps, NULL, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)
+		if (saga_advance_walk(&saga, &steps, NULL, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)
 		{
 			write_unasked(&saga, &steps, asked);
 			saga_json_begin(&json);

@@ -335,6 +335,8 @@ saga_rows_pack_step(SagaStep *row, Datum *values, bool *nulls)
 	pack(p, Step_comp_status, CharGetDatum((char) row->comp_status));
 	pack(p, Step_released, BoolGetDatum(row->released));
 	p->nulls[Step_released - 1] = !row->released;
+	pack(p, Step_late, BoolGetDatum(row->late));
+	p->nulls[Step_late - 1] = !row->late;
 	pack_int64(p, Step_attempt_at, row->attempt_at);
 	pack_int64(p, Step_completed_at, row->completed_at);
 	pack_int64(p, Step_retry_at, row->retry_at);
@@ -394,6 +396,7 @@ saga_rows_unpack_step(TupleDesc desc, const SagaTuple *version, SagaStep *row)
 	row->comp_status = (SagaCompStatus) unpack_char(&p, Step_comp_status);
 	row->released = !nulls[Step_released - 1] &&
 		DatumGetBool(values[Step_released - 1]);
+	row->late = !nulls[Step_late - 1] && DatumGetBool(values[Step_late - 1]);
 	row->attempt_at = unpack_int64(&p, Step_attempt_at);
 	row->completed_at = unpack_int64(&p, Step_completed_at);
 	row->retry_at = unpack_int64(&p, Step_retry_at);

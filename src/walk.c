@@ -46,7 +46,7 @@ saga_walk_in_range(const SagaRow *saga, const SagaStep *step)
 static StepView
 view_step(const SagaRow *saga, const SagaStep *step, const char **why)
 {
-	if (step->comp_status == SAGA_COMP_FAILED &&
+	if (step->comp_status == SAGA_COMP_FAILED && !step->late &&
 		saga->on_failure == SAGA_ON_FAILURE_CONTINUE)
 		return STEP_GIVEN_UP;
 	/* Whatever its status: somebody must decide about it first. */

@@ -472,7 +472,6 @@ static TimestampTz
 run_own_lane(bool *away)
 {
 	TimestampTz next = DT_NOEND;
-	SagaDue		before;
 	OwnResult	result;
 
 	own_passed = false;
@@ -484,9 +483,8 @@ run_own_lane(bool *away)
 	do
 	{
 		handle_interrupts();
-		before = own_position;
 		result = own_batch_caught(saga_clock_now(), &next);
-		if (memcmp(&before, &own_position, sizeof(SagaDue)) != 0)
+		if (own_count > 0)
 			saga_channels_dispatched(saga_clock_now());
 		MemoryContextReset(turn_context);
 	} while (result == OWN_DONE || result == OWN_AGAIN);
