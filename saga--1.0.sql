@@ -169,6 +169,7 @@ CREATE TABLE saga.ledger_step (
   status             "char"      NOT NULL,
   comp_status        "char"      NOT NULL,
   released           boolean,
+  late               boolean,
   attempt_at         timestamptz,
   completed_at       timestamptz,
   retry_at           timestamptz,
@@ -232,6 +233,7 @@ COMMENT ON COLUMN saga.ledger_step.attempts IS 'Forward attempts so far.';
 COMMENT ON COLUMN saga.ledger_step.status IS 's(tarted), c(ompleted), f(ailed).';
 COMMENT ON COLUMN saga.ledger_step.comp_status IS 'n(one), r(egistered), p(ending), d(ispatched), c(ompensated), f(ailed), s(kipped).';
 COMMENT ON COLUMN saga.ledger_step.released IS 'A person released the reviewed compensation.';
+COMMENT ON COLUMN saga.ledger_step.late IS 'A result that came too late waits for a decision.';
 COMMENT ON COLUMN saga.ledger_step.attempt_at IS 'Start of the current forward attempt, if not the first.';
 COMMENT ON COLUMN saga.ledger_step.completed_at IS 'When it completed.';
 COMMENT ON COLUMN saga.ledger_step.retry_at IS 'When a failed attempt may be repeated.';
@@ -441,6 +443,22 @@ CREATE FUNCTION saga.cancel(saga_id uuid, reason text DEFAULT NULL)
 COMMENT ON FUNCTION saga.cancel(uuid, text) IS
   'As saga.fail, with failure_kind cancelled.';
 
+CREATE FUNCTION saga.rollback_to(
+  saga_id uuid, step text, reason text DEFAULT NULL) RETURNS text
+  AS 'MODULE_PATHNAME', 'saga_sql_rollback_to'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.rollback_to(uuid, text, text) IS
+  'Undoes every step that started after that step (null: all), newest first; then the saga is running again, and the keys of what was undone may be started afresh. Answers its state. After Garcia-Molina and Salem (1987), backward/forward recovery from a savepoint. SG001; SG002: no savepoint, a pivot behind it, or the saga is failing for good; SG004.';
+
+CREATE FUNCTION saga.plan(saga_id uuid)
+  RETURNS TABLE ("position" integer, seq bigint, step text, action text, detail text)
+  AS 'MODULE_PATHNAME', 'saga_sql_plan'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10;
+
+COMMENT ON FUNCTION saga.plan(uuid) IS
+  'What a failure now would do, in order: sql, notify or person, and with which policy. It ends where the undo would stop for a person. SG001.';
+
 CREATE FUNCTION saga.wait(
   saga_id uuid, timeout interval DEFAULT '1 minute', until text DEFAULT NULL)
   RETURNS text
@@ -504,6 +522,61 @@ COMMENT ON FUNCTION saga.fail_compensation(text, integer, text, boolean, interva
   'Reports that an attempt failed. Answers pending: it will be tried again; failed: it is given up; stale: that attempt is over, and nothing changes. SG001, SG002, SG004.';
 
 -- ---------------------------------------------------------------------------
+-- Functions of people who decide
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION saga.resolve(
+  saga_id uuid, step text, resolution text, note text) RETURNS text
+  AS 'MODULE_PATHNAME', 'saga_sql_resolve'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.resolve(uuid, text, text, text) IS
+  'Settles a step that waits for a decision: retry (run its compensation, with all its attempts again), done (it was undone by hand) or skip (there is nothing to undo). The undo goes on at once. Answers the saga''s state. SG001; SG002: it waits for no decision, and who took it; SG004.';
+
+CREATE FUNCTION saga.abandon(saga_id uuid, note text) RETURNS text
+  AS 'MODULE_PATHNAME', 'saga_sql_abandon'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.abandon(uuid, text) IS
+  'Gives up a saga that waits for a decision: nothing more is undone. SG001; SG002: it waits for none.';
+
+CREATE FUNCTION saga.reopen(saga_id uuid, note text) RETURNS text
+  AS 'MODULE_PATHNAME', 'saga_sql_reopen'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.reopen(uuid, text) IS
+  'Lets a saga that failed after its pivot go forward again, without a deadline. SG001; SG002: it is not such a one.';
+
+CREATE FUNCTION saga.pause(saga_id uuid, note text) RETURNS text
+  AS 'MODULE_PATHNAME', 'saga_sql_pause'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.pause(uuid, text) IS
+  'Nothing of the saga is undone until saga.resume; an attempt under way ends, and a deadline that passes waits. Answers its state. SG001; SG002: it is finished.';
+
+CREATE FUNCTION saga.resume(saga_id uuid, note text DEFAULT NULL) RETURNS text
+  AS 'MODULE_PATHNAME', 'saga_sql_resume'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.resume(uuid, text) IS
+  'Lets a paused saga go on. Answers its state. SG001; SG002: it is finished.';
+
+CREATE FUNCTION saga.redact(saga_id uuid) RETURNS void
+  AS 'MODULE_PATHNAME', 'saga_sql_redact'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.redact(uuid) IS
+  'A finished saga forgets input, result, args, outputs and the texts of errors; its keys go on working, by a hash. SG001; SG002: it is not finished.';
+
+CREATE FUNCTION saga.purge(
+  older_than interval, max_sagas integer DEFAULT 10000) RETURNS bigint
+  AS 'MODULE_PATHNAME', 'saga_sql_purge'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.purge(interval, integer) IS
+  'Deletes the caller''s finished sagas that ended longer ago, the oldest first, and answers how many; those of all owners for superusers and the owner of the database.';
+
+-- ---------------------------------------------------------------------------
 -- Functions of the DBA
 -- ---------------------------------------------------------------------------
 
@@ -513,6 +586,13 @@ CREATE FUNCTION saga.adopt() RETURNS void
 
 COMMENT ON FUNCTION saga.adopt() IS
   'This copy of the database may compensate from now on. Call it in one copy only. For superusers and the owner of the database; SG010 for others.';
+
+CREATE FUNCTION saga.reassign(from_role oid, to_role regrole) RETURNS bigint
+  AS 'MODULE_PATHNAME', 'saga_sql_reassign'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.reassign(oid, regrole) IS
+  'Gives the sagas of a role, known by its OID though it may be gone or renamed, to another, and lets their compensations run as that one. Answers how many sagas. For superusers, and the owner of the database if a member of the new role; SG010 for others.';
 
 -- ---------------------------------------------------------------------------
 -- Functions behind the views and the triggers
@@ -683,10 +763,14 @@ CREATE VIEW saga.sagas WITH (security_barrier) AS
     FROM saga.ledger_step t
     WHERE t.saga OPERATOR(pg_catalog.=) s.id
       AND s.state OPERATOR(pg_catalog.=) ANY ('{u,p}'::"char"[])
-      AND t.rolled_back_at IS NULL
-      AND t.seq OPERATOR(pg_catalog.>) COALESCE(s.undo_target, 0)
-      AND (t.comp_status OPERATOR(pg_catalog.=) ANY ('{r,p,d,f}'::"char"[])
-           OR t.parked IS NOT NULL)
+      AND CASE WHEN t.rolled_back_at IS NULL
+        THEN t.seq OPERATOR(pg_catalog.>) COALESCE(s.undo_target, 0)
+          AND (t.comp_status OPERATOR(pg_catalog.=) ANY ('{r,p,d,f}'::"char"[])
+               OR t.parked IS NOT NULL)
+        -- A late result opened it again.
+        ELSE t.parked IS NOT NULL
+          OR t.comp_status OPERATOR(pg_catalog.=) ANY ('{p,d}'::"char"[])
+        END
     -- First the step that stopped the walk, not one that it went past.
     ORDER BY s.on_failure OPERATOR(pg_catalog.=) 'c'::"char"
         AND t.comp_status OPERATOR(pg_catalog.=) 'f'::"char",
@@ -756,7 +840,9 @@ CREATE VIEW saga.steps WITH (security_barrier) AS
     t.next_attempt_at,
     CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.last_error END AS last_error,
     CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.parked END AS parked,
-    t.compensated_at, t.started_at, t.completed_at,
+    t.compensated_at,
+    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.comp_output END AS compensation_output,
+    t.started_at, t.completed_at,
     saga.internal_policy(COALESCE(t.retry, t.compensation_retry)) AS retry,
     saga.internal_policy(t.compensation_retry) AS compensation_retry,
     saga.internal_forward_key(t.saga, t.seq) AS forward_key,
@@ -790,6 +876,7 @@ COMMENT ON COLUMN saga.steps.next_attempt_at IS 'When the compensation is tried 
 COMMENT ON COLUMN saga.steps.last_error IS 'Message of the compensation''s last failure.';
 COMMENT ON COLUMN saga.steps.parked IS 'Why a person must decide about this step.';
 COMMENT ON COLUMN saga.steps.compensated_at IS 'When it was compensated.';
+COMMENT ON COLUMN saga.steps.compensation_output IS 'What the listener that compensated it reported.';
 COMMENT ON COLUMN saga.steps.started_at IS 'When this run started.';
 COMMENT ON COLUMN saga.steps.completed_at IS 'When it completed.';
 COMMENT ON COLUMN saga.steps.retry IS 'Retry policy of the step.';
@@ -873,7 +960,7 @@ CREATE VIEW saga.events WITH (security_barrier) AS
     FROM saga.ledger_step t
     WHERE t.status OPERATOR(pg_catalog.=) 'c'::"char"
     UNION ALL
-    SELECT h.saga, CASE h.phase WHEN 'f' THEN 3 ELSE 6 END, h.finished_at,
+    SELECT h.saga, CASE h.phase WHEN 'f' THEN 3 ELSE 7 END, h.finished_at,
       CASE h.phase WHEN 'f' THEN 'step ' ELSE 'compensation ' END
       OPERATOR(pg_catalog.||) CASE h.outcome
         WHEN 's' THEN 'succeeded' WHEN 'f' THEN 'failed' WHEN 'i' THEN 'interrupted'
@@ -884,20 +971,38 @@ CREATE VIEW saga.events WITH (security_barrier) AS
         'attempt', h.attempt, 'sqlstate', h.sqlstate, 'error', h.error))
     FROM saga.ledger_attempt h
     UNION ALL
-    SELECT t.saga, 5, t.dispatched_at, 'compensation dispatched', t.seq,
+    SELECT t.saga, 6, t.dispatched_at, 'compensation dispatched', t.seq,
       pg_catalog.jsonb_build_object('channel', t.channel)
     FROM saga.ledger_step t
     WHERE t.dispatched_at IS NOT NULL
     UNION ALL
-    -- What is parked or over was failing first.
-    SELECT v.saga, CASE v.event WHEN 'failing' THEN 4 WHEN 'parked' THEN 8 ELSE 7 END, v.at, v.event, v.seq,
-      pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('by', v.actor)
-        OPERATOR(pg_catalog.||) COALESCE(v.detail, '{}'::jsonb))
+    -- What is parked or over was failing, or decided, first.
+    SELECT v.saga,
+      CASE
+        WHEN v.event OPERATOR(pg_catalog.=) ANY ('{failing,rolling back,resolved,reopened,paused,resumed}'::text[]) THEN 4
+        WHEN v.event OPERATOR(pg_catalog.=) 'compensation dispatched' THEN 6
+        WHEN v.event OPERATOR(pg_catalog.=) 'parked' THEN 9
+        WHEN v.event OPERATOR(pg_catalog.=) 'abandoned' THEN 10
+        ELSE 8
+      END,
+      v.at, v.event, NULLIF(v.seq, 0),
+      pg_catalog.jsonb_strip_nulls(
+        CASE WHEN v.event OPERATOR(pg_catalog.<>) 'compensation dispatched'
+          THEN pg_catalog.jsonb_build_object('by', v.actor) ELSE '{}'::jsonb END
+        OPERATOR(pg_catalog.||) COALESCE(v.detail, '{}'::jsonb)
+        OPERATOR(pg_catalog.-) 'to_undo'::text)
     FROM saga.ledger_event v
     UNION ALL
-    SELECT s.id, 9, s.finished_at, saga.internal_state(s.state), NULL, NULL
+    SELECT v.saga, 5, v.at, 'undo started', NULL,
+      pg_catalog.jsonb_build_object('steps', v.detail OPERATOR(pg_catalog.->) 'to_undo')
+    FROM saga.ledger_event v
+    WHERE (v.detail OPERATOR(pg_catalog.->>) 'to_undo')::bigint OPERATOR(pg_catalog.>) 0
+    UNION ALL
+    SELECT s.id, 10, s.finished_at, saga.internal_state(s.state), NULL, NULL
     FROM saga.ledger_saga s
     WHERE s.finished_at IS NOT NULL
+      -- Of an abandoned one, the person's decision tells.
+      AND s.state OPERATOR(pg_catalog.<>) 'a'::"char"
   ) e
   JOIN saga.ledger_saga o ON o.id OPERATOR(pg_catalog.=) e.saga_id
   CROSS JOIN LATERAL (SELECT saga.internal_reach(o.owner, o.owner_name) AS reach) reach
@@ -911,6 +1016,101 @@ COMMENT ON COLUMN saga.events.event IS 'What.';
 COMMENT ON COLUMN saga.events.seq IS 'The step it is about, by start order.';
 COMMENT ON COLUMN saga.events.step IS 'That step''s key.';
 COMMENT ON COLUMN saga.events.detail IS 'More about it.';
+
+CREATE VIEW saga.review_queue WITH (security_barrier) AS
+  SELECT
+    s.id AS saga_id, s.name AS saga, s.key,
+    s.owner::pg_catalog.regrole AS owner,
+    d.key AS step, d.seq,
+    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN COALESCE(d.parked, s.parked) END AS why,
+    COALESCE((
+      SELECT pg_catalog.max(v.at) FROM saga.ledger_event v
+      WHERE v.saga OPERATOR(pg_catalog.=) s.id
+        AND v.event OPERATOR(pg_catalog.=) 'parked'
+        AND (d.seq IS NULL OR v.seq OPERATOR(pg_catalog.=) d.seq)), s.updated_at) AS since,
+    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN (
+      SELECT pg_catalog.string_agg(pg_catalog.format('%s: %s%s',
+          h.attempt,
+          CASE h.outcome
+            WHEN 's' THEN 'succeeded' WHEN 'f' THEN 'failed' WHEN 'i' THEN 'interrupted'
+            WHEN 't' THEN 'timed out' WHEN 'd' THEN 'deferred'
+          END,
+          COALESCE(': ' OPERATOR(pg_catalog.||) h.error, '')), E'\n' ORDER BY h.attempt)
+      FROM saga.ledger_attempt h
+      WHERE h.saga OPERATOR(pg_catalog.=) s.id
+        AND h.seq OPERATOR(pg_catalog.=) d.seq
+        AND h.phase OPERATOR(pg_catalog.=) 'c'::"char") END AS attempts,
+    (SELECT t.key FROM saga.ledger_step t
+      WHERE t.saga OPERATOR(pg_catalog.=) s.id
+        AND t.status OPERATOR(pg_catalog.=) 'c'::"char" AND t.rolled_back_at IS NULL
+      ORDER BY t.seq DESC LIMIT 1) AS last_completed,
+    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN (
+      SELECT pg_catalog.jsonb_object_agg(t.key, t.output ORDER BY t.seq)
+      FROM saga.ledger_step t
+      WHERE t.saga OPERATOR(pg_catalog.=) s.id
+        AND t.output IS NOT NULL AND t.rolled_back_at IS NULL
+        AND (d.seq IS NULL OR t.seq OPERATOR(pg_catalog.<=) d.seq)) END AS outputs,
+    CASE
+      WHEN d.seq IS NULL AND s.undo_target IS NULL
+        THEN 'the unfinished steps, with their forward_key, once the saga is reopened'
+      WHEN d.seq IS NULL THEN NULL
+      WHEN d.compensation IS NOT NULL AND d.review IS NOT NULL AND COALESCE(d.comp_attempts, 0) OPERATOR(pg_catalog.=) 0
+        THEN 'its compensation, which was never tried: retry releases it'
+      WHEN d.compensation IS NOT NULL
+        THEN 'its compensation: what an attempt did was rolled back when it failed'
+      WHEN d.channel IS NOT NULL
+        THEN pg_catalog.format('its compensation, by a listener on channel %s that goes by the compensation_key %s',
+          pg_catalog.quote_ident(d.channel), saga.internal_compensation_key(s.id, d.seq))
+      ELSE 'nothing: a person undoes it'
+    END AS safe_to_retry,
+    (SELECT pg_catalog.string_agg(pg_catalog.format(
+        E'%s: its effect is not confirmed,\n  forward_key %s',
+        t.key, saga.internal_forward_key(t.saga, t.seq)), E'\n' ORDER BY t.seq)
+      FROM saga.ledger_step t
+      WHERE t.saga OPERATOR(pg_catalog.=) s.id
+        AND t.status OPERATOR(pg_catalog.<>) 'c'::"char"
+        AND t.rolled_back_at IS NULL
+        AND NOT t.comp_status OPERATOR(pg_catalog.=) ANY ('{c,s}'::"char"[])) AS must_not_repeat,
+    CASE WHEN d.seq IS NOT NULL THEN
+      CASE WHEN d.compensation IS NOT NULL OR d.channel IS NOT NULL THEN pg_catalog.format(
+        E'SELECT saga.resolve(%L, %L,\n  \'retry\', \'why\');  -- run its compensation\n',
+        s.id, d.key) ELSE '' END
+      OPERATOR(pg_catalog.||) pg_catalog.format(
+        E'SELECT saga.resolve(%1$L, %2$L,\n  \'done\', \'why\');  -- it was undone by hand\n'
+        'SELECT saga.resolve(%1$L, %2$L,\n  \'skip\', \'why\');  -- there is nothing to undo\n',
+        s.id, d.key)
+      ELSE CASE WHEN s.undo_target IS NULL THEN pg_catalog.format(
+        E'SELECT saga.reopen(%L,\n  \'why\');  -- it goes forward again\n', s.id) ELSE '' END
+    END
+      OPERATOR(pg_catalog.||) pg_catalog.format(
+        E'SELECT saga.abandon(%L,\n  \'why\');  -- everything stays as it is', s.id) AS to_settle
+  FROM saga.ledger_saga s
+  CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner, s.owner_name) AS reach) reach
+  LEFT JOIN LATERAL (
+    SELECT t.key, t.seq, t.parked, t.compensation, t.channel, t.review, t.comp_attempts
+    FROM saga.ledger_step t
+    WHERE t.saga OPERATOR(pg_catalog.=) s.id
+      AND t.parked IS NOT NULL
+      AND s.undo_target IS NOT NULL
+      AND (t.rolled_back_at IS NOT NULL OR t.seq OPERATOR(pg_catalog.>) s.undo_target)) d ON true
+  WHERE s.state OPERATOR(pg_catalog.=) 'p'::"char"
+    AND reach.reach OPERATOR(pg_catalog.>) 0;
+
+COMMENT ON VIEW saga.review_queue IS 'What waits for a person, one row per decision.';
+COMMENT ON COLUMN saga.review_queue.saga_id IS 'The saga.';
+COMMENT ON COLUMN saga.review_queue.saga IS 'Its kind.';
+COMMENT ON COLUMN saga.review_queue.key IS 'The caller''s name for this very operation.';
+COMMENT ON COLUMN saga.review_queue.owner IS 'Whose saga it is.';
+COMMENT ON COLUMN saga.review_queue.step IS 'The step to decide about; null: the saga as a whole.';
+COMMENT ON COLUMN saga.review_queue.seq IS 'That step, by start order.';
+COMMENT ON COLUMN saga.review_queue.why IS 'Why no machine may go on.';
+COMMENT ON COLUMN saga.review_queue.since IS 'Since when it waits.';
+COMMENT ON COLUMN saga.review_queue.attempts IS 'What was tried to undo it, a line each.';
+COMMENT ON COLUMN saga.review_queue.last_completed IS 'The step that started last of those that completed.';
+COMMENT ON COLUMN saga.review_queue.outputs IS 'Outputs of this step and those before it, as they were reported.';
+COMMENT ON COLUMN saga.review_queue.safe_to_retry IS 'What may be done again without harm.';
+COMMENT ON COLUMN saga.review_queue.must_not_repeat IS 'Steps whose effect is not confirmed: to be looked at before anything is done again.';
+COMMENT ON COLUMN saga.review_queue.to_settle IS 'The calls that settle it, one of which is to be chosen.';
 
 CREATE VIEW saga.pending_compensations WITH (security_barrier) AS
   SELECT
@@ -950,7 +1150,7 @@ COMMENT ON COLUMN saga.pending_compensations.compensation_key IS 'The handle by 
 
 -- The views filter their rows by themselves.
 GRANT SELECT ON saga.sagas, saga.steps, saga.attempts, saga.events,
-  saga.pending_compensations TO PUBLIC;
+  saga.review_queue, saga.pending_compensations TO PUBLIC;
 
 -- Whoever could call it could make a copy believe that it is the original.
 REVOKE ALL ON FUNCTION saga.internal_settle_home() FROM PUBLIC;

@@ -173,6 +173,12 @@ saga_bgworker_enter(void)
 		pqsignal(SIGINT, StatementCancelHandler);
 	BackgroundWorkerUnblockSignals();
 
+	/*
+	 * The server ignores SIGHUP while it starts a worker: settings that were
+	 * changed meanwhile would be missed for as long as it lives.
+	 */
+	ConfigReloadPending = true;
+
 	saga_bgworker_push_context();
 	return &my_process;
 }

@@ -12,6 +12,8 @@
  * they claim by channel.  So this writes no rows, and what is remembered is
  * only this worker's: another one begins by telling every channel once.
  *
+ * What waits for an owner that is gone is parked on the way.
+ *
  * Which channels there are is read from the queue, a moment after something
  * was dispatched: most of it is claimed by then.
  *
@@ -21,11 +23,13 @@
 
 #include "access/xact.h"
 #include "channels.h"
+#include "dispatch.h"
 #include "fault.h"
 #include "home.h"
 #include "ledger.h"
 #include "miscadmin.h"
 #include "notify.h"
+#include "owner.h"
 #include "turn.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -35,6 +39,8 @@
 /* Between two notifications of a channel, in milliseconds. */
 #define AGAIN_FIRST		1000
 #define AGAIN_LAST		60000
+/* Sagas of owners that are gone, parked in one turn. */
+#define PARK_BATCH		100
 /* While somebody has locked the ledger. */
 #define BLOCKED			200
 /* After an error. */
@@ -152,6 +158,40 @@ tell(const char *name)
 	return true;
 }
 
+/*
+ * What waits for the members of a role that is gone, or is another by now,
+ * waits in vain: parks it.  One saga of such an owner on any channel that is
+ * due; false if there is none (any more).
+ */
+static bool
+park_one(SagaQueued *position, TimestampTz now)
+{
+	SagaQueued	found;
+	SagaRow		saga;
+	SagaSteps	steps;
+
+	while (saga_ledger_next_queued(position, SAGA_QUEUE_ALL,
+								   GetActiveSnapshot(), &found))
+	{
+		*position = found;
+		if (saga_ledger_get_saga(&found.saga, &saga) != SAGA_FOUND)
+			continue;
+		if (saga_owner_why_gone(saga.owner, saga.owner_name) == NULL)
+		{
+			/* Nor have the other sagas of that owner another. */
+			position->since = DT_NOEND;
+			memset(&position->saga, 0xff, sizeof(pg_uuid_t));
+			continue;
+		}
+		if (saga_ledger_reread_saga(&saga, SAGA_NOWAIT) != SAGA_FOUND)
+			continue;
+		saga_ledger_get_steps(&saga.id, &steps);
+		(void) saga_dispatch_turn(&saga, &steps, SAGA_HAND_WORKER, now);
+		return true;
+	}
+	return false;
+}
+
 /* When something is to be done here next. */
 static TimestampTz
 next_time(void)
@@ -167,6 +207,8 @@ next_time(void)
 static bool
 tell_those_due(TimestampTz now)
 {
+	SagaQueued	position;
+
 	if (look_at <= now)
 		look(now);
 	/* Asked behind the snapshot: what it sees, this knows of. */
@@ -177,6 +219,9 @@ tell_those_due(TimestampTz now)
 	}
 	for (int i = 0; i < channel_count; i++)
 		channels[i].empty = channels[i].next <= now && !tell(channels[i].name);
+	position_on(&position, "", false);
+	for (int i = 0; i < PARK_BATCH && park_one(&position, now); i++)
+		CHECK_FOR_INTERRUPTS();
 	SAGA_FAULT("channels.before_commit");
 	saga_turn_commit();
 	return true;

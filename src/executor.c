@@ -19,7 +19,8 @@
  *
  * If anything fails, the transaction is rolled back as a whole, and a second
  * one writes down how the attempt ended, unless somebody else (the worker,
- * from the in-flight file) has done so.  Errors of the SQL are not logged:
+ * from the in-flight file) has done so.  If somebody holds the saga, that is
+ * left to the worker.  Errors of the SQL are not logged:
  * they are in the ledger.
  *
  * The steps of a saga are read once and kept as long as the saga's row is the
@@ -52,6 +53,7 @@
 #include "fault.h"
 #include "inflight.h"
 #include "ledger.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "oids.h"
 #include "pgstat.h"
@@ -72,8 +74,8 @@
 #define SAGA_EXECUTOR_IDLE		"saga: idle executor"
 /* So long is tried to mark a step whose saga somebody is writing. */
 #define SAGA_EXECUTOR_MARK_MS	100
-/* So long is tried to write down how an attempt failed. */
-#define SAGA_EXECUTOR_RECORD_MS	2000
+/* So long is tried to write down how an attempt failed, before the worker. */
+#define SAGA_EXECUTOR_RECORD_MS	500
 /* After trouble that is not the compensation's. */
 #define SAGA_EXECUTOR_TROUBLE_MS	1000
 /* So long does a suspect run alone, to begin with. */
@@ -245,14 +247,19 @@ is_for_me(const SagaRow *saga, TimestampTz now)
 }
 
 /*
- * Makes sure that nobody is writing the saga's row and that it is as it was
- * found; waits a little, in case that somebody is about to be done.
+ * Makes sure that nobody is writing the saga's row, and that what the attempt
+ * was about is as it was found; waits a little, in case that somebody is about
+ * to be done.  Returns where the step is now: the saga may have been paused,
+ * or be failing for another reason, and then the steps are read again.
  */
-static void
-check_unchanged(SagaRow *saga)
+static int
+check_unchanged(SagaRow *saga, int index)
 {
 	ItemPointerData tid = saga->version.tuple->t_self;
 	TransactionId xmin = HeapTupleHeaderGetRawXmin(saga->version.tuple->t_data);
+	HeapTuple	step = walk.steps.step[index].version.tuple;
+	ItemPointerData step_tid = step->t_self;
+	TransactionId step_xmin = HeapTupleHeaderGetRawXmin(step->t_data);
 	int			waited = 0;
 	SagaFound	found;
 
@@ -263,15 +270,28 @@ check_unchanged(SagaRow *saga)
 		CHECK_FOR_INTERRUPTS();
 		waited += 5;
 	}
-	if (found != SAGA_FOUND ||
-		!ItemPointerEquals(&tid, &saga->version.tuple->t_self) ||
-		xmin != HeapTupleHeaderGetRawXmin(saga->version.tuple->t_data))
+	if (found == SAGA_FOUND &&
+		ItemPointerEquals(&tid, &saga->version.tuple->t_self) &&
+		xmin == HeapTupleHeaderGetRawXmin(saga->version.tuple->t_data))
+		return index;
+
+	if (found == SAGA_FOUND && saga->state == SAGA_COMPENSATING)
 	{
-		attempt.changed = true;
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("the saga was changed while its compensation ran")));
+		get_steps(saga);
+		index = saga_walk_find(&walk.steps, attempt.seq);
+		if (index >= 0)
+		{
+			step = walk.steps.step[index].version.tuple;
+			if (ItemPointerEquals(&step_tid, &step->t_self) &&
+				step_xmin == HeapTupleHeaderGetRawXmin(step->t_data))
+				return index;
+		}
 	}
+	attempt.changed = true;
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("the saga was changed while its compensation ran")));
+	return -1;					/* keep the compiler quiet */
 }
 
 /* Marks the step with the attempt's end, in the walk's context. */
@@ -281,7 +301,7 @@ settle(SagaRow *saga, int index)
 	MemoryContext caller = MemoryContextSwitchTo(walk_context);
 	SagaWritten written;
 
-	written = saga_dispatch_settle(saga, &walk.steps, index, &attempt.end,
+	written = saga_advance_settle(saga, &walk.steps, index, &attempt.end,
 								   SAGA_HAND_EXECUTOR, saga_clock_now());
 	MemoryContextSwitchTo(caller);
 	return written == SAGA_WRITTEN;
@@ -418,7 +438,7 @@ try_step(bool alone)
 	run_sql(&saga, step);
 	SAGA_FAULT("executor.before_mark");
 	attempt.end.outcome = SAGA_OUTCOME_SUCCEEDED;
-	check_unchanged(&saga);
+	task.index = check_unchanged(&saga, task.index);
 	if (!settle(&saga, task.index))
 	{
 		attempt.changed = true;
@@ -606,7 +626,34 @@ try_to_record(void)
 	return true;
 }
 
+/* What the worker is to write down. */
 static void
+leave_to_worker(void)
+{
+	SagaInflightEnd end;
+
+	memset(&end, 0, sizeof(end));
+	end.outcome = (char) attempt.end.outcome;
+	end.charged = attempt.end.charged;
+	end.conflict = attempt.end.conflict;
+	end.park = attempt.end.park != NULL;
+	end.at = saga_clock_now();
+	if (attempt.end.sqlstate != NULL)
+		strlcpy(end.sqlstate, attempt.end.sqlstate, sizeof(end.sqlstate));
+	if (attempt.end.error != NULL)
+	{
+		int			length = pg_mbcliplen(attempt.end.error,
+										  strlen(attempt.end.error),
+										  SAGA_INFLIGHT_ERROR_LEN - 1);
+
+		memcpy(end.error, attempt.end.error, length);
+	}
+	saga_inflight_leave(&end);
+	saga_pool_leave_record();
+}
+
+/* False: it is left to the worker. */
+static bool
 record_failure(void)
 {
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
@@ -641,9 +688,11 @@ record_failure(void)
 			break;
 		if (waited >= SAGA_EXECUTOR_RECORD_MS)
 		{
-			ereport(WARNING,
-					(errmsg("could not record how an attempt of a compensation ended: another session is holding the saga")));
-			break;
+			/* Somebody holds the saga: others are not to wait for that. */
+			leave_to_worker();
+			attempt_open = false;
+			MemoryContextDelete(context);
+			return false;
 		}
 		wait_out(pause);
 		waited += pause;
@@ -652,6 +701,7 @@ record_failure(void)
 	MemoryContextDelete(context);
 	attempt_open = false;
 	saga_inflight_mark(SAGA_INFLIGHT_NONE);
+	return true;
 }
 
 /* ------------------------------------------------------------------------
@@ -682,9 +732,8 @@ walk_saga(const pg_uuid_t *id)
 		result = attempt_step(alone);
 		if (result == WALK_RECORD)
 		{
-			record_failure();
 			/* Perhaps it is due again at once; that is for the ledger to say. */
-			result = WALK_ON;
+			result = record_failure() ? WALK_ON : WALK_SKIP;
 			if (attempt.trouble)
 				result = WALK_SKIP;
 		}

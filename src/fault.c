@@ -75,6 +75,7 @@ void
 saga_fault_reach(const char *name)
 {
 	char		action[SAGA_FAULT_ACTION_LEN];
+	bool		waits = false;
 
 	if (saga_guc_test_faults == NULL || saga_guc_test_faults[0] == '\0')
 		return;
@@ -86,10 +87,18 @@ saga_fault_reach(const char *name)
 			elog(FATAL, "fault point \"%s\"", name);
 		else if (strcmp(action, "kill") == 0)
 			kill(MyProcPid, SIGKILL);
+		else if (strcmp(action, "queue_full") == 0)
+			/* What PreCommit_Notify says then. */
+			ereport(ERROR,
+					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					 errmsg("too many notifications in the NOTIFY queue")));
 		else if (strcmp(action, "wait") != 0)
 			elog(ERROR, "unknown action \"%s\" at fault point \"%s\"",
 				 action, name);
 
+		if (!waits)
+			elog(LOG, "waiting at fault point \"%s\"", name);
+		waits = true;
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 20, PG_WAIT_EXTENSION);

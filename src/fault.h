@@ -5,7 +5,8 @@
  *
  * SAGA_FAULT("executor.before_mark") does whatever the setting
  * saga.test_faults asks of that name: nothing, 'error', 'fatal', 'kill'
- * (SIGKILL to itself) or 'wait' (until the name is taken off the setting).
+ * (SIGKILL to itself), 'queue_full' (the error of a full queue of
+ * notifications) or 'wait' (until the name is taken off the setting).
  * SAGA_FAULT_SET("ledger.step.status") is true when the named value should be
  * spoiled, so that the caller can prove that its verification refuses it.
  *

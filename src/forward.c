@@ -26,6 +26,7 @@
 #include "miscadmin.h"
 #include "open.h"
 #include "owner.h"
+#include "quota.h"
 #include "uuid7.h"
 #include "utils/builtins.h"
 
@@ -48,10 +49,13 @@ check_same_input(const SagaRow *saga, Jsonb *input)
 	Jsonb	   *stored;
 
 	if (saga->content_hash != NULL)
+	{
+		if (saga_input_same_hash(saga->content_hash, input))
+			return;
+	}
+	else if (saga->input == NULL && input == NULL)
 		return;
-	if (saga->input == NULL && input == NULL)
-		return;
-	if (saga->input != NULL && input != NULL)
+	else if (saga->input != NULL && input != NULL)
 	{
 		stored = DatumGetJsonbP(PointerGetDatum(saga->input));
 		if (compareJsonbContainers(&stored->root, &input->root) == 0)
@@ -142,6 +146,7 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 			break;
 		}
 
+		saga_quota_check_open(GetUserId());
 		memset(&saga, 0, sizeof(saga));
 		saga_uuid7_generate(&saga.id);
 		saga.owner = GetUserId();
@@ -236,7 +241,7 @@ saga_sql_complete(PG_FUNCTION_ARGS)
 	result = saga_input_jsonb(fcinfo, 1, "result");
 	ignore_failed = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
 
-	locked = saga_open_exclusive(id, &saga);
+	locked = saga_open_exclusive(id, SAGA_REACH_OWN, &saga);
 	for (;;)
 	{
 		TimestampTz now = saga_clock_now();
@@ -266,9 +271,10 @@ fails_already(const SagaRow *saga)
 	switch (saga->state)
 	{
 		case SAGA_COMPENSATING:
+		case SAGA_NEEDS_REVIEW:
+			/* A partial undo, on its way or parked, becomes a full one. */
 			return saga->failure_kind != SAGA_FAILURE_NONE;
 		case SAGA_COMPENSATED:
-		case SAGA_NEEDS_REVIEW:
 			return true;
 		case SAGA_RUNNING:
 		case SAGA_COMPLETED:
@@ -284,13 +290,13 @@ fail_saga(const pg_uuid_t *id, SagaFailureKind kind, text *reason,
 		  Jsonb *details)
 {
 	SagaRow		saga;
-	bool		locked = saga_open_exclusive(id, &saga);
+	bool		locked = saga_open_exclusive(id, SAGA_REACH_OWN, &saga);
 
 	for (;;)
 	{
 		if (fails_already(&saga))
 			break;
-		if (saga.state != SAGA_RUNNING && saga.state != SAGA_COMPENSATING)
+		if (saga_state_is_final(saga.state))
 			saga_open_refuse_state(&saga, "a finished saga cannot fail",
 								   "Its outcome is final.");
 		if (saga_dispatch_fail(&saga, kind, reason, details,

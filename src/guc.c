@@ -67,6 +67,15 @@ check_name_list(char **newval, void **extra, GucSource source)
 	return ok;
 }
 
+static bool
+check_channel(char **newval, void **extra, GucSource source)
+{
+	if (strlen(*newval) < NAMEDATALEN)
+		return true;
+	GUC_check_errdetail("A channel may have %d bytes.", NAMEDATALEN - 1);
+	return false;
+}
+
 void
 saga_guc_define(void)
 {
@@ -168,7 +177,7 @@ saga_guc_define(void)
 							   "Channel on which sagas that need a person are announced.",
 							   "Empty announces them on their own channel only.",
 							   &saga_guc_review_channel, "",
-							   PGC_SIGHUP, 0, NULL, NULL, NULL);
+							   PGC_SIGHUP, 0, check_channel, NULL, NULL);
 	DefineCustomStringVariable("saga.operator_role",
 							   "Role whose members may settle the sagas of others.",
 							   NULL,

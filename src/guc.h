@@ -29,7 +29,7 @@ extern int	saga_guc_default_timeout;
 extern int	saga_guc_max_payload;	/* kilobytes */
 extern int	saga_guc_max_open_sagas;
 extern int	saga_guc_max_steps;
-extern int	saga_guc_retention;
+extern int	saga_guc_retention; /* minutes */
 extern char *saga_guc_review_channel;
 extern char *saga_guc_operator_role;
 extern char *saga_guc_capture_settings;

@@ -46,6 +46,7 @@
 #include "home.h"
 #include "miscadmin.h"
 #include "oids.h"
+#include "owner.h"
 #include "shmem.h"
 #include "storage/fd.h"
 #include "table.h"
@@ -71,8 +72,8 @@ enum
 /* The transaction in which this session last marked the ledger as a copy. */
 static TransactionId marked_in = InvalidTransactionId;
 
-/* While saga.adopt() itself rewrites rows, they are no copy. */
-static bool adopting = false;
+/* Rows that are being rewritten by a call of ours are no copy. */
+static bool rewriting = false;
 
 static int64
 read_restore(void)
@@ -282,7 +283,7 @@ saga_sql_guard(PG_FUNCTION_ARGS)
 						RelationGetRelationName(trigger->tg_relation)),
 				 errhint("Call saga.begin, saga.step and the others.")));
 
-	if (!adopting && !TRIGGER_FIRED_BY_DELETE(trigger->tg_event) &&
+	if (!rewriting && !TRIGGER_FIRED_BY_DELETE(trigger->tg_event) &&
 		!TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event) &&
 		marked_in != GetTopTransactionId())
 	{
@@ -345,8 +346,6 @@ adopt_rows(void)
 		" AND r.oid OPERATOR(pg_catalog.<>) t.run_as"
 	};
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "could not connect to SPI");
 	if (!is_guarded())
 		for (size_t i = 0; i < lengthof(guards); i++)
 			if (SPI_execute(guards[i], false, 0) != SPI_OK_UTILITY)
@@ -354,39 +353,56 @@ adopt_rows(void)
 	for (size_t i = 0; i < lengthof(statements); i++)
 		if (SPI_execute(statements[i], false, 0) != SPI_OK_UPDATE)
 			elog(ERROR, "could not map the roles of the ledger");
-	SPI_finish();
+}
+
+/*
+ * Calls a function that rewrites the ledger by SQL: with the rights for that,
+ * and without making a copy of the ledger by it.
+ */
+void
+saga_home_rewrite(void (*rewrite) (void *), void *arg)
+{
+	Oid			user;
+	int			context;
+
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
+						   context | SECURITY_LOCAL_USERID_CHANGE);
+	rewriting = true;
+	PG_TRY();
+	{
+		if (SPI_connect() != SPI_OK_CONNECT)
+			elog(ERROR, "could not connect to SPI");
+		rewrite(arg);
+		SPI_finish();
+	}
+	PG_FINALLY();
+	{
+		rewriting = false;
+		SetUserIdAndSecContext(user, context);
+	}
+	PG_END_TRY();
+}
+
+static void
+adopt(void *arg)
+{
+	adopt_rows();
+	write_home(false);
 }
 
 /* saga.adopt(): from now on, this copy of the database compensates. */
 Datum
 saga_sql_adopt(PG_FUNCTION_ARGS)
 {
-	Oid			user;
-	int			context;
-
 	PreventCommandIfReadOnly("saga.adopt()");
-	if (!superuser() && !saga_compat_owns(DatabaseRelationId, MyDatabaseId,
-										 GetUserId()))
+	if (!saga_owner_is_dba())
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_PERMISSION_DENIED),
 				 errmsg("permission denied to adopt this copy of the ledger"),
 				 errhint("Only superusers and the owner of the database may.")));
 
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
-						   context | SECURITY_LOCAL_USERID_CHANGE);
-	adopting = true;
-	PG_TRY();
-	{
-		adopt_rows();
-		write_home(false);
-	}
-	PG_FINALLY();
-	{
-		adopting = false;
-		SetUserIdAndSecContext(user, context);
-	}
-	PG_END_TRY();
+	saga_home_rewrite(adopt, NULL);
 	saga_wakeup_launcher();
 	/* Rows that came here by other ways may be due before anything seen yet. */
 	saga_wakeup_due(DT_NOBEGIN);

@@ -9,6 +9,7 @@
 #define SAGA_HOME_H
 
 extern void saga_home_note_restore(void);
+extern void saga_home_rewrite(void (*rewrite) (void *), void *arg);
 extern const char *saga_home_away(void);
 extern const char *saga_home_why_idle(void);
 

@@ -43,15 +43,34 @@
 #include "shmem.h"
 #include "storage/fd.h"
 
-#define SAGA_INFLIGHT_MAGIC		0x53414746	/* changes with the layout */
+#define SAGA_INFLIGHT_MAGIC		0x53414747	/* changes with the layout */
 #define SAGA_INFLIGHT_PREFIX	"saga."
 
-/* The file's contents.  "state" stands outside of what the crc covers. */
+/* What is written before each attempt: a SagaInflight without state and end. */
+typedef struct InflightRecord
+{
+	uint64		life;
+	int			pid;
+	uint32		nonce;
+	Oid			database;
+	bool		alone;
+	bool		judged;
+	pg_uuid_t	saga;
+	int64		seq;
+	int			attempt;
+	TimestampTz started_at;
+} InflightRecord;
+
+/*
+ * The file's contents.  "state" stands outside of what the crc covers; so does
+ * the end of an attempt, which is written behind it, rarely, before the state
+ * says that it is there.
+ */
 typedef struct InflightFile
 {
 	uint32		magic;
 	uint32		state;
-	SagaInflight record;		/* its state is not used */
+	InflightRecord record;
 	pg_crc32c	crc;			/* of the record */
 } InflightFile;
 
@@ -68,12 +87,12 @@ file_path(char *path, uint64 life, int pid, uint32 nonce)
 }
 
 static pg_crc32c
-record_crc(const SagaInflight *record)
+record_crc(const InflightRecord *record)
 {
 	pg_crc32c	crc;
 
 	INIT_CRC32C(crc);
-	COMP_CRC32C(crc, record, sizeof(SagaInflight));
+	COMP_CRC32C(crc, record, sizeof(InflightRecord));
 	FIN_CRC32C(crc);
 	return crc;
 }
@@ -89,7 +108,6 @@ file_fill(InflightFile *file, const SagaInflight *record)
 	file->record.pid = record->pid;
 	file->record.nonce = record->nonce;
 	file->record.database = record->database;
-	file->record.state = SAGA_INFLIGHT_NONE;
 	file->record.alone = record->alone;
 	file->record.judged = record->judged;
 	file->record.saga = record->saga;
@@ -184,6 +202,24 @@ saga_inflight_mark(SagaInflightState state)
 }
 
 /*
+ * Leaves the record to the worker, with how the attempt ended; the next one
+ * gets a file of its own.  What cannot be written here reads as cut short.
+ */
+void
+saga_inflight_leave(const SagaInflightEnd *end)
+{
+	ssize_t		rc pg_attribute_unused();
+
+	if (own_fd < 0)
+		return;
+	rc = pg_pwrite(own_fd, end, sizeof(SagaInflightEnd), sizeof(InflightFile));
+	saga_inflight_mark(SAGA_INFLIGHT_ENDED);
+	close(own_fd);
+	own_fd = -1;
+	own_state = SAGA_INFLIGHT_NONE;
+}
+
+/*
  * Removes the executor's own file, on a clean exit.  Not when it holds
  * something that the worker is to record: the caller knows.
  */
@@ -209,7 +245,9 @@ read_record(const char *name, uint64 life, SagaInflight *record)
 {
 	char		path[MAXPGPATH];
 	InflightFile file;
+	SagaInflightEnd end;
 	ssize_t		got;
+	ssize_t		end_got;
 	int			fd;
 
 	snprintf(path, MAXPGPATH, "%s/%s", PG_STAT_TMP_DIR, name);
@@ -223,6 +261,7 @@ read_record(const char *name, uint64 life, SagaInflight *record)
 		return false;
 	}
 	got = read(fd, &file, sizeof(file));
+	end_got = read(fd, &end, sizeof(end));
 	CloseTransientFile(fd);
 
 	/* Created, and the executor died before it wrote: nothing had begun. */
@@ -233,7 +272,7 @@ read_record(const char *name, uint64 life, SagaInflight *record)
 	}
 	if (got != sizeof(file) ||
 		file.magic != SAGA_INFLIGHT_MAGIC ||
-		file.state > SAGA_INFLIGHT_TIMED_OUT ||
+		file.state > SAGA_INFLIGHT_ENDED ||
 		!EQ_CRC32C(file.crc, record_crc(&file.record)))
 	{
 		/* Of this life: its executor is writing it at this moment. */
@@ -245,8 +284,25 @@ read_record(const char *name, uint64 life, SagaInflight *record)
 		(void) unlink(path);
 		return false;
 	}
-	*record = file.record;
+	memset(record, 0, sizeof(SagaInflight));
+	record->life = file.record.life;
+	record->pid = file.record.pid;
+	record->nonce = file.record.nonce;
+	record->database = file.record.database;
 	record->state = (SagaInflightState) file.state;
+	record->alone = file.record.alone;
+	record->judged = file.record.judged;
+	record->saga = file.record.saga;
+	record->seq = file.record.seq;
+	record->attempt = file.record.attempt;
+	record->started_at = file.record.started_at;
+	if (record->state == SAGA_INFLIGHT_ENDED)
+	{
+		if (end_got == sizeof(SagaInflightEnd))
+			record->end = end;
+		else
+			record->state = SAGA_INFLIGHT_CUT;
+	}
 	return true;
 }
 
@@ -404,7 +460,8 @@ saga_inflight_leftovers(Oid database)
 	{
 		SagaInflight *record = lfirst(lc);
 
-		if (record->database != database || is_alive(record))
+		if (record->database != database ||
+			(record->state != SAGA_INFLIGHT_ENDED && is_alive(record)))
 		{
 			pfree(record);
 			continue;

@@ -18,8 +18,23 @@ typedef enum SagaInflightState
 	SAGA_INFLIGHT_NONE = 0,		/* nothing is running */
 	SAGA_INFLIGHT_RUNNING,		/* left like this: the server crashed */
 	SAGA_INFLIGHT_CUT,			/* the executor was told to leave */
-	SAGA_INFLIGHT_TIMED_OUT		/* it ran on after its timeout and was ended */
+	SAGA_INFLIGHT_TIMED_OUT,	/* it ran on after its timeout and was ended */
+	SAGA_INFLIGHT_ENDED			/* it failed, and is yet to be written down */
 } SagaInflightState;
+
+#define SAGA_INFLIGHT_ERROR_LEN		1000
+
+/* How it failed, where the ledger's row could not be had. */
+typedef struct SagaInflightEnd
+{
+	char		outcome;		/* a SagaOutcome */
+	bool		charged;
+	bool		conflict;
+	bool		park;			/* the error is why it is not tried again */
+	char		sqlstate[6];	/* empty: none */
+	char		error[SAGA_INFLIGHT_ERROR_LEN];
+	TimestampTz at;
+} SagaInflightEnd;
 
 typedef struct SagaInflight
 {
@@ -28,6 +43,7 @@ typedef struct SagaInflight
 	uint32		nonce;			/* tells executors with the same pid apart */
 	Oid			database;
 	SagaInflightState state;
+	SagaInflightEnd end;		/* of SAGA_INFLIGHT_ENDED */
 	bool		alone;			/* set afterwards, by whoever reads them all */
 	bool		judged;			/* likewise: "alone" is final */
 	pg_uuid_t	saga;
@@ -40,6 +56,7 @@ typedef struct SagaInflight
 extern void saga_inflight_open(void);
 extern void saga_inflight_write(const SagaInflight *record);
 extern void saga_inflight_mark(SagaInflightState state);
+extern void saga_inflight_leave(const SagaInflightEnd *end);
 extern void saga_inflight_close(void);
 
 /* The launcher's side, once at its start, before any executor can run. */

@@ -25,12 +25,16 @@
 #include "nodes/parsenodes.h"
 #include "parser/parser.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 
 /*
  * SQL texts found good lately, so that the compensation of a step that is
  * recorded again and again is parsed once per session.
  */
+/* Of the hashes of values; part of what is stored. */
+#define HASH_SEED			INT64CONST(0x5A6A)
+
 #define GOOD_SQL_TEXTS		64
 #define GOOD_SQL_MAX_LEN	4096
 
@@ -59,6 +63,36 @@ saga_input_jsonb(FunctionCallInfo fcinfo, int arg, const char *what)
 						   size, saga_guc_max_payload),
 				 errhint("Keep large documents in a table of yours, and their key here.")));
 	return PG_GETARG_JSONB_P(arg);
+}
+
+/*
+ * What is kept of a value that is forgotten: enough to tell the same one when
+ * it is given again.  As jsonb compares: 1 and 1.0 are the same.
+ */
+bytea *
+saga_input_hash(Jsonb *value)
+{
+	uint64		hash[2] = {0, 0};
+	bytea	   *result = palloc(VARHDRSZ + sizeof(hash));
+
+	if (value != NULL)
+		for (int i = 0; i < 2; i++)
+			hash[i] = DatumGetUInt64(DirectFunctionCall2(jsonb_hash_extended,
+														 PointerGetDatum(value),
+														 Int64GetDatum(HASH_SEED + i)));
+	SET_VARSIZE(result, VARHDRSZ + sizeof(hash));
+	memcpy(VARDATA(result), hash, sizeof(hash));
+	return result;
+}
+
+bool
+saga_input_same_hash(const bytea *hash, Jsonb *value)
+{
+	const bytea *other = saga_input_hash(value);
+
+	return VARSIZE_ANY_EXHDR(hash) == VARSIZE_ANY_EXHDR(other) &&
+		memcmp(VARDATA_ANY(hash), VARDATA_ANY(other),
+			   VARSIZE_ANY_EXHDR(other)) == 0;
 }
 
 /* A name or key of 1 to "limit" characters. */
@@ -108,7 +142,7 @@ saga_input_channel(FunctionCallInfo fcinfo, int arg, const char *what)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s must not be empty", what),
-				 errhint("Name a channel, or leave it null.")));
+				 errhint("A channel has a name of 1 to %d bytes.", NAMEDATALEN - 1)));
 	if (bytes >= NAMEDATALEN)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

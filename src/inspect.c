@@ -227,6 +227,8 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 			}
 			else
 				appendStringInfoString(&buf, "the application goes on: it may be completed or failed");
+			if (paused)
+				appendStringInfoString(&buf, "; it is paused: its deadline waits for saga.resume");
 			break;
 		case SAGA_COMPLETED:
 			appendStringInfoString(&buf, "nothing: it is completed");
@@ -244,6 +246,8 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 			if (!PG_ARGISNULL(7))
 				appendStringInfo(&buf, ": %s",
 								 text_to_cstring(PG_GETARG_TEXT_PP(7)));
+			if (paused)
+				appendStringInfoString(&buf, "; it is paused until saga.resume");
 			break;
 		case SAGA_COMPENSATING:
 			if (is_running(id, 0))

@@ -164,3 +164,13 @@ saga_json_value(SagaJson *json, const char *key, Jsonb *value)
 		saga_compat_push_jsonb(&json->state, WJB_VALUE, &member);
 	}
 }
+
+Jsonb *
+saga_json_pair(const char *key, const char *value)
+{
+	SagaJson	json;
+
+	saga_json_begin(&json);
+	saga_json_string(&json, key, value);
+	return saga_json_end(&json);
+}

@@ -19,6 +19,10 @@ typedef struct SagaJson
 
 extern void saga_json_begin(SagaJson *json);
 extern Jsonb *saga_json_end(SagaJson *json);
+
+/* An object with one member. */
+extern Jsonb *saga_json_pair(const char *key, const char *value);
+
 extern void saga_json_open(SagaJson *json, const char *key);
 extern void saga_json_close(SagaJson *json);
 

@@ -51,6 +51,7 @@
 #include "shmem.h"
 #include "storage/ipc.h"
 #include "storage/procarray.h"
+#include "tally.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/syscache.h"
@@ -487,7 +488,10 @@ keepaway_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 								query_env, dest, qc);
 
 	if (commit_prepared)
+	{
+		saga_tally_forget();
 		after_commit_prepared();
+	}
 }
 
 void

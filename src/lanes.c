@@ -345,6 +345,9 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 				return DT_NOEND;
 			}
 			in_hand_count = saga_pool_in_hand(lane->role, &in_hand);
+			/* How an attempt ended is to be written down first. */
+			if (saga_pool_left_record())
+				return now;
 		}
 		if (is_withheld(&found.saga) ||
 			(bsearch(&found.saga, in_hand, in_hand_count, sizeof(pg_uuid_t),
@@ -445,7 +448,7 @@ park_next(Lane *lane)
 				saga_turn_commit();
 				return false;
 			}
-			written = saga_dispatch_settle(&saga, &steps, task.index, &end,
+			written = saga_advance_settle(&saga, &steps, task.index, &end,
 										   SAGA_HAND_WORKER, now);
 		}
 		else

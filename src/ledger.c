@@ -29,16 +29,20 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/pg_collation_d.h"
 #include "clock.h"
 #include "common/hashfn.h"
 #include "errors.h"
+#include "guc.h"
 #include "ledger.h"
 #include "miscadmin.h"
 #include "oids.h"
 #include "storage/lmgr.h"
+#include "tally.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "wakeup.h"
@@ -322,7 +326,10 @@ saga_ledger_insert_saga(SagaRow *row)
 	row->version.writer = InvalidTransactionId;
 	row->stored_state = row->state;
 	if (inserted)
+	{
 		follow_due(row);
+		saga_tally_add(row->owner, 1);
+	}
 	table_close(heap, NoLock);
 	return inserted;
 }
@@ -345,7 +352,13 @@ saga_ledger_update_saga(SagaRow *row, SagaPatience patience)
 		row->version.own = true;
 		row->version.writer = InvalidTransactionId;
 		if (row->state != row->stored_state)
+		{
+			int			was_over = saga_state_is_final(row->stored_state);
+
 			saga_wakeup_state(&row->id);
+			if (was_over != saga_state_is_final(row->state))
+				saga_tally_add(row->owner, was_over ? 1 : -1);
+		}
 		row->stored_state = row->state;
 		follow_due(row);
 	}
@@ -369,7 +382,8 @@ saga_ledger_enter_state(SagaRow *row, SagaState state, TimestampTz now)
 	row->updated_at = now;
 	row->finished_at = saga_state_is_final(state) ? now : 0;
 	row->parked = NULL;
-	if (row->announce != NULL)
+	if (row->announce != NULL ||
+		(state == SAGA_NEEDS_REVIEW && saga_guc_review_channel[0] != '\0'))
 	{
 		const char *before = row->to_announce ?
 			text_to_cstring(row->to_announce) : "";
@@ -755,5 +769,237 @@ saga_ledger_insert_event(const pg_uuid_t *id, const char *event, int64 seq,
 	nulls[Event_detail - 1] = (detail == NULL);
 	heap = table_open(saga_oids_get()->event, RowExclusiveLock);
 	saga_table_insert(heap, values, nulls, InvalidOid, NULL);
+	table_close(heap, NoLock);
+}
+
+/* The events that tell of a person's decision. */
+static bool
+is_decision(const char *event)
+{
+	static const char *const decisions[] = {
+		"resolved", "abandoned", "reopened", "rolling back"
+	};
+
+	for (size_t i = 0; i < lengthof(decisions); i++)
+		if (strcmp(event, decisions[i]) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * The last decision that a person took about a saga, or (seq other than 0)
+ * about one of its steps.  False if there is none.
+ */
+bool
+saga_ledger_last_decision(const pg_uuid_t *id, int64 seq, SagaEvent *found)
+{
+	Relation	heap = table_open(saga_oids_get()->event, AccessShareLock);
+	Relation	index = index_open(saga_oids_get()->event_by_saga, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		any = false;
+
+	key_uuid(&key, 1, id);
+	scan = systable_beginscan_ordered(heap, index, snapshot, 1, &key);
+	while (!any &&
+		   HeapTupleIsValid(tuple = systable_getnext_ordered(scan, BackwardScanDirection)))
+	{
+		Datum		values[Event_natts];
+		bool		nulls[Event_natts];
+
+		heap_deform_tuple(tuple, RelationGetDescr(heap), values, nulls);
+		found->event = TextDatumGetCString(values[Event_event - 1]);
+		if (!is_decision(found->event) ||
+			(seq != 0 && (nulls[Event_seq - 1] ||
+						  DatumGetInt64(values[Event_seq - 1]) != seq)))
+			continue;
+		found->actor = TextDatumGetCString(values[Event_actor - 1]);
+		found->at = DatumGetTimestampTz(values[Event_at - 1]);
+		found->detail = nulls[Event_detail - 1] ? NULL :
+			DatumGetCString(DirectFunctionCall1(jsonb_out,
+												values[Event_detail - 1]));
+		any = true;
+	}
+	systable_endscan_ordered(scan);
+	UnregisterSnapshot(snapshot);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return any;
+}
+
+/* ------------------------------------------------------------------------
+ * Counting
+ * ------------------------------------------------------------------------ */
+
+/*
+ * How many unfinished sagas an owner has, what this transaction did included;
+ * reads the whole table.
+ */
+int64
+saga_ledger_count_open(Oid owner)
+{
+	Relation	heap = table_open(saga_oids_get()->saga, AccessShareLock);
+	Snapshot	snapshot;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	int64		count = 0;
+
+	/* What the running command did counts, too. */
+	CommandCounterIncrement();
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	ScanKeyInit(&key, Saga_owner, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(owner));
+	scan = systable_beginscan(heap, InvalidOid, false, snapshot, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+		Datum		state = heap_getattr(tuple, Saga_state,
+										 RelationGetDescr(heap), &isnull);
+
+		CHECK_FOR_INTERRUPTS();
+		if (!saga_state_is_final((SagaState) DatumGetChar(state)))
+			count++;
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(heap, NoLock);
+	return count;
+}
+
+/* How many steps a saga has, if not more than a limit. */
+int
+saga_ledger_count_steps(const pg_uuid_t *id, int limit)
+{
+	Relation	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
+	Relation	index = index_open(saga_oids_get()->step_pkey, AccessShareLock);
+	SnapshotData dirty;
+	ScanKeyData key;
+	SysScanDesc scan;
+	int			count = 0;
+
+	InitDirtySnapshot(dirty);
+	key_uuid(&key, 1, id);
+	scan = systable_beginscan_ordered(heap, index, &dirty, 1, &key);
+	while (count < limit &&
+		   HeapTupleIsValid(systable_getnext_ordered(scan, ForwardScanDirection)))
+		count++;
+	systable_endscan_ordered(scan);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return count;
+}
+
+/* ------------------------------------------------------------------------
+ * Forgetting
+ * ------------------------------------------------------------------------ */
+
+/*
+ * The first saga behind an id, in the order of ids, that a snapshot sees.
+ * False if there is none.
+ */
+bool
+saga_ledger_next_saga(const pg_uuid_t *after, Snapshot snapshot, SagaRow *row)
+{
+	Relation	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
+	Relation	index = index_open(saga_oids_get()->saga_pkey, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, 1, BTGreaterStrategyNumber, F_UUID_GT,
+				UUIDPGetDatum(after));
+	scan = systable_beginscan_ordered(heap, index, snapshot, 1, &key);
+	tuple = systable_getnext_ordered(scan, ForwardScanDirection);
+	if (HeapTupleIsValid(tuple))
+	{
+		SagaTuple	version;
+
+		version.tuple = heap_copytuple(tuple);
+		version.own = false;
+		version.writer = InvalidTransactionId;
+		saga_rows_unpack_saga(RelationGetDescr(heap), &version, row);
+	}
+	systable_endscan_ordered(scan);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return HeapTupleIsValid(tuple);
+}
+
+/* Deletes what an index of a table knows of a saga. */
+static void
+delete_rows(Oid relid, Oid index_relid, const pg_uuid_t *id)
+{
+	Relation	heap = table_open(relid, RowExclusiveLock);
+	Relation	index = index_open(index_relid, AccessShareLock);
+	ScanKeyData key;
+	SagaTuple  *found;
+	int			count;
+
+	key_uuid(&key, 1, id);
+	count = saga_table_find_all(heap, index, &key, 1, false, &found);
+	for (int i = 0; i < count; i++)
+		saga_table_delete(heap, found[i].tuple, found[i].own);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+}
+
+/*
+ * Deletes a saga that is at rest, and all that is known of it.  Its row comes
+ * first: whoever has that, nobody else writes the others.
+ */
+SagaWritten
+saga_ledger_delete_saga(SagaRow *row, SagaPatience patience)
+{
+	Relation	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
+	SagaWritten written;
+
+	Assert(row->due == 0);
+	written = saga_table_lock(heap, row->version.tuple, row->version.own,
+							  patience);
+	if (written == SAGA_WRITTEN)
+	{
+		saga_table_delete(heap, row->version.tuple, row->version.own);
+		delete_rows(saga_oids_get()->step, saga_oids_get()->step_pkey,
+					&row->id);
+		delete_rows(saga_oids_get()->attempt, saga_oids_get()->attempt_pkey,
+					&row->id);
+		delete_rows(saga_oids_get()->event, saga_oids_get()->event_by_saga,
+					&row->id);
+	}
+	table_close(heap, NoLock);
+	return written;
+}
+
+/* Forgets what the errors of a saga's attempts say, which may quote anything. */
+void
+saga_ledger_forget_errors(const pg_uuid_t *id)
+{
+	Relation	heap = table_open(saga_oids_get()->attempt, RowExclusiveLock);
+	Relation	index = index_open(saga_oids_get()->attempt_pkey, AccessShareLock);
+	ScanKeyData key;
+	SagaTuple  *found;
+	int			count;
+
+	key_uuid(&key, 1, id);
+	count = saga_table_find_all(heap, index, &key, 1, false, &found);
+	for (int i = 0; i < count; i++)
+	{
+		Datum		values[Attempt_natts];
+		bool		nulls[Attempt_natts];
+		HeapTuple	stored;
+
+		heap_deform_tuple(found[i].tuple, RelationGetDescr(heap), values,
+						  nulls);
+		if (nulls[Attempt_error - 1])
+			continue;
+		nulls[Attempt_error - 1] = true;
+		if (saga_table_update(heap, found[i].tuple, found[i].own, values,
+							  nulls, SAGA_WAIT, &stored) != SAGA_WRITTEN)
+			elog(ERROR, "an attempt changed without its saga");
+	}
+	index_close(index, NoLock);
 	table_close(heap, NoLock);
 }

@@ -34,10 +34,14 @@ extern SagaFound saga_ledger_get_saga_by_key(Oid owner, text *name, text *key,
 extern SagaFound saga_ledger_get_saga_by_owner_name(text *owner_name,
 													text *name, text *key,
 													SagaRow *row);
+extern int64 saga_ledger_count_open(Oid owner);
 extern bool saga_ledger_insert_saga(SagaRow *row);
 extern SagaWritten saga_ledger_update_saga(SagaRow *row, SagaPatience patience);
 extern void saga_ledger_enter_state(SagaRow *row, SagaState state,
 									TimestampTz now);
+extern bool saga_ledger_next_saga(const pg_uuid_t *after, Snapshot snapshot,
+								  SagaRow *row);
+extern SagaWritten saga_ledger_delete_saga(SagaRow *row, SagaPatience patience);
 extern void saga_ledger_set_due(SagaRow *row, TimestampTz due, Oid lane);
 
 /* Steps */
@@ -49,11 +53,17 @@ extern bool saga_ledger_insert_step(SagaStep *step);
 extern SagaWritten saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
 										   SagaPatience patience);
 
+extern int	saga_ledger_count_steps(const pg_uuid_t *id, int limit);
+
 /* History */
 extern void saga_ledger_insert_attempt(SagaAttempt *attempt);
 extern void saga_ledger_insert_event(const pg_uuid_t *id, const char *event,
 									 int64 seq, Jsonb *detail,
 									 TimestampTz now);
+
+extern void saga_ledger_forget_errors(const pg_uuid_t *id);
+extern bool saga_ledger_last_decision(const pg_uuid_t *id, int64 seq,
+									  SagaEvent *found);
 
 /* Due work: the first row after (lane, due, saga), in that order. */
 extern bool saga_ledger_next_due(const SagaDue *after, bool in_lane,

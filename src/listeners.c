@@ -20,11 +20,11 @@
  */
 #include "postgres.h"
 
+#include "advance.h"
 #include "clock.h"
 #include "common/pg_prng.h"
 #include "compat.h"
 #include "context.h"
-#include "dispatch.h"
 #include "errors.h"
 #include "funcapi.h"
 #include "input.h"
@@ -112,6 +112,22 @@ emit_claim(const SagaRow *saga, const SagaStep *step, ReturnSetInfo *result)
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
+/* A listener claims the step at "index", which waits for one. */
+static SagaWritten
+write_claim(SagaRow *saga, SagaSteps *steps, int index,
+					text *consumer, TimestampTz lease_until, TimestampTz now)
+{
+	SagaStep   *step = &steps->step[index];
+
+	step->claimed_at = now;
+	step->lease_until = lease_until;
+	step->consumer = consumer;
+	saga_advance_wait_until(saga, lease_until, InvalidOid);
+
+	/* Whoever holds the saga's row is at this step, or about to change it. */
+	return saga_advance_stand(saga, step, SAGA_HAND_EXECUTOR, now);
+}
+
 /* Claims what a row of the queue names.  False if it is not to be had. */
 static bool
 claim(const SagaQueued *queued, const ClaimRequest *request,
@@ -134,7 +150,7 @@ claim(const SagaQueued *queued, const ClaimRequest *request,
 		return false;
 	step = &steps.step[index];
 	now = saga_clock_now();
-	if (saga_dispatch_claim(&saga, &steps, index, request->consumer,
+	if (write_claim(&saga, &steps, index, request->consumer,
 							lease_end(step, now, request->lease, now),
 							now) != SAGA_WRITTEN)
 		return false;
@@ -290,7 +306,7 @@ find_task(FunctionCallInfo fcinfo, SagaRow *saga, SagaSteps *steps)
 				 errmsg("\"%s\" is no compensation key",
 						text_to_cstring(key)),
 				 errhint("It is what saga.claim_compensations answered, to be given back as it is.")));
-	saga_open_newest(&id, saga);
+	saga_open_newest(&id, SAGA_REACH_OWN, saga);
 	saga_ledger_get_steps(&id, steps);
 	index = saga_walk_find(steps, seq);
 	if (index < 0)
@@ -343,6 +359,19 @@ get_attempt(FunctionCallInfo fcinfo, int arg)
 	return PG_GETARG_INT32(arg);
 }
 
+/* The listener that holds a step may do so for longer. */
+static SagaWritten
+write_extension(SagaRow *saga, SagaSteps *steps, int index,
+					 TimestampTz lease_until, TimestampTz now)
+{
+	steps->step[index].lease_until = lease_until;
+	if (saga->state == SAGA_COMPENSATING)
+		saga_advance_wait_until(saga, lease_until, InvalidOid);
+	else
+		saga_ledger_set_due(saga, lease_until, InvalidOid);
+	return saga_advance_stand(saga, &steps->step[index], SAGA_HAND_CALLER, now);
+}
+
 /* saga.extend_claim(compensation_key, attempt, lease) */
 Datum
 saga_sql_extend_claim(PG_FUNCTION_ARGS)
@@ -377,10 +406,48 @@ saga_sql_extend_claim(PG_FUNCTION_ARGS)
 					 errhint("Another listener may have it now. If its effect is done, report that with saga.complete_compensation.")));
 		end = lease_end(step, step->claimed_at, lease, now);
 		if (end <= step->lease_until ||
-			saga_dispatch_extend(&saga, &steps, index, end, now) == SAGA_WRITTEN)
+			write_extension(&saga, &steps, index, end, now) == SAGA_WRITTEN)
 			PG_RETURN_TIMESTAMPTZ(step->lease_until);
 		CHECK_FOR_INTERRUPTS();
 	}
+}
+
+/*
+ * A listener says that the compensation of the step at "index", which was
+ * dispatched once, is done.  That is believed whoever holds the step now, and
+ * although it was given up: the effect is there.
+ */
+static SagaWritten
+acknowledge(SagaRow *saga, SagaSteps *steps, int index,
+						  Jsonb *output, TimestampTz now)
+{
+	SagaStep   *step = &steps->step[index];
+	SagaWritten written;
+
+	step->comp_output = output;
+	if (step->claimed_at != 0)
+	{
+		SagaAttemptEnd end;
+
+		saga_outcome_of_claim(step, SAGA_OUTCOME_SUCCEEDED, NULL, &end);
+		return saga_advance_settle(saga, steps, index, &end,
+									SAGA_HAND_CALLER, now);
+	}
+
+	/* No attempt is under way: the one that did it is over, as far as known. */
+	if (!step->late)
+		step->parked = NULL;
+	step->comp_status = SAGA_COMP_COMPENSATED;
+	step->compensated_at = now;
+	step->next_attempt_at = 0;
+	if (saga->state == SAGA_COMPENSATING || saga->state == SAGA_NEEDS_REVIEW)
+		written = saga_advance_walk(saga, steps, step, SAGA_HAND_CALLER, now);
+	else
+		written = saga_advance_stand(saga, step, SAGA_HAND_CALLER, now);
+	if (written == SAGA_WRITTEN)
+		saga_ledger_insert_event(&saga->id, "late acknowledgement", step->seq,
+								 NULL, now);
+	return written;
 }
 
 /* saga.complete_compensation(compensation_key, output) */
@@ -400,7 +467,7 @@ saga_sql_complete_compensation(PG_FUNCTION_ARGS)
 
 		if (step->comp_status == SAGA_COMP_COMPENSATED ||
 			step->comp_status == SAGA_COMP_SKIPPED ||
-			saga_dispatch_acknowledge(&saga, &steps, index, output,
+			acknowledge(&saga, &steps, index, output,
 									  saga_clock_now()) == SAGA_WRITTEN)
 			PG_RETURN_TEXT_P(cstring_to_text(saga_state_comp_status_name(step->comp_status)));
 		CHECK_FOR_INTERRUPTS();
@@ -425,9 +492,10 @@ saga_sql_fail_compensation(PG_FUNCTION_ARGS)
 				 errmsg("error must not be null"),
 				 errhint("Say what went wrong: people will read it.")));
 	retryable = PG_ARGISNULL(3) || PG_GETARG_BOOL(3);
+	/* 0 says "at once", which is not the same as saying nothing. */
 	if (!PG_ARGISNULL(4))
-		retry_after = saga_input_milliseconds(PG_GETARG_INTERVAL_P(4),
-											  "retry_after");
+		retry_after = Max(saga_input_milliseconds(PG_GETARG_INTERVAL_P(4),
+												  "retry_after"), 1);
 	for (;;)
 	{
 		SagaRow		saga;
@@ -438,13 +506,13 @@ saga_sql_fail_compensation(PG_FUNCTION_ARGS)
 
 		if (!is_under_way(step, attempt))
 			PG_RETURN_TEXT_P(cstring_to_text("stale"));
-		saga_dispatch_claim_end(step, SAGA_OUTCOME_FAILED,
+		saga_outcome_of_claim(step, SAGA_OUTCOME_FAILED,
 								text_to_cstring(error), &end);
 		end.retry_after = retry_after;
 		if (!retryable)
 			end.park = psprintf("its listener says that it cannot be done: %s",
 								text_to_cstring(error));
-		if (saga_dispatch_settle(&saga, &steps, index, &end, SAGA_HAND_CALLER,
+		if (saga_advance_settle(&saga, &steps, index, &end, SAGA_HAND_CALLER,
 								 saga_clock_now()) == SAGA_WRITTEN)
 			PG_RETURN_TEXT_P(cstring_to_text(saga_state_comp_status_name(step->comp_status)));
 		CHECK_FOR_INTERRUPTS();

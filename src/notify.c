@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "commands/async.h"
+#include "fault.h"
 #include "notify.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -30,6 +31,7 @@ id_string(const pg_uuid_t *saga)
 void
 saga_notify_compensate(const char *channel, const pg_uuid_t *saga, int64 seq)
 {
+	SAGA_FAULT("notify.before_queue");
 	Async_Notify(channel,
 				 psprintf("{\"event\":\"compensate\",\"saga_id\":\"%s\",\"seq\":" INT64_FORMAT "}",
 						  id_string(saga), seq));
@@ -39,6 +41,7 @@ saga_notify_compensate(const char *channel, const pg_uuid_t *saga, int64 seq)
 void
 saga_notify_state(const char *channel, const pg_uuid_t *saga, SagaState state)
 {
+	SAGA_FAULT("notify.before_queue");
 	Async_Notify(channel,
 				 psprintf("{\"event\":\"state\",\"saga_id\":\"%s\",\"state\":\"%s\"}",
 						  id_string(saga), saga_state_name(state)));

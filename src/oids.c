@@ -88,6 +88,8 @@ lookup_oids(void)
 	oids.step_pkey = lookup_relation("ledger_step_key", schema);
 	oids.attempt = lookup_relation("ledger_attempt", schema);
 	oids.event = lookup_relation("ledger_event", schema);
+	oids.attempt_pkey = lookup_relation("ledger_attempt_key", schema);
+	oids.event_by_saga = lookup_relation("ledger_event_saga_at", schema);
 	oids.due = lookup_relation("ledger_due", schema);
 	oids.due_pkey = lookup_relation("ledger_due_key", schema);
 	oids.queue = lookup_relation("ledger_queue", schema);
@@ -98,6 +100,7 @@ lookup_oids(void)
 	if (!OidIsValid(oids.saga) || !OidIsValid(oids.saga_pkey) ||
 		!OidIsValid(oids.saga_by_key) || !OidIsValid(oids.step) ||
 		!OidIsValid(oids.step_pkey) || !OidIsValid(oids.attempt) ||
+		!OidIsValid(oids.attempt_pkey) || !OidIsValid(oids.event_by_saga) ||
 		!OidIsValid(oids.event) || !OidIsValid(oids.due) ||
 		!OidIsValid(oids.due_pkey) || !OidIsValid(oids.queue) ||
 		!OidIsValid(oids.queue_pkey) || !OidIsValid(oids.start_order) ||

@@ -16,7 +16,9 @@ typedef struct SagaOids
 	Oid			step;
 	Oid			step_pkey;
 	Oid			attempt;
+	Oid			attempt_pkey;
 	Oid			event;
+	Oid			event_by_saga;
 	Oid			due;
 	Oid			due_pkey;
 	Oid			queue;

@@ -122,14 +122,20 @@ saga_open_refuse_failing(const SagaRow *saga)
 {
 	bool		partial = saga->state == SAGA_COMPENSATING &&
 		saga->failure_kind == SAGA_FAILURE_NONE;
+	bool		review = saga->state == SAGA_NEEDS_REVIEW;
 
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGA_FAILING),
+			 review ?
+			 errmsg("saga %s waits for a person's decision",
+					saga_open_id_string(&saga->id)) :
 			 errmsg("the undo of saga %s has begun",
 					saga_open_id_string(&saga->id)),
 			 errdetail("Its state is \"%s\".", saga_state_name(saga->state)),
 			 partial ?
 			 errhint("It is being rolled back to a savepoint: try again once it is running.") :
+			 review ?
+			 errhint("See saga.review_queue. It may be running again after that; an outside effect that did happen can be reported with complete_step(..., late => 'record').") :
 			 errhint("A new operation needs a new saga with a new key. Report an outside effect that did happen with complete_step(..., late => 'record').")));
 }
 
@@ -147,7 +153,7 @@ saga_open_refuse_state(const SagaRow *saga, const char *what, const char *hint)
 }
 
 static void
-find_allowed(const pg_uuid_t *id, SagaRow *saga)
+find_allowed(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
 {
 	const pg_uuid_t *current = saga_session_current();
 
@@ -159,7 +165,9 @@ find_allowed(const pg_uuid_t *id, SagaRow *saga)
 						   saga_open_id_string(id)),
 				 errhint("What the compensation needs to know is in its context, $1.")));
 	if (saga_ledger_get_saga(id, saga) != SAGA_FOUND ||
-		!saga_owner_may_call(saga->owner, saga->owner_name))
+		(reach == SAGA_REACH_OWN ?
+		 !saga_owner_may_call(saga->owner, saga->owner_name) :
+		 saga_owner_reach(saga->owner, saga->owner_name) < reach))
 		saga_open_refuse_not_found(id);
 }
 
@@ -184,7 +192,7 @@ saga_open_again(SagaRow *saga)
 void
 saga_open_shared(const pg_uuid_t *id, SagaRow *saga)
 {
-	find_allowed(id, saga);
+	find_allowed(id, SAGA_REACH_OWN, saga);
 	if (saga->version.own)
 		return;
 	(void) saga_ledger_lock(id, ShareLock, SAGA_WAIT);
@@ -197,9 +205,9 @@ saga_open_shared(const pg_uuid_t *id, SagaRow *saga)
  * ExclusiveLock, once it has written the saga's row or found nothing to write.
  */
 bool
-saga_open_exclusive(const pg_uuid_t *id, SagaRow *saga)
+saga_open_exclusive(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
 {
-	find_allowed(id, saga);
+	find_allowed(id, reach, saga);
 	if (saga->version.own)
 		return false;
 	(void) saga_ledger_lock(id, ExclusiveLock, SAGA_WAIT);
@@ -212,16 +220,16 @@ saga_open_exclusive(const pg_uuid_t *id, SagaRow *saga)
  * whoever changes something replaces the saga's row.
  */
 void
-saga_open_newest(const pg_uuid_t *id, SagaRow *saga)
+saga_open_newest(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
 {
-	find_allowed(id, saga);
+	find_allowed(id, reach, saga);
 	if (!saga->version.own)
 		saga_open_again(saga);
 }
 
 /* For calls that only look. */
 void
-saga_open_read(const pg_uuid_t *id, SagaRow *saga)
+saga_open_read(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
 {
-	find_allowed(id, saga);
+	find_allowed(id, reach, saga);
 }

@@ -78,7 +78,9 @@ give_up(SagaStep *step, const char *why)
 {
 	step->comp_status = SAGA_COMP_FAILED;
 	step->next_attempt_at = 0;
-	step->parked = cstring_to_text(why);
+	/* What a late result asks a person stays asked. */
+	if (!step->late)
+		step->parked = cstring_to_text(why);
 }
 
 /* An attempt that did not succeed. */
@@ -165,8 +167,6 @@ take_failure(SagaStep *step, const SagaAttemptEnd *end, TimestampTz now)
 void
 saga_outcome_take(SagaStep *step, const SagaAttemptEnd *end, TimestampTz now)
 {
-	bool		given_up = step->comp_status == SAGA_COMP_FAILED;
-
 	Assert(end->attempt == step->comp_attempts + 1);
 	step->comp_attempts = end->attempt;
 	step->claimed_at = 0;
@@ -178,10 +178,24 @@ saga_outcome_take(SagaStep *step, const SagaAttemptEnd *end, TimestampTz now)
 		step->compensated_at = now;
 		step->next_attempt_at = 0;
 		step->comp_crashes = -1;
-		/* What a late result asks a person stays asked. */
-		if (given_up)
+		if (!step->late)
 			step->parked = NULL;
 	}
 	else
 		take_failure(step, end, now);
+}
+
+/* The end of the attempt that a listener's claim began. */
+void
+saga_outcome_of_claim(const SagaStep *step, SagaOutcome outcome,
+						const char *error, SagaAttemptEnd *end)
+{
+	memset(end, 0, sizeof(SagaAttemptEnd));
+	end->outcome = outcome;
+	end->attempt = step->comp_attempts + 1;
+	end->started_at = step->claimed_at;
+	end->rows = -1;
+	end->error = error;
+	end->consumer = step->consumer ? text_to_cstring(step->consumer) : NULL;
+	end->charged = outcome != SAGA_OUTCOME_SUCCEEDED;
 }

@@ -29,6 +29,8 @@ typedef struct SagaAttemptEnd
 
 extern void saga_outcome_take(SagaStep *step, const SagaAttemptEnd *end,
 							  TimestampTz now);
+extern void saga_outcome_of_claim(const SagaStep *step, SagaOutcome outcome,
+								  const char *error, SagaAttemptEnd *end);
 extern void saga_outcome_policy(const SagaStep *step, SagaPolicy *policy);
 
 #endif							/* SAGA_OUTCOME_H */

@@ -13,6 +13,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_authid.h"
+#include "catalog/pg_database_d.h"
 #include "compat.h"
 #include "errors.h"
 #include "guc.h"
@@ -47,6 +48,14 @@ is_still(Oid role, const text *name)
 	return same;
 }
 
+/* Is the current user a superuser, or the owner of the database? */
+bool
+saga_owner_is_dba(void)
+{
+	return superuser() ||
+		saga_compat_owns(DatabaseRelationId, MyDatabaseId, GetUserId());
+}
+
 /* Has the current user the rights of a role? */
 bool
 saga_owner_has_rights_of(Oid owner)
@@ -63,6 +72,24 @@ saga_owner_may_call(Oid owner, const text *owner_name)
 	if (!saga_owner_has_rights_of(owner))
 		return false;
 	return is_still(owner, owner_name) || superuser();
+}
+
+/*
+ * Why nobody has the rights of an owner any more; NULL if somebody may have
+ * them.
+ */
+const char *
+saga_owner_why_gone(Oid owner, const text *owner_name)
+{
+	const char *name = GetUserNameFromId(owner, true);
+
+	if (is_still(owner, owner_name))
+		return NULL;
+	if (name == NULL)
+		return psprintf("the saga's owner, role \"%s\", no longer exists; see saga.reassign()",
+						text_to_cstring(owner_name));
+	return psprintf("the saga's owner, role \"%s\", was renamed to \"%s\", or another role took its place; see saga.reassign()",
+					text_to_cstring(owner_name), name);
 }
 
 /* Is the current user a member of the role named by saga.operator_role? */
@@ -99,6 +126,21 @@ const char *
 saga_owner_role_name(Oid role)
 {
 	return GetUserNameFromId(role, false);
+}
+
+/*
+ * Refuses who could not act as a role: an owner of a database must not make
+ * SQL run with rights that are not theirs to give.
+ */
+void
+saga_owner_check_member(Oid role)
+{
+	if (!is_member_of_role(GetUserId(), role))
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_PERMISSION_DENIED),
+				 errmsg("must be member of role \"%s\"",
+						GetUserNameFromId(role, false)),
+				 errdetail("Compensations would run as that role.")));
 }
 
 /*

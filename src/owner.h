@@ -18,10 +18,13 @@ typedef enum SagaReach
 	SAGA_REACH_OWN				/* and go forward */
 } SagaReach;
 
+extern bool saga_owner_is_dba(void);
 extern bool saga_owner_has_rights_of(Oid owner);
 extern bool saga_owner_may_call(Oid owner, const text *owner_name);
 extern SagaReach saga_owner_reach(Oid owner, const text *owner_name);
+extern const char *saga_owner_why_gone(Oid owner, const text *owner_name);
 extern const char *saga_owner_role_name(Oid role);
+extern void saga_owner_check_member(Oid role);
 extern void saga_owner_check_can_run_sql(Oid role);
 extern const char *saga_owner_why_not_run(Oid role, const char *name);
 

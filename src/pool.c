@@ -458,8 +458,8 @@ note_failed(Oid role)
 
 /*
  * Looks after the slots of the current database.  Takes back those whose
- * process ended before it could attach.  True if an executor left since the
- * last call: it may have left a record of what it was doing.
+ * process ended before it could attach.  True if an executor left, or a record
+ * of what it had been doing was left, since the last call.
  */
 bool
 saga_pool_tend(void)
@@ -511,7 +511,19 @@ saga_pool_tend(void)
 		}
 		LWLockRelease(saga_shmem->lock);
 	}
+	if (pg_atomic_exchange_u32(&saga_shmem_my_database()->left_records, 0) != 0)
+		left = true;
 	return left;
+}
+
+/*
+ * Has an executor left a record since?  To be asked behind saga_pool_in_hand:
+ * a saga that is in no executor's hand any more may have one.
+ */
+bool
+saga_pool_left_record(void)
+{
+	return pg_atomic_read_u32(&saga_shmem_my_database()->left_records) != 0;
 }
 
 /* Did an executor of the role end before it could begin?  Asked once. */
@@ -915,6 +927,16 @@ saga_pool_take(pg_uuid_t *id)
 	if (wake)
 		wake_own_worker();
 	return got || steal(id);
+}
+
+/* A record is left for the worker, about the saga that is still in hand. */
+void
+saga_pool_leave_record(void)
+{
+	SagaDatabaseSlot *database = saga_shmem_my_database();
+
+	if (database != NULL)
+		pg_atomic_write_u32(&database->left_records, 1);
 }
 
 /*

@@ -32,6 +32,7 @@ typedef struct SagaPoolLane
 extern SagaPoolStart saga_pool_start(Oid role);
 extern void saga_pool_forget_waiting(Oid role);
 extern bool saga_pool_tend(void);
+extern bool saga_pool_left_record(void);
 extern bool saga_pool_failed_to_start(Oid role);
 extern int	saga_pool_in_hand(Oid role, pg_uuid_t **ids);
 extern bool saga_pool_pass_by(Oid role, const pg_uuid_t *id);
@@ -47,6 +48,7 @@ extern bool saga_pool_attach(const SagaProcess *process,
 							 void (*at_exit) (int code));
 extern void saga_pool_ready(void);
 extern bool saga_pool_take(pg_uuid_t *id);
+extern void saga_pool_leave_record(void);
 extern void saga_pool_done(bool skipped, bool later);
 extern bool saga_pool_must_leave(void);
 extern bool saga_pool_enter_sql(int64 alone_ms);

@@ -15,9 +15,11 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_collation_d.h"
 #include "fault.h"
 #include "rows.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
 
 typedef struct Packer
@@ -212,6 +214,17 @@ verify_step(SagaStep *row)
 			"ledger_step", "lease");
 }
 
+/* Are two texts of rows, or of a caller, the same, byte for byte? */
+bool
+saga_rows_same_text(const text *a, const text *b)
+{
+	if (a == NULL || b == NULL)
+		return a == b;
+	return DatumGetBool(DirectFunctionCall2Coll(texteq, C_COLLATION_OID,
+												PointerGetDatum(a),
+												PointerGetDatum(b)));
+}
+
 /* Verifies a saga's row and packs it for table.c. */
 void
 saga_rows_pack_saga(SagaRow *row, Datum *values, bool *nulls)
@@ -322,6 +335,8 @@ saga_rows_pack_step(SagaStep *row, Datum *values, bool *nulls)
 	pack(p, Step_comp_status, CharGetDatum((char) row->comp_status));
 	pack(p, Step_released, BoolGetDatum(row->released));
 	p->nulls[Step_released - 1] = !row->released;
+	pack(p, Step_late, BoolGetDatum(row->late));
+	p->nulls[Step_late - 1] = !row->late;
 	pack_int64(p, Step_attempt_at, row->attempt_at);
 	pack_int64(p, Step_completed_at, row->completed_at);
 	pack_int64(p, Step_retry_at, row->retry_at);
@@ -381,6 +396,7 @@ saga_rows_unpack_step(TupleDesc desc, const SagaTuple *version, SagaStep *row)
 	row->comp_status = (SagaCompStatus) unpack_char(&p, Step_comp_status);
 	row->released = !nulls[Step_released - 1] &&
 		DatumGetBool(values[Step_released - 1]);
+	row->late = !nulls[Step_late - 1] && DatumGetBool(values[Step_late - 1]);
 	row->attempt_at = unpack_int64(&p, Step_attempt_at);
 	row->completed_at = unpack_int64(&p, Step_completed_at);
 	row->retry_at = unpack_int64(&p, Step_retry_at);

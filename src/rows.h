@@ -41,7 +41,7 @@ enum
 	Step_key, Step_name, Step_compensation, Step_channel, Step_review,
 	Step_args, Step_content_hash, Step_search_path, Step_settings,
 	Step_compensation_retry, Step_retry, Step_attempts, Step_status,
-	Step_comp_status, Step_released, Step_attempt_at, Step_completed_at,
+	Step_comp_status, Step_released, Step_late, Step_attempt_at, Step_completed_at,
 	Step_retry_at, Step_rolled_back_at, Step_comp_attempts,
 	Step_comp_charged, Step_comp_deferrals, Step_comp_conflicts,
 	Step_comp_interruptions, Step_comp_crashes, Step_next_attempt_at, Step_dispatched_at,
@@ -146,6 +146,7 @@ typedef struct SagaStep
 	SagaStepStatus status;
 	SagaCompStatus comp_status;
 	bool		released;		/* a person let a reviewed compensation go */
+	bool		late;			/* a late result waits for a decision */
 	TimestampTz attempt_at;		/* start of the current attempt, if not the first */
 	TimestampTz completed_at;
 	TimestampTz retry_at;
@@ -185,6 +186,15 @@ typedef struct SagaAttempt
 	const char *consumer;
 } SagaAttempt;
 
+/* What a person decided, as it is told. */
+typedef struct SagaEvent
+{
+	char	   *event;
+	char	   *actor;
+	char	   *detail;			/* or NULL */
+	TimestampTz at;
+} SagaEvent;
+
 /* The steps of a saga, oldest start first. */
 typedef struct SagaSteps
 {
@@ -219,6 +229,7 @@ saga_rows_queued(const SagaStep *step)
 		step->dispatched_at : 0;
 }
 
+extern bool saga_rows_same_text(const text *a, const text *b);
 extern void saga_rows_pack_saga(SagaRow *row, Datum *values, bool *nulls);
 extern void saga_rows_unpack_saga(TupleDesc desc, const SagaTuple *version,
 								  SagaRow *row);

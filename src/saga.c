@@ -14,6 +14,7 @@
 #include "launcher.h"
 #include "miscadmin.h"
 #include "shmem.h"
+#include "tally.h"
 #include "wakeup.h"
 
 PG_MODULE_MAGIC;
@@ -28,6 +29,7 @@ _PG_init(void)
 		saga_home_note_restore();
 	saga_shmem_register();
 	saga_wakeup_init();
+	saga_tally_init();
 	saga_keepaway_init();
 	saga_launcher_register();
 }

@@ -62,7 +62,7 @@ shmem_request(void)
 	if (prev_request_hook)
 		prev_request_hook();
 	RequestAddinShmemSpace(MAXALIGN(sizeof(SagaShmem)));
-	RequestNamedLWLockTranche(SAGA_TRANCHE, 1);
+	RequestNamedLWLockTranche(SAGA_TRANCHE, 2);
 }
 
 /* Caller holds "lock", or nobody else can see the slot yet. */
@@ -81,6 +81,7 @@ clear_database_slot(SagaDatabaseSlot *slot)
 	pg_atomic_write_u64(&slot->armed_due, (uint64) PG_INT64_MIN);
 	pg_atomic_write_u64(&slot->posted_due, (uint64) DT_NOEND);
 	pg_atomic_write_u32(&slot->prepared, 0);
+	pg_atomic_write_u32(&slot->left_records, 0);
 	pg_atomic_write_u64(&slot->high_seq, 0);
 }
 
@@ -90,7 +91,8 @@ initialize(SagaShmem *shmem)
 	int			i;
 
 	memset(shmem, 0, sizeof(SagaShmem));
-	shmem->lock = &(GetNamedLWLockTranche(SAGA_TRANCHE))->lock;
+	shmem->lock = &(GetNamedLWLockTranche(SAGA_TRANCHE))[0].lock;
+	shmem->tally_lock = &(GetNamedLWLockTranche(SAGA_TRANCHE))[1].lock;
 
 	/* Zero stands for "no life" in files. */
 	while (shmem->life == 0)
@@ -118,11 +120,15 @@ initialize(SagaShmem *shmem)
 		pg_atomic_init_u64(&slot->armed_due, 0);
 		pg_atomic_init_u64(&slot->posted_due, 0);
 		pg_atomic_init_u32(&slot->prepared, 0);
+		pg_atomic_init_u32(&slot->left_records, 0);
 		pg_atomic_init_u64(&slot->high_seq, 0);
 		clear_database_slot(slot);
 	}
 	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
 		SpinLockInit(&shmem->executors[i].mutex);
+	pg_atomic_init_u32(&shmem->tally_count, 0);
+	for (i = 0; i < SAGA_MAX_TALLIES; i++)
+		pg_atomic_init_u64(&shmem->tallies[i].open, 0);
 }
 
 static void

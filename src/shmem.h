@@ -39,6 +39,8 @@
 #define SAGA_MAILBOX_SIZE		64
 /* Waiters for a saga's state share this many condition variables. */
 #define SAGA_WAIT_PARTITIONS	64
+/* Owners whose unfinished sagas are counted at a time. */
+#define SAGA_MAX_TALLIES		256
 
 typedef enum SagaDatabaseState
 {
@@ -80,6 +82,8 @@ typedef struct SagaDatabaseSlot
 	pg_atomic_uint64 posted_due;
 	/* Prepared transactions that may hold due work: poll while not zero. */
 	pg_atomic_uint32 prepared;
+	/* Executors left records of how attempts ended; the worker has not looked. */
+	pg_atomic_uint32 left_records;
 	/* Largest number drawn from the start order since the server started. */
 	pg_atomic_uint64 high_seq;
 } SagaDatabaseSlot;
@@ -136,6 +140,15 @@ typedef struct SagaWaiter
 	TimestampTz seen;
 } SagaWaiter;
 
+/* How many unfinished sagas an owner has; see tally.c. */
+typedef struct SagaTally
+{
+	Oid			database;
+	Oid			owner;			/* InvalidOid: free */
+	TimestampTz counted_at;
+	pg_atomic_uint64 open;		/* an int64 */
+} SagaTally;
+
 typedef struct SagaShmem
 {
 	LWLock	   *lock;
@@ -167,6 +180,10 @@ typedef struct SagaShmem
 
 	/* Told when a saga whose id falls into the partition changed its state. */
 	ConditionVariable state_changed[SAGA_WAIT_PARTITIONS];
+
+	LWLock	   *tally_lock;		/* guards who has which place in "tallies" */
+	pg_atomic_uint32 tally_count;
+	SagaTally	tallies[SAGA_MAX_TALLIES];
 
 	SagaDatabaseSlot databases[SAGA_MAX_DATABASES];
 	SagaExecutorSlot executors[SAGA_MAX_EXECUTORS];

@@ -177,8 +177,8 @@ saga_state_comp_status_is_known(char code)
  * May a step's compensation go from one status to another?
  *
  * A step without a compensation never gets one.  What is settled (compensated
- * or skipped) is opened again only as "pending", by a person's word after a
- * late result.
+ * or skipped) is opened again, or settled otherwise, only by a person's word
+ * after a late result.
  */
 bool
 saga_state_comp_can(SagaCompStatus from, SagaCompStatus to)
@@ -195,8 +195,9 @@ saga_state_comp_can(SagaCompStatus from, SagaCompStatus to)
 		case SAGA_COMP_FAILED:
 			return to != SAGA_COMP_NONE && to != SAGA_COMP_REGISTERED;
 		case SAGA_COMP_COMPENSATED:
+			return to == SAGA_COMP_PENDING || to == SAGA_COMP_SKIPPED;
 		case SAGA_COMP_SKIPPED:
-			return to == SAGA_COMP_PENDING;
+			return to == SAGA_COMP_PENDING || to == SAGA_COMP_COMPENSATED;
 	}
 	return false;
 }

@@ -32,6 +32,7 @@
 #include "open.h"
 #include "order.h"
 #include "owner.h"
+#include "quota.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -87,20 +88,6 @@ step_result(const SagaStep *step)
 	tuple = heap_form_tuple(desc, values, nulls);
 	ReleaseTupleDesc(desc);
 	return HeapTupleGetDatum(tuple);
-}
-
-static bool
-same_text(const text *a, const text *b)
-{
-	Datum		left;
-	Datum		right;
-
-	if (a == NULL || b == NULL)
-		return a == b;
-	left = PointerGetDatum(a);
-	right = PointerGetDatum(b);
-	return DatumGetBool(DirectFunctionCall2Coll(texteq, C_COLLATION_OID,
-												left, right));
 }
 
 static bool
@@ -246,13 +233,14 @@ check_same_content(const SagaStep *step, const StepRequest *request)
 {
 	const char *what = NULL;
 
-	if (!same_text(step->compensation, request->compensation))
+	if (!saga_rows_same_text(step->compensation, request->compensation))
 		what = "compensation";
-	else if (!same_text(step->channel, request->channel))
+	else if (!saga_rows_same_text(step->channel, request->channel))
 		what = "notify";
-	else if (!same_text(step->review, request->review))
+	else if (!saga_rows_same_text(step->review, request->review))
 		what = "review";
-	else if (step->content_hash == NULL &&
+	else if (step->content_hash != NULL ?
+			 !saga_input_same_hash(step->content_hash, request->args) :
 			 !same_jsonb(step->args, request->args))
 		what = "args";
 	else if (step->kind != request->kind)
@@ -283,7 +271,7 @@ make_step(const SagaRow *saga, const StepRequest *request, int run,
 	step->acknowledge = request->acknowledge;
 	step->run_as_name = cstring_to_text(saga_owner_role_name(step->run_as));
 	step->key = request->key;
-	step->name = same_text(request->name, request->key) ? NULL : request->name;
+	step->name = saga_rows_same_text(request->name, request->key) ? NULL : request->name;
 	step->compensation = request->compensation;
 	step->channel = request->channel;
 	step->review = request->review;
@@ -408,6 +396,7 @@ saga_sql_step(PG_FUNCTION_ARGS)
 		if (saga.state == SAGA_COMPLETED)
 			saga_open_refuse_state(&saga, "a completed saga takes no new step",
 								   "Begin a new saga for a new operation.");
+		saga_quota_check_steps(&saga);
 		make_step(&saga, &request, run, now, &step);
 		if (saga_ledger_insert_step(&step))
 			return step_result(&step);
@@ -445,7 +434,7 @@ find_step(const pg_uuid_t *id, text *key, text *forward_key, SagaStep *step)
 	if (saga_ledger_get_step(id, key, step) != SAGA_FOUND)
 		refuse_step_not_found(id, key);
 	if (forward_key != NULL &&
-		!same_text(forward_key, saga_context_forward_key(id, step->seq)))
+		!saga_rows_same_text(forward_key, saga_context_forward_key(id, step->seq)))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_INVALID_STATE),
 				 errmsg("the forward key is not that of the newest run of step \"%s\"",
@@ -467,6 +456,19 @@ repeated_completion(const SagaStep *step, Jsonb *output)
 						text_to_cstring(step->key)),
 				 errhint("Ask saga.step for the stored output, and use that.")));
 	return step_result(step);
+}
+
+/* SG005: like the result of any step that is undone, this comes too late. */
+static void
+refuse_rolled_back(const SagaStep *step)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_FAILING),
+			 errmsg("step \"%s\" of saga %s was rolled back",
+					text_to_cstring(step->key),
+					saga_open_id_string(&step->saga)),
+			 errdetail("The saga is running again, and the step is to be started afresh."),
+			 errhint("Call saga.step first. Report an outside effect of the old run that did happen with complete_step(..., late => 'record').")));
 }
 
 /* A result that came after the undo had begun, and shall be kept. */
@@ -518,6 +520,9 @@ saga_sql_complete_step(PG_FUNCTION_ARGS)
 			saga_open_refuse_failing(&saga);
 		find_step(id, key, forward_key, &step);
 		now = saga_clock_now();
+		if (step.rolled_back_at != 0 && saga.state == SAGA_RUNNING &&
+			strcmp(late, "record") != 0)
+			refuse_rolled_back(&step);
 		if (step.status == SAGA_STEP_COMPLETED)
 			return repeated_completion(&step, output);
 
@@ -525,7 +530,7 @@ saga_sql_complete_step(PG_FUNCTION_ARGS)
 			saga_open_refuse_state(&saga,
 								   "a completed saga takes no more results",
 								   "Its step was left failed on purpose; a new operation needs a new saga.");
-		else if (saga.state == SAGA_RUNNING)
+		else if (saga.state == SAGA_RUNNING && step.rolled_back_at == 0)
 		{
 			if (step.status == SAGA_STEP_FAILED)
 				refuse_step_state(&step,
@@ -592,7 +597,8 @@ saga_sql_fail_step(PG_FUNCTION_ARGS)
 
 		find_step(id, key, forward_key, &step);
 		now = saga_clock_now();
-		if (saga.state != SAGA_RUNNING && saga.state != SAGA_COMPLETED)
+		if ((saga.state != SAGA_RUNNING && saga.state != SAGA_COMPLETED) ||
+			step.rolled_back_at != 0)
 		{
 			ereport(NOTICE,
 					(errmsg("the failure of step \"%s\" came late and changes nothing",

@@ -399,6 +399,38 @@ saga_table_update(Relation heap, HeapTuple old, bool own, Datum *values,
 	return SAGA_CHANGED;		/* keep the compiler quiet */
 }
 
+/*
+ * Keeps a version found before from being replaced by others, for the caller
+ * that is going to delete it.
+ */
+SagaWritten
+saga_table_lock(Relation heap, HeapTuple old, bool own, SagaPatience patience)
+{
+	HeapTupleData tuple;
+	TM_FailureData failure;
+	Buffer		buffer;
+	TM_Result	result;
+
+	if (own)
+		CommandCounterIncrement();
+	tuple.t_self = old->t_self;
+	result = heap_lock_tuple(heap, &tuple, GetCurrentCommandId(true),
+							 LockTupleExclusive, patience == SAGA_WAIT ?
+							 LockWaitBlock : LockWaitSkip,
+							 false, &buffer, &failure);
+	ReleaseBuffer(buffer);
+	switch (result)
+	{
+		case TM_Ok:
+			return SAGA_WRITTEN;
+		case TM_BeingModified:
+		case TM_WouldBlock:
+			return SAGA_WRITE_BUSY;
+		default:
+			return SAGA_CHANGED;
+	}
+}
+
 /* Deletes a version that nobody else can be writing. */
 void
 saga_table_delete(Relation heap, HeapTuple old, bool own)

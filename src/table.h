@@ -64,6 +64,8 @@ extern bool saga_table_insert(Relation heap, Datum *values, bool *nulls,
 extern SagaWritten saga_table_update(Relation heap, HeapTuple old, bool own,
 									 Datum *values, bool *nulls,
 									 SagaPatience patience, HeapTuple *stored);
+extern SagaWritten saga_table_lock(Relation heap, HeapTuple old, bool own,
+								   SagaPatience patience);
 extern void saga_table_delete(Relation heap, HeapTuple old, bool own);
 
 #endif							/* SAGA_TABLE_H */

@@ -29,17 +29,24 @@ typedef enum StepView
 	STEP_PERSON
 } StepView;
 
-/* Is it one of the steps that this undo is about? */
+/*
+ * Is it one of the steps that this undo is about?  A run that an earlier undo
+ * rolled back is so again only if a late result of it opened it.
+ */
 bool
 saga_walk_in_range(const SagaRow *saga, const SagaStep *step)
 {
-	return step->seq > saga->undo_target && step->rolled_back_at == 0;
+	if (step->rolled_back_at != 0)
+		return step->parked != NULL ||
+			step->comp_status == SAGA_COMP_PENDING ||
+			step->comp_status == SAGA_COMP_DISPATCHED;
+	return step->seq > saga->undo_target;
 }
 
 static StepView
 view_step(const SagaRow *saga, const SagaStep *step, const char **why)
 {
-	if (step->comp_status == SAGA_COMP_FAILED &&
+	if (step->comp_status == SAGA_COMP_FAILED && !step->late &&
 		saga->on_failure == SAGA_ON_FAILURE_CONTINUE)
 		return STEP_GIVEN_UP;
 	/* Whatever its status: somebody must decide about it first. */
@@ -147,6 +154,34 @@ saga_walk_count_given_up(const SagaRow *saga, const SagaSteps *steps)
 		if (saga_walk_in_range(saga, &steps->step[i]) &&
 			steps->step[i].comp_status == SAGA_COMP_FAILED)
 			n++;
+	return n;
+}
+
+/* How many steps the walk is to do something about, or stop at. */
+int
+saga_walk_count_to_undo(const SagaRow *saga, const SagaSteps *steps)
+{
+	int			n = 0;
+
+	for (int i = 0; i < steps->count; i++)
+	{
+		const char *why;
+
+		if (!saga_walk_in_range(saga, &steps->step[i]))
+			continue;
+		switch (view_step(saga, &steps->step[i], &why))
+		{
+			case STEP_SQL:
+			case STEP_LISTENER:
+			case STEP_PERSON:
+				n++;
+				break;
+			case STEP_SETTLED:
+			case STEP_PASSED_OVER:
+			case STEP_GIVEN_UP:
+				break;
+		}
+	}
 	return n;
 }
 

@@ -32,6 +32,8 @@ extern bool saga_walk_in_range(const SagaRow *saga, const SagaStep *step);
 extern bool saga_walk_passes_over(const SagaRow *saga, const SagaStep *step);
 extern int	saga_walk_count_given_up(const SagaRow *saga,
 									 const SagaSteps *steps);
+extern int	saga_walk_count_to_undo(const SagaRow *saga,
+									const SagaSteps *steps);
 extern int	saga_walk_find(const SagaSteps *steps, int64 seq);
 extern SagaStep *saga_walk_claimed(const SagaSteps *steps);
 extern const SagaStep *saga_walk_completed_pivot(const SagaSteps *steps);

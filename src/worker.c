@@ -15,6 +15,7 @@
  *	3. The lanes of roles: sagas are handed to executors (lanes.c).
  *
  *	4. Channels on which something waits unclaimed (channels.c).
+ *	5. Finished sagas that are older than they are to be kept (retention.c).
  *
  * In its own lane it does many sagas in one transaction, so that many
  * notifications cost one flush of the log.  One that somebody holds is passed
@@ -52,6 +53,7 @@
 #include "pgstat.h"
 #include "pool.h"
 #include "postmaster/interrupt.h"
+#include "retention.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "turn.h"
@@ -191,7 +193,16 @@ settle_leftover(const SagaInflight *record)
 	end.attempt = steps.step[i].comp_attempts + 1;
 	end.started_at = record->started_at;
 	end.rows = -1;
-	if (record->state == SAGA_INFLIGHT_TIMED_OUT)
+	if (record->state == SAGA_INFLIGHT_ENDED)
+	{
+		end.outcome = (SagaOutcome) record->end.outcome;
+		end.charged = record->end.charged;
+		end.conflict = record->end.conflict;
+		end.sqlstate = record->end.sqlstate[0] ? record->end.sqlstate : NULL;
+		end.error = record->end.error;
+		end.park = record->end.park ? record->end.error : NULL;
+	}
+	else if (record->state == SAGA_INFLIGHT_TIMED_OUT)
 	{
 		end.outcome = SAGA_OUTCOME_TIMED_OUT;
 		end.charged = true;
@@ -205,8 +216,8 @@ settle_leftover(const SagaInflight *record)
 		end.error = end.suspect ? "the server crashed while it ran" :
 			"its process was told to leave while it ran";
 	}
-	written = saga_dispatch_settle(&saga, &steps, i, &end, SAGA_HAND_EXECUTOR,
-								   saga_clock_now());
+	written = saga_advance_settle(&saga, &steps, i, &end, SAGA_HAND_EXECUTOR,
+								  saga_clock_now());
 	if (written != SAGA_WRITTEN)
 	{
 		AbortCurrentTransaction();
@@ -305,12 +316,16 @@ own_position_at_start(void)
 	own_position.due = DT_NOBEGIN;
 }
 
-/* What is due of one saga.  False: somebody holds it, and nothing is written. */
+/*
+ * What is due of one saga.  False: it is to be looked at again soon, because
+ * somebody holds it (and nothing is written), or because there is more to do.
+ */
 static bool
 own_saga(const pg_uuid_t *id, TimestampTz now)
 {
 	SagaRow		saga;
 	SagaSteps	steps;
+	SagaHand	hand = SAGA_HAND_WORKER;
 
 	if (saga_ledger_get_saga(id, &saga) != SAGA_FOUND)
 		return true;
@@ -334,10 +349,17 @@ own_saga(const pg_uuid_t *id, TimestampTz now)
 	if (saga.due == 0 || saga.due > now || OidIsValid(saga.lane))
 		return true;
 	saga_ledger_get_steps(id, &steps);
-	if (now < own_notify_at && saga_dispatch_notifies(&saga, &steps))
+	if (now < own_notify_at)
+	{
+		if (saga_dispatch_notifies(&saga, &steps))
+			return false;
+		/* What it does may lead to a listener: that, too, is for later. */
+		hand = SAGA_HAND_EXECUTOR;
+	}
+	if (saga_dispatch_turn(&saga, &steps, hand, now) != SAGA_WRITTEN)
 		return false;
-	return saga_dispatch_turn(&saga, &steps, SAGA_HAND_WORKER, now) ==
-		SAGA_WRITTEN;
+	/* Still due, where it was found: the lane is read beyond that by now. */
+	return saga.due == 0 || OidIsValid(saga.lane) || saga.due > own_position.due;
 }
 
 /* One transaction: up to "limit" sagas; own_count tells how many it came to. */
@@ -450,7 +472,6 @@ static TimestampTz
 run_own_lane(bool *away)
 {
 	TimestampTz next = DT_NOEND;
-	SagaDue		before;
 	OwnResult	result;
 
 	own_passed = false;
@@ -462,9 +483,8 @@ run_own_lane(bool *away)
 	do
 	{
 		handle_interrupts();
-		before = own_position;
 		result = own_batch_caught(saga_clock_now(), &next);
-		if (memcmp(&before, &own_position, sizeof(SagaDue)) != 0)
+		if (own_count > 0)
 			saga_channels_dispatched(saga_clock_now());
 		MemoryContextReset(turn_context);
 	} while (result == OWN_DONE || result == OWN_AGAIN);
@@ -617,6 +637,7 @@ take_turn(void)
 		return saga_clock_now() + AWAY_POLL * MS;
 	MemoryContextSwitchTo(turn_context);
 	next = Min(next, saga_channels_turn(saga_clock_now()));
+	next = Min(next, saga_retention_turn(saga_clock_now()));
 	return Min(next, saga_lanes_turn(saga_clock_now()));
 }
 

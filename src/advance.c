@@ -1,0 +1,354 @@
+/*-------------------------------------------------------------------------
+ *
+ * advance.c
+ *	  Writing down what follows from a saga's steps.
+ *
+ * What is next is walk.c's to say; here it is written: the saga's state, when
+ * it must be looked at and by whom, and the steps that changed by that.
+ *
+ * The saga's row is written first: that row is where two writers meet (see
+ * ledger.c), and when it says SAGA_CHANGED or SAGA_WRITE_BUSY nothing else has
+ * been written yet, and the caller begins anew from fresh rows.  The caller
+ * has made sure that nobody was writing the saga's row when it read the rows.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "advance.h"
+#include "json.h"
+#include "notify.h"
+#include "utils/builtins.h"
+#include "walk.h"
+
+/* Our own processes do not wait for others; a caller does. */
+static SagaPatience
+patience_of(SagaHand hand)
+{
+	return hand == SAGA_HAND_CALLER ? SAGA_WAIT : SAGA_NOWAIT;
+}
+
+/* Writes a step behind its saga's row, which this transaction has replaced. */
+void
+saga_advance_write_step(const SagaRow *saga, SagaStep *step)
+{
+	if (saga_ledger_update_step(saga, step, SAGA_NOWAIT) != SAGA_WRITTEN)
+		elog(ERROR, "a step changed without its saga");
+}
+
+/*
+ * Writes the rows of a saga whose walk stands as it stood: the saga's, and
+ * that of a step, or NULL.
+ */
+SagaWritten
+saga_advance_stand(SagaRow *saga, SagaStep *step, SagaHand hand,
+				   TimestampTz now)
+{
+	SagaWritten written;
+
+	saga->updated_at = now;
+	written = saga_ledger_update_saga(saga, patience_of(hand));
+	if (written == SAGA_WRITTEN && step != NULL)
+		saga_advance_write_step(saga, step);
+	return written;
+}
+
+/*
+ * What waits for a listener waits no longer, since the walk stands still; the
+ * saga's row has been replaced.
+ */
+void
+saga_advance_withdraw(const SagaRow *saga, SagaSteps *steps)
+{
+	for (int i = 0; i < steps->count; i++)
+	{
+		if (saga_rows_queued(&steps->step[i]) == 0)
+			continue;
+		steps->step[i].comp_status = SAGA_COMP_PENDING;
+		saga_advance_write_step(saga, &steps->step[i]);
+	}
+}
+
+/*
+ * When a saga that is being undone, and waits for something, must be looked
+ * at: then (0: it is told), or at its deadline, which makes of a partial undo
+ * a full one.
+ */
+void
+saga_advance_wait_until(SagaRow *saga, TimestampTz when, Oid lane)
+{
+	if (saga->deadline != 0 && saga->failure_kind == SAGA_FAILURE_NONE &&
+		!saga->paused && (when == 0 || saga->deadline < when))
+		saga_ledger_set_due(saga, saga->deadline, InvalidOid);
+	else
+		saga_ledger_set_due(saga, when, lane);
+}
+
+/*
+ * Due at once in the lane of a role, unless it is so already: an executor that
+ * walks on need not be told.
+ */
+static void
+due_for_executor(SagaRow *saga, TimestampTz now, Oid lane)
+{
+	if (saga->due == 0 || saga->due > now || saga->lane != lane ||
+		saga->to_announce != NULL)
+		saga_ledger_set_due(saga, now, lane);
+}
+
+/*
+ * Steps later than the one at "index" that the walk passes over are settled
+ * by that; says so in their rows.  A result of theirs that comes in later then
+ * finds that it is too late.
+ */
+static void
+skip_passed_over(const SagaRow *saga, SagaSteps *steps, int index)
+{
+	for (int i = steps->frontier - 1; i > index; i--)
+	{
+		SagaStep   *step = &steps->step[i];
+
+		if (!saga_walk_in_range(saga, step) ||
+			!saga_walk_passes_over(saga, step))
+			continue;
+		step->comp_status = SAGA_COMP_SKIPPED;
+		saga_advance_write_step(saga, step);
+	}
+}
+
+/* What the walk comes to is SQL, or a listener's: is it due, and for whom? */
+static void
+go_on(SagaRow *saga, SagaStep *step, SagaTaskKind kind, SagaHand hand,
+	  TimestampTz now)
+{
+	bool		sql = kind == SAGA_TASK_SQL;
+
+	if (saga->state != SAGA_COMPENSATING)
+		saga_ledger_enter_state(saga, SAGA_COMPENSATING, now);
+	if (step->claimed_at != 0)
+		saga_advance_wait_until(saga, step->lease_until, InvalidOid);
+	else if (saga->paused)
+	{
+		if (step->comp_status == SAGA_COMP_DISPATCHED)
+			step->comp_status = SAGA_COMP_PENDING;
+		saga_advance_wait_until(saga, 0, InvalidOid);
+	}
+	else if (step->comp_status == SAGA_COMP_DISPATCHED)
+		saga_advance_wait_until(saga, 0, InvalidOid);
+	else if (step->next_attempt_at > now)
+		saga_advance_wait_until(saga, step->next_attempt_at,
+								sql ? step->run_as : InvalidOid);
+	else if (sql)
+		due_for_executor(saga, now, step->run_as);
+	else if (hand != SAGA_HAND_WORKER || saga->to_announce != NULL ||
+			 !step->acknowledge)
+		saga_ledger_set_due(saga, now, InvalidOid);
+	else
+	{
+		step->comp_status = SAGA_COMP_DISPATCHED;
+		step->dispatched_at = now;
+		step->next_attempt_at = 0;
+		saga_advance_wait_until(saga, 0, InvalidOid);
+	}
+}
+
+/*
+ * The walk is over.  Returns why the saga is parked, or NULL: it is
+ * compensated or, after a partial undo, running again, and "rolled_back" tells
+ * how many runs of steps that undid.
+ */
+static const char *
+end_walk(SagaRow *saga, SagaSteps *steps, int *rolled_back, TimestampTz now)
+{
+	int			given_up = saga_walk_count_given_up(saga, steps);
+
+	if (given_up > 0)
+	{
+		const char *why = psprintf("%d of its compensations failed, the others are done",
+								   given_up);
+
+		if (saga->state != SAGA_NEEDS_REVIEW)
+			saga_ledger_enter_state(saga, SAGA_NEEDS_REVIEW, now);
+		saga->parked = cstring_to_text(why);
+		saga_ledger_set_due(saga, 0, InvalidOid);
+		return why;
+	}
+	/* A full undo is one that has a reason; a partial one has a savepoint. */
+	if (saga->failure_kind != SAGA_FAILURE_NONE)
+	{
+		saga_ledger_enter_state(saga, SAGA_COMPENSATED, now);
+		saga_ledger_set_due(saga, 0, InvalidOid);
+		return NULL;
+	}
+	for (int i = 0; i < steps->count; i++)
+	{
+		SagaStep   *step = &steps->step[i];
+
+		if (step->rolled_back_at != 0 || step->seq <= saga->undo_target)
+			continue;
+		step->rolled_back_at = now;
+		(*rolled_back)++;
+	}
+	if (saga->state != SAGA_RUNNING)
+		saga_ledger_enter_state(saga, SAGA_RUNNING, now);
+	saga->reason = NULL;
+	saga_ledger_set_due(saga, saga->paused ? 0 : saga->deadline, InvalidOid);
+	return NULL;
+}
+
+/* Writes the runs of steps that a partial undo undid, and says so. */
+static void
+write_rolled_back(SagaRow *saga, SagaSteps *steps, SagaStep *written,
+				  TimestampTz now)
+{
+	for (int i = 0; i < steps->count; i++)
+		if (steps->step[i].rolled_back_at == now && &steps->step[i] != written)
+			saga_advance_write_step(saga, &steps->step[i]);
+}
+
+/*
+ * Sets the saga's row to what follows from its steps, and writes everything:
+ * the saga's row, the one step whose row "changed" points to (or NULL), and
+ * what the walk passed over or rolled back.
+ *
+ * Only the worker dispatches to listeners; whoever else comes to such a step
+ * ("hand" tells who it is) leaves the saga to it.  So does the worker with one
+ * that nobody acknowledges: sending and marking that are a turn of their own.
+ */
+SagaWritten
+saga_advance_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
+				  SagaHand hand, TimestampTz now)
+{
+	bool		was_parked = saga->state == SAGA_NEEDS_REVIEW;
+	const char *parked = NULL;
+	SagaStep   *step = NULL;
+	SagaStep   *claimed;
+	bool		touched = false;	/* that step's row is to be written */
+	bool		dispatched = false;
+	TimestampTz dispatched_before = 0;
+	bool		over = false;
+	int			rolled_back = 0;
+	SagaTask	task;
+	SagaWritten written;
+
+	saga->updated_at = now;
+	saga_walk_next(saga, steps, &task);
+	if (task.index >= 0)
+		step = &steps->step[task.index];
+	switch (task.kind)
+	{
+		case SAGA_TASK_SQL:
+		case SAGA_TASK_LISTENER:
+			{
+				SagaCompStatus before = step->comp_status;
+
+				dispatched_before = step->dispatched_at;
+				go_on(saga, step, task.kind, hand, now);
+				touched = step->comp_status != before;
+				dispatched = touched && step->comp_status == SAGA_COMP_DISPATCHED;
+				break;
+			}
+		case SAGA_TASK_PERSON:
+
+			/*
+			 * The application that fails a saga sees it compensating first,
+			 * whatever its last step wants.
+			 */
+			if (saga->state == SAGA_RUNNING)
+			{
+				saga_ledger_enter_state(saga, SAGA_COMPENSATING, now);
+				saga_ledger_set_due(saga, now, InvalidOid);
+				break;
+			}
+			if (!was_parked)
+				saga_ledger_enter_state(saga, SAGA_NEEDS_REVIEW, now);
+			saga->parked = NULL;
+			claimed = saga_walk_claimed(steps);
+			saga_ledger_set_due(saga, claimed ? claimed->lease_until : 0,
+								InvalidOid);
+			if (!was_parked || step->parked == NULL)
+				parked = task.why;
+			if (step->parked == NULL)
+			{
+				step->parked = cstring_to_text(task.why);
+				touched = true;
+			}
+			break;
+		case SAGA_TASK_NONE:
+			parked = end_walk(saga, steps, &rolled_back, now);
+			over = saga->state == SAGA_RUNNING;
+			break;
+	}
+
+	written = saga_ledger_update_saga(saga, patience_of(hand));
+	if (written != SAGA_WRITTEN)
+		return written;
+
+	if (changed != NULL)
+		saga_advance_write_step(saga, changed);
+	if (touched && step != changed)
+		saga_advance_write_step(saga, step);
+	skip_passed_over(saga, steps, task.index);
+	if (rolled_back > 0)
+		write_rolled_back(saga, steps, changed, now);
+
+	if (parked != NULL)
+		saga_ledger_insert_event(&saga->id, "parked", step ? step->seq : 0,
+								 saga_json_pair("why", parked), now);
+	if (over)
+		saga_ledger_insert_event(&saga->id,
+								 saga->undo_target == SAGA_NOTHING_TO_UNDO ?
+								 "running again" : "rolled back", 0, NULL, now);
+	/* Its row tells of the last time it was dispatched only. */
+	if (dispatched && dispatched_before != 0)
+		saga_ledger_insert_event(&saga->id, "compensation dispatched",
+								 step->seq,
+								 saga_json_pair("channel", text_to_cstring(step->channel)),
+								 dispatched_before);
+	if (dispatched)
+		saga_notify_compensate(text_to_cstring(step->channel), &saga->id,
+							   step->seq);
+	return SAGA_WRITTEN;
+}
+
+/*
+ * Settles an attempt of the compensation of the step at "index", and goes on
+ * with the walk.  For a success this is the mark: it belongs into the
+ * transaction that did the work.
+ *
+ * The undo may have been parked or abandoned while the attempt was under way;
+ * what it did is written down, and nothing follows from it.
+ */
+SagaWritten
+saga_advance_settle(SagaRow *saga, SagaSteps *steps, int index,
+					const SagaAttemptEnd *end, SagaHand hand, TimestampTz now)
+{
+	SagaStep   *step = &steps->step[index];
+	SagaAttempt attempt;
+	SagaWritten written;
+
+	saga_outcome_take(step, end, now);
+	if (saga->state == SAGA_COMPENSATING)
+		written = saga_advance_walk(saga, steps, step, hand, now);
+	else
+	{
+		saga_ledger_set_due(saga, 0, InvalidOid);
+		written = saga_advance_stand(saga, step, hand, now);
+	}
+	if (written != SAGA_WRITTEN)
+		return written;
+
+	attempt.saga = step->saga;
+	attempt.seq = step->seq;
+	attempt.started_at = end->started_at;
+	attempt.finished_at = now;
+	attempt.rows = end->rows;
+	attempt.attempt = end->attempt;
+	attempt.phase = SAGA_PHASE_COMPENSATION;
+	attempt.outcome = end->outcome;
+	attempt.sqlstate = end->sqlstate;
+	attempt.error = end->error;
+	attempt.consumer = end->consumer;
+	saga_ledger_insert_attempt(&attempt);
+	return SAGA_WRITTEN;
+}

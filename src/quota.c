@@ -1,0 +1,80 @@
+/*-------------------------------------------------------------------------
+ *
+ * quota.c
+ *	  Limits that a DBA sets: unfinished sagas of a role, steps of a saga.
+ *
+ * Checked when something new is recorded; what is there is never touched.  The
+ * setting of the calling session counts, so that ALTER ROLE ... SET may give
+ * roles limits of their own.
+ *
+ * How many unfinished sagas a role has is counted by reading the ledger once
+ * and kept up from then on (tally.c).  That may be off; so nobody is refused
+ * on the ground of an old count, as long as counting anew is not asked of us
+ * all the time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "errors.h"
+#include "guc.h"
+#include "ledger.h"
+#include "miscadmin.h"
+#include "open.h"
+#include "owner.h"
+#include "quota.h"
+#include "tally.h"
+#include "utils/timestamp.h"
+
+/* A count that refuses somebody is not older than this, in milliseconds. */
+#define COUNT_AGAIN_MS	10000
+
+/* May the role begin one more saga? */
+void
+saga_quota_check_open(Oid owner)
+{
+	TimestampTz counted_at = 0;
+	TimestampTz now;
+	int64		own;
+	int64		open = 0;
+	bool		known;
+
+	if (saga_guc_max_open_sagas == 0)
+		return;
+	known = saga_tally_get(owner, &open, &counted_at);
+	own = saga_tally_own(owner);
+	if (known && open + own < saga_guc_max_open_sagas)
+		return;
+	now = GetCurrentTimestamp();
+	if (!known ||
+		TimestampDifferenceExceeds(counted_at, now, COUNT_AGAIN_MS))
+	{
+		/* What this transaction changes counts once it commits. */
+		open = saga_ledger_count_open(owner) - own;
+		saga_tally_set(owner, open, now);
+	}
+	if (open + own < saga_guc_max_open_sagas)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_LIMIT_EXCEEDED),
+			 errmsg("role \"%s\" has too many unfinished sagas",
+					saga_owner_role_name(owner)),
+			 errdetail("It has " INT64_FORMAT "; saga.max_open_sagas allows %d.",
+					   open + own, saga_guc_max_open_sagas),
+			 errhint("Complete or fail those that are done with; saga.sagas shows them.")));
+}
+
+/* May the saga get one more step? */
+void
+saga_quota_check_steps(const SagaRow *saga)
+{
+	if (saga_guc_max_steps == 0 ||
+		saga_ledger_count_steps(&saga->id, saga_guc_max_steps) < saga_guc_max_steps)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_LIMIT_EXCEEDED),
+			 errmsg("saga %s has too many steps",
+					saga_open_id_string(&saga->id)),
+			 errdetail("saga.max_steps allows %d.", saga_guc_max_steps),
+			 errhint("Split the operation into several sagas.")));
+}

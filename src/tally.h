@@ -1,0 +1,20 @@
+/*-------------------------------------------------------------------------
+ *
+ * tally.h
+ *	  How many unfinished sagas each owner has, counted once and kept up.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_TALLY_H
+#define SAGA_TALLY_H
+
+#include "datatype/timestamp.h"
+
+extern void saga_tally_init(void);
+extern void saga_tally_add(Oid owner, int delta);
+extern bool saga_tally_get(Oid owner, int64 *open, TimestampTz *counted_at);
+extern void saga_tally_set(Oid owner, int64 open, TimestampTz counted_at);
+extern int64 saga_tally_own(Oid owner);
+extern void saga_tally_forget(void);
+
+#endif							/* SAGA_TALLY_H */
