@@ -242,6 +242,11 @@ saga_channels_turn(TimestampTz now)
 
 	if (next_time() > now)
 		return next_time();
+	if (not_before != DT_NOBEGIN)
+	{
+		not_before = DT_NOBEGIN;
+		saga_notify_make_room();
+	}
 	if (saga_turn_begin(true) != SAGA_TURN_BEGUN)
 		return now + BLOCKED * MS;
 	MemoryContextSwitchTo(caller);

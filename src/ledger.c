@@ -511,8 +511,16 @@ saga_ledger_next_queued(const SagaQueued *after, SagaQueueScope scope,
 			   TimestampTzGetDatum(after->since), false);
 	member_key(&members[3], Queue_saga, InvalidOid, F_UUID_CMP,
 			   UUIDPGetDatum(&after->saga), true);
+
+	/*
+	 * "<=", where "=" would do: with that, the scan would begin at the first
+	 * row of the channel, not behind the one given.
+	 */
 	if (scope != SAGA_QUEUE_ALL)
-		key_text(&keys[nkeys++], Queue_channel, channel);
+		ScanKeyEntryInitialize(&keys[nkeys++], 0, Queue_channel,
+							   BTLessEqualStrategyNumber, InvalidOid,
+							   C_COLLATION_OID, F_TEXT_LE,
+							   PointerGetDatum(channel));
 	after_key(&keys[nkeys++], members);
 	if (scope == SAGA_QUEUE_OWNER)
 		ScanKeyInit(&keys[nkeys++], Queue_owner, BTEqualStrategyNumber,

@@ -19,6 +19,7 @@
 #include "fault.h"
 #include "notify.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 
 static char *
@@ -45,4 +46,15 @@ saga_notify_state(const char *channel, const pg_uuid_t *saga, SagaState state)
 	Async_Notify(channel,
 				 psprintf("{\"event\":\"state\",\"saga_id\":\"%s\",\"state\":\"%s\"}",
 						  id_string(saga), saga_state_name(state)));
+}
+
+/*
+ * To be called before another attempt when the queue of notifications was
+ * full: lets the server give up what every listener has read by now.  It does
+ * that by itself only behind notifications that found room.
+ */
+void
+saga_notify_make_room(void)
+{
+	(void) OidFunctionCall0(F_PG_NOTIFICATION_QUEUE_USAGE);
 }

@@ -16,5 +16,6 @@ extern void saga_notify_compensate(const char *channel, const pg_uuid_t *saga,
 								   int64 seq);
 extern void saga_notify_state(const char *channel, const pg_uuid_t *saga,
 							  SagaState state);
+extern void saga_notify_make_room(void);
 
 #endif							/* SAGA_NOTIFY_H */

@@ -50,6 +50,7 @@
 #include "lanes.h"
 #include "ledger.h"
 #include "miscadmin.h"
+#include "notify.h"
 #include "pgstat.h"
 #include "pool.h"
 #include "postmaster/interrupt.h"
@@ -420,6 +421,11 @@ own_batch_caught(TimestampTz now, TimestampTz *next)
 	SagaDue		before = own_position;
 	volatile OwnResult result = OWN_AGAIN;
 
+	if (own_notify_at != DT_NOBEGIN && own_notify_at <= now)
+	{
+		own_notify_at = DT_NOBEGIN;
+		saga_notify_make_room();
+	}
 	own_count = 0;
 	PG_TRY();
 	{
