@@ -16,86 +16,9 @@
  *-------------------------------------------------------------------------
  */
 #include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
 #include <unistd.h>
 
-#include <libpq-fe.h>
-
-static PGconn *conn;
-
-static void
-die(const char *what)
-{
-	fprintf(stderr, "client: %s: %s", what, PQerrorMessage(conn));
-	exit(1);
-}
-
-static PGresult *
-check(PGresult *result, const char *what)
-{
-	ExecStatusType status = PQresultStatus(result);
-
-	if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK)
-		die(what);
-	return result;
-}
-
-static void
-run(const char *sql)
-{
-	PQclear(check(PQexec(conn, sql), sql));
-}
-
-static char *
-value(const char *sql)
-{
-	PGresult   *result = check(PQexec(conn, sql), sql);
-	char	   *copy = strdup(PQgetvalue(result, 0, 0));
-
-	PQclear(result);
-	return copy;
-}
-
-static void
-prepare(const char *name, const char *sql)
-{
-	PQclear(check(PQprepare(conn, name, sql, 0, NULL), sql));
-}
-
-/* Runs a prepared statement; what should answer one row must. */
-static PGresult *
-call(const char *name, int count, const char *const *values)
-{
-	PGresult   *result = check(PQexecPrepared(conn, name, count, values, NULL,
-											  NULL, 0), name);
-
-	if (PQntuples(result) != 1)
-	{
-		fprintf(stderr, "client: %s answered %d rows\n", name,
-				PQntuples(result));
-		exit(1);
-	}
-	return result;
-}
-
-#define CALL(name, ...) \
-	do { \
-		const char *const values[] = {__VA_ARGS__}; \
-		PQclear(call(name, sizeof(values) / sizeof(values[0]), values)); \
-	} while (0)
-
-static int64_t
-now_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_REALTIME, &t);
-	return (int64_t) t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
+#include "pq.h"
 
 static uint64_t
 random64(void)
@@ -426,6 +349,65 @@ saga_saga(const char *id, const char *key)
 	CALL("complete", id_of_ours);
 }
 
+/* ---- ours, undone by listeners */
+
+static void
+notify_prepare(void)
+{
+	saga_prepare();
+	run("DEALLOCATE step");
+	prepare("step", "SELECT saga.step($1, $2, notify => $3, args => $4)");
+	prepare("fail", "SELECT saga.fail($1, 'the third step failed')");
+}
+
+static void
+notify_saga(const char *id, const char *key)
+{
+	saga_begin_only(key);
+	for (int i = 0; i < 3; i++)
+	{
+		CALL("step", id_of_ours, step_key[i], "refunds", args[i]);
+		CALL("complete_step", id_of_ours, step_key[i], output[i]);
+	}
+	CALL("complete", id_of_ours);
+}
+
+/* ---- up to the commit of the failure */
+
+static void
+fail_prepare(void)
+{
+	saga_prepare();
+	prepare("fail", "SELECT saga.fail($1, 'the third step failed')");
+}
+
+static void
+fail_by(const char *key, const char *const *how)
+{
+	saga_begin_only(key);
+	for (int i = 0; i < 3; i++)
+	{
+		CALL("step", id_of_ours, step_key[i], how[i], args[i]);
+		if (i < 2)
+			CALL("complete_step", id_of_ours, step_key[i], output[i]);
+	}
+	CALL("fail", id_of_ours);
+}
+
+static void
+fail_saga(const char *id, const char *key)
+{
+	fail_by(key, compensation);
+}
+
+static void
+notify_fail_saga(const char *id, const char *key)
+{
+	static const char *const channel[] = {"refunds", "refunds", "refunds"};
+
+	fail_by(key, channel);
+}
+
 static void
 saga4_prepare(void)
 {
@@ -496,6 +478,9 @@ static const Variant variants[] = {
 	{"saga_columns", saga_columns_prepare, saga_saga},
 	{"saga_status", saga_status_prepare, saga_saga},
 	{"saga4", saga4_prepare, saga4_saga},
+	{"notify", notify_prepare, notify_saga},
+	{"fail", fail_prepare, fail_saga},
+	{"notify_fail", notify_prepare, notify_fail_saga},
 	{"part_begin", saga_prepare, part_begin},
 	{"part_step", saga_prepare, part_step},
 	{"part_complete_step", saga_prepare, part_complete_step},
@@ -549,15 +534,6 @@ wait_for_compensation(const char *id)
 			return;
 		usleep(1000);
 	}
-}
-
-static int
-by_value(const void *a, const void *b)
-{
-	int64_t		left = *(const int64_t *) a;
-	int64_t		right = *(const int64_t *) b;
-
-	return left < right ? -1 : left > right;
 }
 
 static void

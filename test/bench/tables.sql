@@ -145,6 +145,25 @@ BEGIN
   END LOOP;
 END $$;
 
+-- Failed sagas whose steps are undone by listeners
+CREATE PROCEDURE bench.fail_to_listeners(n integer, steps integer) LANGUAGE plpgsql AS $$
+DECLARE
+  s uuid;
+BEGIN
+  FOR i IN 1 .. n LOOP
+    s := saga.start('drain');
+    FOR j IN 1 .. steps LOOP
+      PERFORM saga.step(s, 'step ' || j, notify => 'work',
+        args => jsonb_build_object('account', 1 + (i * 3 + j) % 10000, 'amount', 1),
+        output => '{"done": true}');
+    END LOOP;
+    PERFORM saga.fail(s, 'bench');
+    IF i % 10 = 0 THEN
+      COMMIT;
+    END IF;
+  END LOOP;
+END $$;
+
 -- The same undo by hand: whatever waits in raw.due, each compensation committed
 -- with its mark and its attempt, the last one with the saga's end.
 CREATE PROCEDURE bench.undo_by_hand() LANGUAGE plpgsql AS $$

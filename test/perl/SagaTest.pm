@@ -42,7 +42,8 @@ use Time::HiRes qw(usleep);
 our @EXPORT = qw(saga_cluster saga_conf is_test_build wait_until wait_state
   session background log_offset wait_log no_log worker_pid executor_pids
   guarantees guarantee_violations sql_error
-  start_program stop_program kill_program start_payments payments_record start_listener);
+  set_faults halt_worker try_psql wait_server wait_lines listen_to listen_again heard wait_heard
+  start_program wait_program stop_program kill_program start_payments payments_record start_listener);
 
 =head1 FUNCTIONS
 
@@ -270,11 +271,151 @@ sub executor_pids
 		q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'saga executor' ORDER BY 1});
 }
 
-=head2 start_program($name, \%env, @command), stop_program($program), kill_program($program)
+=head2 set_faults($node, $faults), halt_worker($node)
+
+Sets C<saga.test_faults> for all processes, in a file, so that it can be done in
+the middle of a crash; an empty one lets go what waits.  Makes the worker stand
+still before its next turn, until other faults are set.
+
+=head2 try_psql($node, $sql), wait_server($node), wait_lines($node, $regex, $offset, $count)
+
+For a server that crashes: undef if the SQL failed, else its output.  Waits until
+the server takes connections again.  Waits for so many (one) lines of the log,
+looking often: a fault left armed strikes again.
+
+=cut
+
+sub set_faults
+{
+	my ($node, $faults) = @_;
+	my $conf = $node->data_dir . '/postgresql.auto.conf';
+	my ($postmaster) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+
+	open my $file, '>', "$conf.new" or die "$conf.new: $!";
+	print $file $faults eq '' ? '' : "saga.test_faults = '$faults'\n";
+	close $file;
+	rename "$conf.new", $conf or die "$conf: $!";
+	kill 'HUP', $postmaster or die "postmaster: $!";
+	return;
+}
+
+sub halt_worker
+{
+	my ($node) = @_;
+	my $offset = log_offset($node);
+
+	set_faults($node, 'worker.before_turn=wait');
+	return wait_lines($node, qr/waiting at fault point "worker\.before_turn"/, $offset);
+}
+
+sub try_psql
+{
+	my ($node, $sql) = @_;
+	# A psql that leaves before it has read its input is an exception.
+	my ($out, $err) = ('', '');
+	my $code = eval { $node->psql('postgres', $sql, stdout => \$out, stderr => \$err); };
+	return defined $code && $code == 0 ? $out : undef;
+}
+
+sub wait_server
+{
+	my ($node) = @_;
+
+	for my $try (1 .. 50 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		return 1 if defined try_psql($node, 'SELECT 1');
+		usleep(20_000);
+	}
+	die 'the server does not come up';
+}
+
+sub wait_lines
+{
+	my ($node, $regex, $offset, $count) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	for my $try (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		my $n = () = slurp_file($node->logfile, $offset) =~ /$regex/g;
+		return 1 if $n >= ($count // 1);
+		usleep(10_000);
+	}
+	return fail("timed out waiting for $regex");
+}
+
+=head2 listen_to($node, @channels), heard($listener), wait_heard($listener, $wanted, $count), listen_again($node, $listener, @channels)
+
+A session that listens; everything it was told so far, in order, as lines
+C<channel|payload|pid>; waits until so many of them (one) match a regex, and
+returns those that do; a new session, that takes over from one whose server
+crashed.  An option hash reference may follow $node, as for C<session>.
+
+=cut
+
+sub listen_to
+{
+	my ($node, @channels) = @_;
+	my $option = ref $channels[0] ? shift @channels : {};
+	my $listener = session($node, %$option);
+
+	$listener->query_safe(join ' ', map { qq{LISTEN "$_";} } @channels);
+	$listener->{saga_heard} = [];
+	return $listener;
+}
+
+sub heard
+{
+	my ($listener) = @_;
+
+	take_heard($listener, scalar $listener->query_safe('SELECT'));
+	return @{ $listener->{saga_heard} };
+}
+
+sub take_heard
+{
+	my ($listener, $text) = @_;
+
+	push @{ $listener->{saga_heard} }, "$1|$2|$3"
+	  while $text =~ /^Asynchronous notification "(.*?)" with payload "(.*)" received from server process with PID (\d+)\.$/mg;
+	return;
+}
+
+sub listen_again
+{
+	my ($node, $listener, @channels) = @_;
+
+	# What came before the end of the connection
+	eval { $listener->query('SELECT'); };
+	take_heard($listener, $listener->{stdout});
+	my @before = @{ $listener->{saga_heard} };
+	eval { $listener->quit };
+	$listener = listen_to($node, @channels);
+	$listener->{saga_heard} = \@before;
+	return $listener;
+}
+
+sub wait_heard
+{
+	my ($listener, $wanted, $count) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	for my $try (1 .. 50 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		my @found = grep { /$wanted/ } heard($listener);
+		return @found if @found >= ($count // 1);
+		usleep(20_000);
+	}
+	fail("timed out listening for $wanted");
+	diag("heard:\n" . join "\n", @{ $listener->{saga_heard} });
+	return ();
+}
+
+=head2 start_program($name, \%env, @command), wait_program($program), stop_program($program), kill_program($program)
 
 Starts a program beside the test, with that added to its environment and its
-output in a log of that name; ends it by SIGTERM, and returns its exit code (or
-minus the signal's number); ends it by SIGKILL.  Nothing outlives the test.
+output in a log of that name; waits for its end, and returns its exit code (or
+minus the number of the signal that ended it); ends it by SIGTERM; by SIGKILL.
+Nothing outlives the test.
 C<$program-E<gt>{log}> is where its output goes; several may share one.
 
 =cut
@@ -305,11 +446,10 @@ sub start_program
 	return { name => $name, pid => $pid, log => $log };
 }
 
-sub end_program
+sub wait_program
 {
-	my ($program, $signal) = @_;
+	my ($program) = @_;
 
-	kill $signal, $program->{pid};
 	for (1 .. 50 * $PostgreSQL::Test::Utils::timeout_default)
 	{
 		if (waitpid($program->{pid}, POSIX::WNOHANG()) != 0)
@@ -322,8 +462,8 @@ sub end_program
 	die "$program->{name} does not end";
 }
 
-sub stop_program { return end_program($_[0], 'TERM'); }
-sub kill_program { return end_program($_[0], 'KILL'); }
+sub stop_program { kill 'TERM', $_[0]->{pid}; return wait_program($_[0]); }
+sub kill_program { kill 'KILL', $_[0]->{pid}; return wait_program($_[0]); }
 
 END
 {
@@ -434,7 +574,13 @@ my @guarantees = (
 			-- it is written down as interrupted, and they are done again.
 			AND a.outcome <> 'interrupted'
 			AND (later.compensation_status IN ('registered', 'pending', 'running', 'dispatched')
-				OR later.compensated_at > a.started_at)}
+				OR later.compensated_at > a.started_at)
+			-- One that was given up counted as settled, though a listener's late
+			-- report may have told otherwise since.
+			AND NOT EXISTS (
+				SELECT FROM saga.events e JOIN saga.ledger_saga s ON s.id = e.saga_id
+				WHERE e.saga_id = later.saga_id AND e.seq = later.seq
+					AND e.event = 'late acknowledgement' AND s.on_failure = 'c')}
 	],
 	[
 		'G4: one key, one saga', q{
@@ -510,6 +656,56 @@ my @guarantees = (
 		'G6: events are in order', q{
 		SELECT saga_id, position FROM saga.events
 		GROUP BY saga_id, position HAVING count(*) > 1}
+	],
+	[
+		'G6: the attempts of a compensation follow each other', q{
+		SELECT * FROM (
+			SELECT saga_id, seq, attempt, started_at,
+				lag(finished_at) OVER (PARTITION BY saga_id, seq ORDER BY attempt) AS before_finished_at
+			FROM saga.attempts WHERE phase = 'compensation') a
+		WHERE started_at < before_finished_at}
+	],
+	[
+		'G5: what compensates is due, or waits for a listener', q{
+		SELECT id, due, lane FROM saga.ledger_saga s
+		WHERE state = 'u' AND NOT paused AND due IS NULL AND NOT EXISTS (
+			SELECT FROM saga.ledger_queue WHERE saga = s.id)}
+	],
+	[
+		'G5: what is to be announced is due in the lane of the worker', q{
+		SELECT id, state, to_announce, due, lane FROM saga.ledger_saga
+		WHERE to_announce IS NOT NULL AND lane IS DISTINCT FROM 0}
+	],
+	[
+		'G5: what a listener holds is looked at when its lease ends', q{
+		SELECT t.saga, t.seq, s.due, t.lease_until FROM saga.ledger_step t
+		JOIN saga.ledger_saga s ON s.id = t.saga
+		WHERE t.lease_until IS NOT NULL AND (s.due IS NULL OR s.lane <> 0 OR s.due > t.lease_until)}
+	],
+	[
+		'G7: the queue holds what is dispatched and not claimed, and nothing else', q{
+		SELECT q.*, t.* FROM saga.ledger_queue q
+		FULL JOIN (
+			SELECT t.saga, t.seq, t.channel, s.owner, t.dispatched_at AS since FROM saga.ledger_step t
+			JOIN saga.ledger_saga s ON s.id = t.saga
+			WHERE comp_status = 'd' AND claimed_at IS NULL) t USING (saga, seq, channel, owner, since)
+		WHERE q IS NULL OR t IS NULL}
+	],
+	[
+		'G7: one step of a saga at a time is with listeners', q{
+		SELECT saga, count(*) FROM saga.ledger_step WHERE comp_status = 'd' GROUP BY 1 HAVING count(*) > 1}
+	],
+	[
+		'G7: a listener holds a step for no longer than its policy allows', q{
+		SELECT saga, seq, claimed_at, lease_until FROM saga.ledger_step
+		WHERE lease_until > claimed_at + nullif((saga.internal_policy(compensation_retry)).timeout, '0')}
+	],
+	[
+		'the due work is what the sagas name', q{
+		SELECT d.*, s.* FROM saga.ledger_due d
+		FULL JOIN (
+			SELECT id AS saga, due, lane FROM saga.ledger_saga WHERE due IS NOT NULL) s USING (saga, due, lane)
+		WHERE d IS NULL OR s IS NULL}
 	],
 	[
 		'start order: positions count from 1 by seq', q{

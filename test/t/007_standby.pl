@@ -33,11 +33,25 @@ $standby->start;
 my $running = record($primary, 'running');
 my $undone = record($primary, 'undone');
 $primary->safe_psql('postgres', "SELECT saga.fail('$undone'); SELECT saga.wait('$undone')");
+# With listeners: one waits, one is held
+sub task
+{
+	my ($key) = @_;
+	my $id = record($primary, $key);
+	$primary->safe_psql('postgres', qq{SELECT saga.step('$id', 'c', notify => 'tasks', output => '1'); SELECT saga.fail('$id')});
+	wait_until($primary, "SELECT count(*) = 1 FROM saga.ledger_queue WHERE saga = '$id'");
+	return $id;
+}
+my $held = task('held');
+my ($held_key) = $primary->safe_psql('postgres', q{SELECT compensation_key FROM saga.claim_compensations('tasks', lease => '1 day', consumer => 'one')});
+my $waits = task('waits');
 $primary->wait_for_catchup($standby);
 
 # Calls say so, whatever they would have answered.
 foreach my $call ("begin('order')", "begin('order', 'running')", "step('$running', 'b', $undo)", "complete_step('$running', 'b')",
-	"fail_step('$running', 'b', 'no')", "complete('$running')", "fail('$running')", "cancel('$running')", "wait('$undone')")
+	"fail_step('$running', 'b', 'no')", "complete('$running')", "fail('$running')", "cancel('$running')", "wait('$undone')",
+	"claim_compensations('tasks')", "claim_compensations('nothing')", "extend_claim('$held_key', 1, '1 hour')",
+	"complete_compensation('$held_key')", "fail_compensation('$held_key', 1, 'no')")
 {
 	like(sql_error($standby, "SELECT saga.$call"), qr/ERROR:  SG008: .*standby\n(.*\n)*HINT:  .*primary/,
 		'on a standby: ' . ($call =~ s/, compensation.*//r));
@@ -51,6 +65,8 @@ foreach my $view (@views)
 	is($standby->safe_psql('postgres', $view), $primary->safe_psql('postgres', $view),
 		'on a standby: ' . ($view =~ s/.*(saga\.\w+).*/$1/r));
 }
+like($standby->safe_psql('postgres', "SELECT next_action FROM saga.sagas WHERE id = '$waits'"), qr/listener.*tasks.*standby/,
+	'a listener is not asked for here');
 is($standby->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type IN ('saga worker', 'saga executor')}),
 	0, 'nothing of ours works there');
 
@@ -64,6 +80,9 @@ my $deadline = $primary->safe_psql('postgres', q{SELECT saga.begin('order', 'dea
 $primary->safe_psql('postgres', "SELECT saga.step('$deadline', 'a', $undo)");
 my $prepared = record($primary, 'prepared');
 $primary->safe_psql('postgres', "BEGIN; SELECT saga.fail('$prepared'); PREPARE TRANSACTION 'p'");
+# What is still to be dispatched and told
+my $late = $primary->safe_psql('postgres', q{SELECT saga.begin('order', 'late task', announce => 'states')});
+$primary->safe_psql('postgres', qq{SELECT saga.step('$late', 'c', notify => 'tasks', output => '1'); SELECT saga.fail('$late')});
 $primary->wait_for_catchup($standby);
 is($standby->safe_psql('postgres', "SELECT state FROM saga.sagas WHERE id = '$left'"), 'compensating', 'a failed saga is replicated');
 like($standby->safe_psql('postgres', "SELECT next_action FROM saga.sagas WHERE id = '$left'"), qr/standby/, 'its next action says where it is');
@@ -75,8 +94,20 @@ is($standby->safe_psql('postgres', "SELECT saga.wait('$deadline')"), 'compensate
 is($standby->safe_psql('postgres', "COMMIT PREPARED 'p'; SELECT saga.wait('$prepared')"), 'compensated', 'and with prepared transactions');
 is($standby->safe_psql('postgres', "SELECT status FROM saga.complete_step('$running', 'b', '2'); SELECT saga.fail('$running'); SELECT saga.wait('$running')"),
 	"completed\ncompensating\ncompensated", 'sagas go on, and are undone');
+
+# With listeners
+wait_until($standby, q{SELECT count(*) = 2 FROM saga.ledger_queue});
+is($standby->safe_psql('postgres', q{
+	SELECT context->'saga'->>'idempotency_key', attempt FROM saga.claim_compensations('tasks', 10, consumer => 'two') ORDER BY 1}),
+	"late task|1\nwaits|1", 'what waited for listeners waits here');
+is($standby->safe_psql('postgres', q{SELECT idempotency_key, consumer FROM saga.pending_compensations JOIN saga.sagas ON id = saga_id ORDER BY 1}),
+	"held|one\nlate task|two\nwaits|two", 'what was held is held');
+is($standby->safe_psql('postgres', q{SELECT DISTINCT saga.complete_compensation(compensation_key) FROM saga.pending_compensations}),
+	'compensated', 'and reported done');
+wait_state($standby, $_, 'compensated') foreach $held, $waits, $late;
+wait_until($standby, "SELECT to_announce IS NULL FROM saga.ledger_saga WHERE id = '$late'");
 is($standby->safe_psql('postgres', q{SELECT saga, string_agg(step, ' ' ORDER BY n) FROM undone GROUP BY saga ORDER BY saga}),
-	"before the backup|b a\ndeadline|a\nleft|b a\nprepared|b a\nrunning|b a\nundone|b a", 'each is undone once');
+	"before the backup|b a\ndeadline|a\nheld|b a\nleft|b a\nprepared|b a\nrunning|b a\nundone|b a\nwaits|b a", 'each is undone once');
 
 # It stays at home.
 $standby->restart;

@@ -40,6 +40,15 @@ sub as_app
 	return $server->safe_psql($database // 'postgres', $sql, extra_params => [ '-U', 'app' ]);
 }
 
+# A failed saga that is a listener's
+sub task
+{
+	my ($key, $acknowledge) = @_;
+	$acknowledge //= 'true';
+	return qq{SELECT saga.fail(s) FROM (SELECT saga.begin('task', '$key') AS s OFFSET 0) b,
+		LATERAL saga.step(s, 'c', notify => 'tasks', acknowledge => $acknowledge) t};
+}
+
 # Sagas in several states
 as_app($node, $_) foreach (
 	q{SELECT place_order('running')},
@@ -52,7 +61,13 @@ as_app($node, $_) foreach (
 	q{SELECT saga.fail(open_order('parked'))},
 	q{SELECT saga.step(place_order('waiting'), 'c', compensation => 'SELECT 1/0', compensation_retry => saga.retry_policy(delay => '1 day', max_delay => '1 day'))},
 	q{SELECT saga.fail(open_order('waiting'))},
-	q{SELECT saga.begin('order', 'deadline', timeout => '1 day')});
+	q{SELECT saga.begin('order', 'deadline', timeout => '1 day')},
+	# With listeners: one waits for them, one is held by one
+	task('held'));
+wait_until($node, q{SELECT count(*) = 1 FROM saga.ledger_queue});
+as_app($node, q{SELECT * FROM saga.claim_compensations('tasks', lease => '1 day', consumer => 'over there')});
+as_app($node, task('waits'));
+wait_until($node, q{SELECT count(*) = 1 FROM saga.ledger_queue});
 wait_until($node, q{
 	SELECT string_agg(state, ' ' ORDER BY idempotency_key) FROM saga.sagas s
 	WHERE idempotency_key IN ('parked', 'undone', 'waiting')
@@ -64,6 +79,9 @@ $node->reload;
 wait_until($node, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type IN ('saga worker', 'saga executor')});
 as_app($node, q{SELECT saga.fail(place_order('failed'), 'not yet undone')});
 as_app($node, q{SELECT saga.begin('order', 'overdue', timeout => '1 ms')});
+# What is still to be told
+as_app($node, task('forgotten', 'false'));
+as_app($node, q{SELECT saga.fail(saga.begin('task', 'announced', announce => 'states'))});
 
 # The whole ledger, with names for what has another OID elsewhere
 my @ledger = (
@@ -71,7 +89,8 @@ my @ledger = (
 	q{SELECT to_jsonb(t) - '{run_as}'::text[] || jsonb_build_object('run_as', run_as::regrole::text) FROM saga.ledger_step t ORDER BY saga, seq},
 	q{SELECT a FROM saga.ledger_attempt a ORDER BY saga, seq, phase, attempt},
 	q{SELECT e FROM saga.ledger_event e ORDER BY saga, at, event},
-	q{SELECT saga, due, nullif(lane, 0)::regrole FROM saga.ledger_due ORDER BY saga});
+	q{SELECT saga, due, nullif(lane, 0)::regrole FROM saga.ledger_due ORDER BY saga},
+	q{SELECT channel, since, saga, seq, owner::regrole FROM saga.ledger_queue ORDER BY saga});
 
 sub ledger
 {
@@ -115,6 +134,46 @@ sub check_copy
 		qr/ERROR:  SG008: .*\n(.*\n)*HINT:  .*saga\.adopt\(\)/, "$what: whoever waits is told");
 	like(sql_error($server, q{SELECT saga.adopt()}, $database, extra_params => [ '-U', 'other' ]),
 		qr/ERROR:  (42501|SG010):/, "$what: not everybody may adopt it");
+
+	# Listeners: nobody is told, and nothing is to be had.
+	like(sql_error($server, q{SELECT * FROM saga.claim_compensations('tasks')}, $database, extra_params => [ '-U', 'app' ]),
+		qr/ERROR:  SG008: (.*\n)*HINT:  .*saga\.adopt\(\)/, "$what: nothing is to be claimed");
+	my $listener = listen_to($server, { database => $database }, 'tasks', 'states');
+	# Its worker looks again.
+	my $pid = worker_pid($server, $database);
+	$server->safe_psql($database, "SELECT pg_terminate_backend($pid)");
+	$server->safe_psql($database, q{SELECT saga.fail(saga.begin('task', 'here', announce => 'states'))}, extra_params => [ '-U', 'app' ]);
+	wait_until($server, qq{
+		SELECT count(*) = 1 FROM pg_stat_activity
+		WHERE backend_type = 'saga worker' AND datname = current_database() AND state = 'idle' AND pid <> $pid}, 't', $database);
+	is(scalar heard($listener), 0, "$what: nobody is told anything");
+	is($server->safe_psql($database, q{SELECT next_action_at IS NULL, next_action ~ 'listener.*tasks.*but: ' FROM saga.sagas WHERE idempotency_key = 'waits'}),
+		't|t', "$what: and the next action says why") or diag($server->safe_psql($database, q{SELECT next_action FROM saga.sagas WHERE idempotency_key = 'waits'}));
+	return $listener;
+}
+
+# Adopted: those who listen are told everything, and work goes on with them.
+sub check_adopted
+{
+	my ($server, $database, $listener, $what) = @_;
+	my %id = map { split /\|/ } split /\n/, $server->safe_psql($database, q{SELECT idempotency_key, id FROM saga.sagas WHERE idempotency_key IS NOT NULL});
+
+	wait_heard($listener, qr/^tasks\|.*$id{$_}/) foreach 'waits', 'forgotten';
+	wait_heard($listener, qr/^states\|.*$id{$_}/) foreach 'announced', 'here';
+	is(scalar(grep { /$id{forgotten}/ } heard($listener)), 1, "$what: what is told once is told once");
+	is(scalar(grep { /$id{held}/ } heard($listener)), 0, "$what: what a listener holds is not");
+	is($server->safe_psql($database, q{SELECT DISTINCT owner::regrole FROM saga.ledger_queue}), 'app', "$what: it waits for the listeners of its owner");
+	is($server->safe_psql($database, q{
+		SELECT context->'saga'->>'idempotency_key', attempt FROM saga.claim_compensations('tasks', 10, consumer => 'here')},
+		extra_params => [ '-U', 'app' ]), 'waits|1', "$what: who can claim it");
+	is($server->safe_psql($database, q{
+		SELECT string_agg(idempotency_key || ' ' || consumer, ', ' ORDER BY idempotency_key)
+		FROM saga.pending_compensations JOIN saga.sagas ON id = saga_id}, extra_params => [ '-U', 'app' ]),
+		'held over there, waits here', "$what: claims hold");
+	is($server->safe_psql($database, q{SELECT DISTINCT saga.complete_compensation(compensation_key) FROM saga.pending_compensations},
+		extra_params => [ '-U', 'app' ]), 'compensated', "$what: and are reported done");
+	wait_until($server, qq{SELECT state = 'compensated' FROM saga.sagas WHERE id = '$id{$_}'}, 't', $database) foreach qw(waits held forgotten);
+	$listener->quit;
 	return;
 }
 
@@ -127,9 +186,10 @@ sub without_roles
 	return $text;
 }
 is(without_roles(ledger($copy)), without_roles($original), 'every row is there');
-check_copy($copy, 'postgres', 'another server');
+my $listener = check_copy($copy, 'postgres', 'another server');
 
 $copy->safe_psql('postgres', 'SELECT saga.adopt()');
+check_adopted($copy, 'postgres', $listener, 'another server');
 my @open = qw(failed overdue);
 wait_until($copy, qq{SELECT count(*) = 0 FROM saga.sagas WHERE idempotency_key = '$_' AND state <> 'compensated'}) foreach @open;
 is($copy->safe_psql('postgres', 'SELECT saga, step, who FROM undone ORDER BY n'),
@@ -166,8 +226,9 @@ $copy->safe_psql('beside', q{DELETE FROM saga.ledger_attempt WHERE saga IN (SELE
 $copy->safe_psql('beside', q{DELETE FROM saga.ledger_event WHERE saga IN (SELECT id FROM saga.ledger_saga WHERE name = 'native')});
 $copy->safe_psql('beside', q{DELETE FROM saga.ledger_saga WHERE name = 'native'});
 is(without_roles(ledger($copy, 'beside')), without_roles($original), 'beside: every row is there');
-check_copy($copy, 'beside', 'beside');
+$listener = check_copy($copy, 'beside', 'beside');
 $copy->safe_psql('beside', 'SELECT saga.adopt()');
+check_adopted($copy, 'beside', $listener, 'beside');
 wait_until($copy, qq{SELECT count(*) = 1 FROM saga.sagas WHERE idempotency_key = '$_' AND state = 'compensated'}, 't', 'beside') foreach @open;
 guarantees($copy, 'beside');
 
@@ -177,10 +238,11 @@ command_ok([ 'pg_restore', '--exit-on-error', '--section=pre-data', '-d', $copy-
 command_ok([ 'pg_restore', '--exit-on-error', '--data-only', '--disable-triggers', '-d', $copy->connstr('untriggered'), $archive ],
 	'pg_restore of the data, with triggers disabled');
 is(without_roles(ledger($copy, 'untriggered')), without_roles($original), 'untriggered: every row is there');
-check_copy($copy, 'untriggered', 'untriggered');
+$listener = check_copy($copy, 'untriggered', 'untriggered');
 $copy->safe_psql('untriggered', 'SELECT saga.adopt()');
+check_adopted($copy, 'untriggered', $listener, 'untriggered');
 is($copy->safe_psql('untriggered', q{SELECT count(*), string_agg(DISTINCT tgenabled::text, '') FROM pg_trigger
-	WHERE tgfoid = 'saga.internal_guard'::regproc}), '12|A', 'untriggered: guarded again');
+	WHERE tgfoid = 'saga.internal_guard'::regproc}), '14|A', 'untriggered: guarded again');
 wait_until($copy, qq{SELECT count(*) = 1 FROM saga.sagas WHERE idempotency_key = '$_' AND state = 'compensated'}, 't', 'untriggered') foreach @open;
 guarantees($copy, 'untriggered');
 
@@ -190,9 +252,10 @@ is(ledger($node, 'twin'), $original, 'CREATE DATABASE ... TEMPLATE: every row is
 $node->append_conf('postgresql.conf', 'saga.enabled = on');
 $node->reload;
 wait_until($node, q{SELECT count(*) = 1 FROM saga.sagas WHERE idempotency_key = 'failed' AND state = 'compensated'});
-check_copy($node, 'twin', 'twin');
+$listener = check_copy($node, 'twin', 'twin');
 is($node->safe_psql('twin', q{SELECT state FROM saga.sagas WHERE idempotency_key = 'failed'}), 'compensating', 'only the original goes on');
 $node->safe_psql('twin', 'SELECT saga.adopt()');
+check_adopted($node, 'twin', $listener, 'twin');
 wait_until($node, q{SELECT count(*) = 1 FROM saga.sagas WHERE idempotency_key = 'failed' AND state = 'compensated'}, 't', 'twin');
 is($node->safe_psql('twin', q{SELECT saga, step, who FROM undone ORDER BY n}),
 	"$undone\nfailed|b|app\nfailed|a|app", 'the twin, too, once adopted');

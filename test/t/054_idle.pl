@@ -1,5 +1,5 @@
-# Idle means idle: with nothing due, no deadline and no prepared transaction,
-# there are no transactions and no wake-ups; and yet a failure is noticed when
+# Idle means idle: with nothing due, no deadline, nothing unclaimed and no prepared
+# transaction, there are no transactions and no wake-ups; and yet a failure is noticed when
 # it is committed, not when somebody looks.
 
 use strict;
@@ -13,7 +13,7 @@ use Time::HiRes qw(usleep time);
 
 plan skip_all => 'needs /proc' if !-r '/proc/self/status';
 
-my $window = 10;
+my $window = 5;
 
 # The databases looked at are not the one that is asked.
 my $node = saga_cluster('main', databases => [ 'app', 'other' ],
@@ -107,11 +107,48 @@ is(scalar(grep { $_ > 1 } @latency), 0, 'a failure on a system at rest is notice
 $node->safe_psql('app', q{SELECT saga.begin('order', 'deadline', timeout => '1 day')});
 wait_rest();
 ($xacts, $sleeps) = (xacts(), sleeps());
-usleep(4_000_000);
+usleep(3_000_000);
 my $after = sleeps();
 my $woken = $after->{'saga worker app'} - $sleeps->{'saga worker app'};
 cmp_ok($woken, '<=', 1, 'with a deadline ahead: at most one wake-up');
 is(xacts(), $xacts, 'with a deadline ahead: no transactions') if $woken == 0;
+
+# With work that no listener claims: it is announced again, once a minute in the
+# end.  (The virtual clock goes on with the deadline still ahead.)
+SKIP:
+{
+	skip 'needs the test build', 5 if !is_test_build();
+
+	$node->safe_psql('app', q{
+		CREATE FUNCTION test_advance_clock(interval) RETURNS void
+			AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
+		SELECT saga.fail(s) FROM (SELECT saga.begin('order', 'unclaimed') AS s OFFSET 0) b,
+			LATERAL saga.step(s, 'a', notify => 'nobody') t});
+	wait_until($node, q{SELECT count(*) = 1 FROM saga.ledger_queue}, 't', 'app');
+	my $listener = listen_to($node, { database => 'app' }, 'nobody');
+	foreach my $n (1 .. 9)
+	{
+		$node->safe_psql('app', q{SELECT test_advance_clock('1 minute')});
+		wait_heard($listener, qr/^nobody\|/, $n);
+	}
+	$listener->quit;
+	wait_rest();
+	($xacts, $sleeps) = (xacts(), sleeps());
+	usleep(3_000_000);
+	$after = sleeps();
+	cmp_ok($after->{'saga worker app'} - $sleeps->{'saga worker app'}, '<=', 1, 'with unclaimed work: at most one wake-up');
+	is($after->{$_}, $sleeps->{$_}, "with unclaimed work: none of $_") foreach 'saga launcher ', 'saga worker other';
+
+	$node->safe_psql('app', q{SELECT saga.complete_compensation(compensation_key) FROM saga.claim_compensations('nobody')});
+	$node->safe_psql('app', q{SELECT test_advance_clock('2 minutes')});
+	wait_until($node, q{SELECT count(*) = 0 FROM saga.sagas WHERE state = 'compensating'}, 't', 'app');
+	$node->safe_psql('app', q{SELECT saga.complete(id) FROM saga.sagas WHERE idempotency_key = 'deadline'});
+	wait_rest();
+	($xacts, $sleeps) = (xacts(), sleeps());
+	usleep(3_000_000);
+	is(xacts(), $xacts, 'all claimed: no transactions');
+	is(described(sleeps()), described($sleeps), 'all claimed: no wake-ups');
+}
 
 guarantees($node, 'app');
 $node->stop;

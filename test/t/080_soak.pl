@@ -1,7 +1,8 @@
-# A soak: clients begin, step, complete, fail, cancel and abandon sagas while
-# processes of theirs, ours and the server's are killed at random.  In the end
-# the witnesses, two tables that anybody may write to twice, must tell the same
-# story as the ledger.
+# A soak: clients begin, step, complete, fail, cancel and abandon sagas, and
+# listeners compensate them, forget to, or are too late, while processes of
+# theirs, ours and the server's are killed at random.  In the end the witnesses,
+# three tables that anybody may write to twice, must tell the same story as the
+# ledger.
 #
 #   SAGA_SOAK_SECONDS   how long the chaos lasts (10)
 #   SAGA_SOAK_SEED      the seed of a former run; what the machine adds to the
@@ -32,6 +33,7 @@ my $node = saga_cluster('main', conf => join "\n",
 $node->safe_psql('postgres', q{
 	CREATE ROLE app_a LOGIN;
 	CREATE ROLE app_b LOGIN;
+	CREATE ROLE consumer LOGIN IN ROLE app_a, app_b;
 	GRANT USAGE ON SCHEMA saga TO app_a, app_b;
 	GRANT ALL ON SCHEMA public TO app_a, app_b;
 
@@ -39,6 +41,8 @@ $node->safe_psql('postgres', q{
 	CREATE TABLE effects (n bigserial, saga uuid, key text);
 	CREATE TABLE undos (n bigserial, saga uuid, seq bigint, key text, attempt int, output jsonb, refused boolean);
 	CREATE INDEX ON undos (saga, seq);
+	-- What a listener asked of its service, which goes by the key
+	CREATE TABLE calls (n bigint DEFAULT nextval('undos_n_seq'), key text, attempt int, consumer text, at timestamptz DEFAULT clock_timestamp());
 	-- What both of them change, in opposite order: deadlocks
 	CREATE TABLE account (id int PRIMARY KEY, n int) WITH (fillfactor = 20);
 	INSERT INTO account SELECT i, 0 FROM generate_series(1, 4) i;
@@ -91,6 +95,48 @@ $node->safe_psql('postgres', q{
 			UPDATE account SET n = n - 1 WHERE id = (args->>'a')::int;
 		END IF;
 	END $$;
+	-- What a listener does with a batch; calm, it does it well.
+	CREATE PROCEDURE serve(who text, how_many int, lease interval, calm boolean) LANGUAGE plpgsql AS $$
+	DECLARE
+		claims jsonb;
+		c jsonb;
+		chance float;
+	BEGIN
+		SELECT jsonb_agg(to_jsonb(t)) INTO claims FROM saga.claim_compensations('tasks', how_many, lease, who) t;
+		COMMIT;
+		FOR c IN SELECT e FROM jsonb_array_elements(claims) e LOOP
+			chance := CASE WHEN calm THEN 1 ELSE random() END;
+			IF chance < 0.1 THEN
+				PERFORM saga.fail_compensation(c->>'compensation_key', (c->>'attempt')::int, 'the service is down', retry_after => '10 ms');
+				COMMIT;
+				CONTINUE;
+			ELSIF chance < 0.2 THEN
+				CONTINUE;
+			ELSIF chance < 0.3 THEN
+				-- perhaps too late
+				PERFORM saga.extend_claim(c->>'compensation_key', (c->>'attempt')::int, lease);
+				COMMIT;
+			ELSIF chance < 0.33 AND (c->>'attempt')::int > 1 THEN
+				IF saga.fail_compensation(c->>'compensation_key', (c->>'attempt')::int - 1, 'old news', false) <> 'stale' THEN
+					RAISE EXCEPTION 'old news are news';
+				END IF;
+				COMMIT;
+			END IF;
+			INSERT INTO calls (key, attempt, consumer) VALUES (c->>'compensation_key', (c->>'attempt')::int, who);
+			COMMIT;
+			IF chance < 0.4 THEN
+				PERFORM pg_sleep(extract(epoch FROM lease) * 1.2);
+			ELSIF chance < 0.45 THEN
+				CONTINUE;
+			END IF;
+			IF saga.complete_compensation(c->>'compensation_key', to_jsonb(who)) <> 'compensated' THEN
+				RAISE EXCEPTION 'what is done is not done';
+			END IF;
+			COMMIT;
+		END LOOP;
+	END $$;
+	GRANT ALL ON ALL TABLES IN SCHEMA public TO consumer;
+	GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO consumer;
 	CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 	BEGIN
 		RAISE EXCEPTION 'refused at commit';
@@ -116,8 +162,9 @@ sub script
 	my $key = $shared ? 'shared-' . int((time - $begin_of_time) * 3) : "c$client-$number";
 	# The deadline ends what its client forgets.
 	my $timeout = chance(0.1) ? 50 + int(rand 300) : 2000 + int(rand 2000);
+	# (A key is one saga's, whoever begins it: the same content each time.)
 	my $sql = "SELECT saga.begin('soak', '$key', timeout => '"
-	  . ($shared ? 2500 : $timeout) . " ms') AS s \\gset\n\\echo ack begin :s\n";
+	  . ($shared ? 2500 : $timeout) . " ms', announce => 'states') AS s \\gset\n\\echo ack begin :s\n";
 
 	foreach my $i (1 .. 1 + int(rand 5))
 	{
@@ -129,7 +176,7 @@ sub script
 		my $retry = q{saga.retry_policy(max_attempts => 1000, delay => '10 ms', backoff => 'constant')};
 		my $calls = one_of(1, 2);
 		my $take = "SELECT take(:'s', '%s', '$args', $calls, $retry);\n";
-		my $style = one_of(qw(same same same outside outside savepoint none));
+		my $style = one_of(qw(same same same outside outside listener listener forget savepoint none));
 		my $nap = chance(0.1) ? "SELECT pg_sleep(0.1);\n" : '';
 
 		if ($style eq 'same')
@@ -145,9 +192,14 @@ sub script
 		{
 			$sql .= "SELECT saga.step(:'s', 'none', '$k', completed => true);\n\\echo ack step :s $k\n";
 		}
+		elsif ($style eq 'forget')
+		{
+			$sql .= "SELECT saga.step(:'s', 'forget', '$k', notify => 'mails', acknowledge => false, completed => true);\n\\echo ack step :s $k\n";
+		}
 		else
 		{
-			my $step = "SELECT saga.step(:'s', 'outside', '$k', 'SELECT undo(\$1)', '$args', compensation_retry => $retry);\n";
+			my $step = $style eq 'listener' ? "SELECT saga.step(:'s', 'listener', '$k', notify => 'tasks', args => '$args', compensation_retry => $retry);\n"
+			  : "SELECT saga.step(:'s', 'outside', '$k', 'SELECT undo(\$1)', '$args', compensation_retry => $retry);\n";
 			$sql .= "$step\\echo ack step :s $k\n$nap";
 			$sql .= "SELECT saga.fail_step(:'s', '$k', 'no answer');\n$step" if chance(0.2);
 			return $sql if chance(0.05);
@@ -201,7 +253,42 @@ sub client
 	POSIX::_exit(0);
 }
 
+# A listener that asks now and then; what is announced only makes it quicker.
+sub consumer
+{
+	my ($number) = @_;
+	my $parent = getppid();
+	my $connect = "psql -qAtX -v ON_ERROR_STOP=1 -U consumer -d '" . $node->connstr('postgres') . "'";
+
+	while (getppid() == $parent)
+	{
+		my $calm = -e "$dir/calm";
+		my $lease = $calm ? '30 s' : one_of('50 ms', '300 ms', '1 s');
+		my $many = one_of(1, 2, 5, 20);
+		system(qq{$connect -c "CALL serve('consumer $number', $many, '$lease', @{[ $calm ? 'true' : 'false' ]})" 2>>'$dir/consumer$number.err'});
+		usleep(int(rand 50_000));
+	}
+	POSIX::_exit(0);
+}
+
+# Writes down what is announced, as far as it is connected.
+sub listener
+{
+	my $parent = getppid();
+	my $connect = "psql -AtX -d '" . $node->connstr('postgres') . "'";
+
+	# (psql tells behind a statement of its own only.)
+	append_to_file("$dir/listen.sql", "LISTEN states;\n" . "SELECT pg_sleep(0.1);\n" x 10000);
+	while (getppid() == $parent)
+	{
+		system("$connect -f '$dir/listen.sql' >>'$dir/heard' 2>/dev/null");
+		usleep(50_000);
+	}
+	POSIX::_exit(0);
+}
+
 my %children;
+my %servants;
 foreach my $client (1 .. $clients)
 {
 	my $client_seed = int(rand 1e9);
@@ -213,6 +300,27 @@ foreach my $client (1 .. $clients)
 		client($client);
 	}
 	$children{$pid} = 1;
+}
+
+foreach my $number (1 .. 3)
+{
+	my $servant_seed = int(rand 1e9);
+	my $pid = fork;
+	die "fork: $!" if !defined $pid;
+	if ($pid == 0)
+	{
+		srand $servant_seed;
+		# A group of its own, to be ended with what it started
+		setpgrp;
+		$number < 3 ? consumer($number) : listener();
+	}
+	$servants{$pid} = 1;
+}
+END
+{
+	my $code = $?;
+	kill 'KILL', map { -$_ } keys %servants;
+	$? = $code;
 }
 
 # -------------------------------------------------------------------- chaos
@@ -349,7 +457,12 @@ for my $try (1 .. 20 * $PostgreSQL::Test::Utils::timeout_default)
 	  foreach grep { $_ ne 'client' } split /\n/, $left;
 	usleep(50_000);
 }
-wait_until($node, q{SELECT NOT EXISTS (SELECT FROM saga.sagas WHERE state IN ('running', 'compensating'))});
+append_to_file("$dir/calm", '');
+wait_until($node, q{SELECT NOT EXISTS (SELECT FROM saga.ledger_saga WHERE state IN ('r', 'u') OR to_announce IS NOT NULL)});
+usleep(300_000);
+kill 'KILL', map { -$_ } keys %servants;
+waitpid $_, 0 foreach keys %servants;
+%servants = ();
 
 note($node->safe_psql('postgres', q{
 	SELECT state, failure_kind, count(*), sum(steps) FROM saga.sagas GROUP BY 1, 2 ORDER BY 1, 2}));
@@ -372,6 +485,7 @@ $node->safe_psql('postgres', "\\copy ack FROM '$dir/acks'");
 cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM ack'), '>', 20, 'clients were told something');
 
 $node->safe_psql('postgres', q{
+	CREATE TABLE heard (n serial, saga uuid, state text);
 	CREATE TABLE saga_now AS SELECT * FROM saga.sagas;
 	CREATE TABLE step_now AS SELECT * FROM saga.steps;
 	CREATE TABLE late AS SELECT DISTINCT saga_id AS id FROM step_now WHERE parked LIKE 'its result came after %';
@@ -379,6 +493,15 @@ $node->safe_psql('postgres', q{
 	CREATE INDEX ON step_now (saga_id, seq);
 	CREATE INDEX ON effects (saga, key);
 	ANALYZE});
+append_to_file("$dir/heard.rows", join '', map { "$_\n" } (-e "$dir/heard" ? slurp_file("$dir/heard") : '')
+	=~ /"saga_id":"([0-9a-f-]{36}","state":"\w+)"\}/mg);
+my $heard = slurp_file("$dir/heard.rows") =~ s/","state":"/\t/gr;
+append_to_file("$dir/heard.copy", $heard);
+$node->safe_psql('postgres', "\\copy heard (saga, state) FROM '$dir/heard.copy'");
+note($node->safe_psql('postgres', q{SELECT 'heard', state, count(*), count(DISTINCT saga) FROM heard GROUP BY 2 ORDER BY 2}));
+cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM heard'), '>', 20, 'something was announced');
+cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM calls'), '>', 20, 'listeners had something to do');
+note($node->safe_psql('postgres', q{SELECT 'calls', count(*), count(DISTINCT key) FROM calls}));
 my @checks = (
 	[ 'no saga is parked, but for results that came too late', q{
 		SELECT id, state, next_action FROM saga_now
@@ -400,6 +523,27 @@ my @checks = (
 		WHERE s.state = 'compensated' AND t.compensation_kind = 'sql'
 		GROUP BY t.saga_id, t.seq, t.key, t.compensation_status
 		HAVING count(u) <> 1 OR t.compensation_status <> 'compensated'} ],
+	[ 'every step of a failed saga that is a listener\'s was asked of it, and is done', q{
+		SELECT t.saga_id, t.seq, t.key, t.compensation_status, count(c) FROM step_now t
+		JOIN saga_now s ON s.id = t.saga_id
+		LEFT JOIN calls c ON c.key = t.compensation_key
+		WHERE s.state = 'compensated' AND t.name = 'listener'
+		GROUP BY t.saga_id, t.seq, t.key, t.compensation_status
+		HAVING count(c) = 0 OR t.compensation_status <> 'compensated'} ],
+	[ 'and no other was', q{
+		SELECT c.*, s.state FROM calls c LEFT JOIN step_now t ON t.compensation_key = c.key LEFT JOIN saga_now s ON s.id = t.saga_id
+		WHERE s.id IS NULL OR s.state = 'completed' OR t.name <> 'listener'} ],
+	[ 'nobody asked before it was claimed', q{
+		SELECT c.* FROM calls c JOIN step_now t ON t.compensation_key = c.key
+		LEFT JOIN saga.attempts a ON a.saga_id = t.saga_id AND a.seq = t.seq AND a.phase = 'compensation'
+			AND a.attempt = c.attempt AND a.consumer = c.consumer AND a.started_at < c.at
+		WHERE a IS NULL} ],
+	[ 'what is told once is done by that', q{
+		SELECT t.*, s.state FROM step_now t JOIN saga_now s ON s.id = t.saga_id
+		LEFT JOIN saga.attempts a ON a.saga_id = t.saga_id AND a.seq = t.seq AND a.phase = 'compensation' AND outcome = 'succeeded'
+		WHERE t.name = 'forget' AND s.state = 'compensated' AND (t.compensation_status <> 'compensated' OR a IS NULL OR a.attempt > 1)} ],
+	[ 'nothing waits for a listener', q{
+		SELECT p.* FROM saga.pending_compensations p JOIN saga_now s ON s.id = saga_id WHERE s.state <> 'needs_review'} ],
 	[ 'nothing is undone twice, or by chance', q{
 		SELECT u.saga, u.seq, count(*) FROM undos u
 		LEFT JOIN step_now t ON t.saga_id = u.saga AND t.seq = u.seq AND t.key = u.key
@@ -408,8 +552,20 @@ my @checks = (
 	[ 'nothing of a completed saga is undone', q{
 		SELECT u.* FROM undos u JOIN saga_now s ON s.id = u.saga WHERE s.state = 'completed'} ],
 	[ 'the undo goes strictly backwards', q{
-		SELECT * FROM (SELECT saga, n, seq, lag(seq) OVER (PARTITION BY saga ORDER BY n) AS before FROM undos) u
+		SELECT * FROM (
+			SELECT saga, n, seq, lag(seq) OVER (PARTITION BY saga ORDER BY n) AS before FROM (
+				SELECT saga, n, seq FROM undos
+				UNION ALL
+				-- Of a listener, what it did first: late, it may do it again.
+				SELECT t.saga_id, min(n), t.seq FROM calls c JOIN step_now t ON t.compensation_key = c.key GROUP BY 1, 3) all_of_them) u
 		WHERE seq >= before} ],
+	[ 'what was announced is so, and in order', q{
+		SELECT saga, heard, state FROM (SELECT saga, array_agg(h.state ORDER BY n) AS heard FROM (
+				SELECT saga, state, min(n) AS n FROM heard GROUP BY 1, 2) h GROUP BY saga) x
+		LEFT JOIN saga_now s ON s.id = saga
+		WHERE s.id IS NULL OR NOT CASE s.state
+			WHEN 'completed' THEN heard = '{completed}'
+			ELSE heard <@ '{compensating,compensated,needs_review}' AND NOT 'compensating' = ANY (heard[2:]) END} ],
 	[ 'each undo is the attempt that succeeded', q{
 		SELECT u.saga, u.seq, u.attempt, a.attempt, a.outcome FROM undos u
 		LEFT JOIN saga.attempts a ON a.saga_id = u.saga AND a.seq = u.seq
@@ -450,7 +606,8 @@ my @checks = (
 		SELECT saga_id, seq, attempt, outcome, sqlstate, error FROM saga.attempts
 		WHERE phase = 'compensation' AND NOT (outcome IN ('succeeded', 'interrupted')
 			OR outcome = 'deferred' AND sqlstate = 'SG007'
-			OR outcome = 'failed' AND (error IN ('not now', 'serialize', 'refused at commit') OR sqlstate = '40P01'))} ]);
+			OR outcome = 'timed out' AND consumer LIKE 'consumer _' AND error LIKE 'its claim ended%'
+			OR outcome = 'failed' AND (error IN ('the service is down', 'not now', 'serialize', 'refused at commit') OR sqlstate = '40P01'))} ]);
 foreach my $check (@checks)
 {
 	my ($what, $query) = @$check;
@@ -472,6 +629,10 @@ my %seen;
 my @strange = grep { !$seen{$_}++ } map { s/^psql:\S+: //r; } grep { /ERROR:/
 	  && !/the undo of saga|is failing|deadlock detected|due to user request|is (completed|compensated|compensating|needs)|prepared transaction with identifier/ } split /\n/, $err;
 note("clients met: $_") foreach @strange[ 0 .. ($#strange < 19 ? $#strange : 19) ];
+my $consumer_err = join '', map { -e $_ ? slurp_file($_) : () } map { "$dir/consumer$_.err" } 1, 2;
+my %wrong = map { $_ => 1 } grep { /ERROR:/ && !/SG002|the claim of step .* is over|due to user request|deadlock detected|SG008|nothing to give|was not dispatched/ }
+  map { s/^psql:\S+: //r } split /\n/, $consumer_err;
+is(join("\n", (sort keys %wrong)[ 0 .. (keys(%wrong) < 10 ? keys(%wrong) - 1 : 9) ]), '', 'listeners meet with no error but what is to be expected');
 guarantees($node);
 
 # What chance brings about now and then: a wait that ends when the server's log
