@@ -135,5 +135,16 @@ saga_sql_plan(PG_FUNCTION_ARGS)
 			break;
 		step->comp_status = SAGA_COMP_COMPENSATED;
 	}
+
+	/* What was given up is asked in the end. */
+	for (int i = steps.count - 1; i >= 0; i--)
+	{
+		const SagaStep *step = &steps.step[i];
+
+		if (step->comp_status == SAGA_COMP_FAILED && step->parked != NULL &&
+			saga_walk_in_range(&saga, step))
+			emit(result, ++position, step, "person",
+				 text_to_cstring(step->parked));
+	}
 	return (Datum) 0;
 }
