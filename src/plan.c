@@ -17,6 +17,7 @@
 #include "open.h"
 #include "outcome.h"
 #include "utils/builtins.h"
+#include "utils/tuplestore.h"
 #include "walk.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_plan);
