@@ -842,7 +842,7 @@ CREATE VIEW saga.steps WITH (security_barrier) AS
     CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.parked END AS parked,
     t.compensated_at,
     CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.comp_output END AS compensation_output,
-    t.started_at, t.completed_at,
+    t.started_at, t.completed_at, t.rolled_back_at,
     saga.internal_policy(COALESCE(t.retry, t.compensation_retry)) AS retry,
     saga.internal_policy(t.compensation_retry) AS compensation_retry,
     saga.internal_forward_key(t.saga, t.seq) AS forward_key,
@@ -879,6 +879,7 @@ COMMENT ON COLUMN saga.steps.compensated_at IS 'When it was compensated.';
 COMMENT ON COLUMN saga.steps.compensation_output IS 'What the listener that compensated it reported.';
 COMMENT ON COLUMN saga.steps.started_at IS 'When this run started.';
 COMMENT ON COLUMN saga.steps.completed_at IS 'When it completed.';
+COMMENT ON COLUMN saga.steps.rolled_back_at IS 'When a partial undo was done that this run was part of: it counts no longer.';
 COMMENT ON COLUMN saga.steps.retry IS 'Retry policy of the step.';
 COMMENT ON COLUMN saga.steps.compensation_retry IS 'Retry policy of the compensation.';
 COMMENT ON COLUMN saga.steps.forward_key IS 'Idempotency key of its effect outside.';
@@ -907,7 +908,8 @@ CREATE VIEW saga.attempts WITH (security_barrier) AS
       t.saga, t.seq, 'forward', t.attempts,
       CASE
         WHEN t.status OPERATOR(pg_catalog.=) 'c'::"char" THEN 'succeeded'
-        WHEN s.state OPERATOR(pg_catalog.<>) 'r'::"char" THEN 'interrupted'
+        WHEN s.state OPERATOR(pg_catalog.<>) 'r'::"char" OR t.rolled_back_at IS NOT NULL
+          THEN 'interrupted'
       END,
       NULL, NULL, NULL, COALESCE(t.attempt_at, t.started_at), t.completed_at, NULL
     FROM saga.ledger_step t
@@ -987,7 +989,8 @@ CREATE VIEW saga.events WITH (security_barrier) AS
       END,
       v.at, v.event, NULLIF(v.seq, 0),
       pg_catalog.jsonb_strip_nulls(
-        CASE WHEN v.event OPERATOR(pg_catalog.<>) 'compensation dispatched'
+        -- What a machine did, nobody did.
+        CASE WHEN NOT v.event OPERATOR(pg_catalog.=) ANY ('{compensation dispatched,parked,rolled back,running again}'::text[])
           THEN pg_catalog.jsonb_build_object('by', v.actor) ELSE '{}'::jsonb END
         OPERATOR(pg_catalog.||) COALESCE(v.detail, '{}'::jsonb)
         OPERATOR(pg_catalog.-) 'to_undo'::text)
@@ -1023,6 +1026,12 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
     s.owner::pg_catalog.regrole AS owner,
     d.key AS step, d.seq,
     CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN COALESCE(d.parked, s.parked) END AS why,
+    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN
+      NULLIF(pg_catalog.concat_ws(E'\n', s.reason, (
+        SELECT pg_catalog.concat_ws(': ', 'step ' OPERATOR(pg_catalog.||) t.key, t.error)
+        FROM saga.ledger_step t
+        WHERE t.saga OPERATOR(pg_catalog.=) s.id
+          AND t.seq OPERATOR(pg_catalog.=) s.failed_seq)), '') END AS failure,
     COALESCE((
       SELECT pg_catalog.max(v.at) FROM saga.ledger_event v
       WHERE v.saga OPERATOR(pg_catalog.=) s.id
@@ -1052,19 +1061,20 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
         AND (d.seq IS NULL OR t.seq OPERATOR(pg_catalog.<=) d.seq)) END AS outputs,
     CASE
       WHEN d.seq IS NULL AND s.undo_target IS NULL
-        THEN 'the unfinished steps, with their forward_key, once the saga is reopened'
+        THEN 'what goes by its forward_key, once the saga is reopened'
       WHEN d.seq IS NULL THEN NULL
       WHEN d.compensation IS NOT NULL AND d.review IS NOT NULL AND COALESCE(d.comp_attempts, 0) OPERATOR(pg_catalog.=) 0
         THEN 'its compensation, which was never tried: retry releases it'
       WHEN d.compensation IS NOT NULL
         THEN 'its compensation: what an attempt did was rolled back when it failed'
       WHEN d.channel IS NOT NULL
-        THEN pg_catalog.format('its compensation, by a listener on channel %s that goes by the compensation_key %s',
+        THEN pg_catalog.format(E'its compensation, by listeners on %s that go by\n  the compensation_key %s',
           pg_catalog.quote_ident(d.channel), saga.internal_compensation_key(s.id, d.seq))
       ELSE 'nothing: a person undoes it'
     END AS safe_to_retry,
     (SELECT pg_catalog.string_agg(pg_catalog.format(
-        E'%s: its effect is not confirmed,\n  forward_key %s',
+        CASE t.status WHEN 'f' THEN E'%s: it failed, perhaps in part,\n  forward_key %s'
+          ELSE E'%s: its effect is not confirmed,\n  forward_key %s' END,
         t.key, saga.internal_forward_key(t.saga, t.seq)), E'\n' ORDER BY t.seq)
       FROM saga.ledger_step t
       WHERE t.saga OPERATOR(pg_catalog.=) s.id
@@ -1104,6 +1114,7 @@ COMMENT ON COLUMN saga.review_queue.owner IS 'Whose saga it is.';
 COMMENT ON COLUMN saga.review_queue.step IS 'The step to decide about; null: the saga as a whole.';
 COMMENT ON COLUMN saga.review_queue.seq IS 'That step, by start order.';
 COMMENT ON COLUMN saga.review_queue.why IS 'Why no machine may go on.';
+COMMENT ON COLUMN saga.review_queue.failure IS 'Why the saga failed, and at which step.';
 COMMENT ON COLUMN saga.review_queue.since IS 'Since when it waits.';
 COMMENT ON COLUMN saga.review_queue.attempts IS 'What was tried to undo it, a line each.';
 COMMENT ON COLUMN saga.review_queue.last_completed IS 'The step that started last of those that completed.';

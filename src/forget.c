@@ -77,6 +77,7 @@ saga_sql_redact(PG_FUNCTION_ARGS)
 		saga.input = NULL;
 		saga.details = NULL;
 		saga.result = NULL;
+		saga.parked = NULL;
 		saga.updated_at = now;
 		if (saga_ledger_update_saga(&saga, SAGA_WAIT) != SAGA_WRITTEN)
 		{
@@ -95,6 +96,7 @@ saga_sql_redact(PG_FUNCTION_ARGS)
 			step->comp_output = NULL;
 			step->error = NULL;
 			step->last_error = NULL;
+			step->parked = NULL;
 			if (saga_ledger_update_step(&saga, step, SAGA_WAIT) != SAGA_WRITTEN)
 				elog(ERROR, "a step changed without its saga");
 		}

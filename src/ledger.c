@@ -981,12 +981,18 @@ saga_ledger_delete_saga(SagaRow *row, SagaPatience patience)
 	return written;
 }
 
-/* Forgets what the errors of a saga's attempts say, which may quote anything. */
-void
-saga_ledger_forget_errors(const pg_uuid_t *id)
+/*
+ * Sets a column of those rows of a table about a saga that are chosen to NULL;
+ * "chosen" is asked with the values of each.
+ */
+static void
+forget_column(Oid relid, Oid index_relid, const pg_uuid_t *id, int natts,
+			  int att, bool (*chosen) (const Datum *values))
 {
-	Relation	heap = table_open(saga_oids_get()->attempt, RowExclusiveLock);
-	Relation	index = index_open(saga_oids_get()->attempt_pkey, AccessShareLock);
+	Relation	heap = table_open(relid, RowExclusiveLock);
+	Relation	index = index_open(index_relid, AccessShareLock);
+	Datum	   *values = palloc(natts * sizeof(Datum));
+	bool	   *nulls = palloc(natts * sizeof(bool));
 	ScanKeyData key;
 	SagaTuple  *found;
 	int			count;
@@ -995,19 +1001,42 @@ saga_ledger_forget_errors(const pg_uuid_t *id)
 	count = saga_table_find_all(heap, index, &key, 1, false, &found);
 	for (int i = 0; i < count; i++)
 	{
-		Datum		values[Attempt_natts];
-		bool		nulls[Attempt_natts];
 		HeapTuple	stored;
 
 		heap_deform_tuple(found[i].tuple, RelationGetDescr(heap), values,
 						  nulls);
-		if (nulls[Attempt_error - 1])
+		if (nulls[att - 1] || !chosen(values))
 			continue;
-		nulls[Attempt_error - 1] = true;
+		nulls[att - 1] = true;
 		if (saga_table_update(heap, found[i].tuple, found[i].own, values,
 							  nulls, SAGA_WAIT, &stored) != SAGA_WRITTEN)
-			elog(ERROR, "an attempt changed without its saga");
+			elog(ERROR, "a row of the history changed without its saga");
 	}
 	index_close(index, NoLock);
 	table_close(heap, NoLock);
+}
+
+static bool
+is_any(const Datum *values)
+{
+	return true;
+}
+
+static bool
+is_parked(const Datum *values)
+{
+	return strcmp(TextDatumGetCString(values[Event_event - 1]), "parked") == 0;
+}
+
+/*
+ * Forgets what the errors of a saga's attempts say, which may quote anything,
+ * also where they tell why it was parked.
+ */
+void
+saga_ledger_forget_errors(const pg_uuid_t *id)
+{
+	forget_column(saga_oids_get()->attempt, saga_oids_get()->attempt_pkey, id,
+				  Attempt_natts, Attempt_error, is_any);
+	forget_column(saga_oids_get()->event, saga_oids_get()->event_by_saga, id,
+				  Event_natts, Event_detail, is_parked);
 }

@@ -36,6 +36,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 #include "walk.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_claim_compensations);

@@ -17,6 +17,7 @@
 #include "open.h"
 #include "outcome.h"
 #include "utils/builtins.h"
+#include "utils/tuplestore.h"
 #include "walk.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_plan);
@@ -134,6 +135,17 @@ saga_sql_plan(PG_FUNCTION_ARGS)
 		if (task.kind == SAGA_TASK_PERSON)
 			break;
 		step->comp_status = SAGA_COMP_COMPENSATED;
+	}
+
+	/* What was given up is asked in the end. */
+	for (int i = steps.count - 1; i >= 0; i--)
+	{
+		const SagaStep *step = &steps.step[i];
+
+		if (step->comp_status == SAGA_COMP_FAILED && step->parked != NULL &&
+			saga_walk_in_range(&saga, step))
+			emit(result, ++position, step, "person",
+				 text_to_cstring(step->parked));
 	}
 	return (Datum) 0;
 }

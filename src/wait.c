@@ -112,7 +112,7 @@ saga_sql_wait(PG_FUNCTION_ARGS)
 				 errhint("Wait in a READ COMMITTED transaction.")));
 
 	end = GetCurrentTimestamp() + timeout * 1000;
-	saga_open_read(id, SAGA_REACH_OWN, &saga);
+	saga_open_read(id, SAGA_REACH_READ, &saga);
 	saga_wakeup_wait_begin(id);
 	PG_TRY();
 	{
@@ -120,7 +120,7 @@ saga_sql_wait(PG_FUNCTION_ARGS)
 		{
 			long		left;
 
-			saga_open_read(id, SAGA_REACH_OWN, &saga);
+			saga_open_read(id, SAGA_REACH_READ, &saga);
 			if (is_awaited(saga.state, until_given, until))
 				break;
 			if (saga.state == SAGA_COMPENSATING || saga.deadline != 0)
