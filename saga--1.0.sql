@@ -831,7 +831,7 @@ CREATE VIEW saga.steps WITH (security_barrier) AS
       ELSE CASE
         WHEN NOT s.state OPERATOR(pg_catalog.=) ANY ('{u,p}'::"char"[]) OR s.undo_target IS NULL
           THEN CASE t.comp_status WHEN 'r' THEN 'registered' ELSE 'pending' END
-        WHEN t.seq OPERATOR(pg_catalog.<=) s.undo_target THEN 'registered'
+        WHEN t.rolled_back_at IS NULL AND t.seq OPERATOR(pg_catalog.<=) s.undo_target THEN 'registered'
         WHEN saga.internal_is_running(t.saga, t.seq) THEN 'running'
         ELSE 'pending'
       END
@@ -1057,7 +1057,8 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
       SELECT pg_catalog.jsonb_object_agg(t.key, t.output ORDER BY t.seq)
       FROM saga.ledger_step t
       WHERE t.saga OPERATOR(pg_catalog.=) s.id
-        AND t.output IS NOT NULL AND t.rolled_back_at IS NULL
+        AND t.output IS NOT NULL
+        AND (t.rolled_back_at IS NULL OR t.parked IS NOT NULL)
         AND (d.seq IS NULL OR t.seq OPERATOR(pg_catalog.<=) d.seq)) END AS outputs,
     CASE
       WHEN d.seq IS NULL AND s.undo_target IS NULL

@@ -85,6 +85,23 @@ saga_advance_wait_until(SagaRow *saga, TimestampTz when, Oid lane)
 }
 
 /*
+ * When a saga that is not being undone must be looked at: at its deadline, or
+ * at the end of a claim that goes on.
+ */
+void
+saga_advance_rest(SagaRow *saga, const SagaSteps *steps)
+{
+	const SagaStep *claimed = saga_walk_claimed(steps);
+
+	if (claimed != NULL)
+		saga_ledger_set_due(saga, claimed->lease_until, InvalidOid);
+	else if (saga->state == SAGA_RUNNING && !saga->paused)
+		saga_ledger_set_due(saga, saga->deadline, InvalidOid);
+	else
+		saga_ledger_set_due(saga, 0, InvalidOid);
+}
+
+/*
  * Due at once in the lane of a role, unless it is so already: an executor that
  * walks on need not be told.
  */
@@ -184,7 +201,9 @@ end_walk(SagaRow *saga, SagaSteps *steps, int *rolled_back, TimestampTz now)
 	{
 		SagaStep   *step = &steps->step[i];
 
-		if (step->rolled_back_at != 0 || step->seq <= saga->undo_target)
+		/* What is never undone is not to be done again either. */
+		if (step->rolled_back_at != 0 || step->seq <= saga->undo_target ||
+			step->kind == SAGA_KIND_RETRIABLE)
 			continue;
 		step->rolled_back_at = now;
 		(*rolled_back)++;
@@ -222,7 +241,6 @@ saga_advance_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
 	bool		was_parked = saga->state == SAGA_NEEDS_REVIEW;
 	const char *parked = NULL;
 	SagaStep   *step = NULL;
-	SagaStep   *claimed;
 	bool		touched = false;	/* that step's row is to be written */
 	bool		dispatched = false;
 	TimestampTz dispatched_before = 0;
@@ -231,6 +249,7 @@ saga_advance_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
 	SagaTask	task;
 	SagaWritten written;
 
+	Assert(saga->undo_target >= 0);
 	saga->updated_at = now;
 	saga_walk_next(saga, steps, &task);
 	if (task.index >= 0)
@@ -263,9 +282,7 @@ saga_advance_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
 			if (!was_parked)
 				saga_ledger_enter_state(saga, SAGA_NEEDS_REVIEW, now);
 			saga->parked = NULL;
-			claimed = saga_walk_claimed(steps);
-			saga_ledger_set_due(saga, claimed ? claimed->lease_until : 0,
-								InvalidOid);
+			saga_advance_rest(saga, steps);
 			if (!was_parked || step->parked == NULL)
 				parked = task.why;
 			if (step->parked == NULL)
@@ -324,7 +341,6 @@ saga_advance_settle(SagaRow *saga, SagaSteps *steps, int index,
 					const SagaAttemptEnd *end, SagaHand hand, TimestampTz now)
 {
 	SagaStep   *step = &steps->step[index];
-	SagaAttempt attempt;
 	SagaWritten written;
 
 	saga_outcome_take(step, end, now);
@@ -332,11 +348,20 @@ saga_advance_settle(SagaRow *saga, SagaSteps *steps, int index,
 		written = saga_advance_walk(saga, steps, step, hand, now);
 	else
 	{
-		saga_ledger_set_due(saga, 0, InvalidOid);
+		saga_advance_rest(saga, steps);
 		written = saga_advance_stand(saga, step, hand, now);
 	}
-	if (written != SAGA_WRITTEN)
-		return written;
+	if (written == SAGA_WRITTEN)
+		saga_advance_write_attempt(step, end, now);
+	return written;
+}
+
+/* Writes down an attempt of a compensation that is over. */
+void
+saga_advance_write_attempt(const SagaStep *step, const SagaAttemptEnd *end,
+						   TimestampTz now)
+{
+	SagaAttempt attempt;
 
 	attempt.saga = step->saga;
 	attempt.seq = step->seq;
@@ -350,5 +375,4 @@ saga_advance_settle(SagaRow *saga, SagaSteps *steps, int index,
 	attempt.error = end->error;
 	attempt.consumer = end->consumer;
 	saga_ledger_insert_attempt(&attempt);
-	return SAGA_WRITTEN;
 }

@@ -33,6 +33,10 @@ extern SagaWritten saga_advance_settle(SagaRow *saga, SagaSteps *steps,
 extern SagaWritten saga_advance_stand(SagaRow *saga, SagaStep *step,
 									  SagaHand hand, TimestampTz now);
 extern void saga_advance_write_step(const SagaRow *saga, SagaStep *step);
+extern void saga_advance_write_attempt(const SagaStep *step,
+									   const SagaAttemptEnd *end,
+									   TimestampTz now);
+extern void saga_advance_rest(SagaRow *saga, const SagaSteps *steps);
 extern void saga_advance_withdraw(const SagaRow *saga, SagaSteps *steps);
 extern void saga_advance_wait_until(SagaRow *saga, TimestampTz when, Oid lane);
 

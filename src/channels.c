@@ -281,6 +281,9 @@ saga_channels_turn(TimestampTz now)
 		if (channel->next <= now)
 		{
 			channel->next = now + channel->pause_ms * MS;
+			/* All that wait for long are told at once: one wake-up for all. */
+			if (channel->pause_ms >= AGAIN_LAST)
+				channel->next -= channel->next % (AGAIN_LAST * MS);
 			channel->pause_ms = Min(channel->pause_ms * 2, AGAIN_LAST);
 		}
 		channels[kept++] = *channel;

@@ -50,7 +50,6 @@ static SagaWritten
 park_behind_pivot(SagaRow *saga, SagaSteps *steps, const SagaStep *pivot,
 				  SagaHand hand, TimestampTz now)
 {
-	const SagaStep *claimed = saga_walk_claimed(steps);
 	const char *rest = unfinished(steps);
 	const char *why;
 	SagaWritten written;
@@ -62,7 +61,7 @@ park_behind_pivot(SagaRow *saga, SagaSteps *steps, const SagaStep *pivot,
 		saga_ledger_enter_state(saga, SAGA_NEEDS_REVIEW, now);
 	saga->undo_target = -1;
 	saga->parked = cstring_to_text(why);
-	saga_ledger_set_due(saga, claimed ? claimed->lease_until : 0, InvalidOid);
+	saga_advance_rest(saga, steps);
 	written = saga_advance_stand(saga, NULL, hand, now);
 	if (written != SAGA_WRITTEN)
 		return written;
@@ -98,11 +97,7 @@ saga_dispatch_fail(SagaRow *saga, SagaFailureKind kind, text *reason,
 	else
 	{
 		to_undo = saga_walk_count_to_undo(saga, &steps);
-		/* A person was asked, and still is. */
-		if (saga->state == SAGA_NEEDS_REVIEW)
-			written = saga_advance_stand(saga, NULL, hand, now);
-		else
-			written = saga_advance_walk(saga, &steps, NULL, hand, now);
+		written = saga_advance_walk(saga, &steps, NULL, hand, now);
 	}
 	if (written != SAGA_WRITTEN)
 		return written;
@@ -212,11 +207,7 @@ turn(SagaRow *saga, SagaSteps *steps, SagaHand hand, TimestampTz now)
 								  NULL, hand, now);
 	if (saga->state == SAGA_COMPENSATING)
 		return turn_undo(saga, steps, hand, now);
-	if (saga->state == SAGA_RUNNING && !saga->paused)
-		saga_ledger_set_due(saga, saga->deadline, InvalidOid);
-	else
-		saga_ledger_set_due(saga, claimed ? claimed->lease_until : 0,
-							InvalidOid);
+	saga_advance_rest(saga, steps);
 	return saga_advance_stand(saga, NULL, hand, now);
 }
 
@@ -310,7 +301,6 @@ saga_dispatch_late(SagaRow *saga, SagaSteps *steps, int index, Jsonb *output,
 	step->output = output;
 	if (!in_time)
 	{
-		const SagaStep *claimed = saga_walk_claimed(steps);
 		const char *why;
 
 		if (saga->state == SAGA_ABANDONED)
@@ -328,8 +318,7 @@ saga_dispatch_late(SagaRow *saga, SagaSteps *steps, int index, Jsonb *output,
 			saga->undo_target = SAGA_NOTHING_TO_UNDO;
 		if (saga->state != SAGA_NEEDS_REVIEW && saga->state != SAGA_ABANDONED)
 			saga_ledger_enter_state(saga, SAGA_NEEDS_REVIEW, now);
-		saga_ledger_set_due(saga, claimed ? claimed->lease_until : 0,
-							InvalidOid);
+		saga_advance_rest(saga, steps);
 	}
 
 	written = saga_advance_stand(saga, step, SAGA_HAND_CALLER, now);

@@ -260,6 +260,7 @@ check_unchanged(SagaRow *saga, int index)
 	HeapTuple	step = walk.steps.step[index].version.tuple;
 	ItemPointerData step_tid = step->t_self;
 	TransactionId step_xmin = HeapTupleHeaderGetRawXmin(step->t_data);
+	SagaTask	task;
 	int			waited = 0;
 	SagaFound	found;
 
@@ -282,8 +283,10 @@ check_unchanged(SagaRow *saga, int index)
 		if (index >= 0)
 		{
 			step = walk.steps.step[index].version.tuple;
+			saga_walk_next(saga, &walk.steps, &task);
 			if (ItemPointerEquals(&step_tid, &step->t_self) &&
-				step_xmin == HeapTupleHeaderGetRawXmin(step->t_data))
+				step_xmin == HeapTupleHeaderGetRawXmin(step->t_data) &&
+				task.kind == SAGA_TASK_SQL && task.index == index)
 				return index;
 		}
 	}
@@ -608,7 +611,13 @@ try_to_record(void)
 
 	get_steps(&saga);
 	i = saga_walk_find(&walk.steps, attempt.seq);
-	if (i < 0 || walk.steps.step[i].comp_attempts != attempt.end.attempt - 1)
+	if (i < 0)
+	{
+		/* It moved while the steps were read. */
+		saga_turn_commit();
+		return false;
+	}
+	if (walk.steps.step[i].comp_attempts != attempt.end.attempt - 1)
 	{
 		saga_turn_commit();
 		return true;

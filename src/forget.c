@@ -71,9 +71,9 @@ saga_sql_redact(PG_FUNCTION_ARGS)
 		if (!saga_state_is_final(saga.state) || saga.due != 0)
 			saga_open_refuse_state(&saga, "only a finished saga can be redacted",
 								   "What it holds may still be needed to undo it.");
-		if (saga.content_hash != NULL)
-			PG_RETURN_VOID();
-		saga.content_hash = saga_input_hash(saga.input);
+		/* A late result may have come in since it was redacted before. */
+		if (saga.content_hash == NULL)
+			saga.content_hash = saga_input_hash(saga.input);
 		saga.input = NULL;
 		saga.details = NULL;
 		saga.result = NULL;
@@ -89,7 +89,8 @@ saga_sql_redact(PG_FUNCTION_ARGS)
 		{
 			SagaStep   *step = &steps.step[i];
 
-			step->content_hash = saga_input_hash(step->args);
+			if (step->content_hash == NULL)
+				step->content_hash = saga_input_hash(step->args);
 			step->args = NULL;
 			step->settings = NULL;
 			step->output = NULL;

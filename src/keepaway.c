@@ -489,7 +489,7 @@ keepaway_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 
 	if (commit_prepared)
 	{
-		saga_tally_forget();
+		saga_tally_doubt();
 		after_commit_prepared();
 	}
 }

@@ -449,10 +449,11 @@ park_next(Lane *lane)
 				return false;
 			}
 			written = saga_advance_settle(&saga, &steps, task.index, &end,
-										   SAGA_HAND_WORKER, now);
+										  SAGA_HAND_EXECUTOR, now);
 		}
 		else
-			written = saga_dispatch_turn(&saga, &steps, SAGA_HAND_WORKER, now);
+			written = saga_dispatch_turn(&saga, &steps, SAGA_HAND_EXECUTOR,
+										 now);
 	}
 	if (written == SAGA_WRITTEN)
 	{

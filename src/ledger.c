@@ -498,7 +498,7 @@ saga_ledger_next_queued(const SagaQueued *after, SagaQueueScope scope,
 {
 	text	   *channel = cstring_to_text(after->channel);
 	ScanKeyData members[4];
-	ScanKeyData keys[3];
+	ScanKeyData keys[2];
 	int			nkeys = 0;
 	Datum		values[Queue_natts];
 	bool		nulls[Queue_natts];
@@ -522,9 +522,6 @@ saga_ledger_next_queued(const SagaQueued *after, SagaQueueScope scope,
 							   C_COLLATION_OID, F_TEXT_LE,
 							   PointerGetDatum(channel));
 	after_key(&keys[nkeys++], members);
-	if (scope == SAGA_QUEUE_OWNER)
-		ScanKeyInit(&keys[nkeys++], Queue_owner, BTEqualStrategyNumber,
-					F_OIDEQ, ObjectIdGetDatum(after->owner));
 	if (!first_row(saga_oids_get()->queue, saga_oids_get()->queue_pkey,
 				   snapshot, keys, nkeys, values, nulls))
 		return false;

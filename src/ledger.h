@@ -73,8 +73,7 @@ extern bool saga_ledger_next_due(const SagaDue *after, bool in_lane,
 typedef enum SagaQueueScope
 {
 	SAGA_QUEUE_ALL,
-	SAGA_QUEUE_CHANNEL,			/* on the same channel */
-	SAGA_QUEUE_OWNER			/* and of the same owner */
+	SAGA_QUEUE_CHANNEL			/* on the same channel */
 } SagaQueueScope;
 
 extern bool saga_ledger_next_queued(const SagaQueued *after,

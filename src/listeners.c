@@ -172,8 +172,10 @@ claim_next(OwnerQueue *queue, const ClaimRequest *request, Snapshot snapshot,
 		SagaQueued	found;
 
 		CHECK_FOR_INTERRUPTS();
-		if (saga_ledger_next_queued(&queue->position, SAGA_QUEUE_OWNER,
-									snapshot, &found))
+		/* To the end of the channel: else the scan would run through it. */
+		if (saga_ledger_next_queued(&queue->position, SAGA_QUEUE_CHANNEL,
+									snapshot, &found) &&
+			found.owner == queue->position.owner)
 		{
 			queue->position = found;
 			claimed = claim(&found, request, result);
@@ -441,7 +443,13 @@ acknowledge(SagaRow *saga, SagaSteps *steps, int index,
 	step->comp_status = SAGA_COMP_COMPENSATED;
 	step->compensated_at = now;
 	step->next_attempt_at = 0;
-	if (saga->state == SAGA_COMPENSATING || saga->state == SAGA_NEEDS_REVIEW)
+
+	/* A saga that is running again has had that run of the step undone. */
+	if (saga->state == SAGA_RUNNING && step->rolled_back_at == 0)
+		step->rolled_back_at = now;
+	/* Behind a pivot nothing is being undone, and nothing follows. */
+	if (saga->state == SAGA_COMPENSATING ||
+		(saga->state == SAGA_NEEDS_REVIEW && saga->undo_target >= 0))
 		written = saga_advance_walk(saga, steps, step, SAGA_HAND_CALLER, now);
 	else
 		written = saga_advance_stand(saga, step, SAGA_HAND_CALLER, now);

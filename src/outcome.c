@@ -181,7 +181,9 @@ saga_outcome_take(SagaStep *step, const SagaAttemptEnd *end, TimestampTz now)
 		if (!step->late)
 			step->parked = NULL;
 	}
-	else
+	/* Meanwhile it was settled otherwise: the attempt only has its number. */
+	else if (step->comp_status != SAGA_COMP_COMPENSATED &&
+			 step->comp_status != SAGA_COMP_SKIPPED)
 		take_failure(step, end, now);
 }
 

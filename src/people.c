@@ -178,6 +178,22 @@ find_asked(const SagaRow *saga, const SagaSteps *steps, const text *key)
 	return -1;
 }
 
+/*
+ * A listener holds the step: the decision takes it away.  What it reports
+ * later is an acknowledgement without a claim, or stale.
+ */
+static void
+end_claim(SagaStep *step, SagaAttemptEnd *end)
+{
+	saga_outcome_of_claim(step, SAGA_OUTCOME_INTERRUPTED,
+						  "a person decided about the step meanwhile", end);
+	end->charged = false;
+	step->comp_attempts = end->attempt;
+	step->claimed_at = 0;
+	step->lease_until = 0;
+	step->consumer = NULL;
+}
+
 /* Takes the decision into the step's row. */
 static void
 take_resolution(SagaStep *step, Resolution resolution, TimestampTz now)
@@ -195,6 +211,13 @@ take_resolution(SagaStep *step, Resolution resolution, TimestampTz now)
 								text_to_cstring(step->key)),
 						 errdetail("It was recorded for review alone: a person undoes it."),
 						 errhint("Undo it, then resolve it as done; or as skip, if there is nothing to undo.")));
+			if (step->content_hash != NULL)
+				ereport(ERROR,
+						(errcode(ERRCODE_SAGA_INVALID_STATE),
+						 errmsg("step \"%s\" was redacted and cannot be compensated any more",
+								text_to_cstring(step->key)),
+						 errdetail("Its args and output are forgotten."),
+						 errhint("Undo it by hand, then resolve it as done; or as skip, if there is nothing to undo.")));
 			step->comp_status = SAGA_COMP_PENDING;
 			step->compensated_at = 0;
 			step->released = true;
@@ -234,7 +257,9 @@ saga_sql_resolve(PG_FUNCTION_ARGS)
 		SagaRow		saga;
 		SagaSteps	steps;
 		SagaStep   *step;
+		SagaAttemptEnd end;
 		TimestampTz now;
+		bool		claimed;
 
 		saga_open_newest(id, SAGA_REACH_OPERATE, &saga);
 		saga_ledger_get_steps(id, &steps);
@@ -247,9 +272,14 @@ saga_sql_resolve(PG_FUNCTION_ARGS)
 								   "the saga failed after its pivot: none of its steps is to be undone",
 								   "Let it go forward with saga.reopen, or give it up with saga.abandon.");
 		step = &steps.step[find_asked(&saga, &steps, key)];
+		claimed = step->claimed_at != 0;
+		if (claimed)
+			end_claim(step, &end);
 		take_resolution(step, resolution, now);
 		if (saga_advance_walk(&saga, &steps, step, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)
 		{
+			if (claimed)
+				saga_advance_write_attempt(step, &end, now);
 			write_event(&saga, "resolved", step->seq, "resolution",
 						text_to_cstring(PG_GETARG_TEXT_PP(2)), note, now);
 			PG_RETURN_DATUM(state_datum(&saga));
@@ -261,15 +291,6 @@ saga_sql_resolve(PG_FUNCTION_ARGS)
 /* ------------------------------------------------------------------------
  * Decisions about a saga
  * ------------------------------------------------------------------------ */
-
-/* When to look at a saga that rests: at the end of a claim that goes on. */
-static void
-rest(SagaRow *saga, const SagaSteps *steps)
-{
-	const SagaStep *claimed = saga_walk_claimed(steps);
-
-	saga_ledger_set_due(saga, claimed ? claimed->lease_until : 0, InvalidOid);
-}
 
 /* saga.abandon(saga_id, note) */
 Datum
@@ -294,7 +315,7 @@ saga_sql_abandon(PG_FUNCTION_ARGS)
 							   "only a saga that waits for a decision can be abandoned", 0,
 							   "Fail a running saga instead: what it did will be undone.");
 		saga_ledger_enter_state(&saga, SAGA_ABANDONED, now);
-		rest(&saga, &steps);
+		saga_advance_rest(&saga, &steps);
 		if (saga_advance_stand(&saga, NULL, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)
 		{
 			write_event(&saga, "abandoned", 0, NULL, NULL, note, now);
@@ -302,6 +323,41 @@ saga_sql_abandon(PG_FUNCTION_ARGS)
 		}
 		CHECK_FOR_INTERRUPTS();
 	}
+}
+
+static bool
+any_late(const SagaSteps *steps)
+{
+	for (int i = 0; i < steps->count; i++)
+		if (steps->step[i].late)
+			return true;
+	return false;
+}
+
+/*
+ * What a partial undo had done to a step when the saga failed behind its
+ * pivot.  What it undid, or a person settled, may start afresh; what it only
+ * passed over counts as before.  True if the step changed.
+ */
+static bool
+go_forward_again(SagaStep *step, TimestampTz now)
+{
+	if (step->rolled_back_at != 0)
+		return false;
+	if (step->comp_status == SAGA_COMP_COMPENSATED || step->late)
+	{
+		step->rolled_back_at = now;
+		return true;
+	}
+	if (step->comp_status != SAGA_COMP_SKIPPED)
+		return false;
+	if (step->kind == SAGA_KIND_RETRIABLE ||
+		(step->compensate_on == SAGA_COMPENSATE_ON_COMPLETED &&
+		 step->status != SAGA_STEP_COMPLETED))
+		step->comp_status = SAGA_COMP_REGISTERED;
+	else
+		step->rolled_back_at = now;
+	return true;
 }
 
 /* saga.reopen(saga_id, note) */
@@ -318,6 +374,7 @@ saga_sql_reopen(PG_FUNCTION_ARGS)
 		SagaRow		saga;
 		SagaSteps	steps;
 		TimestampTz now;
+		bool		late;
 
 		saga_open_newest(id, SAGA_REACH_OPERATE, &saga);
 		saga_ledger_get_steps(id, &steps);
@@ -332,7 +389,16 @@ saga_sql_reopen(PG_FUNCTION_ARGS)
 			saga_open_refuse_state(&saga,
 								   "a listener is undoing a step of the saga",
 								   "Wait for it to report, or for the end of its lease.");
-		saga_ledger_enter_state(&saga, SAGA_RUNNING, now);
+		late = any_late(&steps);
+		if (!late)
+			saga_ledger_enter_state(&saga, SAGA_RUNNING, now);
+		else
+		{
+			/* The results that came too late are to be decided about first. */
+			saga.undo_target = SAGA_NOTHING_TO_UNDO;
+			saga.parked = NULL;
+			saga.updated_at = now;
+		}
 		saga.failure_kind = SAGA_FAILURE_NONE;
 		saga.reason = NULL;
 		saga.details = NULL;
@@ -341,17 +407,9 @@ saga_sql_reopen(PG_FUNCTION_ARGS)
 		saga_ledger_set_due(&saga, 0, InvalidOid);
 		if (saga_advance_stand(&saga, NULL, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)
 		{
-			/* What a partial undo had undone by then may start afresh. */
 			for (int i = 0; i < steps.count; i++)
-			{
-				SagaStep   *step = &steps.step[i];
-
-				if (step->comp_status != SAGA_COMP_COMPENSATED ||
-					step->rolled_back_at != 0)
-					continue;
-				step->rolled_back_at = now;
-				saga_advance_write_step(&saga, step);
-			}
+				if (go_forward_again(&steps.step[i], now))
+					saga_advance_write_step(&saga, &steps.step[i]);
 			write_event(&saga, "reopened", 0, NULL, NULL, note, now);
 			PG_RETURN_DATUM(state_datum(&saga));
 		}
@@ -565,7 +623,8 @@ saga_sql_rollback_to(PG_FUNCTION_ARGS)
 		saga.reason = reason;
 		saga.details = NULL;
 		saga.failed_seq = 0;
-		if (saga.deadline != 0 && saga.deadline <= now)
+		/* What it failed by must not fail it again at once. */
+		if (saga.state == SAGA_NEEDS_REVIEW && saga.deadline <= now)
 			saga.deadline = 0;
 		to_undo = saga_walk_count_to_undo(&saga, &steps);
 		if (saga_advance_walk(&saga, &steps, NULL, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)

@@ -80,6 +80,7 @@ saga_sql_plan(PG_FUNCTION_ARGS)
 	SagaRow		saga;
 	SagaSteps	steps;
 	const SagaStep *pivot;
+	SagaTask	task;
 	int			position = 0;
 
 	saga_open_read(id, SAGA_REACH_READ, &saga);
@@ -100,10 +101,9 @@ saga_sql_plan(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 	}
 
-	for (;;)
+	do
 	{
 		SagaStep   *step;
-		SagaTask	task;
 
 		CHECK_FOR_INTERRUPTS();
 		saga_walk_next(&saga, &steps, &task);
@@ -132,13 +132,12 @@ saga_sql_plan(PG_FUNCTION_ARGS)
 				emit(result, ++position, step, "person", task.why);
 				break;
 		}
-		if (task.kind == SAGA_TASK_PERSON)
-			break;
-		step->comp_status = SAGA_COMP_COMPENSATED;
-	}
+		if (task.kind != SAGA_TASK_PERSON)
+			step->comp_status = SAGA_COMP_COMPENSATED;
+	} while (task.kind != SAGA_TASK_PERSON);
 
 	/* What was given up is asked in the end. */
-	for (int i = steps.count - 1; i >= 0; i--)
+	for (int i = steps.count - 1; i >= 0 && task.kind == SAGA_TASK_NONE; i--)
 	{
 		const SagaStep *step = &steps.step[i];
 

@@ -37,13 +37,14 @@ saga_quota_check_open(Oid owner)
 	TimestampTz now;
 	int64		own;
 	int64		open = 0;
+	bool		doubtful = false;
 	bool		known;
 
 	if (saga_guc_max_open_sagas == 0)
 		return;
-	known = saga_tally_get(owner, &open, &counted_at);
+	known = saga_tally_get(owner, &open, &counted_at, &doubtful);
 	own = saga_tally_own(owner);
-	if (known && open + own < saga_guc_max_open_sagas)
+	if (known && !doubtful && open + own < saga_guc_max_open_sagas)
 		return;
 	now = GetCurrentTimestamp();
 	if (!known ||

@@ -55,6 +55,14 @@ reassign(void *arg)
 {
 	Reassignment *what = arg;
 
+	/*
+	 * Nobody else may be between a saga's row and what goes with it.  Our own
+	 * processes pass by meanwhile.
+	 */
+	if (SPI_execute("LOCK TABLE saga.ledger_saga, saga.ledger_step,"
+					" saga.ledger_due, saga.ledger_queue"
+					" IN SHARE ROW EXCLUSIVE MODE", false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not lock the ledger");
 	what->sagas = run(what,
 					  "WITH moved AS ("
 					  "UPDATE saga.ledger_saga s SET owner = $2, owner_name = $3"
@@ -119,6 +127,11 @@ saga_sql_reassign(PG_FUNCTION_ARGS)
 				 errhint("Give the OID of the role that had the sagas, which may be gone, and the role that shall have them.")));
 	what.from = PG_GETARG_OID(0);
 	what.to = PG_GETARG_OID(1);
+	if (!OidIsValid(what.from) || !OidIsValid(what.to))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("there is no role with OID 0"),
+				 errhint("Give the OID of the role that had the sagas, which may be gone, and the role that shall have them.")));
 	what.actor = saga_owner_role_name(GetUserId());
 	if (!superuser())
 		saga_owner_check_member(what.to);
@@ -129,7 +142,7 @@ saga_sql_reassign(PG_FUNCTION_ARGS)
 				 errmsg(INT64_FORMAT " sagas keep their owner because the other role has sagas with the same names and keys",
 						what.left),
 				 errhint("Purge the finished ones of either, and call it again.")));
-	saga_tally_forget();
+	saga_tally_doubt();
 	/* Whatever is due anywhere may be somebody else's now. */
 	saga_wakeup_due(DT_NOBEGIN);
 	PG_RETURN_INT64(what.sagas);

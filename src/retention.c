@@ -21,6 +21,7 @@
 #include "access/xact.h"
 #include "fault.h"
 #include "guc.h"
+#include "home.h"
 #include "ledger.h"
 #include "miscadmin.h"
 #include "owner.h"
@@ -133,9 +134,11 @@ saga_retention_turn(TimestampTz now)
 	MemoryContextSwitchTo(caller);
 	PG_TRY();
 	{
-		bool		end;
+		bool		end = true;
 
-		(void) saga_retention_purge(&pass_position, now - saga_guc_retention * MIN, true,
+		/* Whoever restores a backup to read it wants to find it there. */
+		if (saga_home_away() == NULL)
+			(void) saga_retention_purge(&pass_position, now - saga_guc_retention * MIN, true,
 					 BATCH, BATCH, SAGA_NOWAIT, &end);
 		SAGA_FAULT("retention.before_commit");
 		saga_turn_commit();

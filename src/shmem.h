@@ -146,6 +146,7 @@ typedef struct SagaTally
 	Oid			database;
 	Oid			owner;			/* InvalidOid: free */
 	TimestampTz counted_at;
+	bool		doubtful;		/* to be counted again */
 	pg_atomic_uint64 open;		/* an int64 */
 } SagaTally;
 

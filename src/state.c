@@ -178,7 +178,8 @@ saga_state_comp_status_is_known(char code)
  *
  * A step without a compensation never gets one.  What is settled (compensated
  * or skipped) is opened again, or settled otherwise, only by a person's word
- * after a late result.
+ * after a late result; what was skipped counts again when its saga goes
+ * forward again from behind its pivot.
  */
 bool
 saga_state_comp_can(SagaCompStatus from, SagaCompStatus to)
@@ -197,7 +198,8 @@ saga_state_comp_can(SagaCompStatus from, SagaCompStatus to)
 		case SAGA_COMP_COMPENSATED:
 			return to == SAGA_COMP_PENDING || to == SAGA_COMP_SKIPPED;
 		case SAGA_COMP_SKIPPED:
-			return to == SAGA_COMP_PENDING || to == SAGA_COMP_COMPENSATED;
+			return to == SAGA_COMP_PENDING || to == SAGA_COMP_COMPENSATED ||
+				to == SAGA_COMP_REGISTERED;
 	}
 	return false;
 }

@@ -481,6 +481,9 @@ record_late(SagaRow *saga, SagaStep *step, Jsonb *output, TimestampTz now)
 
 	saga_ledger_get_steps(&saga->id, &steps);
 	index = saga_walk_find(&steps, step->seq);
+	/* Purged, or moved while the steps were read. */
+	if (index < 0)
+		return SAGA_CHANGED;
 	written = saga_dispatch_late(saga, &steps, index, output, now);
 	*step = steps.step[index];
 	return written;

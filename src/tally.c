@@ -11,8 +11,8 @@
  *
  * The number may be off by what commits while it is counted, and by what
  * others have begun and not committed: a quota is no accounting.  What is not
- * known here (COMMIT PREPARED, other owners) makes it forget, and the next
- * who asks counts anew.  Nobody pays as long as no quota is set.
+ * known here (COMMIT PREPARED, other owners) makes it doubtful, and who asks
+ * counts anew, now and then.  Nobody pays as long as no quota is set.
  *
  * Locks: SagaShmem's tally_lock, exclusively to take or free a place; the
  * numbers themselves are atomic.
@@ -53,9 +53,12 @@ find(Oid owner)
 	return NULL;
 }
 
-/* Forgets what was counted in this database. */
+/*
+ * Something changed that nobody can tell here: what was counted in this
+ * database is to be counted again.
+ */
 void
-saga_tally_forget(void)
+saga_tally_doubt(void)
 {
 	if (saga_shmem == NULL || pg_atomic_read_u32(&saga_shmem->tally_count) == 0)
 		return;
@@ -64,10 +67,8 @@ saga_tally_forget(void)
 	{
 		SagaTally  *tally = &saga_shmem->tallies[i];
 
-		if (tally->database != MyDatabaseId || !OidIsValid(tally->owner))
-			continue;
-		tally->owner = InvalidOid;
-		pg_atomic_fetch_sub_u32(&saga_shmem->tally_count, 1);
+		if (tally->database == MyDatabaseId && OidIsValid(tally->owner))
+			tally->doubtful = true;
 	}
 	LWLockRelease(saga_shmem->tally_lock);
 }
@@ -109,50 +110,13 @@ at_end_of_transaction(XactEvent event, void *arg)
 	}
 }
 
+/* Adds to what is noted for an owner at a level, which is the deepest so far. */
 static void
-at_end_of_subtransaction(SubXactEvent event, SubTransactionId mine,
-						 SubTransactionId parent, void *arg)
+note(Oid owner, int level, int64 delta)
 {
-	int			level;
-	int			kept = 0;
-
-	if (change_count == 0 || (event != SUBXACT_EVENT_ABORT_SUB &&
-							  event != SUBXACT_EVENT_COMMIT_SUB))
-		return;
-	level = GetCurrentTransactionNestLevel();
-	for (int i = 0; i < change_count; i++)
+	for (int i = change_count - 1; i >= 0 && changes[i].level == level; i--)
 	{
-		if (changes[i].level >= level)
-		{
-			if (event == SUBXACT_EVENT_ABORT_SUB)
-				continue;
-			changes[i].level = level - 1;
-		}
-		changes[kept++] = changes[i];
-	}
-	change_count = kept;
-}
-
-void
-saga_tally_init(void)
-{
-	if (!process_shared_preload_libraries_in_progress)
-		return;
-	RegisterXactCallback(at_end_of_transaction, NULL);
-	RegisterSubXactCallback(at_end_of_subtransaction, NULL);
-}
-
-/* A saga of that owner begins (1) or finishes (-1) with this transaction. */
-void
-saga_tally_add(Oid owner, int delta)
-{
-	int			level = GetCurrentTransactionNestLevel();
-
-	if (saga_shmem == NULL)
-		return;
-	for (int i = change_count - 1; i >= 0; i--)
-	{
-		if (changes[i].owner == owner && changes[i].level == level)
+		if (changes[i].owner == owner)
 		{
 			changes[i].delta += delta;
 			return;
@@ -175,6 +139,49 @@ saga_tally_add(Oid owner, int delta)
 	change_count++;
 }
 
+/* A savepoint is over: what it noted, on top of the rest, goes down or away. */
+static void
+at_end_of_subtransaction(SubXactEvent event, SubTransactionId mine,
+						 SubTransactionId parent, void *arg)
+{
+	int			level;
+	int			end = change_count;
+	int			first;
+
+	if (change_count == 0 || (event != SUBXACT_EVENT_ABORT_SUB &&
+							  event != SUBXACT_EVENT_COMMIT_SUB))
+		return;
+	level = GetCurrentTransactionNestLevel();
+	for (first = end; first > 0 && changes[first - 1].level >= level; first--)
+		;
+	change_count = first;
+	if (event == SUBXACT_EVENT_COMMIT_SUB)
+		for (int i = first; i < end; i++)
+		{
+			Change		change = changes[i];
+
+			/* There is room: it takes no more places than it had. */
+			note(change.owner, level - 1, change.delta);
+		}
+}
+
+void
+saga_tally_init(void)
+{
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+	RegisterXactCallback(at_end_of_transaction, NULL);
+	RegisterSubXactCallback(at_end_of_subtransaction, NULL);
+}
+
+/* A saga of that owner begins (1) or finishes (-1) with this transaction. */
+void
+saga_tally_add(Oid owner, int delta)
+{
+	if (saga_shmem != NULL)
+		note(owner, GetCurrentTransactionNestLevel(), delta);
+}
+
 /* What the current transaction changes for an owner, not counted yet. */
 int64
 saga_tally_own(Oid owner)
@@ -187,9 +194,12 @@ saga_tally_own(Oid owner)
 	return sum;
 }
 
-/* How many the owner has, and when they were counted; false: not known. */
+/*
+ * How many the owner has, when they were counted, and whether that may have
+ * become wrong; false: not known.
+ */
 bool
-saga_tally_get(Oid owner, int64 *open, TimestampTz *counted_at)
+saga_tally_get(Oid owner, int64 *open, TimestampTz *counted_at, bool *doubtful)
 {
 	SagaTally  *tally;
 
@@ -201,6 +211,7 @@ saga_tally_get(Oid owner, int64 *open, TimestampTz *counted_at)
 	{
 		*open = (int64) pg_atomic_read_u64(&tally->open);
 		*counted_at = tally->counted_at;
+		*doubtful = tally->doubtful;
 	}
 	LWLockRelease(saga_shmem->tally_lock);
 	return tally != NULL;
@@ -234,6 +245,7 @@ saga_tally_set(Oid owner, int64 open, TimestampTz counted_at)
 	tally->database = MyDatabaseId;
 	tally->owner = owner;
 	tally->counted_at = counted_at;
+	tally->doubtful = false;
 	pg_atomic_write_u64(&tally->open, (uint64) open);
 	LWLockRelease(saga_shmem->tally_lock);
 }

@@ -12,9 +12,10 @@
 
 extern void saga_tally_init(void);
 extern void saga_tally_add(Oid owner, int delta);
-extern bool saga_tally_get(Oid owner, int64 *open, TimestampTz *counted_at);
+extern bool saga_tally_get(Oid owner, int64 *open, TimestampTz *counted_at,
+						   bool *doubtful);
 extern void saga_tally_set(Oid owner, int64 open, TimestampTz counted_at);
 extern int64 saga_tally_own(Oid owner);
-extern void saga_tally_forget(void);
+extern void saga_tally_doubt(void);
 
 #endif							/* SAGA_TALLY_H */

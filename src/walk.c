@@ -195,14 +195,24 @@ saga_walk_find(const SagaSteps *steps, int64 seq)
 	return -1;
 }
 
-/* The step that a listener holds, or NULL; there is one at most. */
+/*
+ * The step whose claim ends first, or NULL.  There are two only where a late
+ * result opened a step again while a listener held another.
+ */
 SagaStep *
 saga_walk_claimed(const SagaSteps *steps)
 {
+	SagaStep   *first = NULL;
+
 	for (int i = steps->count - 1; i >= 0; i--)
-		if (steps->step[i].claimed_at != 0)
-			return &steps->step[i];
-	return NULL;
+	{
+		SagaStep   *step = &steps->step[i];
+
+		if (step->claimed_at != 0 &&
+			(first == NULL || step->lease_until < first->lease_until))
+			first = step;
+	}
+	return first;
 }
 
 /* The completed pivot of the forward run, or NULL. */

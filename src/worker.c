@@ -182,6 +182,12 @@ settle_leftover(const SagaInflight *record)
 		saga_ledger_get_steps(&record->saga, &steps);
 		i = saga_walk_find(&steps, record->seq);
 	}
+	/* It moved while the steps were read. */
+	if (found == SAGA_FOUND && i < 0)
+	{
+		saga_turn_commit();
+		return false;
+	}
 	/* Gone, or somebody has written it down before. */
 	if (i < 0 || steps.step[i].comp_attempts >= record->attempt)
 	{
