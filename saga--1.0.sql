@@ -830,7 +830,8 @@ CREATE VIEW saga.steps WITH (security_barrier) AS
       WHEN 'f' THEN 'failed' WHEN 's' THEN 'skipped'
       ELSE CASE
         WHEN NOT s.state OPERATOR(pg_catalog.=) ANY ('{u,p}'::"char"[]) OR s.undo_target IS NULL
-          THEN CASE t.comp_status WHEN 'r' THEN 'registered' ELSE 'pending' END
+          THEN CASE WHEN t.comp_status OPERATOR(pg_catalog.=) 'r'::"char" OR s.state OPERATOR(pg_catalog.=) 'r'::"char"
+            THEN 'registered' ELSE 'pending' END
         WHEN t.rolled_back_at IS NULL AND t.seq OPERATOR(pg_catalog.<=) s.undo_target THEN 'registered'
         WHEN saga.internal_is_running(t.saga, t.seq) THEN 'running'
         ELSE 'pending'
@@ -1036,7 +1037,12 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
       SELECT pg_catalog.max(v.at) FROM saga.ledger_event v
       WHERE v.saga OPERATOR(pg_catalog.=) s.id
         AND v.event OPERATOR(pg_catalog.=) 'parked'
-        AND (d.seq IS NULL OR v.seq OPERATOR(pg_catalog.=) d.seq)), s.updated_at) AS since,
+        AND (d.seq IS NULL OR v.seq OPERATOR(pg_catalog.=) d.seq)),
+      -- What was given up on the way waits since its last attempt.
+      (SELECT pg_catalog.max(h.finished_at) FROM saga.ledger_attempt h
+      WHERE h.saga OPERATOR(pg_catalog.=) s.id
+        AND h.seq OPERATOR(pg_catalog.=) d.seq
+        AND h.phase OPERATOR(pg_catalog.=) 'c'::"char"), s.updated_at) AS since,
     CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN (
       SELECT pg_catalog.string_agg(pg_catalog.format('%s: %s%s',
           h.attempt,
@@ -1064,6 +1070,8 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
       WHEN d.seq IS NULL AND s.undo_target IS NULL
         THEN 'what goes by its forward_key, once the saga is reopened'
       WHEN d.seq IS NULL THEN NULL
+      WHEN d.late AND (d.compensation IS NOT NULL OR d.channel IS NOT NULL)
+        THEN E'its compensation, if the late effect stands:\n  it gets the output now'
       WHEN d.compensation IS NOT NULL AND d.review IS NOT NULL AND COALESCE(d.comp_attempts, 0) OPERATOR(pg_catalog.=) 0
         THEN 'its compensation, which was never tried: retry releases it'
       WHEN d.compensation IS NOT NULL
@@ -1098,7 +1106,7 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
   FROM saga.ledger_saga s
   CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner, s.owner_name) AS reach) reach
   LEFT JOIN LATERAL (
-    SELECT t.key, t.seq, t.parked, t.compensation, t.channel, t.review, t.comp_attempts
+    SELECT t.key, t.seq, t.parked, t.compensation, t.channel, t.review, t.comp_attempts, t.late
     FROM saga.ledger_step t
     WHERE t.saga OPERATOR(pg_catalog.=) s.id
       AND t.parked IS NOT NULL

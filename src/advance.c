@@ -205,6 +205,8 @@ end_walk(SagaRow *saga, SagaSteps *steps, int *rolled_back, TimestampTz now)
 		if (step->rolled_back_at != 0 || step->seq <= saga->undo_target ||
 			step->kind == SAGA_KIND_RETRIABLE)
 			continue;
+		if (saga_walk_passes_over(saga, step))
+			step->comp_status = SAGA_COMP_SKIPPED;
 		step->rolled_back_at = now;
 		(*rolled_back)++;
 	}

@@ -68,7 +68,8 @@ saga_sql_redact(PG_FUNCTION_ARGS)
 
 		saga_open_newest(id, SAGA_REACH_OWN, &saga);
 		now = saga_clock_now();
-		if (!saga_state_is_final(saga.state) || saga.due != 0)
+		if (!saga_state_is_final(saga.state) ||
+			(saga.due != 0 && saga.to_announce == NULL))
 			saga_open_refuse_state(&saga, "only a finished saga can be redacted",
 								   "What it holds may still be needed to undo it.");
 		/* A late result may have come in since it was redacted before. */
