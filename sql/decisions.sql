@@ -75,10 +75,25 @@ SELECT test.done('before the pivot', 'n');
 SELECT * FROM test.saga('before the pivot') \gx
 SELECT * FROM test.steps('before the pivot');
 
--- SQL is under way when a late result parks its saga, and a person settles the
--- step: what the SQL did is undone, and it is not run again.
+-- SQL is under way when the first result of its step comes in late: as nothing was
+-- done without it yet, what is under way is undone, and done with the result.
+SELECT test.begin('in time') AS id \gset
+SELECT status FROM saga.step(:'id', 'x', compensation => 'SELECT test.undo_slowly($1), test.undo($1, $1 #>> ''{output}'')');
+CALL test.shut();
+SELECT saga.fail(:'id');
+CALL test.until_under_way();
+SELECT status FROM saga.complete_step(:'id', 'x', '"ch_1"', late => 'record');
+SELECT state FROM saga.sagas WHERE id = :'id';
+CALL test.refuses(format('SELECT saga.resolve(%L, %L, %L, %L)', :'id', 'x', 'done', 'by hand'));
+CALL test.let_go();
+SELECT saga.wait(:'id');
+SELECT * FROM test.attempts('in time');
+SELECT test.undone('in time');
+-- After the first attempt it parks the saga.  A person settles the step while SQL is
+-- under way again: what that did is undone, and it is not run once more.
 SELECT test.begin('settled') AS id \gset
-SELECT status FROM saga.step(:'id', 'x', compensation => 'SELECT test.undo_slowly($1)');
+SELECT status FROM saga.step(:'id', 'x', compensation => 'SELECT test.undo_slowly($1, 2)',
+  compensation_retry => saga.retry_policy(delay => '10 ms'));
 CALL test.shut();
 SELECT saga.fail(:'id');
 CALL test.until_under_way();
@@ -86,12 +101,12 @@ SELECT status FROM saga.complete_step(:'id', 'x', '"ch_1"', late => 'record');
 SELECT step, why FROM saga.review_queue WHERE saga_id = :'id';
 SELECT saga.resolve(:'id', 'x', 'done', 'by hand');
 CALL test.let_go();
-CALL test.until_over('settled', 1);
+CALL test.until_over('settled', 2);
 SELECT * FROM test.saga('settled') \gx
 SELECT * FROM test.steps('settled');
 SELECT * FROM test.attempts('settled');
 SELECT * FROM test.events('settled');
--- ... its second attempt, with an earlier step left, which is undone then
+-- ... with an earlier step left, which is undone then
 SELECT test.begin('settled, one left') AS id \gset
 SELECT status FROM saga.step(:'id', 'w', notify => 'd_settled', completed => true);
 SELECT status FROM saga.step(:'id', 'x', compensation => 'SELECT test.undo_slowly($1, 2)',
@@ -168,7 +183,7 @@ SELECT test.done('held, done', 'a');
 SELECT test.picture('held, done') = :'before' AS unchanged;
 SELECT * FROM test.claim('d_held');
 SELECT * FROM test.saga('held, done') \gx
--- ... not needed; but then it was done
+-- ... not needed: settled, whatever is reported then
 SELECT test.listen('held, skip', 'd_held') AS id \gset
 CALL test.fail('held, skip');
 SELECT * FROM test.claim('d_held', consumer => 'one');
@@ -196,6 +211,7 @@ SELECT saga.rollback_to(:'id', 'x', 'x shall stay');
 SELECT saga.resolve(:'id', 'y', 'retry', 'again');
 CALL test.let_go();
 CALL test.until_state('kept', 'running');
+CALL test.until_over('kept', 3);
 SELECT * FROM test.saga('kept') \gx
 SELECT * FROM test.steps('kept');
 SELECT * FROM test.attempts('kept');
@@ -213,6 +229,7 @@ SELECT status FROM saga.step(:'id', 'p', kind => 'pivot', completed => true);
 SELECT status FROM saga.step(:'id', 'f', notify => 'd_nobody', completed => true);
 SELECT status FROM saga.step(:'id', 'e', compensation => 'SELECT test.undo($1)', compensate_on => 'completed');
 SELECT saga.rollback_to(:'id', 'p');
+CALL test.until_dispatched('forward');
 SELECT step, compensation FROM test.steps('forward');
 SELECT saga.fail(:'id', 'x');
 SELECT saga.reopen(:'id', 'go on');

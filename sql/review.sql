@@ -257,7 +257,7 @@ SELECT * FROM test.story('in vain');
 -- settles the matter, of which nothing is left in the queue.
 CREATE FUNCTION test.offered(name text, word text) RETURNS SETOF text LANGUAGE sql STABLE AS $$
   SELECT m[1] FROM saga.review_queue q, regexp_matches(q.to_settle, '(SELECT saga.*?;)  --', 'g') m
-  WHERE q.saga_id = test.id(name) AND m[1] LIKE '%' || word || '%'
+  WHERE q.saga_id = test.id(name) AND m[1] LIKE '%' || word || '%' ORDER BY q.seq DESC
 $$;
 CREATE PROCEDURE test.take(name text, word text) LANGUAGE plpgsql AS $$
 DECLARE

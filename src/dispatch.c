@@ -97,7 +97,12 @@ saga_dispatch_fail(SagaRow *saga, SagaFailureKind kind, text *reason,
 	else
 	{
 		to_undo = saga_walk_count_to_undo(saga, &steps);
-		written = saga_advance_walk(saga, &steps, NULL, hand, now);
+		/* A person was asked, and still is, unless it goes on without that. */
+		if (saga->state == SAGA_NEEDS_REVIEW &&
+			saga->on_failure == SAGA_ON_FAILURE_HALT)
+			written = saga_advance_stand(saga, NULL, hand, now);
+		else
+			written = saga_advance_walk(saga, &steps, NULL, hand, now);
 	}
 	if (written != SAGA_WRITTEN)
 		return written;

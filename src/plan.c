@@ -71,6 +71,21 @@ policy_in_words(const SagaStep *step)
 	return buf.data;
 }
 
+/* What a person is asked about, newest first. */
+static void
+emit_asked(const SagaRow *saga, const SagaSteps *steps, ReturnSetInfo *result,
+		   int position)
+{
+	for (int i = steps->count - 1; i >= 0; i--)
+	{
+		const SagaStep *step = &steps->step[i];
+
+		if (step->parked != NULL && saga_walk_in_range(saga, step))
+			emit(result, ++position, step, "person",
+				 text_to_cstring(step->parked));
+	}
+}
+
 /* saga.plan(saga_id) */
 Datum
 saga_sql_plan(PG_FUNCTION_ARGS)
@@ -82,12 +97,16 @@ saga_sql_plan(PG_FUNCTION_ARGS)
 	const SagaStep *pivot;
 	SagaTask	task;
 	int			position = 0;
+	bool		stands;
 
 	saga_open_read(id, SAGA_REACH_READ, &saga);
 	InitMaterializedSRF(fcinfo, 0);
 	if (saga_state_is_final(saga.state))
 		return (Datum) 0;
 	saga_ledger_get_steps(id, &steps);
+	stands = saga.state == SAGA_NEEDS_REVIEW &&
+		(saga.failure_kind != SAGA_FAILURE_NONE ||
+		 saga.on_failure == SAGA_ON_FAILURE_HALT);
 	if (saga.failure_kind == SAGA_FAILURE_NONE)
 	{
 		saga.failure_kind = SAGA_FAILURE_FAILED;
@@ -101,6 +120,12 @@ saga_sql_plan(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 	}
 
+	/* Whatever else there is to do, first a person decides. */
+	if (stands)
+	{
+		emit_asked(&saga, &steps, result, 0);
+		return (Datum) 0;
+	}
 	do
 	{
 		SagaStep   *step;
@@ -137,14 +162,7 @@ saga_sql_plan(PG_FUNCTION_ARGS)
 	} while (task.kind != SAGA_TASK_PERSON);
 
 	/* What was given up is asked in the end. */
-	for (int i = steps.count - 1; i >= 0 && task.kind == SAGA_TASK_NONE; i--)
-	{
-		const SagaStep *step = &steps.step[i];
-
-		if (step->comp_status == SAGA_COMP_FAILED && step->parked != NULL &&
-			saga_walk_in_range(&saga, step))
-			emit(result, ++position, step, "person",
-				 text_to_cstring(step->parked));
-	}
+	if (task.kind == SAGA_TASK_NONE)
+		emit_asked(&saga, &steps, result, position);
 	return (Datum) 0;
 }

@@ -190,7 +190,6 @@ sub told
 my $policy = q{saga.retry_policy(max_attempts => 3, delay => '10 min', backoff => 'constant', jitter => 0, timeout => '2 hours')};
 sql("SELECT saga.fail(make('leased', 'leases', $policy)), saga.fail(make('goes on', 'leases', $policy, 'continue'))");
 wait_heard($listener, qr/^leases\|.*@{[ id($_) ]}/) foreach 'leased', 'goes on';
-my $before = told('leases');
 my %key;
 for (1 .. 2)
 {
@@ -200,6 +199,7 @@ for (1 .. 2)
 }
 advance('59 min');
 look_twice();
+my $before = told('leases');
 is(waits('leases'), 'goes on* leased*', 'before the end of its lease, a step is held');
 is(attempts('leased'), '1: open slow', 'by an attempt that goes on');
 like(sql(q{SELECT next_action FROM saga.sagas WHERE idempotency_key = 'leased'}), qr/slow/, 'the next action names who');

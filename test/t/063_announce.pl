@@ -14,7 +14,7 @@ use Test::More;
 plan skip_all => 'needs the test build' if !is_test_build();
 
 my $node = saga_cluster('main',
-	conf => "restart_after_crash = on\nautovacuum = off\nmax_prepared_transactions = 50\nwal_writer_delay = 10s\nlog_statement = none\n");
+	conf => "restart_after_crash = on\nautovacuum = off\nmax_prepared_transactions = 50\nsaga.review_channel = 'reviews'\nwal_writer_delay = 10s\nlog_statement = none\n");
 $node->safe_psql('postgres', q{
 	CREATE FUNCTION make(key text, compensation text DEFAULT NULL, review text DEFAULT NULL, notify text DEFAULT NULL,
 		pivot boolean DEFAULT false, timeout interval DEFAULT NULL, completed boolean DEFAULT true) RETURNS uuid LANGUAGE plpgsql AS $$
@@ -44,13 +44,14 @@ sub make
 	return sql("SELECT make('$key', $arguments)");
 }
 
-my $listener = listen_to($node, 'states');
+my @channels = qw(states reviews);
+my $listener = listen_to($node, @channels);
 
 # What was told of a saga
 sub states
 {
 	my ($id) = @_;
-	return join(' ', map { /"state":"(\w+)"/ } grep { /$id/ } heard($listener));
+	return join(' ', map { /"state":"(\w+)"/ } grep { /^states\|.*$id/ } heard($listener));
 }
 
 sub wait_states
@@ -59,7 +60,7 @@ sub wait_states
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my ($last) = $expected =~ /(\w+)$/;
 
-	wait_heard($listener, qr/$id.*"$last"/);
+	wait_heard($listener, qr/^states\|.*$id.*"$last"/);
 	wait_state($node, $id, $last);
 	is(states($id), $expected, "$what: $expected");
 	return;
@@ -113,6 +114,23 @@ my $late = make('late', "$undone, completed => false");
 sql("SELECT saga.fail('$late'); SELECT saga.wait('$late')");
 sql(qq{SELECT saga.complete_step('$late', 'something', '1', late => 'record')});
 wait_states($late, 'compensating compensated needs_review', 'a late result');
+
+# Those who review are told of what is parked, whoever else is.
+my $silent = sql(q{
+	SELECT saga.begin('order', 'silent') AS id \gset
+	SELECT saga.step(:'id', 'a', review => 'look') \gset s
+	SELECT saga.fail(:'id') \gset
+	SELECT :'id'});
+wait_heard($listener, qr/^reviews\|.*$silent/);
+wait_state($node, $silent, 'needs_review');
+my %reviews;
+foreach my $line (grep { /^reviews\|/ } heard($listener))
+{
+	my $told = decode_json((split /\|/, $line)[1]);
+	$reviews{"$told->{saga_id} $told->{state}"}++;
+}
+is(join("\n", map { "$_ $reviews{$_}" } sort keys %reviews),
+	sql(q{SELECT DISTINCT saga_id || ' needs_review 1' FROM saga.events WHERE event = 'parked' ORDER BY 1}), 'who reviews is told of each, once');
 
 # What is told, and by whom
 my @heard = heard($listener);
@@ -227,7 +245,7 @@ foreach my $how (qw(fast immediate))
 	is(states($_), '', "$how restart: nothing is told yet") foreach sort values %$id;
 	$node->restart if $how eq 'fast';
 	if ($how eq 'immediate') { $node->stop('immediate'); $node->start; }
-	$listener = listen_again($node, $listener, 'states');
+	$listener = listen_again($node, $listener, @channels);
 	set_faults($node, '');
 	check_told("$how restart", $id);
 }
@@ -245,7 +263,7 @@ foreach my $point (qw(worker.before_turn notify.before_queue worker.before_commi
 		{
 			set_faults($node, 'worker.before_turn=wait');
 			wait_server($node);
-			$listener = listen_again($node, $listener, 'states');
+			$listener = listen_again($node, $listener, @channels);
 		}
 		set_faults($node, '');
 		# What was committed as the server crashed may not have come through.
@@ -273,7 +291,7 @@ $node->stop('immediate');
 $node->start;
 is(sql('SELECT count(*) FROM lost'), 0, 'a crash loses what is committed like that');
 
-foreach my $n (1 .. 3)
+foreach my $n (1 .. 2)
 {
 	foreach my $kind (qw(dispatched forgotten compensating compensated completed))
 	{

@@ -296,6 +296,8 @@ foreach my $client (1 .. $clients)
 	die "fork: $!" if !defined $pid;
 	if ($pid == 0)
 	{
+		# The end of a client is not the end of the test.
+		$SIG{$_} = 'DEFAULT' foreach qw(TERM INT);
 		srand $client_seed;
 		client($client);
 	}
