@@ -53,6 +53,19 @@ saga_sql_purge(PG_FUNCTION_ARGS)
 						  PG_INT64_MAX, max, SAGA_WAIT, &done));
 }
 
+/* Has a saga been redacted, and nothing to forget come in since? */
+static bool
+is_redacted(const SagaRow *saga, const SagaSteps *steps)
+{
+	if (saga->content_hash == NULL || saga->parked != NULL)
+		return false;
+	for (int i = 0; i < steps->count; i++)
+		if (steps->step[i].output != NULL || steps->step[i].comp_output != NULL ||
+			steps->step[i].last_error != NULL || steps->step[i].parked != NULL)
+			return false;
+	return true;
+}
+
 /* saga.redact(saga_id) */
 Datum
 saga_sql_redact(PG_FUNCTION_ARGS)
@@ -73,6 +86,9 @@ saga_sql_redact(PG_FUNCTION_ARGS)
 			saga_open_refuse_state(&saga, "only a finished saga can be redacted",
 								   "What it holds may still be needed to undo it.");
 		/* A late result may have come in since it was redacted before. */
+		saga_ledger_get_steps(id, &steps);
+		if (is_redacted(&saga, &steps))
+			PG_RETURN_VOID();
 		if (saga.content_hash == NULL)
 			saga.content_hash = saga_input_hash(saga.input);
 		saga.input = NULL;
@@ -85,7 +101,6 @@ saga_sql_redact(PG_FUNCTION_ARGS)
 			CHECK_FOR_INTERRUPTS();
 			continue;
 		}
-		saga_ledger_get_steps(id, &steps);
 		for (int i = 0; i < steps.count; i++)
 		{
 			SagaStep   *step = &steps.step[i];
