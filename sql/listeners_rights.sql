@@ -116,7 +116,6 @@ SELECT count(*) FROM saga.pending_compensations WHERE channel = 'r_refunds';
 SELECT saga.extend_claim(:'mine', 1, '2 minutes') IS NOT NULL AS extended;
 SELECT saga.complete_compensation(:'mine');
 CALL test.until_dispatched('s1');
-SELECT saga.fail_compensation(:'key2', 1, 'secret error');
 SELECT saga.complete_compensation(:'key3');
 RESET SESSION AUTHORIZATION;
 SELECT outcome, consumer FROM saga.attempts WHERE saga_id = test.id('s3') AND phase = 'compensation';
@@ -126,6 +125,9 @@ SET SESSION AUTHORIZATION regress_saga_l_app;
 SELECT * FROM test.claim('r_refunds', 100, consumer => 'app') ORDER BY 1;
 SELECT saga.complete_compensation(:'own_key');
 SELECT saga.complete_compensation(:'key1');
+RESET SESSION AUTHORIZATION;
+SET SESSION AUTHORIZATION regress_saga_l_refunds;
+SELECT saga.fail_compensation(:'key2', 1, 'secret error');
 RESET SESSION AUTHORIZATION;
 -- ... and whoever must take the role first may when it has
 SET SESSION AUTHORIZATION regress_saga_l_noinherit;
