@@ -9,8 +9,9 @@
  * is notified again, ever less often, for as long as it does.
  *
  * One notification a channel is enough, since any wakes every listener, and
- * they claim by channel.  So this writes no rows, and what is remembered is
- * only this worker's: another one begins by telling every channel once.
+ * they claim by channel.  So this writes no rows.  What is remembered is the
+ * worker's, and a little of it the next worker's, in shared memory; after a
+ * restart of the server every channel is told at once.
  *
  * What waits for an owner that is gone is parked on the way.
  *
@@ -30,6 +31,7 @@
 #include "miscadmin.h"
 #include "notify.h"
 #include "owner.h"
+#include "shmem.h"
 #include "turn.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -100,7 +102,7 @@ is_known(const char *name)
 }
 
 static void
-add_channel(const char *name, TimestampTz next)
+add_channel(const char *name, TimestampTz next, int pause_ms)
 {
 	Channel    *channel;
 
@@ -118,7 +120,7 @@ add_channel(const char *name, TimestampTz next)
 	channel = &channels[channel_count++];
 	strlcpy(channel->name, name, NAMEDATALEN);
 	channel->next = next;
-	channel->pause_ms = AGAIN_FIRST;
+	channel->pause_ms = pause_ms;
 	channel->empty = false;
 }
 
@@ -126,6 +128,7 @@ add_channel(const char *name, TimestampTz next)
 static void
 look(TimestampTz now)
 {
+	SagaDatabaseSlot *slot = saga_shmem_my_database();
 	SagaQueued	position;
 	SagaQueued	found;
 
@@ -133,10 +136,20 @@ look(TimestampTz now)
 	while (saga_ledger_next_queued(&position, SAGA_QUEUE_ALL,
 								   GetActiveSnapshot(), &found))
 	{
-		/* It was told then; by this worker, unless it just began. */
-		if (!is_known(found.channel))
-			add_channel(found.channel, look_at == DT_NOBEGIN ? now :
-						found.since + AGAIN_FIRST * MS);
+		if (is_known(found.channel))
+		{
+			/* It has its time. */
+		}
+		else if (look_at != DT_NOBEGIN)
+			add_channel(found.channel, found.since + AGAIN_FIRST * MS,
+						AGAIN_FIRST);
+		else if (slot->channels_next > now)
+			/* Another worker told it, and made room for other databases. */
+			add_channel(found.channel, slot->channels_next,
+						slot->channels_pause);
+		else
+			add_channel(found.channel, now,
+						Max(slot->channels_pause, AGAIN_FIRST));
 		position_on(&position, found.channel, true);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -201,6 +214,20 @@ next_time(void)
 	for (int i = 0; i < channel_count; i++)
 		next = Min(next, channels[i].next);
 	return Max(next, not_before);
+}
+
+/* For the worker that comes after this one. */
+static void
+remember(void)
+{
+	SagaDatabaseSlot *slot = saga_shmem_my_database();
+	int			first = -1;
+
+	for (int i = 0; i < channel_count; i++)
+		if (first < 0 || channels[i].next < channels[first].next)
+			first = i;
+	slot->channels_next = first < 0 ? 0 : channels[first].next;
+	slot->channels_pause = first < 0 ? 0 : channels[first].pause_ms;
 }
 
 /* The transaction of a turn.  False: this is a copy of the ledger. */
@@ -289,5 +316,6 @@ saga_channels_turn(TimestampTz now)
 		channels[kept++] = *channel;
 	}
 	channel_count = kept;
+	remember();
 	return next_time();
 }

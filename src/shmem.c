@@ -77,6 +77,8 @@ clear_database_slot(SagaDatabaseSlot *slot)
 	slot->worker_failed = false;
 	slot->asked_to_leave = false;
 	slot->told_to_leave = false;
+	slot->channels_next = 0;
+	slot->channels_pause = 0;
 	pg_atomic_write_u32(&slot->keep_away, 0);
 	pg_atomic_write_u64(&slot->armed_due, (uint64) PG_INT64_MIN);
 	pg_atomic_write_u64(&slot->posted_due, (uint64) DT_NOEND);

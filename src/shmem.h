@@ -82,6 +82,14 @@ typedef struct SagaDatabaseSlot
 	pg_atomic_uint64 posted_due;
 	/* Prepared transactions that may hold due work: poll while not zero. */
 	pg_atomic_uint32 prepared;
+	/*
+	 * When the last worker would have told the channels on which something
+	 * waits again, and how long it waited in between (channels.c); 0: it told
+	 * none.  Each worker's own, and kept for the next.
+	 */
+	TimestampTz channels_next;
+	int			channels_pause;
+
 	/* Executors left records of how attempts ended; the worker has not looked. */
 	pg_atomic_uint32 left_records;
 	/* Largest number drawn from the start order since the server started. */
