@@ -104,13 +104,13 @@ CREATE TABLE saga.ledger_saga (
   details       jsonb,
   result        jsonb,
   CONSTRAINT ledger_saga_id_key PRIMARY KEY (id) WITH (fillfactor = 90),
-  CONSTRAINT ledger_saga_state CHECK (state OPERATOR(pg_catalog.=) ANY ('{r,d,u,c,p,a}'::"char"[])),
-  CONSTRAINT ledger_saga_on_failure CHECK (on_failure OPERATOR(pg_catalog.=) ANY ('{h,c}'::"char"[])),
-  CONSTRAINT ledger_saga_failure_kind CHECK (failure_kind OPERATOR(pg_catalog.=) ANY ('{f,c,t}'::"char"[])),
+  CONSTRAINT ledger_saga_state CHECK (state OPERATOR(pg_catalog.=) ANY ('{r,d,u,c,p,a}'::pg_catalog."char"[])),
+  CONSTRAINT ledger_saga_on_failure CHECK (on_failure OPERATOR(pg_catalog.=) ANY ('{h,c}'::pg_catalog."char"[])),
+  CONSTRAINT ledger_saga_failure_kind CHECK (failure_kind OPERATOR(pg_catalog.=) ANY ('{f,c,t}'::pg_catalog."char"[])),
   CONSTRAINT ledger_saga_name CHECK (pg_catalog.length(name) OPERATOR(pg_catalog.>=) 1 AND pg_catalog.length(name) OPERATOR(pg_catalog.<=) 256),
   CONSTRAINT ledger_saga_key CHECK (pg_catalog.length(key) OPERATOR(pg_catalog.>=) 1 AND pg_catalog.length(key) OPERATOR(pg_catalog.<=) 512),
   CONSTRAINT ledger_saga_due CHECK ((due IS NULL) OPERATOR(pg_catalog.=) (lane IS NULL)),
-  CONSTRAINT ledger_saga_finished CHECK ((finished_at IS NOT NULL) OPERATOR(pg_catalog.=) (state OPERATOR(pg_catalog.=) ANY ('{d,c,a}'::"char"[]))),
+  CONSTRAINT ledger_saga_finished CHECK ((finished_at IS NOT NULL) OPERATOR(pg_catalog.=) (state OPERATOR(pg_catalog.=) ANY ('{d,c,a}'::pg_catalog."char"[]))),
   CONSTRAINT ledger_saga_undo CHECK (state OPERATOR(pg_catalog.<>) 'u' OR undo_target IS NOT NULL)
 ) USING heap WITH (fillfactor = 80);
 
@@ -196,10 +196,10 @@ CREATE TABLE saga.ledger_step (
   CONSTRAINT ledger_step_seq CHECK (seq OPERATOR(pg_catalog.>=) 1),
   CONSTRAINT ledger_step_run CHECK (run OPERATOR(pg_catalog.>=) 1),
   CONSTRAINT ledger_step_attempts CHECK (attempts OPERATOR(pg_catalog.>=) 1),
-  CONSTRAINT ledger_step_kind CHECK (kind OPERATOR(pg_catalog.=) ANY ('{c,p,r}'::"char"[])),
-  CONSTRAINT ledger_step_compensate_on CHECK (compensate_on OPERATOR(pg_catalog.=) ANY ('{s,c}'::"char"[])),
-  CONSTRAINT ledger_step_status CHECK (status OPERATOR(pg_catalog.=) ANY ('{s,c,f}'::"char"[])),
-  CONSTRAINT ledger_step_comp_status CHECK (comp_status OPERATOR(pg_catalog.=) ANY ('{n,r,p,d,c,f,s}'::"char"[])),
+  CONSTRAINT ledger_step_kind CHECK (kind OPERATOR(pg_catalog.=) ANY ('{c,p,r}'::pg_catalog."char"[])),
+  CONSTRAINT ledger_step_compensate_on CHECK (compensate_on OPERATOR(pg_catalog.=) ANY ('{s,c}'::pg_catalog."char"[])),
+  CONSTRAINT ledger_step_status CHECK (status OPERATOR(pg_catalog.=) ANY ('{s,c,f}'::pg_catalog."char"[])),
+  CONSTRAINT ledger_step_comp_status CHECK (comp_status OPERATOR(pg_catalog.=) ANY ('{n,r,p,d,c,f,s}'::pg_catalog."char"[])),
   CONSTRAINT ledger_step_one_action CHECK (compensation IS NULL OR channel IS NULL),
   CONSTRAINT ledger_step_key_length CHECK (pg_catalog.length(key) OPERATOR(pg_catalog.>=) 1 AND pg_catalog.length(key) OPERATOR(pg_catalog.<=) 512),
   CONSTRAINT ledger_step_completed CHECK ((completed_at IS NOT NULL) OPERATOR(pg_catalog.=) (status OPERATOR(pg_catalog.=) 'c')),
@@ -271,8 +271,8 @@ CREATE TABLE saga.ledger_attempt (
   consumer    text        COLLATE "C",
   CONSTRAINT ledger_attempt_key PRIMARY KEY (saga, seq, phase, attempt),
   CONSTRAINT ledger_attempt_attempt CHECK (attempt OPERATOR(pg_catalog.>=) 1),
-  CONSTRAINT ledger_attempt_phase CHECK (phase OPERATOR(pg_catalog.=) ANY ('{f,c}'::"char"[])),
-  CONSTRAINT ledger_attempt_outcome CHECK (outcome OPERATOR(pg_catalog.=) ANY ('{s,f,i,t,d}'::"char"[]))
+  CONSTRAINT ledger_attempt_phase CHECK (phase OPERATOR(pg_catalog.=) ANY ('{f,c}'::pg_catalog."char"[])),
+  CONSTRAINT ledger_attempt_outcome CHECK (outcome OPERATOR(pg_catalog.=) ANY ('{s,f,i,t,d}'::pg_catalog."char"[]))
 ) USING heap;
 
 COMMENT ON TABLE saga.ledger_attempt IS 'Attempts that the step rows cannot tell: every one of a compensation, and the forward ones that failed. Read saga.attempts instead.';
@@ -739,21 +739,21 @@ CREATE VIEW saga.sagas WITH (security_barrier) AS
         AND t.seq OPERATOR(pg_catalog.=) s.failed_seq) AS failed_step,
     (SELECT t.key FROM saga.ledger_step t
       WHERE t.saga OPERATOR(pg_catalog.=) s.id
-        AND t.status OPERATOR(pg_catalog.=) 'c'::"char" AND t.rolled_back_at IS NULL
+        AND t.status OPERATOR(pg_catalog.=) 'c'::pg_catalog."char" AND t.rolled_back_at IS NULL
       ORDER BY t.seq DESC LIMIT 1) AS last_completed_step,
     (SELECT pg_catalog.count(*) FROM saga.ledger_step t
       WHERE t.saga OPERATOR(pg_catalog.=) s.id) AS steps,
     saga.internal_next_action(
       s.id, s.state, s.paused, s.deadline, s.due, s.lane,
-      CASE WHEN s.parked IS NULL OR s.state OPERATOR(pg_catalog.<>) 'p'::"char" THEN next.key END,
+      CASE WHEN s.parked IS NULL OR s.state OPERATOR(pg_catalog.<>) 'p'::pg_catalog."char" THEN next.key END,
       CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2
         THEN COALESCE(s.parked, next.parked) END,
       next.channel,
-      CASE WHEN next.comp_status OPERATOR(pg_catalog.=) 'd'::"char" THEN next.dispatched_at END,
+      CASE WHEN next.comp_status OPERATOR(pg_catalog.=) 'd'::pg_catalog."char" THEN next.dispatched_at END,
       next.lease_until, next.consumer) AS next_action,
     s.due AS next_action_at,
     s.deadline,
-    s.state OPERATOR(pg_catalog.=) 'p'::"char" AS requires_review,
+    s.state OPERATOR(pg_catalog.=) 'p'::pg_catalog."char" AS requires_review,
     s.started_at, s.updated_at, s.finished_at
   FROM saga.ledger_saga s
   CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner, s.owner_name) AS reach) reach
@@ -762,18 +762,18 @@ CREATE VIEW saga.sagas WITH (security_barrier) AS
       t.lease_until, t.consumer
     FROM saga.ledger_step t
     WHERE t.saga OPERATOR(pg_catalog.=) s.id
-      AND s.state OPERATOR(pg_catalog.=) ANY ('{u,p}'::"char"[])
+      AND s.state OPERATOR(pg_catalog.=) ANY ('{u,p}'::pg_catalog."char"[])
       AND CASE WHEN t.rolled_back_at IS NULL
         THEN t.seq OPERATOR(pg_catalog.>) COALESCE(s.undo_target, 0)
-          AND (t.comp_status OPERATOR(pg_catalog.=) ANY ('{r,p,d,f}'::"char"[])
+          AND (t.comp_status OPERATOR(pg_catalog.=) ANY ('{r,p,d,f}'::pg_catalog."char"[])
                OR t.parked IS NOT NULL)
         -- A late result opened it again.
         ELSE t.parked IS NOT NULL
-          OR t.comp_status OPERATOR(pg_catalog.=) ANY ('{p,d}'::"char"[])
+          OR t.comp_status OPERATOR(pg_catalog.=) ANY ('{p,d}'::pg_catalog."char"[])
         END
     -- First the step that stopped the walk, not one that it went past.
-    ORDER BY s.on_failure OPERATOR(pg_catalog.=) 'c'::"char"
-        AND t.comp_status OPERATOR(pg_catalog.=) 'f'::"char",
+    ORDER BY s.on_failure OPERATOR(pg_catalog.=) 'c'::pg_catalog."char"
+        AND t.comp_status OPERATOR(pg_catalog.=) 'f'::pg_catalog."char",
       t.parked IS NULL,
       t.seq DESC LIMIT 1) next ON true
   WHERE reach.reach OPERATOR(pg_catalog.>) 0;
@@ -829,8 +829,8 @@ CREATE VIEW saga.steps WITH (security_barrier) AS
       WHEN 'n' THEN 'none' WHEN 'd' THEN 'dispatched' WHEN 'c' THEN 'compensated'
       WHEN 'f' THEN 'failed' WHEN 's' THEN 'skipped'
       ELSE CASE
-        WHEN NOT s.state OPERATOR(pg_catalog.=) ANY ('{u,p}'::"char"[]) OR s.undo_target IS NULL
-          THEN CASE WHEN t.comp_status OPERATOR(pg_catalog.=) 'r'::"char" OR s.state OPERATOR(pg_catalog.=) 'r'::"char"
+        WHEN NOT s.state OPERATOR(pg_catalog.=) ANY ('{u,p}'::pg_catalog."char"[]) OR s.undo_target IS NULL
+          THEN CASE WHEN t.comp_status OPERATOR(pg_catalog.=) 'r'::pg_catalog."char" OR s.state OPERATOR(pg_catalog.=) 'r'::pg_catalog."char"
             THEN 'registered' ELSE 'pending' END
         WHEN t.rolled_back_at IS NULL AND t.seq OPERATOR(pg_catalog.<=) s.undo_target THEN 'registered'
         WHEN saga.internal_is_running(t.saga, t.seq) THEN 'running'
@@ -908,14 +908,14 @@ CREATE VIEW saga.attempts WITH (security_barrier) AS
     SELECT
       t.saga, t.seq, 'forward', t.attempts,
       CASE
-        WHEN t.status OPERATOR(pg_catalog.=) 'c'::"char" THEN 'succeeded'
-        WHEN s.state OPERATOR(pg_catalog.<>) 'r'::"char" OR t.rolled_back_at IS NOT NULL
+        WHEN t.status OPERATOR(pg_catalog.=) 'c'::pg_catalog."char" THEN 'succeeded'
+        WHEN s.state OPERATOR(pg_catalog.<>) 'r'::pg_catalog."char" OR t.rolled_back_at IS NOT NULL
           THEN 'interrupted'
       END,
       NULL, NULL, NULL, COALESCE(t.attempt_at, t.started_at), t.completed_at, NULL
     FROM saga.ledger_step t
     JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) t.saga
-    WHERE t.status OPERATOR(pg_catalog.<>) 'f'::"char"
+    WHERE t.status OPERATOR(pg_catalog.<>) 'f'::pg_catalog."char"
     UNION ALL
     -- What a listener holds.
     SELECT
@@ -953,7 +953,7 @@ CREATE VIEW saga.events WITH (security_barrier) AS
     CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN e.detail END AS detail
   FROM (
     SELECT s.id AS saga_id, 0 AS rank, s.started_at AS at, 'begun' AS event,
-      NULL::bigint AS seq, NULL::jsonb AS detail
+      NULL::bigint AS seq, NULL::pg_catalog.jsonb AS detail
     FROM saga.ledger_saga s
     UNION ALL
     SELECT t.saga, 1, t.started_at, 'step started', t.seq, NULL
@@ -961,7 +961,7 @@ CREATE VIEW saga.events WITH (security_barrier) AS
     UNION ALL
     SELECT t.saga, 2, t.completed_at, 'step completed', t.seq, NULL
     FROM saga.ledger_step t
-    WHERE t.status OPERATOR(pg_catalog.=) 'c'::"char"
+    WHERE t.status OPERATOR(pg_catalog.=) 'c'::pg_catalog."char"
     UNION ALL
     SELECT h.saga, CASE h.phase WHEN 'f' THEN 3 ELSE 7 END, h.finished_at,
       CASE h.phase WHEN 'f' THEN 'step ' ELSE 'compensation ' END
@@ -982,7 +982,7 @@ CREATE VIEW saga.events WITH (security_barrier) AS
     -- What is parked or over was failing, or decided, first.
     SELECT v.saga,
       CASE
-        WHEN v.event OPERATOR(pg_catalog.=) ANY ('{failing,rolling back,resolved,reopened,paused,resumed}'::text[]) THEN 4
+        WHEN v.event OPERATOR(pg_catalog.=) ANY ('{failing,rolling back,resolved,reopened,paused,resumed}'::pg_catalog.text[]) THEN 4
         WHEN v.event OPERATOR(pg_catalog.=) 'compensation dispatched' THEN 6
         WHEN v.event OPERATOR(pg_catalog.=) 'parked' THEN 9
         WHEN v.event OPERATOR(pg_catalog.=) 'abandoned' THEN 10
@@ -991,10 +991,10 @@ CREATE VIEW saga.events WITH (security_barrier) AS
       v.at, v.event, NULLIF(v.seq, 0),
       pg_catalog.jsonb_strip_nulls(
         -- What a machine did, nobody did.
-        CASE WHEN NOT v.event OPERATOR(pg_catalog.=) ANY ('{compensation dispatched,parked,rolled back,running again}'::text[])
-          THEN pg_catalog.jsonb_build_object('by', v.actor) ELSE '{}'::jsonb END
-        OPERATOR(pg_catalog.||) COALESCE(v.detail, '{}'::jsonb)
-        OPERATOR(pg_catalog.-) 'to_undo'::text)
+        CASE WHEN NOT v.event OPERATOR(pg_catalog.=) ANY ('{compensation dispatched,parked,rolled back,running again}'::pg_catalog.text[])
+          THEN pg_catalog.jsonb_build_object('by', v.actor) ELSE '{}'::pg_catalog.jsonb END
+        OPERATOR(pg_catalog.||) COALESCE(v.detail, '{}'::pg_catalog.jsonb)
+        OPERATOR(pg_catalog.-) 'to_undo'::pg_catalog.text)
     FROM saga.ledger_event v
     UNION ALL
     SELECT v.saga, 5, v.at, 'undo started', NULL,
@@ -1006,7 +1006,7 @@ CREATE VIEW saga.events WITH (security_barrier) AS
     FROM saga.ledger_saga s
     WHERE s.finished_at IS NOT NULL
       -- Of an abandoned one, the person's decision tells.
-      AND s.state OPERATOR(pg_catalog.<>) 'a'::"char"
+      AND s.state OPERATOR(pg_catalog.<>) 'a'::pg_catalog."char"
   ) e
   JOIN saga.ledger_saga o ON o.id OPERATOR(pg_catalog.=) e.saga_id
   CROSS JOIN LATERAL (SELECT saga.internal_reach(o.owner, o.owner_name) AS reach) reach
@@ -1042,7 +1042,7 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
       (SELECT pg_catalog.max(h.finished_at) FROM saga.ledger_attempt h
       WHERE h.saga OPERATOR(pg_catalog.=) s.id
         AND h.seq OPERATOR(pg_catalog.=) d.seq
-        AND h.phase OPERATOR(pg_catalog.=) 'c'::"char"), s.updated_at) AS since,
+        AND h.phase OPERATOR(pg_catalog.=) 'c'::pg_catalog."char"), s.updated_at) AS since,
     CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN (
       SELECT pg_catalog.string_agg(pg_catalog.format('%s: %s%s',
           h.attempt,
@@ -1054,10 +1054,10 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
       FROM saga.ledger_attempt h
       WHERE h.saga OPERATOR(pg_catalog.=) s.id
         AND h.seq OPERATOR(pg_catalog.=) d.seq
-        AND h.phase OPERATOR(pg_catalog.=) 'c'::"char") END AS attempts,
+        AND h.phase OPERATOR(pg_catalog.=) 'c'::pg_catalog."char") END AS attempts,
     (SELECT t.key FROM saga.ledger_step t
       WHERE t.saga OPERATOR(pg_catalog.=) s.id
-        AND t.status OPERATOR(pg_catalog.=) 'c'::"char" AND t.rolled_back_at IS NULL
+        AND t.status OPERATOR(pg_catalog.=) 'c'::pg_catalog."char" AND t.rolled_back_at IS NULL
       ORDER BY t.seq DESC LIMIT 1) AS last_completed,
     CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN (
       SELECT pg_catalog.jsonb_object_agg(t.key, t.output ORDER BY t.seq)
@@ -1087,9 +1087,9 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
         t.key, saga.internal_forward_key(t.saga, t.seq)), E'\n' ORDER BY t.seq)
       FROM saga.ledger_step t
       WHERE t.saga OPERATOR(pg_catalog.=) s.id
-        AND t.status OPERATOR(pg_catalog.<>) 'c'::"char"
+        AND t.status OPERATOR(pg_catalog.<>) 'c'::pg_catalog."char"
         AND t.rolled_back_at IS NULL
-        AND NOT t.comp_status OPERATOR(pg_catalog.=) ANY ('{c,s}'::"char"[])) AS must_not_repeat,
+        AND NOT t.comp_status OPERATOR(pg_catalog.=) ANY ('{c,s}'::pg_catalog."char"[])) AS must_not_repeat,
     CASE WHEN d.seq IS NOT NULL THEN
       CASE WHEN d.compensation IS NOT NULL OR d.channel IS NOT NULL THEN pg_catalog.format(
         E'SELECT saga.resolve(%L, %L,\n  \'retry\', \'why\');  -- run its compensation\n',
@@ -1112,7 +1112,7 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
       AND t.parked IS NOT NULL
       AND s.undo_target IS NOT NULL
       AND (t.rolled_back_at IS NOT NULL OR t.seq OPERATOR(pg_catalog.>) s.undo_target)) d ON true
-  WHERE s.state OPERATOR(pg_catalog.=) 'p'::"char"
+  WHERE s.state OPERATOR(pg_catalog.=) 'p'::pg_catalog."char"
     AND reach.reach OPERATOR(pg_catalog.>) 0;
 
 COMMENT ON VIEW saga.review_queue IS 'What waits for a person, one row per decision.';
@@ -1144,9 +1144,9 @@ CREATE VIEW saga.pending_compensations WITH (security_barrier) AS
   CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner, s.owner_name) AS reach) reach
   WHERE reach.reach OPERATOR(pg_catalog.>) 0
     AND t.channel IS NOT NULL
-    AND (t.comp_status OPERATOR(pg_catalog.=) 'd'::"char"
-         OR t.comp_status OPERATOR(pg_catalog.=) 'p'::"char"
-            AND s.state OPERATOR(pg_catalog.=) 'u'::"char");
+    AND (t.comp_status OPERATOR(pg_catalog.=) 'd'::pg_catalog."char"
+         OR t.comp_status OPERATOR(pg_catalog.=) 'p'::pg_catalog."char"
+            AND s.state OPERATOR(pg_catalog.=) 'u'::pg_catalog."char");
 
 COMMENT ON VIEW saga.pending_compensations IS 'Compensations that wait for listeners, are claimed by one, or wait to be tried again.';
 COMMENT ON COLUMN saga.pending_compensations.saga_id IS 'The saga.';

@@ -1,6 +1,7 @@
 # Whose rights: each compensation runs as the role that registered it, in a
 # session that nothing of an earlier one is left in; whoever lost the ground to
 # do so is parked with the reason; and what it was about stays out of the log.
+# The numbers are those of doc/security.md.
 
 use strict;
 use warnings;
@@ -75,27 +76,27 @@ foreach my $user (qw(alice bob))
 		DECLARE c CURSOR WITH HOLD FOR SELECT note('hold cursor');
 		DO $$ BEGIN PERFORM note('block'); END $$}), 'compensated', "$user compensates");
 	is(join(' ', sort split /\n/, witness()),
-		join(' ', map { "$_|$user|$user" } 'block', 'deferred trigger', 'hold cursor', 'statement'), "everything of it as $user");
+		join(' ', map { "$_|$user|$user" } 'block', 'deferred trigger', 'hold cursor', 'statement'), "N2: everything of it as $user");
 }
 
 foreach my $try ('RESET ROLE', 'RESET SESSION AUTHORIZATION', 'SET SESSION AUTHORIZATION DEFAULT', 'SET ROLE NONE',
 	q{SELECT set_config('role', 'none', false)})
 {
 	compensate('alice', "$try; SELECT note('after')");
-	is(witness(), 'after|alice|alice', "$try gains nothing");
+	is(witness(), 'after|alice|alice', "N1: $try gains nothing");
 }
 foreach my $try ("SET SESSION AUTHORIZATION $super", "SET ROLE $super", "SELECT set_config('session_authorization', '$super', false)",
 	"SELECT set_config('role', 'bob', true)", 'SET LOCAL ROLE bob')
 {
-	like(compensate('alice', "$try; SELECT note('after')"), qr/^needs_review .*permission denied/, "$try is refused");
+	like(compensate('alice', "$try; SELECT note('after')"), qr/^needs_review .*permission denied/, "N1: $try is refused");
 	is(witness(), '', 'and nothing is done');
 }
 like(compensate('alice', q{SET ROLE boss; SELECT note('boss')}), qr/^needs_review .*changed the role/,
-	'a role that it may become must be left again');
+	'N1: a role that it may become must be left again');
 is(witness(), '', 'or nothing is done');
 is(compensate('alice', q{SET ROLE boss; SELECT note('boss'); RESET ROLE}), 'compensated', 'left again, it is done');
 is(witness(), 'boss|boss|alice', 'as that role');
-is(compensate('alice', q{SELECT note('next')}) . ' ' . witness(), 'compensated next|alice|alice', 'the next is itself');
+is(compensate('alice', q{SELECT note('next')}) . ' ' . witness(), 'compensated next|alice|alice', 'N7: the next is itself');
 
 # A definer's step is the definer's
 $node->safe_psql('postgres', q{
@@ -110,7 +111,7 @@ is(sql_as('alice', q{
 	SELECT string_agg(run_as::text, ' ' ORDER BY seq) FROM saga.steps WHERE saga_id = :'id';
 	SELECT saga.fail(:'id');
 	SELECT saga.wait(:'id')}), "1\nstarted\nalice bob\ncompensating\ncompensated", 'a saga with steps of two roles');
-is(witness(), "definer|bob|bob\nown|alice|alice", 'runs each as its own role');
+is(witness(), "definer|bob|bob\nown|alice|alice", 'N12: runs each as its own role');
 $node->safe_psql('postgres', 'REVOKE alice FROM bob');
 
 # --- Nothing is left behind
@@ -126,8 +127,7 @@ is(compensate('alice', q{
 	SET default_transaction_isolation = 'serializable'; SET default_transaction_read_only = on;
 	SET TIME ZONE 'Asia/Tokyo'; SET DateStyle = 'German'; SET synchronous_commit = on}),
 	'compensated', 'a compensation leaves much behind');
-$node->safe_psql('postgres', q{SELECT pg_try_advisory_lock(42) AS free \gset
-	SELECT 1/(:'free'::boolean::integer)});
+is($node->safe_psql('postgres', 'SELECT pg_try_advisory_lock(42)'), 't', 'N7: session locks are given back');
 is(compensate('alice', q{
 	SELECT public.note('left', concat_ws(',', current_setting('search_path'), current_setting('work_mem'),
 		nullif(current_setting('my.own', true), ''), to_regclass('left_behind'), to_regclass('left_sequence'),
@@ -136,7 +136,7 @@ is(compensate('alice', q{
 		current_setting('transaction_isolation'), current_setting('transaction_read_only'), current_setting('synchronous_commit'),
 		current_setting('TimeZone') = 'Asia/Tokyo'));
 	CREATE TEMP TABLE left_behind (b text)}), 'compensated', 'the next one');
-is(witness('extra'), '"$user", public,4MB,0,0,0,read committed,off,off,f', 'finds nothing of it');
+is(witness('extra'), '"$user", public,4MB,0,0,0,read committed,off,off,f', 'N7: finds nothing of it');
 
 # --- What the step kept
 
@@ -147,7 +147,7 @@ is(compensate('alice', q{SELECT note('kept', concat_ws(',', here(), current_sett
 	'compensated', 'search_path and captured settings');
 is(witness('extra'), 'seven,123kB,tenant, public', 'are set again');
 is(compensate('alice', q{SELECT note('kept', concat_ws(',', current_setting('app.tenant', true), current_setting('work_mem'), current_setting('search_path')))})
-	. ' ' . witness('extra'), 'compensated ,4MB,"$user", public', 'and gone again');
+	. ' ' . witness('extra'), 'compensated ,4MB,"$user", public', 'N7: and gone again');
 
 # --- Lost ground
 
@@ -170,37 +170,37 @@ sub after
 
 $node->safe_psql('postgres', 'CREATE ROLE carol LOGIN; CREATE ROLE dave LOGIN; CREATE ROLE erin LOGIN; CREATE ROLE frank LOGIN');
 is(after('carol', 'ALTER ROLE carol RENAME TO caroline'),
-	'needs_review|failed|role "carol" was renamed to "caroline", or another role took its place ', 'renamed');
-is(after('dave', 'DROP ROLE dave'), 'needs_review|failed|role "dave" no longer exists ', 'dropped');
+	'needs_review|failed|role "carol" was renamed to "caroline", or another role took its place ', 'N13: renamed');
+is(after('dave', 'DROP ROLE dave'), 'needs_review|failed|role "dave" no longer exists ', 'N13: dropped');
 is(after('erin', 'DROP ROLE erin; CREATE ROLE erin LOGIN SUPERUSER'), 'needs_review|failed|role "erin" no longer exists ',
-	'dropped, and another by the name');
-is(after('frank', 'ALTER ROLE frank NOLOGIN'), 'needs_review|failed|role "frank" may no longer log in ', 'NOLOGIN')
+	'N13: dropped, and another by the name');
+is(after('frank', 'ALTER ROLE frank NOLOGIN'), 'needs_review|failed|role "frank" may no longer log in ', 'N13: NOLOGIN')
   if $node->pg_version < 17;
 $node->safe_psql('postgres', 'ALTER ROLE frank LOGIN; GRANT CONNECT ON DATABASE postgres TO alice, bob');
 is(after('frank', 'REVOKE CONNECT ON DATABASE postgres FROM PUBLIC'),
-	'needs_review|failed|role "frank" may no longer connect to the database ', 'CONNECT revoked');
+	'needs_review|failed|role "frank" may no longer connect to the database ', 'N13: CONNECT revoked');
 $node->safe_psql('postgres', 'GRANT CONNECT ON DATABASE postgres TO PUBLIC');
 # An executor of alice may be there from before; a new one is moved at connect.
 $node->safe_psql('postgres', 'CREATE ROLE grace LOGIN; GRANT boss TO grace');
 like(after('grace', 'ALTER ROLE grace SET role = boss'),
-	qr/^needs_review\|failed\|a session of role "grace" runs as "boss" \(see ALTER ROLE \.\.\. SET role\) $/, 'moved at connect');
+	qr/^needs_review\|failed\|a session of role "grace" runs as "boss" \(see ALTER ROLE \.\.\. SET role\) $/, 'N1: moved at connect');
 is(after('bob', 'ALTER ROLE bob CONNECTION LIMIT 0 VALID UNTIL \'2000-01-01\''), 'compensated|compensated| bob|bob',
-	'limits of logins are none of its business');
+	'N13: limits of logins are none of its business');
 
 # Superusers
 is(compensate($super, q{SELECT note('super')}) . ' ' . witness('u'), "compensated $super", 'a superuser is compensated');
 like(after($super, q{ALTER SYSTEM SET saga.allow_superuser = off; SELECT pg_reload_conf()}),
-	qr/^needs_review\|failed\|role "\Q$super\E" is a superuser and saga\.allow_superuser is off $/, 'unless saga.allow_superuser is off');
-like(sql_error($node, q{SELECT failed('SELECT 1')}), qr/ERROR:  SG010: .*superuser.*\n.*saga\.allow_superuser is off/, 'nor may it register one then');
+	qr/^needs_review\|failed\|role "\Q$super\E" is a superuser and saga\.allow_superuser is off $/, 'N1: unless saga.allow_superuser is off');
+like(sql_error($node, q{SELECT failed('SELECT 1')}), qr/ERROR:  SG010: .*superuser.*\n.*saga\.allow_superuser is off/, 'N1: nor may it register one then');
 is(after('alice', 'ALTER ROLE alice SUPERUSER'), 'needs_review|failed|role "alice" is a superuser and saga.allow_superuser is off ',
-	'nor one that became superuser');
+	'N1: nor one that became superuser');
 $node->safe_psql('postgres', 'ALTER ROLE alice NOSUPERUSER');
 is(compensate('alice', q{SELECT note('back')}) . ' ' . witness('u'), 'compensated alice', 'and is no more');
 
 # A role that cannot log in
 $node->safe_psql('postgres', 'GRANT boss TO bob');
 like(sql_error($node, q{SET ROLE boss; SELECT failed('SELECT 1')}, 'postgres', extra_params => [ '-U', 'alice' ]),
-	qr/ERROR:  SG010: .*cannot log in(.*\n)+?HINT:  ALTER ROLE boss LOGIN PASSWORD NULL/, 'refused at registration')
+	qr/ERROR:  SG010: .*cannot log in(.*\n)+?HINT:  ALTER ROLE boss LOGIN PASSWORD NULL/, 'N13: refused at registration')
   if $node->pg_version < 17;
 
 # --- A role is lost between two steps of sagas that go on regardless
@@ -229,7 +229,7 @@ foreach my $user (sort keys %lost)
 	$node->safe_psql('postgres', "SELECT saga.fail('$_')") foreach @ids;
 	wait_state($node, $_, 'needs_review') foreach @ids;
 	my @errors = split /\n/, $node->safe_psql('postgres', "SELECT last_error FROM saga.steps WHERE saga_id IN ('$ids[0]', '$ids[1]')");
-	is(scalar(grep { $_ =~ $why } @errors), 4, "$how: every step is parked with the reason");
+	is(scalar(grep { $_ =~ $why } @errors), 4, "N13: $how: every step is parked with the reason");
 	my @fatal = slurp_file($node->logfile, $from) =~ /FATAL:/g;
 	cmp_ok(scalar(@fatal), '<', 5, "$how: no executor is started again and again");
 }
@@ -288,7 +288,7 @@ foreach my $end (qw(timeout termination crash))
 		SELECT saga.fail(:'id') AS s \\gset
 		SELECT :'id'});
 	wait_until($node, "SELECT compensation_status = 'running' FROM saga.steps WHERE saga_id = '$id'");
-	unlike($sees->query_safe($query), qr/canary/, "$end: not in pg_stat_activity");
+	unlike($sees->query_safe($query), qr/canary/, "N11: $end: not in pg_stat_activity");
 	my $pid = $node->safe_psql('postgres', q{
 		SELECT pid FROM pg_stat_activity WHERE backend_type = 'saga executor' AND usename = 'alice' AND query LIKE '%compensation%'});
 	if ($end eq 'timeout') { wait_state($node, $id, 'needs_review'); }
@@ -314,7 +314,7 @@ foreach my $line (split /\n/, slurp_file($node->logfile, $offset))
 	$ours = $line =~ /\] (saga|postmaster) / if $line =~ /^\d{4}-\d\d-\d\d /;
 	push @leaks, $line if $ours && $line =~ /canary/;
 }
-is("@leaks", '', 'no secret in what our processes log');
+is("@leaks", '', 'N11: no secret in what our processes log');
 cmp_ok($node->safe_psql('postgres', q{SELECT count(*) FROM saga.steps WHERE last_error LIKE '%canary%'}), '>', 2, 'the ledger has the errors');
 
 guarantees($node);

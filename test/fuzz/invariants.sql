@@ -1,0 +1,365 @@
+-- What every ledger fulfils, in every snapshot, whatever was called: each branch
+-- of fuzz.violations() answers what must not be.  fuzz.settle() brings all that
+-- is open to its end by the ways that the ledger itself offers, and
+-- fuzz.violations_at_rest() looks when nobody is at work.
+
+\set ON_ERROR_STOP 1
+SET client_min_messages = warning;
+
+-- Direct writes skip the constraints; here the server checks every row by them.
+CREATE FUNCTION fuzz.broken_constraints() RETURNS TABLE (invariant text, saga text, what text)
+LANGUAGE plpgsql AS $$
+DECLARE
+  rule record;
+BEGIN
+  FOR rule IN
+    SELECT c.relname, o.conname AS name, pg_get_expr(o.conbin, o.conrelid) AS holds
+    FROM pg_constraint o JOIN pg_class c ON c.oid = o.conrelid
+    WHERE c.relnamespace = 'saga'::regnamespace AND o.contype = 'c'
+    UNION ALL
+    -- as a function call, which no planner takes for granted
+    SELECT c.relname, 'NOT NULL ' || a.attname, format('pg_catalog.num_nulls(x.%I) = 0', a.attname)
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+    WHERE c.relnamespace = 'saga'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND a.attnotnull
+  LOOP
+    RETURN QUERY EXECUTE format(
+      'SELECT %L, pg_catalog.to_jsonb(x)->>%L, pg_catalog.left(x::text, 300) FROM saga.%I x WHERE NOT (%s) LIMIT 3',
+      'constraint ' || rule.relname || '.' || rule.name,
+      CASE rule.relname WHEN 'ledger_saga' THEN 'id' ELSE 'saga' END, rule.relname, rule.holds);
+  END LOOP;
+END $$;
+
+-- The steps, with what the walk makes of each of them; see src/walk.c.
+CREATE VIEW fuzz.walk AS
+  SELECT t.*, s.state, s.paused, s.due AS saga_due, s.undo_target, s.on_failure, s.failure_kind,
+    CASE
+      WHEN NOT (CASE WHEN t.rolled_back_at IS NOT NULL
+        THEN t.parked IS NOT NULL OR t.comp_status IN ('p', 'd')
+        ELSE s.undo_target IS NOT NULL AND t.seq > s.undo_target END) THEN 'out of range'
+      WHEN t.comp_status = 'f' AND s.on_failure = 'c' THEN 'given up'
+      WHEN t.parked IS NOT NULL THEN 'person'
+      WHEN t.comp_status IN ('n', 'c', 's') THEN 'settled'
+      WHEN t.comp_status = 'f' THEN 'person'
+      WHEN t.kind = 'r' OR t.compensate_on = 'c' AND t.status <> 'c' THEN 'passed over'
+      WHEN t.review IS NOT NULL AND t.released IS NULL THEN 'person'
+      WHEN t.compensation IS NOT NULL THEN 'sql'
+      WHEN t.channel IS NOT NULL THEN 'listener'
+      ELSE 'person'
+    END AS task
+  FROM saga.ledger_step t JOIN saga.ledger_saga s ON s.id = t.saga;
+
+CREATE VIEW fuzz.next_task AS
+  SELECT DISTINCT ON (saga) saga, seq, task, comp_status, claimed_at, lease_until, run_as
+  FROM fuzz.walk WHERE task IN ('sql', 'listener', 'person')
+  ORDER BY saga, seq DESC;
+
+-- Which sagas were seen at their end: completed and abandoned are for ever.
+CREATE TABLE fuzz.ended (id uuid PRIMARY KEY, state "char", finished_at timestamptz);
+CREATE FUNCTION fuzz.note_ends() RETURNS void LANGUAGE sql AS $$
+  INSERT INTO fuzz.ended SELECT s.id, s.state, s.finished_at FROM saga.ledger_saga s WHERE s.state IN ('d', 'a')
+  ON CONFLICT DO NOTHING
+$$;
+
+CREATE FUNCTION fuzz.violations() RETURNS TABLE (invariant text, saga text, what text)
+LANGUAGE plpgsql SET enable_nestloop = off AS $$
+BEGIN
+  RETURN QUERY SELECT * FROM fuzz.broken_constraints();
+
+  -- Rows that belong together
+
+  RETURN QUERY
+  SELECT 'a saga and its due row agree', coalesce(s.id, d.saga)::text,
+    concat_ws(' ', s.state, s.due, s.lane, '/', d.due, d.lane)
+  FROM (SELECT * FROM saga.ledger_saga WHERE due IS NOT NULL) s
+  FULL JOIN saga.ledger_due d ON d.saga = s.id
+  WHERE (s.due, s.lane) IS DISTINCT FROM (d.due, d.lane);
+
+  RETURN QUERY
+  SELECT 'one due row a saga', d.saga::text, count(*)::text
+  FROM saga.ledger_due d GROUP BY d.saga HAVING count(*) > 1;
+
+  RETURN QUERY
+  SELECT 'a dispatched step and its queue row agree', coalesce(t.saga, q.saga)::text,
+    concat_ws(' ', t.seq, t.channel, t.dispatched_at, '/', q.seq, q.channel, q.since, q.owner)
+  FROM (SELECT x.*, s.owner FROM saga.ledger_step x JOIN saga.ledger_saga s ON s.id = x.saga
+    WHERE x.comp_status = 'd' AND x.claimed_at IS NULL) t
+  FULL JOIN saga.ledger_queue q ON q.saga = t.saga AND q.seq = t.seq
+  WHERE (t.channel, t.owner, t.dispatched_at) IS DISTINCT FROM (q.channel, q.owner, q.since);
+
+  RETURN QUERY
+  SELECT 'no row without its saga', x.saga::text, x.of
+  FROM (
+    SELECT t.saga, 'step' AS of FROM saga.ledger_step t
+    UNION ALL SELECT h.saga, 'attempt' FROM saga.ledger_attempt h
+    UNION ALL SELECT e.saga, 'event ' || e.event FROM saga.ledger_event e
+    UNION ALL SELECT d.saga, 'due' FROM saga.ledger_due d
+    UNION ALL SELECT q.saga, 'queue' FROM saga.ledger_queue q) x
+  WHERE NOT EXISTS (SELECT FROM saga.ledger_saga s WHERE s.id = x.saga);
+
+  RETURN QUERY
+  SELECT 'an attempt or event is about a step that is there', x.saga::text, concat_ws(' ', x.seq, x.of)
+  FROM (
+    SELECT h.saga, h.seq, 'attempt' AS of FROM saga.ledger_attempt h
+    UNION ALL SELECT e.saga, e.seq, e.event FROM saga.ledger_event e WHERE e.seq IS NOT NULL
+    UNION ALL SELECT s.id, s.failed_seq, 'failed step' FROM saga.ledger_saga s WHERE s.failed_seq IS NOT NULL) x
+  WHERE NOT EXISTS (SELECT FROM saga.ledger_step t WHERE t.saga = x.saga AND t.seq = x.seq);
+
+  -- Steps
+
+  RETURN QUERY
+  SELECT 'no two steps with one number', min(t.saga::text), t.seq::text
+  FROM saga.ledger_step t GROUP BY t.seq HAVING count(*) > 1;
+
+  RETURN QUERY
+  SELECT 'runs of a step follow each other', x.saga::text,
+    concat_ws(' ', left(x.key, 40), 'run', x.run, 'seq', x.seq, 'rolled back', x.rolled_back_at)
+  FROM (SELECT t.*, row_number() OVER (PARTITION BY t.saga, t.key ORDER BY t.run) AS n,
+      row_number() OVER (PARTITION BY t.saga, t.key ORDER BY t.seq) AS m,
+      lead(t.run) OVER (PARTITION BY t.saga, t.key ORDER BY t.run) AS later
+    FROM saga.ledger_step t) x
+  WHERE x.run <> x.n OR x.run <> x.m OR x.later IS NOT NULL AND x.rolled_back_at IS NULL;
+
+  RETURN QUERY
+  SELECT 'attempts of a step are numbered without gaps', t.saga::text,
+    concat_ws(' ', t.seq, t.status, t.attempts, '/', h.numbers)
+  FROM saga.ledger_step t
+  LEFT JOIN (SELECT a.saga, a.seq, array_agg(a.attempt ORDER BY a.attempt) AS numbers
+    FROM saga.ledger_attempt a WHERE a.phase = 'f' GROUP BY 1, 2) h ON h.saga = t.saga AND h.seq = t.seq
+  WHERE coalesce(h.numbers, '{}') <> ARRAY(SELECT g FROM generate_series(1,
+    t.attempts - CASE t.status WHEN 'f' THEN 0 ELSE 1 END) g);
+
+  RETURN QUERY
+  SELECT 'attempts of a compensation are numbered without gaps', t.saga::text,
+    concat_ws(' ', t.seq, t.comp_status, t.comp_attempts, '/', h.numbers)
+  FROM saga.ledger_step t
+  LEFT JOIN (SELECT a.saga, a.seq, array_agg(a.attempt ORDER BY a.attempt) AS numbers
+    FROM saga.ledger_attempt a WHERE a.phase = 'c' GROUP BY 1, 2) h ON h.saga = t.saga AND h.seq = t.seq
+  WHERE coalesce(h.numbers, '{}') <> ARRAY(SELECT g FROM generate_series(1, coalesce(t.comp_attempts, 0)) g);
+
+  RETURN QUERY
+  SELECT 'no attempt ends before it starts', a.saga::text, concat_ws(' ', a.seq, a.phase, a.attempt)
+  FROM saga.ledger_attempt a WHERE a.finished_at < a.started_at;
+
+  RETURN QUERY
+  SELECT 'a compensated step knows when, and no other does', t.saga::text,
+    concat_ws(' ', t.seq, t.comp_status, t.compensated_at)
+  FROM saga.ledger_step t WHERE (t.comp_status = 'c') <> (t.compensated_at IS NOT NULL);
+
+  RETURN QUERY
+  SELECT 'a step without compensation has none of its traces', t.saga::text, concat_ws(' ', t.seq, t.comp_status)
+  FROM saga.ledger_step t
+  WHERE (t.comp_status = 'n') <> (t.compensation IS NULL AND t.channel IS NULL AND t.review IS NULL)
+    OR t.comp_status = 'n' AND (t.comp_attempts > 0 OR t.dispatched_at IS NOT NULL OR t.next_attempt_at IS NOT NULL);
+
+  RETURN QUERY
+  SELECT 'only one step of a saga is claimed', t.saga::text, count(*)::text
+  FROM saga.ledger_step t WHERE t.claimed_at IS NOT NULL GROUP BY 1, 2 HAVING count(*) > 1;
+
+  RETURN QUERY
+  SELECT 'a lease ends after it began, within the timeout', t.saga::text,
+    concat_ws(' ', t.seq, t.claimed_at, t.lease_until, t.compensation_retry)
+  FROM saga.ledger_step t
+  WHERE t.lease_until <= t.claimed_at
+    OR split_part(t.compensation_retry, ' ', 6)::bigint > 0
+      AND t.lease_until > t.claimed_at + split_part(t.compensation_retry, ' ', 6)::bigint * interval '1 ms';
+
+  RETURN QUERY
+  SELECT 'SQL that leaves a witness ran as often as the history says', t.saga::text,
+    concat_ws(' ', t.seq, t.comp_status, h.n, '/', u.n)
+  FROM saga.ledger_step t
+  LEFT JOIN (SELECT a.saga, a.seq, count(*) AS n FROM saga.ledger_attempt a
+    WHERE a.phase = 'c' AND a.outcome = 's' GROUP BY 1, 2) h ON h.saga = t.saga AND h.seq = t.seq
+  LEFT JOIN (SELECT w.saga, w.seq, count(*) AS n FROM fuzz.undone w GROUP BY 1, 2) u
+    ON u.saga = t.saga AND u.seq = t.seq
+  WHERE t.compensation LIKE 'INSERT INTO fuzz.undone%' AND coalesce(h.n, 0) <> coalesce(u.n, 0);
+
+  RETURN QUERY
+  SELECT 'no compensation ran before every later step was settled', a.saga::text,
+    concat_ws(' ', a.seq, a.attempt, 'before', t.seq, t.comp_status)
+  FROM saga.ledger_attempt a
+  JOIN saga.ledger_step t ON t.saga = a.saga AND t.seq > a.seq
+  JOIN saga.ledger_saga s ON s.id = a.saga
+  WHERE a.phase = 'c' AND t.started_at < a.started_at
+    AND (t.comp_status IN ('r', 'p', 'd') OR t.comp_status = 'c' AND t.compensated_at > a.started_at)
+    -- A late result asks again about a step that the walk had passed.
+    AND NOT EXISTS (SELECT FROM saga.ledger_event e
+      WHERE e.saga = t.saga AND e.seq = t.seq AND e.event IN ('late result', 'late acknowledgement', 'resolved'));
+
+  -- Each state is what its steps explain
+
+  RETURN QUERY
+  SELECT 'what was completed or abandoned stays so', s.id::text, concat_ws(' ', f.state, f.finished_at, '/', s.state, s.finished_at)
+  FROM fuzz.ended f JOIN saga.ledger_saga s ON s.id = f.id
+  WHERE (f.state, f.finished_at) IS DISTINCT FROM (s.state, s.finished_at);
+
+  RETURN QUERY
+  SELECT 'failure_kind goes with the state', s.id::text, concat_ws(' ', s.state, s.failure_kind, s.undo_target)
+  FROM saga.ledger_saga s
+  WHERE s.failure_kind IS NOT NULL AND s.state IN ('r', 'd')
+    OR s.failure_kind IS NULL AND s.state = 'c'
+    OR s.failure_kind IS NOT NULL AND s.undo_target > 0;
+
+  RETURN QUERY
+  SELECT 'nothing is under way in a saga that runs or is at its end', t.saga::text,
+    concat_ws(' ', t.state, t.seq, t.comp_status, t.parked, t.rolled_back_at)
+  FROM fuzz.walk t
+  WHERE t.state IN ('r', 'd') AND (t.comp_status IN ('p', 'd') OR t.parked IS NOT NULL)
+    OR t.state = 'c' AND (t.comp_status IN ('r', 'p', 'd', 'f') AND t.rolled_back_at IS NULL
+      OR t.comp_status IN ('p', 'd') OR t.parked IS NOT NULL)
+    OR t.state = 'r' AND t.comp_status IN ('c', 'f', 's') AND t.rolled_back_at IS NULL;
+
+  RETURN QUERY
+  SELECT 'a saga that compensates has something to undo, or is due', s.id::text,
+    concat_ws(' ', n.seq, n.task, s.due, s.paused)
+  FROM saga.ledger_saga s LEFT JOIN fuzz.next_task n ON n.saga = s.id
+  WHERE s.state = 'u' AND s.due IS NULL AND NOT s.paused
+    AND NOT coalesce(n.task = 'listener' AND n.comp_status = 'd' AND n.claimed_at IS NULL, false);
+
+  RETURN QUERY
+  SELECT 'a claim that ends is looked at', t.saga::text, concat_ws(' ', t.state, t.seq, t.lease_until, t.saga_due)
+  FROM fuzz.walk t
+  WHERE t.claimed_at IS NOT NULL AND NOT coalesce(t.saga_due <= t.lease_until, false);
+
+  RETURN QUERY
+  SELECT 'a paused saga is not due but for a claim or an announcement', s.id::text, concat_ws(' ', s.state, s.due)
+  FROM saga.ledger_saga s
+  WHERE s.paused AND s.state IN ('r', 'u') AND s.due IS NOT NULL AND s.to_announce IS NULL
+    AND NOT EXISTS (SELECT FROM saga.ledger_step t WHERE t.saga = s.id AND t.claimed_at IS NOT NULL);
+
+  RETURN QUERY
+  SELECT 'a running saga is due at its deadline', s.id::text, concat_ws(' ', s.due, s.deadline)
+  FROM saga.ledger_saga s
+  WHERE s.state = 'r' AND s.to_announce IS NULL AND NOT s.paused
+    AND s.due IS DISTINCT FROM s.deadline
+    AND NOT EXISTS (SELECT FROM saga.ledger_step t WHERE t.saga = s.id AND t.claimed_at IS NOT NULL);
+
+  RETURN QUERY
+  SELECT 'what is to be announced is due for the worker', s.id::text, concat_ws(' ', s.to_announce, s.due, s.lane)
+  FROM saga.ledger_saga s WHERE s.to_announce IS NOT NULL AND (s.due IS NULL OR s.lane <> 0);
+
+  RETURN QUERY
+  SELECT 'what is due for an executor is SQL of its role', s.id::text, concat_ws(' ', s.state, s.lane, n.task, n.run_as)
+  FROM saga.ledger_saga s LEFT JOIN fuzz.next_task n ON n.saga = s.id
+  WHERE s.lane <> 0 AND (s.state <> 'u' OR n.task IS DISTINCT FROM 'sql');
+
+  RETURN QUERY
+  SELECT 'a saga that needs review says why', s.id::text, concat_ws(' ', s.undo_target, n.task, n.seq)
+  FROM saga.ledger_saga s LEFT JOIN fuzz.next_task n ON n.saga = s.id
+  WHERE s.state = 'p' AND s.parked IS NULL
+    AND NOT EXISTS (SELECT FROM fuzz.walk t WHERE t.saga = s.id AND t.parked IS NOT NULL AND t.task <> 'out of range');
+
+  RETURN QUERY
+  SELECT 'a saga that needs review is in the queue, with a way on', s.id::text, concat_ws(' ', q.step, q.to_settle)
+  FROM saga.ledger_saga s LEFT JOIN saga.review_queue q ON q.saga_id = s.id
+  WHERE s.state = 'p' AND (q.saga_id IS NULL OR q.why IS NULL
+    -- The saga as a whole waits only where it cannot be undone.
+    OR q.step IS NULL AND s.undo_target IS NOT NULL);
+
+  RETURN QUERY
+  SELECT 'a saga that is not at its end says what comes next', v.id::text, v.state
+  FROM saga.sagas v
+  WHERE v.state IN ('running', 'compensating', 'needs_review') AND coalesce(v.next_action, '') = '';
+
+  RETURN QUERY
+  SELECT 'the views tell of no undo under way at its end', v.saga_id::text,
+    concat_ws(' ', o.state, v.seq, v.compensation_status)
+  FROM saga.steps v JOIN saga.sagas o ON o.id = v.saga_id
+  WHERE o.state IN ('completed', 'compensated') AND v.compensation_status IN ('pending', 'running', 'dispatched')
+    OR o.state = 'compensated' AND v.compensation_status = 'registered';
+
+  RETURN QUERY
+  SELECT 'positions count from 1', e.saga_id::text, e.position::text
+  FROM (SELECT v.saga_id, v.position, row_number() OVER (PARTITION BY v.saga_id ORDER BY v.position) AS n
+    FROM saga.events v) e
+  WHERE e.position <> e.n;
+END $$;
+
+CREATE TABLE fuzz.failed_to_settle (saga text, what text);
+
+/*
+ * One round.  Answers what is still open and could have been moved, or why a
+ * way that the ledger offers does not lead on.
+ */
+CREATE FUNCTION fuzz.settle() RETURNS TABLE (saga text, what text)
+LANGUAGE plpgsql AS $$
+DECLARE
+  r record;
+  statement text;
+  ignored text;
+BEGIN
+  FOR r IN
+    SELECT s.id::text AS id, format('SELECT saga.resume(%L)', s.id) AS statement
+    FROM saga.ledger_saga s WHERE s.paused AND s.state NOT IN ('d', 'c', 'a')
+    UNION ALL
+    SELECT s.id::text, format('SELECT saga.fail(%L)', s.id)
+    FROM saga.ledger_saga s
+    WHERE s.state = 'r' OR s.state = 'u' AND s.failure_kind IS NULL
+    UNION ALL
+    -- What the queue tells a person to run; not to try again, and not to wait.
+    SELECT q.saga_id::text,
+      (SELECT l FROM regexp_split_to_table(q.to_settle, ';  -- [^\n]*(\n|$)') l
+        WHERE l ~ '''(skip|done)''' OR q.step IS NULL AND l ~ 'abandon'
+        ORDER BY random() LIMIT 1)
+    FROM saga.review_queue q
+    UNION ALL
+    SELECT p.saga_id::text, format('SELECT saga.complete_compensation(%L, ''"at last"'')', p.compensation_key)
+    FROM saga.pending_compensations p
+    WHERE p.since IS NOT NULL
+      AND NOT EXISTS (SELECT FROM saga.ledger_saga s WHERE s.id = p.saga_id AND s.paused)
+  LOOP
+    BEGIN
+      IF r.statement IS NULL THEN
+        RAISE EXCEPTION 'the queue offers nothing';
+      END IF;
+      EXECUTE r.statement INTO ignored;
+    EXCEPTION WHEN OTHERS THEN
+      -- Of two steps of a saga, the first may settle both.
+      IF SQLSTATE <> 'SG002' AND SQLSTATE NOT LIKE '40%' AND SQLSTATE <> '55P03' THEN
+        INSERT INTO fuzz.failed_to_settle VALUES (r.id, concat_ws(' ', r.statement, SQLSTATE, SQLERRM));
+      END IF;
+    END;
+  END LOOP;
+
+  RETURN QUERY
+  SELECT DISTINCT f.saga, f.what FROM fuzz.failed_to_settle f LIMIT 10;
+
+  RETURN QUERY
+  SELECT s.id::text, concat_ws(' ', s.state, s.failure_kind, CASE WHEN s.paused THEN 'paused' END, s.due, s.lane,
+    (SELECT v.next_action FROM saga.sagas v WHERE v.id = s.id))
+  FROM saga.ledger_saga s
+  WHERE s.state NOT IN ('d', 'c', 'a')
+    -- Some were given years between two attempts.
+    AND NOT coalesce(s.state = 'u' AND s.due > clock_timestamp() + interval '10 s', false)
+  LIMIT 20;
+END $$;
+
+CREATE FUNCTION fuzz.violations_at_rest() RETURNS TABLE (invariant text, saga text, what text)
+LANGUAGE plpgsql AS $$
+DECLARE
+  r record;
+BEGIN
+  RETURN QUERY
+  SELECT 'no lock of a saga outlives its transaction', NULL::text, concat_ws(' ', l.pid, l.mode)
+  FROM pg_locks l WHERE l.locktype = 'advisory';
+
+  RETURN QUERY
+  SELECT 'no prepared transaction is left', NULL::text, p.gid FROM pg_prepared_xacts p WHERE p.database = current_database();
+
+  -- Rows were written without the executor: are the tables and indexes sound?
+  FOR r IN
+    SELECT c.oid, c.relname, c.relkind FROM pg_class c
+    WHERE c.relnamespace = 'saga'::regnamespace AND c.relkind IN ('r', 'i')
+  LOOP
+    IF r.relkind = 'i' THEN
+      BEGIN
+        PERFORM bt_index_check(r.oid, true);
+      EXCEPTION WHEN OTHERS THEN
+        RETURN QUERY SELECT 'the indexes are sound', NULL::text, concat_ws(' ', r.relname, SQLERRM);
+      END;
+    ELSE
+      RETURN QUERY
+      SELECT 'the tables are sound', NULL::text, concat_ws(' ', r.relname, h.blkno, h.offnum, h.msg)
+      FROM verify_heapam(r.oid, check_toast => true) h;
+    END IF;
+  END LOOP;
+END $$;
