@@ -135,7 +135,9 @@ SELECT test.answer(saga.step(:'id', 'd', compensation => 'SELECT test.pass($1)',
 SELECT test.do(:'id', 'e');
 SELECT saga.rollback_to(:'id', 'c', 'a little');
 CALL test.until_tried('nested', 'd');
-SELECT * FROM test.runs('nested');
+-- (it is tried again and again)
+SELECT position, step, run, status, output, replace(compensation, 'running', 'pending') AS compensation, parked
+FROM test.runs('nested');
 SELECT saga.rollback_to(:'id', 'c', 'the same again');
 CALL test.refuses(format('SELECT saga.rollback_to(%L, %L)', :'id', 'd'));
 SELECT saga.rollback_to(:'id', 'b', 'more');
