@@ -113,7 +113,8 @@ SELECT saga.abandon(test.id('needs_review'), 'n');
 SELECT saga.fail(test.id('running'));
 SELECT saga.wait(test.id('running'));
 SELECT test.advance('2 days');
-SELECT saga.purge('1 day', NULL);
+-- (more, if other tests left some)
+SELECT saga.purge('1 day', NULL) >= 3 AS purged;
 SELECT name, state FROM test.left_of_all() WHERE state IS NOT NULL;
 -- The one that a listener held, when its claim is over.
 SELECT saga.complete_compensation(compensation_key) FROM saga.steps WHERE saga_id = test.id('abandoned, held') AND key = 'outside';
