@@ -156,7 +156,11 @@ saga_retention_turn(TimestampTz now)
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 	if (failed)
+	{
+		/* What it had come to is still there. */
+		saga_retention_read_again();
 		return pass_at = now + AGAIN * S;
+	}
 	if (!done)
 		return now;
 	saga_retention_read_again();
