@@ -10,9 +10,10 @@
  *				channel "work" and acknowledges them, until bench_stop is;
  *				prints how many, and the microseconds at the first claim and
  *				behind the last acknowledgement
- *	listener CONNINFO woken COUNT PAUSE_MS [async]
+ *	listener CONNINFO woken COUNT PAUSE_MS [async|hand]
  *				fails COUNT sagas one by one; prints the microseconds from COMMIT
- *				to the notification, one a line
+ *				to the notification, one a line.  "hand": without saga, a
+ *				transaction that inserts a row and notifies by itself
  *
  * HOW a batch is acknowledged: each, a transaction and a round trip for each
  * task; pipeline, a transaction for each, sent without waiting for the one
@@ -209,7 +210,7 @@ announced(PGconn *on, const char *id)
 }
 
 static void
-woken(const char *conninfo, int count, int pause_ms, bool async)
+woken(const char *conninfo, int count, int pause_ms, bool async, bool hand)
 {
 	int64_t    *took = calloc(count, sizeof(int64_t));
 	PGconn	   *listening = conn;
@@ -223,9 +224,13 @@ woken(const char *conninfo, int count, int pause_ms, bool async)
 	if (PQstatus(conn) != CONNECTION_OK)
 		die("connect");
 	run(async ? "SET synchronous_commit = off" : "SET synchronous_commit = on");
-	prepare("start", "SELECT st.saga_id FROM saga.begin('woken') AS s,"
+	prepare("start", hand ? "SELECT gen_random_uuid()" :
+			"SELECT st.saga_id FROM saga.begin('woken') AS s,"
 			" LATERAL saga.step(s, 'task', completed => true, notify => 'work') AS st");
-	prepare("fail", "SELECT saga.fail($1)");
+	prepare("fail", hand ?
+			"WITH i AS (INSERT INTO bench.mark VALUES ($1::uuid, now()))"
+			" SELECT pg_notify('work', $1::text)" :
+			"SELECT saga.fail($1)");
 	for (int i = 0; i < count; i++)
 	{
 		PGresult   *result = call("start", 0, NULL);
@@ -246,6 +251,8 @@ woken(const char *conninfo, int count, int pause_ms, bool async)
 		took[i] = now_us() - at;
 		while ((result = PQgetResult(conn)) != NULL)
 			PQclear(check(result, "COMMIT"));
+		if (hand)
+			continue;
 		conn = listening;
 		PQclear(call("done", 0, NULL));
 		conn = application;
@@ -261,6 +268,7 @@ int
 main(int argc, char **argv)
 {
 	bool		async = argc >= 6 && strcmp(argv[5], "async") == 0;
+	bool		hand = argc >= 6 && strcmp(argv[5], "hand") == 0;
 
 	if (argc < 5)
 	{
@@ -276,7 +284,7 @@ main(int argc, char **argv)
 		work(argv[3], argv[4]);
 	}
 	else if (strcmp(argv[2], "woken") == 0)
-		woken(argv[1], atoi(argv[3]), atoi(argv[4]), async);
+		woken(argv[1], atoi(argv[3]), atoi(argv[4]), async, hand);
 	else
 		return 2;
 	PQfinish(conn);
