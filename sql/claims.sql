@@ -360,6 +360,9 @@ SET ROLE regress_saga_member;
 SELECT * FROM test.claim('k_renamed');
 RESET ROLE;
 SELECT test.picture('r1') AS before1, test.picture('r2') AS before2, test.key('r1', 'a') AS key1, test.key('r2', 'a') AS key2 \gset
+-- ... within a transaction each: the worker, which parks what waits for an owner
+-- that is gone, must not come in between
+BEGIN;
 ALTER ROLE regress_saga_owner RENAME TO regress_saga_renamed;
 SET ROLE regress_saga_member;
 SELECT * FROM test.claim('k_renamed');
@@ -373,6 +376,7 @@ SELECT test.picture('r1') = :'before1' AND test.picture('r2') = :'before2' AS un
 SELECT * FROM test.claim('k_renamed');
 SELECT test.done('r2', 'a');
 ALTER ROLE regress_saga_renamed RENAME TO regress_saga_owner;
+COMMIT;
 SET ROLE regress_saga_member;
 SELECT saga.complete_compensation(:'key1');
 RESET ROLE;
@@ -381,9 +385,11 @@ SET ROLE regress_saga_owner;
 SELECT test.listen('r3', 'k_renamed') AS r3 \gset
 CALL test.fail('r3');
 RESET ROLE;
+BEGIN;
 DROP OWNED BY regress_saga_owner;
 DROP ROLE regress_saga_member, regress_saga_owner;
 SELECT * FROM test.claim('k_renamed');
 SELECT test.done('r3', 'a');
+COMMIT;
 
 CALL test.check();
