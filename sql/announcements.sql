@@ -1,13 +1,13 @@
 -- What those who LISTEN hear: ids and states only, after the commit.
 --
 -- psql names the process that notified; so what it says goes through a filter,
--- which also drops what a slow machine makes the worker say again.  A marker
--- of our own comes behind all that was committed before it.
+-- which also drops the tasks that a slow machine makes the worker announce again.
+-- A marker of our own comes behind all that was committed before it.
 \set ECHO none
 \i sql/include/helpers.sql
 \i sql/include/listeners.sql
 \set ECHO all
-\set filter '|sed -E -e "s/PID [0-9]+/PID <pid>/" -e "s/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/<id>/" -e "s/seq\\":[0-9]+/seq\\":<seq>/" | uniq'
+\set filter '|awk "!/event\\":\\"compensate\\"/ || !told[\\$0]++" | sed -E -e "s/PID [0-9]+/PID <pid>/" -e "s/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/<id>/" -e "s/seq\\":[0-9]+/seq\\":<seq>/"'
 
 -- Waits until the worker has told all that it had to tell of a saga.
 CREATE PROCEDURE test.until_announced(name text) LANGUAGE plpgsql AS $$

@@ -247,7 +247,8 @@ BEGIN
 END $$;
 SELECT test.begin('partial', timeout => '10 minutes') AS id \gset
 SELECT status FROM saga.step(:'id', 'base', notify => 't_partial', completed => true);
-SELECT status FROM saga.step(:'id', 'a', notify => 't_partial', completed => true);
+SELECT status FROM saga.step(:'id', 'a', notify => 't_partial', completed => true,
+  compensation_retry => saga.retry_policy(delay => '1 hour', max_delay => '1 hour'));
 CALL test.roll_back('partial', 'base');
 CALL test.until_dispatched('partial');
 SELECT s.next_action_at = deadline AS due_at_deadline FROM saga.sagas s WHERE id = :'id';
@@ -258,6 +259,8 @@ SELECT saga.extend_claim(test.key('partial', 'a'), 1, '9 minutes') IS NOT NULL A
 SELECT s.next_action_at = deadline AS due_at_deadline FROM saga.sagas s WHERE id = :'id';
 SELECT test.advance('3 minutes');
 CALL test.wait_until(format('SELECT failure_kind = %L FROM saga.sagas WHERE id = %L', 'timed out', :'id'));
+-- the lease is over, too
+CALL test.until_over('partial', 1);
 SELECT step, compensation FROM test.steps('partial');
 SELECT test.done('partial', 'a');
 CALL test.until_dispatched('partial');
