@@ -71,12 +71,21 @@ saga_advance_withdraw(const SagaRow *saga, SagaSteps *steps)
 
 /*
  * When a saga that is being undone, and waits for something, must be looked
- * at: then (0: it is told), or at its deadline, which makes of a partial undo
- * a full one.
+ * at: then (0: it is told); at its deadline, which makes of a partial undo a
+ * full one; or at the end of a claim, which need not be of the step that is
+ * next.
  */
 void
-saga_advance_wait_until(SagaRow *saga, TimestampTz when, Oid lane)
+saga_advance_wait_until(SagaRow *saga, const SagaSteps *steps,
+						TimestampTz when, Oid lane)
 {
+	const SagaStep *claimed = saga_walk_claimed(steps);
+
+	if (claimed != NULL && (when == 0 || claimed->lease_until < when))
+	{
+		when = claimed->lease_until;
+		lane = InvalidOid;
+	}
 	if (saga->deadline != 0 && saga->failure_kind == SAGA_FAILURE_NONE &&
 		!saga->paused && (when == 0 || saga->deadline < when))
 		saga_ledger_set_due(saga, saga->deadline, InvalidOid);
@@ -135,25 +144,25 @@ skip_passed_over(const SagaRow *saga, SagaSteps *steps, int index)
 
 /* What the walk comes to is SQL, or a listener's: is it due, and for whom? */
 static void
-go_on(SagaRow *saga, SagaStep *step, SagaTaskKind kind, SagaHand hand,
-	  TimestampTz now)
+go_on(SagaRow *saga, const SagaSteps *steps, SagaStep *step, SagaTaskKind kind,
+	  SagaHand hand, TimestampTz now)
 {
 	bool		sql = kind == SAGA_TASK_SQL;
 
 	if (saga->state != SAGA_COMPENSATING)
 		saga_ledger_enter_state(saga, SAGA_COMPENSATING, now);
 	if (step->claimed_at != 0)
-		saga_advance_wait_until(saga, step->lease_until, InvalidOid);
+		saga_advance_wait_until(saga, steps, 0, InvalidOid);
 	else if (saga->paused)
 	{
 		if (step->comp_status == SAGA_COMP_DISPATCHED)
 			step->comp_status = SAGA_COMP_PENDING;
-		saga_advance_wait_until(saga, 0, InvalidOid);
+		saga_advance_wait_until(saga, steps, 0, InvalidOid);
 	}
 	else if (step->comp_status == SAGA_COMP_DISPATCHED)
-		saga_advance_wait_until(saga, 0, InvalidOid);
+		saga_advance_wait_until(saga, steps, 0, InvalidOid);
 	else if (step->next_attempt_at > now)
-		saga_advance_wait_until(saga, step->next_attempt_at,
+		saga_advance_wait_until(saga, steps, step->next_attempt_at,
 								sql ? step->run_as : InvalidOid);
 	else if (sql)
 		due_for_executor(saga, now, step->run_as);
@@ -165,7 +174,7 @@ go_on(SagaRow *saga, SagaStep *step, SagaTaskKind kind, SagaHand hand,
 		step->comp_status = SAGA_COMP_DISPATCHED;
 		step->dispatched_at = now;
 		step->next_attempt_at = 0;
-		saga_advance_wait_until(saga, 0, InvalidOid);
+		saga_advance_wait_until(saga, steps, 0, InvalidOid);
 	}
 }
 
@@ -264,7 +273,7 @@ saga_advance_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
 				SagaCompStatus before = step->comp_status;
 
 				dispatched_before = step->dispatched_at;
-				go_on(saga, step, task.kind, hand, now);
+				go_on(saga, steps, step, task.kind, hand, now);
 				touched = step->comp_status != before;
 				dispatched = touched && step->comp_status == SAGA_COMP_DISPATCHED;
 				break;

@@ -38,6 +38,7 @@ extern void saga_advance_write_attempt(const SagaStep *step,
 									   TimestampTz now);
 extern void saga_advance_rest(SagaRow *saga, const SagaSteps *steps);
 extern void saga_advance_withdraw(const SagaRow *saga, SagaSteps *steps);
-extern void saga_advance_wait_until(SagaRow *saga, TimestampTz when, Oid lane);
+extern void saga_advance_wait_until(SagaRow *saga, const SagaSteps *steps,
+									TimestampTz when, Oid lane);
 
 #endif							/* SAGA_ADVANCE_H */

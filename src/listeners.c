@@ -123,7 +123,7 @@ write_claim(SagaRow *saga, SagaSteps *steps, int index,
 	step->claimed_at = now;
 	step->lease_until = lease_until;
 	step->consumer = consumer;
-	saga_advance_wait_until(saga, lease_until, InvalidOid);
+	saga_advance_wait_until(saga, steps, 0, InvalidOid);
 
 	/* Whoever holds the saga's row is at this step, or about to change it. */
 	return saga_advance_stand(saga, step, SAGA_HAND_EXECUTOR, now);
@@ -362,17 +362,21 @@ get_attempt(FunctionCallInfo fcinfo, int arg)
 	return PG_GETARG_INT32(arg);
 }
 
-/* The listener that holds a step may do so for longer. */
+/*
+ * The listener that holds a step may do so for longer.  It need not be the
+ * step that is next: the walk says what else the saga waits for.
+ */
 static SagaWritten
 write_extension(SagaRow *saga, SagaSteps *steps, int index,
-					 TimestampTz lease_until, TimestampTz now)
+				TimestampTz lease_until, TimestampTz now)
 {
-	steps->step[index].lease_until = lease_until;
+	SagaStep   *step = &steps->step[index];
+
+	step->lease_until = lease_until;
 	if (saga->state == SAGA_COMPENSATING)
-		saga_advance_wait_until(saga, lease_until, InvalidOid);
-	else
-		saga_ledger_set_due(saga, lease_until, InvalidOid);
-	return saga_advance_stand(saga, &steps->step[index], SAGA_HAND_CALLER, now);
+		return saga_advance_walk(saga, steps, step, SAGA_HAND_CALLER, now);
+	saga_advance_rest(saga, steps);
+	return saga_advance_stand(saga, step, SAGA_HAND_CALLER, now);
 }
 
 /* saga.extend_claim(compensation_key, attempt, lease) */
