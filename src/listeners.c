@@ -14,7 +14,8 @@
  * Claims wait for nobody.  What the queue says is only where to look; it is
  * decided by the newest rows, and a saga whose row somebody is writing is
  * passed by: that is another claim, most of the time.  Reports wait for
- * whoever is writing the saga's row.
+ * whoever is writing the saga's row; an acknowledgement that comes when the
+ * saga is running again, for whoever has a step of it in hand.
  *
  *-------------------------------------------------------------------------
  */
@@ -468,6 +469,7 @@ Datum
 saga_sql_complete_compensation(PG_FUNCTION_ARGS)
 {
 	Jsonb	   *output;
+	bool		locked = false;
 
 	saga_open_call("saga.complete_compensation()");
 	output = saga_input_jsonb(fcinfo, 1, "output");
@@ -479,9 +481,13 @@ saga_sql_complete_compensation(PG_FUNCTION_ARGS)
 		SagaStep   *step = &steps.step[index];
 
 		if (step->comp_status == SAGA_COMP_COMPENSATED ||
-			step->comp_status == SAGA_COMP_SKIPPED ||
-			acknowledge(&saga, &steps, index, output,
-									  saga_clock_now()) == SAGA_WRITTEN)
+			step->comp_status == SAGA_COMP_SKIPPED)
+			PG_RETURN_TEXT_P(cstring_to_text(saga_state_comp_status_name(step->comp_status)));
+		/* Steps of a running saga are written behind its lock, not its row. */
+		if (saga.state == SAGA_RUNNING && !locked)
+			locked = saga_ledger_lock(&saga.id, ExclusiveLock, SAGA_WAIT);
+		else if (acknowledge(&saga, &steps, index, output,
+							 saga_clock_now()) == SAGA_WRITTEN)
 			PG_RETURN_TEXT_P(cstring_to_text(saga_state_comp_status_name(step->comp_status)));
 		CHECK_FOR_INTERRUPTS();
 	}
