@@ -88,43 +88,6 @@ SELECT * FROM test.attempts('f1');
 SELECT * FROM test.attempts('f2');
 SELECT * FROM test.saga('f2') \gx
 
--- Calls answer from what is newest, whatever the snapshot: what is dispatched
--- behind it is to be had.
-SELECT test.listen('repeatable', 'k_repeatable') AS id \gset
-CALL test.fail('repeatable');
-SELECT * FROM test.claim('k_repeatable');
-CREATE FUNCTION test.claim_patiently(channel text) RETURNS TABLE (saga text, step text, attempt integer) LANGUAGE plpgsql AS $$
-BEGIN
-  FOR i IN 1 .. 6000 LOOP
-    RETURN QUERY SELECT * FROM test.claim(channel);
-    EXIT WHEN FOUND;
-    PERFORM pg_sleep(0.01);
-  END LOOP;
-END $$;
-SELECT saga.fail_compensation(test.key('repeatable', 'a'), 1, 'no', retry_after => '200 ms');
-BEGIN ISOLATION LEVEL REPEATABLE READ;
-SELECT attempt FROM saga.pending_compensations WHERE saga_id = :'id';
-SELECT * FROM test.claim_patiently('k_repeatable');
-SELECT test.done('repeatable', 'a');
-SELECT state FROM saga.sagas WHERE id = :'id';
-COMMIT;
-SELECT test.listen('serializable', 'k_serializable') AS id \gset
-CALL test.fail('serializable');
-SELECT * FROM test.claim('k_serializable');
-SELECT saga.fail_compensation(test.key('serializable', 'a'), 1, 'no', retry_after => '200 ms');
-BEGIN ISOLATION LEVEL SERIALIZABLE;
-SELECT attempt FROM saga.pending_compensations WHERE saga_id = :'id';
-SELECT * FROM test.claim_patiently('k_serializable');
-SELECT saga.fail_compensation(test.key('serializable', 'a'), 2, 'no');
-COMMIT;
-CALL test.until_dispatched('serializable');
-BEGIN ISOLATION LEVEL SERIALIZABLE;
-SELECT * FROM test.claim('k_serializable');
-SELECT saga.extend_claim(test.key('serializable', 'a'), 3, '2 minutes') IS NOT NULL AS extended;
-SELECT test.done('serializable', 'a');
-COMMIT;
-SELECT state FROM saga.sagas WHERE id = :'id';
-
 -- Prepared transactions: the claim counts with COMMIT PREPARED, and holds the
 -- task until then.
 SELECT test.listen('prepared', 'k_prepared') AS id \gset

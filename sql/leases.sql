@@ -93,6 +93,44 @@ SELECT saga.wait(:'id');
 SELECT * FROM test.attempts('slow commit');
 SELECT test.done('slow commit', 'a');
 
+-- Calls answer from what is newest, whatever the snapshot: what is dispatched
+-- behind it is to be had.
+CREATE FUNCTION test.claim_patiently(channel text) RETURNS TABLE (saga text, step text, attempt integer) LANGUAGE plpgsql AS $$
+BEGIN
+  FOR i IN 1 .. 6000 LOOP
+    RETURN QUERY SELECT * FROM test.claim(channel);
+    EXIT WHEN FOUND;
+    PERFORM pg_sleep(0.01);
+  END LOOP;
+END $$;
+SELECT test.listen('repeatable', 't_repeatable', '{"delay": "1 hour", "max_delay": "1 hour"}') AS id \gset
+CALL test.fail('repeatable');
+SELECT saga.fail_compensation(test.key('repeatable', step), attempt, 'no') FROM test.claim('t_repeatable');
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT attempt, next_attempt_at IS NOT NULL AS put_off FROM saga.pending_compensations WHERE saga_id = :'id';
+SELECT test.advance('61 minutes');
+SELECT * FROM test.claim_patiently('t_repeatable');
+SELECT test.done('repeatable', 'a');
+COMMIT;
+SELECT state FROM saga.sagas WHERE id = :'id';
+SELECT test.listen('serializable', 't_serializable', '{"delay": "1 hour", "max_delay": "1 hour"}') AS id \gset
+CALL test.fail('serializable');
+SELECT saga.fail_compensation(test.key('serializable', step), attempt, 'no') FROM test.claim('t_serializable');
+BEGIN ISOLATION LEVEL SERIALIZABLE;
+SELECT attempt, next_attempt_at IS NOT NULL AS put_off FROM saga.pending_compensations WHERE saga_id = :'id';
+SELECT test.advance('61 minutes');
+SELECT * FROM test.claim_patiently('t_serializable');
+SELECT saga.fail_compensation(test.key('serializable', 'a'), 2, 'no');
+COMMIT;
+SELECT test.advance('61 minutes');
+CALL test.until_dispatched('serializable');
+BEGIN ISOLATION LEVEL SERIALIZABLE;
+SELECT * FROM test.claim('t_serializable');
+SELECT saga.extend_claim(test.key('serializable', 'a'), 3, '2 minutes') IS NOT NULL AS extended;
+SELECT test.done('serializable', 'a');
+COMMIT;
+SELECT state FROM saga.sagas WHERE id = :'id';
+
 -- The policy's timeout limits an attempt, however it is extended.
 SELECT test.listen('capped', 't_capped', '{"timeout": "10 minutes", "delay": "1 hour", "max_delay": "1 hour"}') AS id \gset
 CALL test.fail('capped');
