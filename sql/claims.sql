@@ -213,21 +213,16 @@ SELECT status, output FROM saga.complete_step(:'id', 'a', '{"charge": "ch_8"}', 
 SELECT next_action FROM saga.sagas WHERE id = :'id';
 
 -- Of a saga that a person has abandoned, what listeners report is written down,
--- and nothing follows from it.  No call abandons one yet: what a superuser
--- writes makes the ledger a copy, which is adopted in the same breath.
-CREATE PROCEDURE test.abandon(name text) LANGUAGE plpgsql AS $$
-BEGIN
-  DELETE FROM saga.ledger_due d WHERE d.saga = test.id(abandon.name);
-  UPDATE saga.ledger_saga s SET state = 'a', finished_at = now(), due = NULL, lane = NULL WHERE s.id = test.id(abandon.name);
-  PERFORM saga.adopt();
-  COMMIT;
-END $$;
+-- and nothing follows from it.
 SELECT test.listen('abandoned, done', 'k_abandoned') IS NOT NULL AS begun, test.listen('abandoned, failed', 'k_abandoned') IS NOT NULL AS begun;
 CALL test.fail('abandoned, done');
 CALL test.fail('abandoned, failed');
 SELECT * FROM test.claim('k_abandoned', 2);
-CALL test.abandon('abandoned, done');
-CALL test.abandon('abandoned, failed');
+-- a late result asks the person
+SELECT n.name, c.status FROM test.named n, LATERAL saga.complete_step(n.id, 'a', '{"charge": "ch_9"}', late => 'record') c
+  WHERE n.name ~ '^abandoned' ORDER BY 1;
+SELECT n.name, saga.abandon(n.id, 'not worth it') FROM test.named n WHERE n.name ~ '^abandoned' ORDER BY 1;
+SELECT * FROM test.waiting('abandoned, done') \gx
 SELECT test.done('abandoned, done', 'a');
 SELECT saga.fail_compensation(test.key('abandoned, failed', 'a'), 1, 'no');
 SELECT test.done('abandoned, failed', 'a');
@@ -252,21 +247,11 @@ SELECT test.picture('failing') = :'before' AS unchanged;
 SELECT test.done('failing', 'a');
 
 -- A partial undo; what an old run's listener says does not touch the new run.
--- No call begins one yet, either.
-CREATE PROCEDURE test.roll_back(name text, target text) LANGUAGE plpgsql AS $$
-BEGIN
-  UPDATE saga.ledger_saga s SET state = 'u', lane = 0, due = now(),
-    undo_target = COALESCE((SELECT seq FROM saga.ledger_step t WHERE t.saga = s.id AND t.key = roll_back.target), 0)
-  WHERE s.id = test.id(roll_back.name);
-  INSERT INTO saga.ledger_due SELECT lane, due, s.id FROM saga.ledger_saga s WHERE s.id = test.id(roll_back.name);
-  PERFORM saga.adopt();
-  COMMIT;
-END $$;
 SELECT test.begin('partial') AS id \gset
 SELECT status FROM saga.step(:'id', 'base', notify => 'k_partial', completed => true);
 SELECT status FROM saga.step(:'id', 'a', notify => 'k_partial', completed => true);
 SELECT status FROM saga.step(:'id', 'b', notify => 'k_partial', completed => true);
-CALL test.roll_back('partial', 'base');
+SELECT saga.rollback_to(:'id', 'base');
 CALL test.until_dispatched('partial');
 SELECT test.done('partial', step) FROM test.claim('k_partial');
 CALL test.until_dispatched('partial');
@@ -299,7 +284,7 @@ SELECT key, run, compensation_status, compensation_attempts FROM saga.steps WHER
 SELECT test.begin('partial, then full') AS id \gset
 SELECT status FROM saga.step(:'id', 'base', notify => 'k_full', completed => true);
 SELECT status FROM saga.step(:'id', 'a', notify => 'k_full', completed => true);
-CALL test.roll_back('partial, then full', 'base');
+SELECT saga.rollback_to(:'id', 'base');
 CALL test.until_dispatched('partial, then full');
 SELECT * FROM test.claim('k_full');
 SELECT saga.fail(:'id');

@@ -273,21 +273,11 @@ SELECT context #> '{saga,failure_kind}' AS failure_kind, context #> '{saga,reaso
 FROM saga.claim_compensations('t_deadline');
 SELECT state FROM saga.sagas WHERE id = :'id';
 -- ... and one that passes during a partial undo makes that a full one, whoever holds a step
-CREATE PROCEDURE test.roll_back(name text, target text) LANGUAGE plpgsql AS $$
-BEGIN
-  DELETE FROM saga.ledger_due d WHERE d.saga = test.id(roll_back.name);
-  UPDATE saga.ledger_saga s SET state = 'u', lane = 0, due = now(),
-    undo_target = COALESCE((SELECT seq FROM saga.ledger_step t WHERE t.saga = s.id AND t.key = roll_back.target), 0)
-  WHERE s.id = test.id(roll_back.name);
-  INSERT INTO saga.ledger_due SELECT lane, due, s.id FROM saga.ledger_saga s WHERE s.id = test.id(roll_back.name);
-  PERFORM saga.adopt();
-  COMMIT;
-END $$;
 SELECT test.begin('partial', timeout => '10 minutes') AS id \gset
 SELECT status FROM saga.step(:'id', 'base', notify => 't_partial', completed => true);
 SELECT status FROM saga.step(:'id', 'a', notify => 't_partial', completed => true,
   compensation_retry => saga.retry_policy(delay => '1 hour', max_delay => '1 hour'));
-CALL test.roll_back('partial', 'base');
+SELECT saga.rollback_to(:'id', 'base');
 CALL test.until_dispatched('partial');
 SELECT s.next_action_at = deadline AS due_at_deadline FROM saga.sagas s WHERE id = :'id';
 SELECT * FROM test.claim('t_partial', lease => '9 minutes');
