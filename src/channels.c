@@ -63,6 +63,9 @@ static int	channel_size = 0;
 /* When to read which channels there are. */
 static TimestampTz look_at = DT_NOBEGIN;
 
+/* There may be more to park than one turn does. */
+static bool more_to_park = false;
+
 /* After an error, nothing is done before that. */
 static TimestampTz not_before = DT_NOBEGIN;
 
@@ -209,7 +212,7 @@ park_one(SagaQueued *position, TimestampTz now)
 static TimestampTz
 next_time(void)
 {
-	TimestampTz next = look_at;
+	TimestampTz next = more_to_park ? DT_NOBEGIN : look_at;
 
 	for (int i = 0; i < channel_count; i++)
 		next = Min(next, channels[i].next);
@@ -235,6 +238,7 @@ static bool
 tell_those_due(TimestampTz now)
 {
 	SagaQueued	position;
+	int			parked = 0;
 
 	if (look_at <= now)
 		look(now);
@@ -247,8 +251,12 @@ tell_those_due(TimestampTz now)
 	for (int i = 0; i < channel_count; i++)
 		channels[i].empty = channels[i].next <= now && !tell(channels[i].name);
 	position_on(&position, "", false);
-	for (int i = 0; i < PARK_BATCH && park_one(&position, now); i++)
+	while (parked < PARK_BATCH && park_one(&position, now))
+	{
+		parked++;
 		CHECK_FOR_INTERRUPTS();
+	}
+	more_to_park = parked == PARK_BATCH;
 	SAGA_FAULT("channels.before_commit");
 	saga_turn_commit();
 	return true;

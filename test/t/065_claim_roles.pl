@@ -207,6 +207,20 @@ wait_state($node, $_, 'compensated') foreach @dropped;
 is($node->safe_psql('postgres', q{SELECT count(*) FROM saga.attempts WHERE phase = 'compensation' AND error IS NOT NULL AND outcome = 'timed out'}), 2,
 	'two leases ended, and no more');
 
+# Dropped, with more of it than the worker parks at a time: it does not wait for
+# the next announcement with the rest.
+my $many = 1500;
+$node->safe_psql('postgres', qq{
+	CREATE ROLE closed;
+	GRANT USAGE ON SCHEMA saga TO closed;
+	SET ROLE closed;
+	SELECT count(saga.fail(s)) FROM generate_series(1, $many) n, LATERAL saga.begin('closed', 'closed ' || n) s,
+		LATERAL saga.step(s, 'notify', notify => 'closed') t});
+wait_waiting('closed', $many);
+$node->safe_psql('postgres', 'DROP OWNED BY closed; DROP ROLE closed');
+wait_until($node, qq{SELECT count(*) = $many FROM saga.sagas WHERE name = 'closed' AND state = 'needs_review'});
+is($node->safe_psql('postgres', 'SELECT count(*) FROM saga.ledger_queue'), 0, 'all that waits for a role that is gone is parked');
+
 guarantees($node);
 $node->stop;
 done_testing();
