@@ -48,7 +48,7 @@ END $$;
 -- the pivot ended: believed, and nothing follows from it.
 SELECT test.begin('pivot') AS id \gset
 SELECT status FROM saga.step(:'id', 'p', kind => 'pivot', completed => true);
-SELECT status FROM saga.step(:'id', 'n', notify => 'd_pivot', completed => true);
+SELECT status FROM saga.step(:'id', 'n', notify => 'd_pivot', completed => true, compensation_retry => saga.retry_policy(delay => '1 hour', max_delay => '1 hour'));
 SELECT saga.rollback_to(:'id', 'p');
 CALL test.until_dispatched('pivot');
 SELECT * FROM test.claim('d_pivot');
@@ -64,7 +64,7 @@ SELECT * FROM test.events('pivot');
 SELECT test.begin('before the pivot') AS id \gset
 SELECT status FROM saga.step(:'id', 'a', compensation => 'SELECT test.undo($1)', completed => true);
 SELECT status FROM saga.step(:'id', 'p', kind => 'pivot', completed => true);
-SELECT status FROM saga.step(:'id', 'n', notify => 'd_pivot', completed => true);
+SELECT status FROM saga.step(:'id', 'n', notify => 'd_pivot', completed => true, compensation_retry => saga.retry_policy(delay => '1 hour', max_delay => '1 hour'));
 SELECT saga.rollback_to(:'id', 'p');
 CALL test.until_dispatched('before the pivot');
 SELECT * FROM test.claim('d_pivot');
@@ -280,7 +280,7 @@ SELECT test.undone('forward');
 -- ... what is acknowledged after that was rolled back
 SELECT test.begin('acknowledged') AS id \gset
 SELECT status FROM saga.step(:'id', 'p', kind => 'pivot', completed => true);
-SELECT status FROM saga.step(:'id', 'n', notify => 'd_forward', output => '"ch_1"');
+SELECT status FROM saga.step(:'id', 'n', notify => 'd_forward', output => '"ch_1"', compensation_retry => saga.retry_policy(delay => '1 hour', max_delay => '1 hour'));
 SELECT saga.rollback_to(:'id', 'p');
 CALL test.until_dispatched('acknowledged');
 SELECT * FROM test.claim('d_forward');
