@@ -333,7 +333,7 @@ my @checks = (
 		HAVING min(attempt) <> 1 OR max(attempt) <> count(*)
 			OR count(*) FILTER (WHERE outcome = 'succeeded') + late <> 1
 			OR late = 0 AND (array_agg(outcome ORDER BY attempt DESC))[1] <> 'succeeded'
-			OR late = 1 AND (array_agg(outcome ORDER BY attempt DESC))[1] <> 'timed out'} ],
+			OR late = 1 AND (array_agg(outcome ORDER BY attempt DESC))[1] NOT IN ('timed out', 'failed')} ],
 	[ 'what ended otherwise is what was to be expected', q{
 		SELECT a.* FROM attempt_now a JOIN step_now t USING (saga_id, seq)
 		WHERE outcome <> 'succeeded' AND NOT CASE

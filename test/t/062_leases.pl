@@ -253,12 +253,13 @@ guarantees($node);
 my $many = 60;
 sql("SELECT count(saga.fail(make('away ' || n, 'away', saga.retry_policy(max_attempts => 1)))) FROM generate_series(1, $many) n");
 wait_heard($listener, qr/^away\|/, $many);
-is(told('away'), $many, 'each is announced as it is dispatched');
+my %announced = map { $_ => 1 } grep { /^away\|/ } heard($listener);
+is(scalar keys %announced, $many, 'each is announced as it is dispatched');
 # Ever less often
 foreach my $pause (1, 1, 2, 4, 8, 16, 32, 60, 60)
 {
 	$before = told('away');
-	if ($pause >= 8 && $pause < 60)
+	if ($pause >= 16 && $pause < 60)
 	{
 		advance($pause / 2 . ' s');
 		look_twice();
@@ -272,13 +273,15 @@ foreach my $pause (1, 1, 2, 4, 8, 16, 32, 60, 60)
 	wait_heard($listener, qr/^away\|/, $before + 1);
 }
 $before = told('away');
+my $began = time;
 for (1 .. 24)
 {
 	advance('1 hour');
 	look_twice();
 }
 my $again = told('away') - $before;
-ok($again >= 24 && $again <= 26, 'and for ever') or diag("$again times in 24 looks");
+# The clock that is moved goes on meanwhile.
+ok($again >= 24 && $again <= 26 + (time - $began) / 60, 'and for ever') or diag("$again times in 24 looks");
 my %oldest = map { (split /\|/)[1] => 1 } (grep { /^away\|/ } heard($listener))[ -24 .. -1 ];
 is(scalar keys %oldest, 1, 'with the one that waits longest');
 is(sql(q{SELECT sum(compensation_attempts), sum(comp_charged) FROM saga.steps JOIN saga.ledger_step l ON l.saga = saga_id AND l.seq = steps.seq
