@@ -101,7 +101,7 @@ typedef enum WalkOn
 	WALK_DONE,					/* the next saga */
 	WALK_SKIP,					/* the next saga; this one is somebody's */
 	WALK_RECORD,				/* write down how the attempt failed */
-	WALK_LEAVE					/* the extension is gone */
+	WALK_LEAVE					/* this process is of no more use */
 } WalkOn;
 
 /* The attempt in hand; static, for it must survive a longjmp. */
@@ -415,14 +415,20 @@ try_step(bool alone)
 		return WALK_ALONE;
 	}
 
+	why = saga_session_check_identity(&saga, step);
+	if (why == NULL && saga_session_is_outdated())
+	{
+		/* The worker starts another for what is due. */
+		saga_turn_commit();
+		return WALK_LEAVE;
+	}
+
 	attempt.seq = step->seq;
 	attempt.end.attempt = step->comp_attempts + 1;
 	attempt.end.started_at = now;
 	attempt.end.rows = -1;
 	attempt.end.charged = true;
 	attempt.phase = ATTEMPT_PREPARING;
-
-	why = saga_session_check_identity(step);
 	if (why != NULL)
 	{
 		attempt.end.outcome = SAGA_OUTCOME_FAILED;

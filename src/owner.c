@@ -212,3 +212,23 @@ saga_owner_why_not_run(Oid role, const char *name)
 	ReleaseSysCache(tuple);
 	return why;
 }
+
+/*
+ * Why a role that can run SQL must not run any for a saga of an owner now;
+ * NULL if it may.  The context tells what is in the saga, which is for those
+ * who have the owner's rights; whoever recorded the step may have lost them.
+ */
+const char *
+saga_owner_why_not_told(Oid role, Oid owner, const text *owner_name)
+{
+	const char *why;
+
+	if (role == owner || superuser_arg(role))
+		return NULL;
+	why = saga_owner_why_gone(owner, owner_name);
+	if (why != NULL || has_privs_of_role(role, owner))
+		return why;
+	return psprintf("role \"%s\" no longer has the rights of the saga's owner, role \"%s\"",
+					GetUserNameFromId(role, false),
+					text_to_cstring(owner_name));
+}

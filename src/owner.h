@@ -27,5 +27,7 @@ extern const char *saga_owner_role_name(Oid role);
 extern void saga_owner_check_member(Oid role);
 extern void saga_owner_check_can_run_sql(Oid role);
 extern const char *saga_owner_why_not_run(Oid role, const char *name);
+extern const char *saga_owner_why_not_told(Oid role, Oid owner,
+										   const text *owner_name);
 
 #endif							/* SAGA_OWNER_H */

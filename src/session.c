@@ -90,6 +90,7 @@ static bool armed = false;
 static TimeoutId grace_timeout;
 static Oid	initial_user = InvalidOid;
 static Oid	initial_session_user = InvalidOid;
+static bool initial_superuser = false;
 
 static emit_log_hook_type prev_emit_log_hook = NULL;
 
@@ -142,6 +143,7 @@ saga_session_init(void)
 {
 	initial_user = GetUserId();
 	initial_session_user = GetSessionUserId();
+	initial_superuser = GetSessionUserIsSuperuser();
 	grace_timeout = RegisterTimeout(USER_TIMEOUT, grace_is_over);
 	prev_emit_log_hook = emit_log_hook;
 	emit_log_hook = hold_back;
@@ -208,7 +210,7 @@ saga_session_reset(void)
  * for the person who will look at the parked step.
  */
 const char *
-saga_session_check_identity(const SagaStep *step)
+saga_session_check_identity(const SagaRow *saga, const SagaStep *step)
 {
 	const char *why;
 
@@ -222,7 +224,19 @@ saga_session_check_identity(const SagaStep *step)
 		return psprintf("a session of role \"%s\" runs as \"%s\" (see ALTER ROLE ... SET role)",
 						text_to_cstring(step->run_as_name),
 						GetUserNameFromId(GetUserId(), true));
-	return NULL;
+	return saga_owner_why_not_told(step->run_as, saga->owner, saga->owner_name);
+}
+
+/*
+ * Has the role become a superuser, or ceased to be one, since the process
+ * connected?  Such a session keeps what only a superuser may do (SET SESSION
+ * AUTHORIZATION, settings of the role): then only a new one has exactly the
+ * role's rights.  To be asked when the identity was found right.
+ */
+bool
+saga_session_is_outdated(void)
+{
+	return superuser_arg(initial_user) != initial_superuser;
 }
 
 /* ------------------------------------------------------------------------
