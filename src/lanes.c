@@ -58,6 +58,8 @@
 #define READ_AGAIN		10000
 /* Looking for new lanes may take one part in so many of the time. */
 #define DISCOVER_SHARE	10
+/* So long does a turn go on parking what no executor can run. */
+#define PARK_SLICE		50
 
 typedef struct Lane
 {
@@ -478,6 +480,7 @@ TimestampTz
 saga_lanes_turn(TimestampTz now)
 {
 	TimestampTz next = DT_NOEND;
+	TimestampTz begun;
 	bool		away = false;
 	int			i;
 
@@ -502,12 +505,18 @@ saga_lanes_turn(TimestampTz now)
 	if (away)
 		return DT_NOEND;
 
+	begun = GetCurrentTimestamp();
 	for (i = 0; i < lane_count; i++)
 	{
 		if (!lanes[i].unfit)
 			continue;
 		while (!saga_shmem_worker_must_leave(false) && park_next(&lanes[i]))
+		{
 			CHECK_FOR_INTERRUPTS();
+			if (TimestampDifferenceExceeds(begun, GetCurrentTimestamp(),
+										   PARK_SLICE))
+				return now;
+		}
 		lanes[i].unfit = false;
 		if (lanes[i].retry_at != 0)
 			next = Min(next, lanes[i].retry_at);

@@ -12,10 +12,12 @@
  *	   earlier life of the server, are written down.  Until an attempt is, its
  *	   saga is not handed out.
  *	2. Its own lane: deadlines, parking, and sending sagas to the right lane.
- *	3. The lanes of roles: sagas are handed to executors (lanes.c).
+ *	3. Channels on which something waits unclaimed (channels.c).
+ *	4. Finished sagas that are older than they are to be kept (retention.c).
+ *	5. The lanes of roles: sagas are handed to executors (lanes.c).
  *
- *	4. Channels on which something waits unclaimed (channels.c).
- *	5. Finished sagas that are older than they are to be kept (retention.c).
+ * A turn is short, however much is due in one lane, so that nobody's executors
+ * wait for what the worker has to do for somebody else.
  *
  * In its own lane it does many sagas in one transaction, so that many
  * notifications cost one flush of the log.  One that somebody holds is passed
@@ -79,6 +81,8 @@
 
 /* Most sagas of its own lane that a worker does in one transaction. */
 #define OWN_BATCH		100
+/* So long, in milliseconds, before it looks at the other lanes again. */
+#define OWN_SLICE		50
 
 static SagaDatabaseSlot *my_database = NULL;
 static TimestampTz started_at = 0;
@@ -105,6 +109,8 @@ static pg_uuid_t *held_back = NULL;
 
 /* Sagas may have become due by transactions that were prepared. */
 static bool count_prepared = true;
+static TimestampTz prepared_at = 0; /* look again then */
+static bool own_more = false;	/* the last turn left some of its own lane */
 
 /* ------------------------------------------------------------------------
  * Leaving
@@ -479,10 +485,14 @@ own_batch_caught(TimestampTz now, TimestampTz *next)
 	return result;
 }
 
-/* Does what is due in the worker's own lane.  Returns when to look again. */
+/*
+ * Does what is due in the worker's own lane, as far as it comes in a slice of
+ * time.  Returns when to look again.
+ */
 static TimestampTz
 run_own_lane(bool *away)
 {
+	TimestampTz begun = GetCurrentTimestamp();
 	TimestampTz next = DT_NOEND;
 	OwnResult	result;
 
@@ -499,9 +509,14 @@ run_own_lane(bool *away)
 		if (own_count > 0)
 			saga_channels_dispatched(saga_clock_now());
 		MemoryContextReset(turn_context);
-	} while (result == OWN_DONE || result == OWN_AGAIN);
+	} while ((result == OWN_DONE || result == OWN_AGAIN) &&
+			 !TimestampDifferenceExceeds(begun, GetCurrentTimestamp(),
+										 OWN_SLICE));
 
 	*away = (result == OWN_AWAY);
+	own_more = (result == OWN_DONE || result == OWN_AGAIN);
+	if (own_more)
+		next = saga_clock_now();
 	if (result == OWN_BLOCKED)
 		next = saga_clock_now() + RETRY_FIRST * MS;
 	if (own_passed && own_retry_at == 0)
@@ -556,6 +571,10 @@ look_at_prepared(TimestampTz now)
 
 	if (before == 0 && !count_prepared)
 		return DT_NOEND;
+	/* In the middle of a long lane, not at each turn. */
+	if (own_more && !count_prepared && now < prepared_at)
+		return prepared_at;
+	prepared_at = now + PREPARED_POLL * MS;
 	own_position_at_start();
 	saga_lanes_read_again();
 	if (any_prepared())
@@ -565,7 +584,7 @@ look_at_prepared(TimestampTz now)
 			(void) pg_atomic_compare_exchange_u32(&my_database->prepared,
 												  &before, 1);
 		count_prepared = false;
-		return now + PREPARED_POLL * MS;
+		return prepared_at;
 	}
 	count_prepared = false;
 	(void) pg_atomic_compare_exchange_u32(&my_database->prepared, &before, 0);
