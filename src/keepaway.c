@@ -5,8 +5,8 @@
  *
  * DROP DATABASE, ALTER DATABASE ... RENAME and SET TABLESPACE, and CREATE
  * DATABASE of its template, fail while any other process is connected; and
- * what drops or alters the extension waits for the locks of whoever uses it.
- * A hook raises "keep_away" in the slot of that database, makes our processes
+ * what drops or alters the extension, or moves sagas from role to role, waits
+ * for the locks of whoever uses it.  A hook (or that call) raises "keep_away" in the slot of that database, makes our processes
  * there leave, waits until they are gone, lets the statement run, and lowers
  * keep_away again at the end of the transaction: until then, nobody can see
  * what became of the database or the extension.  (For a statement about a
@@ -250,6 +250,17 @@ keep_away(Oid database, bool for_extension)
 		wait_until_gone(slot);
 }
 
+/*
+ * For a call that needs the whole ledger of the current database: attempts that
+ * run are cut short, and nobody waits for them.
+ */
+void
+saga_keepaway_here(void)
+{
+	if (saga_shmem != NULL)
+		keep_away(MyDatabaseId, false);
+}
+
 /* Of a statement about a database: which one must be free for it? */
 static Oid
 database_of(Node *stmt)
@@ -451,7 +462,7 @@ keepaway_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 {
 	Node	   *stmt = pstmt->utilityStmt;
 	Oid			database;
-	bool		commit_prepared = false;
+	TransactionStmt *transaction = NULL;
 
 	switch (nodeTag(stmt))
 	{
@@ -473,8 +484,9 @@ keepaway_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 				keep_away(MyDatabaseId, true);
 			break;
 		case T_TransactionStmt:
-			commit_prepared =
-				((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED;
+			transaction = (TransactionStmt *) stmt;
+			if (transaction->kind == TRANS_STMT_PREPARE)
+				saga_tally_prepare(transaction->gid);
 			break;
 		default:
 			break;
@@ -487,11 +499,14 @@ keepaway_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		standard_ProcessUtility(pstmt, query, read_only_tree, context, params,
 								query_env, dest, qc);
 
-	if (commit_prepared)
+	if (transaction != NULL && transaction->kind == TRANS_STMT_COMMIT_PREPARED)
 	{
-		saga_tally_doubt();
+		saga_tally_finish_prepared(transaction->gid, true);
 		after_commit_prepared();
 	}
+	else if (transaction != NULL &&
+			 transaction->kind == TRANS_STMT_ROLLBACK_PREPARED)
+		saga_tally_finish_prepared(transaction->gid, false);
 }
 
 void

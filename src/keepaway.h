@@ -9,5 +9,6 @@
 #define SAGA_KEEPAWAY_H
 
 extern void saga_keepaway_init(void);
+extern void saga_keepaway_here(void);
 
 #endif							/* SAGA_KEEPAWAY_H */

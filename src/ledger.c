@@ -874,7 +874,11 @@ saga_ledger_count_open(Oid owner)
 	return count;
 }
 
-/* How many steps a saga has, if not more than a limit. */
+/*
+ * How many steps a saga has, if not more than a limit; with those that others
+ * are recording.  Of one that somebody is changing there are two versions, side
+ * by side.
+ */
 int
 saga_ledger_count_steps(const pg_uuid_t *id, int limit)
 {
@@ -883,14 +887,25 @@ saga_ledger_count_steps(const pg_uuid_t *id, int limit)
 	SnapshotData dirty;
 	ScanKeyData key;
 	SysScanDesc scan;
+	HeapTuple	tuple;
+	int64		last = 0;
 	int			count = 0;
 
 	InitDirtySnapshot(dirty);
 	key_uuid(&key, 1, id);
 	scan = systable_beginscan_ordered(heap, index, &dirty, 1, &key);
 	while (count < limit &&
-		   HeapTupleIsValid(systable_getnext_ordered(scan, ForwardScanDirection)))
-		count++;
+		   HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
+	{
+		bool		isnull;
+		int64		seq = DatumGetInt64(heap_getattr(tuple, Step_seq,
+													 RelationGetDescr(heap),
+													 &isnull));
+
+		if (seq != last)
+			count++;
+		last = seq;
+	}
 	systable_endscan_ordered(scan);
 	index_close(index, NoLock);
 	table_close(heap, NoLock);

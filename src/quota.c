@@ -8,9 +8,9 @@
  * roles limits of their own.
  *
  * How many unfinished sagas a role has is counted by reading the ledger once
- * and kept up from then on (tally.c).  That may be off; so nobody is refused
- * on the ground of an old count, as long as counting anew is not asked of us
- * all the time.
+ * and kept up from then on (tally.c).  That may be off; so before somebody is
+ * refused, and where the count is doubtful, it is taken again, unless that was
+ * done a moment ago: it may take one part in so many of the time.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,15 +26,15 @@
 #include "tally.h"
 #include "utils/timestamp.h"
 
-/* A count that refuses somebody is not older than this, in milliseconds. */
-#define COUNT_AGAIN_MS	10000
+/* Counting anew may take one part in so many of the time. */
+#define COUNT_SHARE		10
 
 /* May the role begin one more saga? */
 void
 saga_quota_check_open(Oid owner)
 {
-	TimestampTz counted_at = 0;
-	TimestampTz now;
+	TimestampTz again_at = 0;
+	TimestampTz begun;
 	int64		own;
 	int64		open = 0;
 	bool		doubtful = false;
@@ -42,17 +42,18 @@ saga_quota_check_open(Oid owner)
 
 	if (saga_guc_max_open_sagas == 0)
 		return;
-	known = saga_tally_get(owner, &open, &counted_at, &doubtful);
+	known = saga_tally_get(owner, &open, &again_at, &doubtful);
 	own = saga_tally_own(owner);
 	if (known && !doubtful && open + own < saga_guc_max_open_sagas)
 		return;
-	now = GetCurrentTimestamp();
-	if (!known ||
-		TimestampDifferenceExceeds(counted_at, now, COUNT_AGAIN_MS))
+	begun = GetCurrentTimestamp();
+	if (!known || again_at <= begun)
 	{
 		/* What this transaction changes counts once it commits. */
 		open = saga_ledger_count_open(owner) - own;
-		saga_tally_set(owner, open, now);
+		again_at = GetCurrentTimestamp();
+		again_at += (again_at - begun) * COUNT_SHARE;
+		saga_tally_set(owner, open, again_at);
 	}
 	if (open + own < saga_guc_max_open_sagas)
 		return;

@@ -17,6 +17,8 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "home.h"
+#include "keepaway.h"
+#include "ledger.h"
 #include "miscadmin.h"
 #include "open.h"
 #include "owner.h"
@@ -33,6 +35,7 @@ typedef struct Reassignment
 	const char *actor;
 	int64		sagas;			/* moved */
 	int64		left;			/* because their keys are taken */
+	int64		open;			/* unfinished ones, of those moved */
 } Reassignment;
 
 static int64
@@ -56,13 +59,16 @@ reassign(void *arg)
 	Reassignment *what = arg;
 
 	/*
-	 * Nobody else may be between a saga's row and what goes with it.  Our own
-	 * processes pass by meanwhile.
+	 * Nobody else may be between a saga's row and what goes with it.  Were a
+	 * compensation let run on, everybody's calls would wait behind us for its
+	 * end, and it would end as the role that has lost it.
 	 */
+	saga_keepaway_here();
 	if (SPI_execute("LOCK TABLE saga.ledger_saga, saga.ledger_step,"
 					" saga.ledger_due, saga.ledger_queue"
 					" IN SHARE ROW EXCLUSIVE MODE", false, 0) != SPI_OK_UTILITY)
 		elog(ERROR, "could not lock the ledger");
+	what->open = saga_ledger_count_open(what->from);
 	what->sagas = run(what,
 					  "WITH moved AS ("
 					  "UPDATE saga.ledger_saga s SET owner = $2, owner_name = $3"
@@ -101,6 +107,7 @@ reassign(void *arg)
 			   " AND q.owner OPERATOR(pg_catalog.=) $1"
 			   " AND s.owner OPERATOR(pg_catalog.<>) q.owner",
 			   SPI_OK_UPDATE);
+	what->open -= saga_ledger_count_open(what->from);
 	what->left = run(what,
 					 "SELECT FROM saga.ledger_saga s"
 					 " WHERE s.owner OPERATOR(pg_catalog.=) $1"
@@ -142,7 +149,8 @@ saga_sql_reassign(PG_FUNCTION_ARGS)
 				 errmsg(INT64_FORMAT " sagas keep their owner because the other role has sagas with the same names and keys",
 						what.left),
 				 errhint("Purge the finished ones of either, and call it again.")));
-	saga_tally_doubt();
+	saga_tally_add(what.from, -what.open);
+	saga_tally_add(what.to, what.open);
 	/* Whatever is due anywhere may be somebody else's now. */
 	saga_wakeup_due(DT_NOBEGIN);
 	PG_RETURN_INT64(what.sagas);

@@ -41,6 +41,8 @@
 #define SAGA_WAIT_PARTITIONS	64
 /* Owners whose unfinished sagas are counted at a time. */
 #define SAGA_MAX_TALLIES		256
+/* What prepared transactions change of these counts, by owner. */
+#define SAGA_MAX_PREPARED		256
 
 typedef enum SagaDatabaseState
 {
@@ -153,10 +155,19 @@ typedef struct SagaTally
 {
 	Oid			database;
 	Oid			owner;			/* InvalidOid: free */
-	TimestampTz counted_at;
+	TimestampTz again_at;		/* not to be counted again before that */
 	bool		doubtful;		/* to be counted again */
 	pg_atomic_uint64 open;		/* an int64 */
 } SagaTally;
+
+/* What a prepared transaction will change of it, when it is committed. */
+typedef struct SagaTallyPrepared
+{
+	uint64		gid;			/* a hash of its name; 0: free */
+	Oid			database;
+	Oid			owner;
+	int64		delta;
+} SagaTallyPrepared;
 
 typedef struct SagaShmem
 {
@@ -190,9 +201,10 @@ typedef struct SagaShmem
 	/* Told when a saga whose id falls into the partition changed its state. */
 	ConditionVariable state_changed[SAGA_WAIT_PARTITIONS];
 
-	LWLock	   *tally_lock;		/* guards who has which place in "tallies" */
+	LWLock	   *tally_lock;		/* guards who has which place in these */
 	pg_atomic_uint32 tally_count;
 	SagaTally	tallies[SAGA_MAX_TALLIES];
+	SagaTallyPrepared prepared[SAGA_MAX_PREPARED];
 
 	SagaDatabaseSlot databases[SAGA_MAX_DATABASES];
 	SagaExecutorSlot executors[SAGA_MAX_EXECUTORS];

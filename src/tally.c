@@ -10,9 +10,12 @@
  * follows its savepoints.
  *
  * The number may be off by what commits while it is counted, and by what
- * others have begun and not committed: a quota is no accounting.  What is not
- * known here (COMMIT PREPARED, other owners) makes it doubtful, and who asks
- * counts anew, now and then.  Nobody pays as long as no quota is set.
+ * others have begun and not committed: a quota is no accounting.  What a
+ * transaction changes that is prepared is kept in shared memory by its name
+ * until it is finished.  Where that is not known (it was prepared before the
+ * server started, there was no room, saga.adopt() has moved what it found),
+ * the numbers become doubtful, and who asks counts anew, now and then.  Nobody
+ * pays as long as no quota is set, but for what is prepared.
  *
  * Locks: SagaShmem's tally_lock, exclusively to take or free a place; the
  * numbers themselves are atomic.
@@ -22,10 +25,14 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "shmem.h"
 #include "tally.h"
 #include "utils/memutils.h"
+
+/* Noted for an owner: whatever was counted, nobody can tell how it changed. */
+#define SAGA_ANY_OWNER	InvalidOid
 
 /* What the current transaction changes, by owner and nesting of savepoints. */
 typedef struct Change
@@ -38,6 +45,9 @@ typedef struct Change
 static Change *changes = NULL;
 static int	change_count = 0;
 static int	change_size = 0;
+
+/* The name under which the current transaction is about to be prepared. */
+static uint64 prepared_gid = 0;
 
 /* The place of an owner; NULL: there is none. */
 static SagaTally *
@@ -53,16 +63,10 @@ find(Oid owner)
 	return NULL;
 }
 
-/*
- * Something changed that nobody can tell here: what was counted in this
- * database is to be counted again.
- */
-void
-saga_tally_doubt(void)
+/* What was counted in this database is to be counted again. */
+static void
+doubt(void)
 {
-	if (saga_shmem == NULL || pg_atomic_read_u32(&saga_shmem->tally_count) == 0)
-		return;
-	LWLockAcquire(saga_shmem->tally_lock, LW_EXCLUSIVE);
 	for (int i = 0; i < SAGA_MAX_TALLIES; i++)
 	{
 		SagaTally  *tally = &saga_shmem->tallies[i];
@@ -70,22 +74,75 @@ saga_tally_doubt(void)
 		if (tally->database == MyDatabaseId && OidIsValid(tally->owner))
 			tally->doubtful = true;
 	}
-	LWLockRelease(saga_shmem->tally_lock);
+}
+
+/* Something is committed.  The caller holds the lock, to doubt exclusively. */
+static void
+count(Oid owner, int64 delta)
+{
+	SagaTally  *tally;
+
+	if (owner == SAGA_ANY_OWNER)
+	{
+		doubt();
+		return;
+	}
+	tally = find(owner);
+	if (tally != NULL)
+		pg_atomic_fetch_add_u64(&tally->open, delta);
 }
 
 /* The transaction is over: what it changed counts. */
 static void
 tell(void)
 {
+	LWLockMode	mode = LW_SHARED;
+
 	if (pg_atomic_read_u32(&saga_shmem->tally_count) == 0)
 		return;
-	LWLockAcquire(saga_shmem->tally_lock, LW_SHARED);
 	for (int i = 0; i < change_count; i++)
-	{
-		SagaTally  *tally = find(changes[i].owner);
+		if (changes[i].owner == SAGA_ANY_OWNER)
+			mode = LW_EXCLUSIVE;
+	LWLockAcquire(saga_shmem->tally_lock, mode);
+	for (int i = 0; i < change_count; i++)
+		count(changes[i].owner, changes[i].delta);
+	LWLockRelease(saga_shmem->tally_lock);
+}
 
-		if (tally != NULL)
-			pg_atomic_fetch_add_u64(&tally->open, changes[i].delta);
+/*
+ * The transaction is prepared under the name that was told: what it changes is
+ * kept for whoever finishes it.  Without a name or enough room, nothing is, and
+ * its commit will leave the numbers doubtful.
+ */
+static void
+keep_prepared(void)
+{
+	int			room = 0;
+	int			kept = 0;
+
+	if (prepared_gid == 0)
+		return;
+	LWLockAcquire(saga_shmem->tally_lock, LW_EXCLUSIVE);
+	for (int i = 0; i < SAGA_MAX_PREPARED; i++)
+	{
+		/* Nobody told how an earlier one of that name ended. */
+		if (saga_shmem->prepared[i].gid == prepared_gid)
+			saga_shmem->prepared[i].gid = 0;
+		if (saga_shmem->prepared[i].gid == 0)
+			room++;
+	}
+	for (int i = 0; i < SAGA_MAX_PREPARED && room >= change_count &&
+		 kept < change_count; i++)
+	{
+		SagaTallyPrepared *prepared = &saga_shmem->prepared[i];
+
+		if (prepared->gid != 0)
+			continue;
+		prepared->gid = prepared_gid;
+		prepared->database = MyDatabaseId;
+		prepared->owner = changes[kept].owner;
+		prepared->delta = changes[kept].delta;
+		kept++;
 	}
 	LWLockRelease(saga_shmem->tally_lock);
 }
@@ -93,21 +150,23 @@ tell(void)
 static void
 at_end_of_transaction(XactEvent event, void *arg)
 {
-	if (change_count == 0)
-		return;
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
-			tell();
-			change_count = 0;
+			if (change_count > 0)
+				tell();
 			break;
 		case XACT_EVENT_PREPARE:
+			if (change_count > 0)
+				keep_prepared();
+			break;
 		case XACT_EVENT_ABORT:
-			change_count = 0;
 			break;
 		default:
-			break;
+			return;
 	}
+	change_count = 0;
+	prepared_gid = 0;
 }
 
 /* Adds to what is noted for an owner at a level, which is the deepest so far. */
@@ -174,12 +233,65 @@ saga_tally_init(void)
 	RegisterSubXactCallback(at_end_of_subtransaction, NULL);
 }
 
-/* A saga of that owner begins (1) or finishes (-1) with this transaction. */
+/*
+ * So many more sagas of that owner are unfinished when this transaction
+ * commits, or less.
+ */
 void
-saga_tally_add(Oid owner, int delta)
+saga_tally_add(Oid owner, int64 delta)
 {
 	if (saga_shmem != NULL)
 		note(owner, GetCurrentTransactionNestLevel(), delta);
+}
+
+/* When this transaction commits, all is to be counted again. */
+void
+saga_tally_doubt(void)
+{
+	if (saga_shmem != NULL)
+		note(SAGA_ANY_OWNER, GetCurrentTransactionNestLevel(), 0);
+}
+
+static uint64
+hash_gid(const char *gid)
+{
+	uint64		hash = hash_bytes_extended((const unsigned char *) gid,
+										   strlen(gid), 0);
+
+	return hash != 0 ? hash : 1;
+}
+
+/* The current transaction is about to be prepared under a name. */
+void
+saga_tally_prepare(const char *gid)
+{
+	prepared_gid = hash_gid(gid);
+}
+
+/* The prepared transaction of that name was committed, or rolled back. */
+void
+saga_tally_finish_prepared(const char *gid, bool committed)
+{
+	uint64		hash = hash_gid(gid);
+	bool		found = false;
+
+	if (saga_shmem == NULL)
+		return;
+	LWLockAcquire(saga_shmem->tally_lock, LW_EXCLUSIVE);
+	for (int i = 0; i < SAGA_MAX_PREPARED; i++)
+	{
+		SagaTallyPrepared *prepared = &saga_shmem->prepared[i];
+
+		if (prepared->gid != hash || prepared->database != MyDatabaseId)
+			continue;
+		if (committed)
+			count(prepared->owner, prepared->delta);
+		prepared->gid = 0;
+		found = true;
+	}
+	if (committed && !found)
+		doubt();
+	LWLockRelease(saga_shmem->tally_lock);
 }
 
 /* What the current transaction changes for an owner, not counted yet. */
@@ -195,11 +307,11 @@ saga_tally_own(Oid owner)
 }
 
 /*
- * How many the owner has, when they were counted, and whether that may have
- * become wrong; false: not known.
+ * How many the owner has, when they may be counted again, and whether the
+ * number may have become wrong; false: not known.
  */
 bool
-saga_tally_get(Oid owner, int64 *open, TimestampTz *counted_at, bool *doubtful)
+saga_tally_get(Oid owner, int64 *open, TimestampTz *again_at, bool *doubtful)
 {
 	SagaTally  *tally;
 
@@ -210,16 +322,19 @@ saga_tally_get(Oid owner, int64 *open, TimestampTz *counted_at, bool *doubtful)
 	if (tally != NULL)
 	{
 		*open = (int64) pg_atomic_read_u64(&tally->open);
-		*counted_at = tally->counted_at;
+		*again_at = tally->again_at;
 		*doubtful = tally->doubtful;
 	}
 	LWLockRelease(saga_shmem->tally_lock);
 	return tally != NULL;
 }
 
-/* They were counted.  When there is no place left, the oldest count goes. */
+/*
+ * They were counted, and should not be again before that.  When there is no
+ * place left, the one that may be counted again first goes.
+ */
 void
-saga_tally_set(Oid owner, int64 open, TimestampTz counted_at)
+saga_tally_set(Oid owner, int64 open, TimestampTz again_at)
 {
 	SagaTally  *tally;
 
@@ -239,12 +354,12 @@ saga_tally_set(Oid owner, int64 open, TimestampTz counted_at)
 	{
 		tally = &saga_shmem->tallies[0];
 		for (int i = 1; i < SAGA_MAX_TALLIES; i++)
-			if (saga_shmem->tallies[i].counted_at < tally->counted_at)
+			if (saga_shmem->tallies[i].again_at < tally->again_at)
 				tally = &saga_shmem->tallies[i];
 	}
 	tally->database = MyDatabaseId;
 	tally->owner = owner;
-	tally->counted_at = counted_at;
+	tally->again_at = again_at;
 	tally->doubtful = false;
 	pg_atomic_write_u64(&tally->open, (uint64) open);
 	LWLockRelease(saga_shmem->tally_lock);

@@ -11,11 +11,13 @@
 #include "datatype/timestamp.h"
 
 extern void saga_tally_init(void);
-extern void saga_tally_add(Oid owner, int delta);
-extern bool saga_tally_get(Oid owner, int64 *open, TimestampTz *counted_at,
+extern void saga_tally_add(Oid owner, int64 delta);
+extern bool saga_tally_get(Oid owner, int64 *open, TimestampTz *again_at,
 						   bool *doubtful);
-extern void saga_tally_set(Oid owner, int64 open, TimestampTz counted_at);
+extern void saga_tally_set(Oid owner, int64 open, TimestampTz again_at);
 extern int64 saga_tally_own(Oid owner);
 extern void saga_tally_doubt(void);
+extern void saga_tally_prepare(const char *gid);
+extern void saga_tally_finish_prepared(const char *gid, bool committed);
 
 #endif							/* SAGA_TALLY_H */
