@@ -50,6 +50,7 @@
 #include "shmem.h"
 #include "storage/fd.h"
 #include "table.h"
+#include "tally.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -301,10 +302,11 @@ saga_sql_guard(PG_FUNCTION_ARGS)
  *
  * Roles are known here by OID and name.  In another server the same name has
  * another OID: bring the OIDs in line with the names.  A name that is not
- * there is left, and its steps will be parked with that reason.
+ * there is left, and its steps will be parked with that reason.  So is one
+ * that the caller could not act as: a role by that name may be another.
  */
 static void
-adopt_rows(void)
+adopt_rows(Oid adopter)
 {
 	static const char *const guards[] = {
 #define GUARD(table) \
@@ -320,6 +322,7 @@ adopt_rows(void)
 		" FROM pg_catalog.pg_authid r"
 		" WHERE r.rolname OPERATOR(pg_catalog.=) s.owner_name::pg_catalog.name"
 		" AND r.oid OPERATOR(pg_catalog.<>) s.owner"
+		" AND pg_catalog.pg_has_role($1, r.oid, 'MEMBER')"
 		/* Its key may have been used here again before. */
 		" AND NOT EXISTS (SELECT FROM saga.ledger_saga o"
 		" WHERE o.owner OPERATOR(pg_catalog.=) r.oid"
@@ -331,7 +334,8 @@ adopt_rows(void)
 		" AND t.saga OPERATOR(pg_catalog.=) s.id"
 		" AND t.run_as OPERATOR(pg_catalog.=) d.lane"
 		" AND r.rolname OPERATOR(pg_catalog.=) t.run_as_name::pg_catalog.name"
-		" AND r.oid OPERATOR(pg_catalog.<>) d.lane",
+		" AND r.oid OPERATOR(pg_catalog.<>) d.lane"
+		" AND pg_catalog.pg_has_role($1, r.oid, 'MEMBER')",
 		"UPDATE saga.ledger_saga s SET lane = d.lane"
 		" FROM saga.ledger_due d"
 		" WHERE d.saga OPERATOR(pg_catalog.=) s.id"
@@ -344,14 +348,18 @@ adopt_rows(void)
 		" FROM pg_catalog.pg_authid r"
 		" WHERE r.rolname OPERATOR(pg_catalog.=) t.run_as_name::pg_catalog.name"
 		" AND r.oid OPERATOR(pg_catalog.<>) t.run_as"
+		" AND pg_catalog.pg_has_role($1, r.oid, 'MEMBER')"
 	};
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(adopter);
 
 	if (!is_guarded())
 		for (size_t i = 0; i < lengthof(guards); i++)
 			if (SPI_execute(guards[i], false, 0) != SPI_OK_UTILITY)
 				elog(ERROR, "could not enable the guard triggers of the ledger");
 	for (size_t i = 0; i < lengthof(statements); i++)
-		if (SPI_execute(statements[i], false, 0) != SPI_OK_UPDATE)
+		if (SPI_execute_with_args(statements[i], 1, &type, &value, NULL, false,
+								  0) != SPI_OK_UPDATE)
 			elog(ERROR, "could not map the roles of the ledger");
 }
 
@@ -387,7 +395,7 @@ saga_home_rewrite(void (*rewrite) (void *), void *arg)
 static void
 adopt(void *arg)
 {
-	adopt_rows();
+	adopt_rows(*(Oid *) arg);
 	write_home(false);
 }
 
@@ -395,6 +403,8 @@ adopt(void *arg)
 Datum
 saga_sql_adopt(PG_FUNCTION_ARGS)
 {
+	Oid			adopter;
+
 	PreventCommandIfReadOnly("saga.adopt()");
 	if (!saga_owner_is_dba())
 		ereport(ERROR,
@@ -402,7 +412,9 @@ saga_sql_adopt(PG_FUNCTION_ARGS)
 				 errmsg("permission denied to adopt this copy of the ledger"),
 				 errhint("Only superusers and the owner of the database may.")));
 
-	saga_home_rewrite(adopt, NULL);
+	adopter = GetUserId();
+	saga_home_rewrite(adopt, &adopter);
+	saga_tally_doubt();
 	saga_wakeup_launcher();
 	/* Rows that came here by other ways may be due before anything seen yet. */
 	saga_wakeup_due(DT_NOBEGIN);

@@ -271,7 +271,29 @@ sql_as('owner', 'SELECT saga.adopt()', 'copy_full');
 wait_until($node, q{SELECT state = 'compensated' FROM saga.sagas}, 't', 'copy_full');
 pass('N17: the owner of the database may');
 
+# --- N13: adopting moves no right by a name to a role that its caller is not
+
+$node->safe_psql('business', q{
+	CREATE TABLE undone (u name DEFAULT current_user);
+	GRANT ALL ON undone TO PUBLIC;
+	CREATE ROLE eve LOGIN;
+	GRANT USAGE ON SCHEMA saga TO eve;
+	SET ROLE eve;
+	SELECT saga.begin('order') AS id \gset
+	SELECT saga.step(:'id', 'a', compensation => 'INSERT INTO public.undone DEFAULT VALUES')});
+my $eves = $node->safe_psql('business', q{SELECT id FROM saga.sagas WHERE owner = 'eve'::regrole});
+$node->safe_psql('business', q{REVOKE USAGE ON SCHEMA saga FROM eve; DROP ROLE eve; CREATE ROLE eve LOGIN SUPERUSER});
+sub owners { return $node->safe_psql('business', qq{SELECT s.owner = 'eve'::regrole, t.run_as = 'eve'::regrole FROM saga.ledger_saga s JOIN saga.ledger_step t ON t.saga = s.id WHERE s.id = '$eves'}); }
+sql_as('owner', 'SELECT saga.adopt()', 'business');
+is(owners(), 'f|f', 'N13: the owner of a database adopts it: SQL of a role that is gone does not become that of a superuser by the same name');
+$node->safe_psql('business', "SELECT saga.fail('$eves'); SELECT saga.wait('$eves')");
+is($node->safe_psql('business', q{SELECT count(*) FROM undone}), 0, 'N13: and does not run');
+$node->safe_psql('postgres', 'ALTER ROLE eve NOSUPERUSER; GRANT eve TO owner');
+sql_as('owner', 'SELECT saga.adopt()', 'business');
+is(owners(), 't|t', 'N13: of a role that the owner is a member of it may');
+
 guarantees($node, 'hostile');
+guarantees($node, 'business');
 guarantees($node, 'copy_full');
 $node->stop;
 done_testing();
