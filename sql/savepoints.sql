@@ -326,7 +326,8 @@ SELECT * FROM test.runs('only passed over');
 SELECT test.answer(saga.step(:'id', 'b', compensate_on => 'completed', compensation => 'SELECT test.undo($1)'));
 SELECT * FROM test.runs('only passed over');
 
--- Retriable steps are never undone, not even on the way back.
+-- Retriable steps are never undone, not even on the way back: when the saga is
+-- running again, they stand as before.
 SELECT test.begin('retriable') AS id \gset
 SELECT test.do(:'id', 'a');
 SELECT test.answer(saga.step(:'id', 'r', kind => 'retriable', compensation => 'SELECT test.undo($1)', completed => true));
@@ -335,6 +336,30 @@ SELECT saga.rollback_to(:'id', 'a');
 SELECT saga.wait(:'id', until => 'running');
 SELECT test.undone('retriable');
 SELECT * FROM test.runs('retriable');
+-- at the end of a failure they are settled
+SELECT test.answer(saga.step(:'id', 'c', review => 'look at it', completed => true));
+SELECT saga.fail(:'id');
+SELECT saga.wait(:'id', until => 'needs_review');
+SELECT saga.resolve(:'id', 'c', 'done', 'looked at');
+SELECT saga.wait(:'id');
+SELECT * FROM test.runs('retriable');
+-- the same where a failure has passed it over, and a person goes back
+SELECT test.begin('retriable, parked') AS id \gset
+SELECT test.do(:'id', 'a');
+SELECT test.answer(saga.step(:'id', 'b', review => 'look at it', completed => true));
+SELECT test.answer(saga.step(:'id', 'r', kind => 'retriable', compensation => 'SELECT test.undo($1)', completed => true));
+SELECT saga.fail(:'id');
+SELECT saga.wait(:'id', until => 'needs_review');
+SELECT * FROM test.runs('retriable, parked');
+SELECT saga.rollback_to(:'id', 'a');
+SELECT saga.resolve(:'id', 'b', 'done', 'looked at');
+SELECT saga.wait(:'id', until => 'running');
+SELECT * FROM test.runs('retriable, parked');
+-- nothing but such
+SELECT test.begin('only retriable') AS id \gset
+SELECT test.answer(saga.step(:'id', 'r', kind => 'retriable', compensation => 'SELECT test.undo($1)', completed => true));
+SELECT saga.rollback_to(:'id', NULL);
+SELECT * FROM test.runs('only retriable');
 
 -- A compensation that fails on the way: parked under "halt", passed under
 -- "continue" and then parked; and running after the decision.

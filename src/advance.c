@@ -180,11 +180,11 @@ go_on(SagaRow *saga, const SagaSteps *steps, SagaStep *step, SagaTaskKind kind,
 
 /*
  * The walk is over.  Returns why the saga is parked, or NULL: it is
- * compensated or, after a partial undo, running again, and "rolled_back" tells
- * how many runs of steps that undid.
+ * compensated or, after a partial undo, running again, with the runs of steps
+ * that this undid rolled back.
  */
 static const char *
-end_walk(SagaRow *saga, SagaSteps *steps, int *rolled_back, TimestampTz now)
+end_walk(SagaRow *saga, SagaSteps *steps, TimestampTz now)
 {
 	int			given_up = saga_walk_count_given_up(saga, steps);
 
@@ -210,14 +210,18 @@ end_walk(SagaRow *saga, SagaSteps *steps, int *rolled_back, TimestampTz now)
 	{
 		SagaStep   *step = &steps->step[i];
 
-		/* What is never undone is not to be done again either. */
-		if (step->rolled_back_at != 0 || step->seq <= saga->undo_target ||
-			step->kind == SAGA_KIND_RETRIABLE)
+		if (step->rolled_back_at != 0 || step->seq <= saga->undo_target)
 			continue;
+		/* What is never undone is not to be done again either. */
+		if (step->kind == SAGA_KIND_RETRIABLE)
+		{
+			if (step->comp_status == SAGA_COMP_SKIPPED)
+				step->comp_status = SAGA_COMP_REGISTERED;
+			continue;
+		}
 		if (saga_walk_passes_over(saga, step))
 			step->comp_status = SAGA_COMP_SKIPPED;
 		step->rolled_back_at = now;
-		(*rolled_back)++;
 	}
 	if (saga->state != SAGA_RUNNING)
 		saga_ledger_enter_state(saga, SAGA_RUNNING, now);
@@ -226,14 +230,20 @@ end_walk(SagaRow *saga, SagaSteps *steps, int *rolled_back, TimestampTz now)
 	return NULL;
 }
 
-/* Writes the runs of steps that a partial undo undid, and says so. */
+/* Writes what the end of a partial undo made of the steps behind its savepoint. */
 static void
 write_rolled_back(SagaRow *saga, SagaSteps *steps, SagaStep *written,
 				  TimestampTz now)
 {
 	for (int i = 0; i < steps->count; i++)
-		if (steps->step[i].rolled_back_at == now && &steps->step[i] != written)
-			saga_advance_write_step(saga, &steps->step[i]);
+	{
+		SagaStep   *step = &steps->step[i];
+
+		if (step != written &&
+			(step->rolled_back_at == now ||
+			 step->comp_status != step->stored_comp_status))
+			saga_advance_write_step(saga, step);
+	}
 }
 
 /*
@@ -256,7 +266,6 @@ saga_advance_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
 	bool		dispatched = false;
 	TimestampTz dispatched_before = 0;
 	bool		over = false;
-	int			rolled_back = 0;
 	SagaTask	task;
 	SagaWritten written;
 
@@ -303,7 +312,7 @@ saga_advance_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
 			}
 			break;
 		case SAGA_TASK_NONE:
-			parked = end_walk(saga, steps, &rolled_back, now);
+			parked = end_walk(saga, steps, now);
 			over = saga->state == SAGA_RUNNING;
 			break;
 	}
@@ -316,9 +325,10 @@ saga_advance_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
 		saga_advance_write_step(saga, changed);
 	if (touched && step != changed)
 		saga_advance_write_step(saga, step);
-	skip_passed_over(saga, steps, task.index);
-	if (rolled_back > 0)
+	if (over)
 		write_rolled_back(saga, steps, changed, now);
+	else
+		skip_passed_over(saga, steps, task.index);
 
 	if (parked != NULL)
 		saga_ledger_insert_event(&saga->id, "parked", step ? step->seq : 0,

@@ -179,7 +179,7 @@ saga_state_comp_status_is_known(char code)
  * A step without a compensation never gets one.  What is settled (compensated
  * or skipped) is opened again, or settled otherwise, only by a person's word
  * after a late result; what was skipped counts again when its saga goes
- * forward again from behind its pivot.
+ * forward again.
  */
 bool
 saga_state_comp_can(SagaCompStatus from, SagaCompStatus to)
