@@ -147,6 +147,16 @@ COMMIT;
 SELECT test.rows_of(:'own') AS own, test.rows_of(:'announced') LIKE 'saga%' AS announced;
 CALL test.wait_until(format('SELECT to_announce IS NULL FROM saga.ledger_saga WHERE id = %L', :'announced'));
 SELECT saga.purge('0');
+-- over and over in one statement: what it has purged is not there for it either
+CALL test.make_many(4, 'one statement');
+SET statement_timeout = '30 s';
+SELECT saga.purge('0', 1), saga.purge('0', 2) FROM generate_series(1, 2);
+SELECT saga.complete(saga.begin('one statement', 'own')) \gset
+SELECT id AS own FROM saga.sagas WHERE name = 'one statement' \gset
+CALL test.refuses(format('SELECT saga.purge(''0''), saga.complete_step(%L, ''a'')', :'own'));
+SELECT saga.purge('0'), saga.begin('one statement', 'own') <> :'own' AS another;
+SELECT state FROM saga.sagas WHERE name = 'one statement';
+RESET statement_timeout;
 
 -- One's own; those of others are for superusers and the owner of the database.
 CREATE ROLE regress_saga_ann;

@@ -55,7 +55,11 @@ fill_found(SagaTuple *found, HeapTuple tuple, TransactionId writer)
 	found->writer = writer;
 }
 
-/* Is there a row for a fresh MVCC snapshot? */
+/*
+ * Is there no row for a fresh MVCC snapshot?  Like a dirty one, it must take
+ * what this very command has written and deleted for done, or the two would
+ * never agree.
+ */
 static bool
 really_missing(Relation heap, Relation index, ScanKey keys, int nkeys)
 {
@@ -64,6 +68,7 @@ really_missing(Relation heap, Relation index, ScanKey keys, int nkeys)
 	IndexScanDesc scan;
 	bool		missing;
 
+	snapshot->curcid = GetCurrentCommandId(false) + 1;
 	scan = saga_compat_index_beginscan(heap, index, snapshot, nkeys);
 	index_rescan(scan, keys, nkeys, NULL, 0);
 	missing = !index_getnext_slot(scan, ForwardScanDirection, slot);
