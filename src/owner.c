@@ -140,7 +140,8 @@ saga_owner_check_member(Oid role)
 				(errcode(ERRCODE_SAGA_PERMISSION_DENIED),
 				 errmsg("must be member of role \"%s\"",
 						GetUserNameFromId(role, false)),
-				 errdetail("Compensations would run as that role.")));
+				 errdetail("Compensations would run as that role."),
+				 errhint("Become a member of the role first, or let a superuser call this.")));
 }
 
 /*
