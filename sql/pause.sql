@@ -324,6 +324,21 @@ SELECT * FROM test.runs('deadline, listener');
 SELECT saga.complete_compensation(compensation_key) FROM saga.claim_compensations('pause');
 SELECT saga.wait(:'id');
 SELECT * FROM test.story('deadline, listener');
+-- ... or while SQL is being run: what follows is the full undo, and no moment in
+-- which the saga would seem to be running again
+SELECT test.begin('deadline, SQL', timeout => '1 hour') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', compensation => 'SELECT test.undo($1)', completed => true);
+SELECT status FROM saga.step(:'id', 'b', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'c', compensation => 'SELECT test.undo($1), test.advance(''2 hours'')');
+SELECT saga.rollback_to(:'id', 'a');
+SELECT saga.wait(:'id');
+SELECT * FROM test.story('deadline, SQL');
+SELECT test.begin('deadline, last SQL', timeout => '1 hour') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', compensation => 'SELECT test.undo($1)', completed => true);
+SELECT status FROM saga.step(:'id', 'b', compensation => 'SELECT test.undo($1), test.advance(''2 hours'')');
+SELECT saga.rollback_to(:'id', 'a');
+SELECT saga.wait(:'id');
+SELECT * FROM test.story('deadline, last SQL');
 -- ... for a person: asked first, and all of it is undone after that
 SELECT test.begin('deadline, person', timeout => '1 hour') AS id \gset
 SELECT status FROM saga.step(:'id', 'a', compensation => 'SELECT test.undo($1)', completed => true);

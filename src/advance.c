@@ -70,6 +70,17 @@ saga_advance_withdraw(const SagaRow *saga, SagaSteps *steps)
 }
 
 /*
+ * Has a saga that has not failed a deadline, which has passed and counts?  In a
+ * partial undo that makes a full one of it.
+ */
+bool
+saga_advance_is_late(const SagaRow *saga, TimestampTz now)
+{
+	return saga->deadline != 0 && saga->deadline <= now && !saga->paused &&
+		saga->failure_kind == SAGA_FAILURE_NONE;
+}
+
+/*
  * When a saga that is being undone, and waits for something, must be looked
  * at: then (0: it is told); at its deadline, which makes of a partial undo a
  * full one; or at the end of a claim, which need not be of the step that is
@@ -272,6 +283,18 @@ saga_advance_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
 	Assert(saga->undo_target >= 0);
 	saga->updated_at = now;
 	saga_walk_next(saga, steps, &task);
+
+	/*
+	 * An executor goes from step to step without waiting for anything.  If the
+	 * deadline passed meanwhile, what comes next is the full undo, which the
+	 * worker begins.
+	 */
+	if (hand == SAGA_HAND_EXECUTOR && saga->state == SAGA_COMPENSATING &&
+		saga_advance_is_late(saga, now))
+	{
+		saga_ledger_set_due(saga, now, InvalidOid);
+		return saga_advance_stand(saga, changed, hand, now);
+	}
 	if (task.index >= 0)
 		step = &steps->step[task.index];
 	switch (task.kind)

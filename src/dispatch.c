@@ -137,13 +137,12 @@ fire_and_forget(SagaRow *saga, SagaSteps *steps, int index, TimestampTz now)
 	return written;
 }
 
-/* Has the saga a deadline, which has passed and still counts? */
+/* Is it time to fail the saga by its deadline? */
 static bool
 is_late(const SagaRow *saga, TimestampTz now)
 {
 	return (saga->state == SAGA_RUNNING || saga->state == SAGA_COMPENSATING) &&
-		saga->deadline != 0 && saga->deadline <= now && !saga->paused &&
-		saga->failure_kind == SAGA_FAILURE_NONE;
+		saga_advance_is_late(saga, now);
 }
 
 /* Nobody may claim it: a person must give the saga another owner first. */
