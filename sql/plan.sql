@@ -43,6 +43,19 @@ SELECT status FROM saga.complete_step(:'id', 'pay');
 SELECT * FROM test.plan('pivot');
 SELECT saga.fail(:'id');
 SELECT * FROM test.plan('pivot');
+-- ... nor is there one for a failure that came before the pivot's result: what
+-- was begun goes on
+SELECT test.begin('late pivot') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', compensation => 'SELECT test.undo($1)', completed => true);
+SELECT status FROM saga.step(:'id', 'pay', kind => 'pivot', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'b', compensation => 'SELECT test.undo($1)');
+SELECT saga.pause(:'id', 'n');
+SELECT saga.fail(:'id');
+SELECT status FROM saga.complete_step(:'id', 'pay', '"ch_1"', late => 'record');
+SELECT * FROM test.plan('late pivot');
+SELECT saga.resume(:'id');
+SELECT saga.wait(:'id');
+SELECT test.undone('late pivot');
 SELECT test.begin('exhausted') AS id \gset
 SELECT status FROM saga.step(:'id', 'a', compensation => 'SELECT test.undo($1)');
 SELECT status FROM saga.step(:'id', 'b', compensation => 'SELECT test.undo_after($1, 2)', compensation_retry => saga.retry_policy(2, '10 ms', 'constant', '10 ms', 0));

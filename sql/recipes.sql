@@ -274,9 +274,9 @@ CALL sell_and_fail('order-4');
 CALL sell_and_fail('order-5');
 SELECT saga.wait(id) FROM saga.sagas WHERE idempotency_key IN ('order-3', 'order-4', 'order-5');
 SELECT * FROM stock;
-SELECT key, step, why FROM saga.review_queue WHERE saga = 'order' ORDER BY key;
+SELECT key, step, why FROM saga.review_queue WHERE key LIKE 'order-_' ORDER BY key;
 SELECT s.idempotency_key AS key, p.position, p.step, p.action, p.detail
-FROM saga.sagas s, saga.plan(s.id) p WHERE s.state = 'needs_review' AND s.name = 'order' ORDER BY 1, 2;
+FROM saga.sagas s, saga.plan(s.id) p WHERE s.state = 'needs_review' AND s.idempotency_key LIKE 'order-_' ORDER BY 1, 2;
 SELECT saga.resolve(saga.begin('order', 'order-3'), 'capture', 'retry', 'a good customer');
 SELECT saga.resolve(saga.begin('order', 'order-4'), 'capture', 'done', 'refunded at the till');
 SELECT saga.resolve(saga.begin('order', 'order-5'), 'capture', 'skip', 'she takes a voucher');

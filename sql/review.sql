@@ -355,6 +355,20 @@ SELECT saga.reopen(:'id', 'right address');
 SELECT saga.complete(:'id');
 SELECT * FROM test.story('forward');
 
+-- ... and what is finished meanwhile is not called unfinished any more
+SELECT test.begin('finished') AS id \gset
+SELECT status FROM saga.step(:'id', 'pay', kind => 'pivot', completed => true);
+SELECT status FROM saga.step(:'id', 'ship', kind => 'retriable');
+SELECT status FROM saga.step(:'id', 'mail', compensation => 'SELECT test.undo($1)');
+SELECT saga.fail(:'id', 'no answer from the carrier');
+SELECT * FROM test.asked('finished');
+SELECT status FROM saga.complete_step(:'id', 'ship', '"on its way"', late => 'record');
+SELECT * FROM test.asked('finished');
+SELECT status FROM saga.complete_step(:'id', 'mail', '"sent"', late => 'record');
+SELECT why, outputs, must_not_repeat FROM saga.review_queue WHERE saga_id = :'id' \gx
+SELECT saga.reopen(:'id', 'all of it is done');
+SELECT saga.complete(:'id');
+
 -- Two people take the same decision: the second is told who, when and what.
 CALL test.park('exhausted', 'twice');
 SET ROLE regress_saga_ann;

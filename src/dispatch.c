@@ -45,18 +45,25 @@ unfinished(const SagaSteps *steps)
 	return count > 0 ? buf.data : NULL;
 }
 
+/* What a person is told of a saga that failed behind its pivot. */
+static char *
+why_behind_pivot(const SagaSteps *steps, const SagaStep *pivot)
+{
+	const char *rest = unfinished(steps);
+
+	return psprintf("it failed after its pivot \"%s\" had completed: it can only be finished, not undone%s%s",
+					text_to_cstring(pivot->key),
+					rest ? "; unfinished: " : "", rest ? rest : "");
+}
+
 /* It can only be finished: a person decides how. */
 static SagaWritten
 park_behind_pivot(SagaRow *saga, SagaSteps *steps, const SagaStep *pivot,
 				  SagaHand hand, TimestampTz now)
 {
-	const char *rest = unfinished(steps);
-	const char *why;
+	const char *why = why_behind_pivot(steps, pivot);
 	SagaWritten written;
 
-	why = psprintf("it failed after its pivot \"%s\" had completed: it can only be finished, not undone%s%s",
-				   text_to_cstring(pivot->key),
-				   rest ? "; unfinished: " : "", rest ? rest : "");
 	if (saga->state != SAGA_NEEDS_REVIEW)
 		saga_ledger_enter_state(saga, SAGA_NEEDS_REVIEW, now);
 	saga->undo_target = -1;
@@ -323,6 +330,14 @@ saga_dispatch_late(SagaRow *saga, SagaSteps *steps, int index, Jsonb *output,
 		if (saga->state != SAGA_NEEDS_REVIEW && saga->state != SAGA_ABANDONED)
 			saga_ledger_enter_state(saga, SAGA_NEEDS_REVIEW, now);
 		saga_advance_rest(saga, steps);
+	}
+	else if (saga->state == SAGA_NEEDS_REVIEW && saga->undo_target < 0)
+	{
+		/* It was one of those to be finished. */
+		const SagaStep *pivot = saga_walk_completed_pivot(steps);
+
+		if (pivot != NULL)
+			saga->parked = cstring_to_text(why_behind_pivot(steps, pivot));
 	}
 
 	written = saga_advance_stand(saga, step, SAGA_HAND_CALLER, now);

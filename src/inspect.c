@@ -169,6 +169,9 @@ has_worker(void)
 	return slot != NULL && slot->worker_latch != NULL;
 }
 
+/* Behind what an attempt under way, or somebody else, still does. */
+#define PAUSED	"; it is paused until saga.resume"
+
 /* What is next for a step that was dispatched to listeners. */
 static void
 append_listener(StringInfo buf, FunctionCallInfo fcinfo, const char *step)
@@ -228,7 +231,8 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 			else
 				appendStringInfoString(&buf, "the application goes on: it may be completed or failed");
 			if (paused)
-				appendStringInfoString(&buf, "; it is paused: its deadline waits for saga.resume");
+				appendStringInfoString(&buf, PG_ARGISNULL(3) ? PAUSED :
+									   "; it is paused: its deadline waits for saga.resume");
 			break;
 		case SAGA_COMPLETED:
 			appendStringInfoString(&buf, "nothing: it is completed");
@@ -247,18 +251,20 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 				appendStringInfo(&buf, ": %s",
 								 text_to_cstring(PG_GETARG_TEXT_PP(7)));
 			if (paused)
-				appendStringInfoString(&buf, "; it is paused until saga.resume");
+				appendStringInfoString(&buf, PAUSED);
 			break;
 		case SAGA_COMPENSATING:
 			if (is_running(id, 0))
-				appendStringInfo(&buf, "the compensation of step \"%s\" is running",
-								 step ? step : "");
-			else if (paused)
+				appendStringInfo(&buf, "the compensation of step \"%s\" is running%s",
+								 step ? step : "", paused ? PAUSED : "");
+			else if (paused && PG_ARGISNULL(10))
 				appendStringInfoString(&buf, "nothing: it is paused until saga.resume");
 			else if (!PG_ARGISNULL(9) && !PG_ARGISNULL(8))
 			{
 				append_listener(&buf, fcinfo, step ? step : "");
-				if ((why = saga_home_why_idle()) != NULL)
+				if (paused)
+					appendStringInfoString(&buf, PAUSED);
+				else if ((why = saga_home_why_idle()) != NULL)
 					appendStringInfo(&buf, ", but: %s", why);
 			}
 			else

@@ -94,7 +94,7 @@ saga_sql_plan(PG_FUNCTION_ARGS)
 	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
 	SagaRow		saga;
 	SagaSteps	steps;
-	const SagaStep *pivot;
+	const SagaStep *pivot = NULL;
 	SagaTask	task;
 	int			position = 0;
 	bool		stands;
@@ -107,12 +107,13 @@ saga_sql_plan(PG_FUNCTION_ARGS)
 	stands = saga.state == SAGA_NEEDS_REVIEW &&
 		(saga.failure_kind != SAGA_FAILURE_NONE ||
 		 saga.on_failure == SAGA_ON_FAILURE_HALT);
-	if (saga.failure_kind == SAGA_FAILURE_NONE)
+	/* Only the failure itself asks for a pivot; a late one changes nothing. */
+	if (saga.failure_kind == SAGA_FAILURE_NONE || saga.undo_target < 0)
 	{
-		saga.failure_kind = SAGA_FAILURE_FAILED;
+		pivot = saga_walk_completed_pivot(&steps);
 		saga.undo_target = 0;
 	}
-	pivot = saga_walk_completed_pivot(&steps);
+	saga.failure_kind = SAGA_FAILURE_FAILED;
 	if (pivot != NULL)
 	{
 		emit(result, 1, pivot, "person",
