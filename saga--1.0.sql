@@ -1029,7 +1029,7 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
     CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN COALESCE(d.parked, s.parked) END AS why,
     CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN
       NULLIF(pg_catalog.concat_ws(E'\n', s.reason, (
-        SELECT pg_catalog.concat_ws(': ', 'step ' OPERATOR(pg_catalog.||) t.key, t.error)
+        SELECT pg_catalog.concat_ws(': ', 'at step ' OPERATOR(pg_catalog.||) t.key, t.error)
         FROM saga.ledger_step t
         WHERE t.saga OPERATOR(pg_catalog.=) s.id
           AND t.seq OPERATOR(pg_catalog.=) s.failed_seq)), '') END AS failure,
@@ -1089,7 +1089,20 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
       WHERE t.saga OPERATOR(pg_catalog.=) s.id
         AND t.status OPERATOR(pg_catalog.<>) 'c'::pg_catalog."char"
         AND t.rolled_back_at IS NULL
-        AND NOT t.comp_status OPERATOR(pg_catalog.=) ANY ('{c,s}'::pg_catalog."char"[])) AS must_not_repeat,
+        AND t.comp_status OPERATOR(pg_catalog.<>) 'c'::pg_catalog."char"
+        -- What a person skipped somebody has looked at; not what the undo passed over.
+        AND (t.comp_status OPERATOR(pg_catalog.<>) 's'::pg_catalog."char"
+             OR t.compensate_on OPERATOR(pg_catalog.=) 'c'::pg_catalog."char"
+             OR t.kind OPERATOR(pg_catalog.=) 'r'::pg_catalog."char")) AS must_not_repeat,
+    -- A role that is not what it was must be replaced before a retry.
+    CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_roles r
+        WHERE r.oid OPERATOR(pg_catalog.=) d.needs_role
+          AND r.rolname::pg_catalog.text COLLATE "C" OPERATOR(pg_catalog.=) d.needs_name)
+      AND d.needs_role IS NOT NULL
+      THEN pg_catalog.format(
+        E'SELECT saga.reassign(%s,\n  \'ROLE\');  -- by a superuser, before a retry\n', d.needs_role)
+      ELSE '' END
+    OPERATOR(pg_catalog.||)
     CASE WHEN d.seq IS NOT NULL THEN
       CASE WHEN d.compensation IS NOT NULL OR d.channel IS NOT NULL THEN pg_catalog.format(
         E'SELECT saga.resolve(%L, %L,\n  \'retry\', \'why\');  -- run its compensation\n',
@@ -1106,7 +1119,10 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
   FROM saga.ledger_saga s
   CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner, s.owner_name) AS reach) reach
   LEFT JOIN LATERAL (
-    SELECT t.key, t.seq, t.parked, t.compensation, t.channel, t.review, t.comp_attempts, t.late
+    SELECT t.key, t.seq, t.parked, t.compensation, t.channel, t.review, t.comp_attempts, t.late,
+      CASE WHEN t.compensation IS NOT NULL THEN t.run_as
+        WHEN t.channel IS NOT NULL THEN s.owner END AS needs_role,
+      CASE WHEN t.compensation IS NOT NULL THEN t.run_as_name ELSE s.owner_name END AS needs_name
     FROM saga.ledger_step t
     WHERE t.saga OPERATOR(pg_catalog.=) s.id
       AND t.parked IS NOT NULL

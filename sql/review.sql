@@ -155,6 +155,19 @@ RESET ROLE;
 SELECT saga.fail(:'id', 'the customer withdrew');
 SELECT saga.wait(:'id');
 SELECT * FROM test.queue('owner renamed') \gx
+-- What the undo passed over is as unconfirmed as anything that is still to be
+-- undone; what a person has looked at, or a machine undone, is not.
+SELECT test.begin('unconfirmed') AS id \gset
+SELECT status FROM saga.step(:'id', 'sign', review => 'sign the note');
+SELECT status FROM saga.step(:'id', 'not to be undone', compensate_on => 'completed', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'never undone', kind => 'retriable', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'undone', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'looked at', review => 'look');
+SELECT saga.fail(:'id', 'the customer withdrew');
+SELECT saga.wait(:'id');
+SELECT saga.resolve(:'id', 'looked at', 'skip', 'nothing there');
+SELECT saga.wait(:'id');
+SELECT * FROM test.queue('unconfirmed') \gx
 \pset format aligned
 -- It tells the truth: what the step in question put out, late or not, is there;
 -- of an attempt that succeeded, nothing was rolled back; what is called safe to
@@ -271,7 +284,7 @@ BEGIN
     PERFORM saga.wait(test.id(name), until => 'running');
   END LOOP;
 END $$;
-SELECT n.name, count(*) AS decisions, array_agg((SELECT string_agg((regexp_match(m[1], 'retry|done|skip|reopen|abandon'))[1], ' ')
+SELECT n.name, count(*) AS decisions, array_agg((SELECT string_agg((regexp_match(m[1], 'retry|done|skip|reopen|abandon|reassign'))[1], ' ')
   FROM regexp_matches(q.to_settle, '(SELECT saga.*?;)  --', 'g') m)) AS offered
 FROM saga.review_queue q JOIN test.named n ON n.id = q.saga_id GROUP BY n.id, n.name ORDER BY n.id;
 CALL test.take('review alone', 'done');
@@ -285,8 +298,12 @@ CALL test.take('listener exhausted', 'abandon');
 CALL test.take('late result', 'retry');
 CALL test.take('late result, rolled back', 'retry');
 CALL test.take('pivot', 'reopen');
-CALL test.take('role gone', 'done');
+-- ... the role that shall have it is the superuser's to fill in
+SELECT replace(offered, 'ROLE', 'regress_saga_shop') AS call FROM test.offered('role gone', 'reassign') offered \gset
+:call
+CALL test.take('role gone', 'retry');
 CALL test.take('owner renamed', 'skip');
+CALL test.take('unconfirmed', 'done');
 INSERT INTO test.gate VALUES (test.id('late result, passed by'));
 CALL test.take('late result, passed by', 'done');
 -- what psql itself makes of them, a whole answer at once: the first settles it,

@@ -5,18 +5,19 @@ SET client_min_messages = warning;
 -- As test.mask, but every placeholder is as long as what it stands for, so that
 -- lines break where they break for whoever reads them.
 CREATE FUNCTION test.same_length(what text) RETURNS text LANGUAGE sql IMMUTABLE
-RETURN regexp_replace(regexp_replace(regexp_replace(what,
+RETURN regexp_replace(regexp_replace(regexp_replace(regexp_replace(what,
+  'reassign\(\d+', 'reassign(12345', 'g'),
   '([0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12})-[0-9]+', '\1-1234', 'g'),
   '[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}', '01234567-89ab-7cde-8f01-23456789abcd', 'g'),
   '\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[0-9.]*\+00', '2026-01-31 03:00:00.123456+00', 'g');
 
 -- The whole queue of a saga, as the view tells it
 CREATE FUNCTION test.queue(name text) RETURNS TABLE (saga_id text, saga text, key text, owner regrole, step text, seq text,
-  why text, since text, attempts text, last_completed text, outputs jsonb, safe_to_retry text, must_not_repeat text,
+  why text, failure text, since text, attempts text, last_completed text, outputs jsonb, safe_to_retry text, must_not_repeat text,
   to_settle text)
 LANGUAGE sql STABLE AS $$
   SELECT test.same_length(q.saga_id::text), q.saga, q.key, q.owner, q.step, CASE WHEN q.seq IS NOT NULL THEN '1234' END, q.why,
-    test.same_length(q.since::text), q.attempts, q.last_completed, q.outputs, test.same_length(q.safe_to_retry),
+    q.failure, test.same_length(q.since::text), q.attempts, q.last_completed, q.outputs, test.same_length(q.safe_to_retry),
     test.same_length(q.must_not_repeat), test.same_length(q.to_settle)
   FROM saga.review_queue q WHERE q.saga_id = test.id($1) ORDER BY q.seq DESC
 $$;
