@@ -36,12 +36,13 @@ use JSON::PP;
 use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use SagaGuarantees;
 use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(saga_cluster saga_conf is_test_build wait_until wait_state
   session background log_offset wait_log no_log worker_pid executor_pids
-  guarantees guarantee_violations sql_error
+  witness acknowledged guarantees guarantee_violations sql_error
   set_faults halt_worker try_psql wait_server wait_lines listen_to listen_again heard wait_heard
   start_program wait_program stop_program kill_program start_payments payments_record start_listener);
 
@@ -547,212 +548,10 @@ sub start_listener
 		@command, $channel);
 }
 
-=head2 guarantees($node, $database)
+=head2 witness, acknowledged, guarantees, guarantee_violations
 
-Tests that whatever the ledger holds, at any moment, fits the guarantees that
-the views can show: each is a query for what must not be.  Call it at the end of
-every test, and after every crash.
+See L<SagaGuarantees>.
 
 =cut
-
-my @guarantees = (
-	[
-		'G2: no SQL compensation succeeded twice', q{
-		SELECT saga_id, seq, count(*)
-		FROM saga.attempts JOIN saga.steps USING (saga_id, seq)
-		WHERE phase = 'compensation' AND outcome = 'succeeded'
-			AND compensation_kind = 'sql'
-		GROUP BY saga_id, seq HAVING count(*) > 1}
-	],
-	[
-		'G3: no compensation began before every step that started later was settled', q{
-		SELECT a.saga_id, a.seq, a.attempt, later.seq AS later_seq, later.compensation_status
-		FROM saga.attempts a
-		JOIN saga.steps later ON later.saga_id = a.saga_id AND later.seq > a.seq
-		WHERE a.phase = 'compensation' AND later.started_at < a.started_at
-			-- A crash may lose the later steps' commits, but not that this one began:
-			-- it is written down as interrupted, and they are done again.
-			AND a.outcome <> 'interrupted'
-			AND (later.compensation_status IN ('registered', 'pending', 'running', 'dispatched')
-				OR later.compensated_at > a.started_at)
-			-- One that was given up counted as settled, though a listener's late
-			-- report may have told otherwise since.
-			AND NOT EXISTS (
-				SELECT FROM saga.events e JOIN saga.ledger_saga s ON s.id = e.saga_id
-				WHERE e.saga_id = later.saga_id AND e.seq = later.seq
-					AND e.event = 'late acknowledgement' AND s.on_failure = 'c')}
-	],
-	[
-		'G4: one key, one saga', q{
-		SELECT owner, name, idempotency_key, count(*) FROM saga.sagas
-		WHERE idempotency_key IS NOT NULL
-		GROUP BY owner, name, idempotency_key HAVING count(*) > 1}
-	],
-	[
-		'G4: one key, one step in each run', q{
-		SELECT saga_id, key, run, count(*) FROM saga.steps
-		GROUP BY saga_id, key, run HAVING count(*) > 1}
-	],
-	[
-		'G4: forward and compensation keys are unique, and differ', q{
-		SELECT k, count(*) FROM (
-			SELECT forward_key AS k FROM saga.steps
-			UNION ALL
-			SELECT compensation_key FROM saga.steps) keys
-		WHERE k IS NOT NULL GROUP BY k HAVING count(*) > 1}
-	],
-	[
-		'G5: a saga that compensates has something to undo', q{
-		SELECT id, state FROM saga.sagas s
-		WHERE state = 'compensating' AND NOT EXISTS (
-			SELECT FROM saga.steps
-			WHERE saga_id = s.id
-				AND compensation_status IN ('pending', 'running', 'dispatched'))}
-	],
-	[
-		'G5: a saga that is not at its end says what comes next', q{
-		SELECT id, state FROM saga.sagas
-		WHERE state IN ('running', 'compensating', 'needs_review')
-			AND coalesce(next_action, '') = ''}
-	],
-	[
-		'G5: a saga that needs review is in the queue', q{
-		SELECT id, state FROM saga.sagas s
-		WHERE state = 'needs_review'
-			AND NOT EXISTS (SELECT FROM saga.review_queue WHERE saga_id = s.id)},
-		'saga.review_queue'
-	],
-	[
-		'G5: nothing is left to undo of a saga at its end', q{
-		SELECT saga_id, seq, state, compensation_status
-		FROM saga.steps JOIN saga.sagas ON sagas.id = saga_id
-		WHERE state IN ('completed', 'compensated')
-			AND compensation_status IN ('pending', 'running', 'dispatched')
-		UNION ALL
-		SELECT saga_id, seq, state, compensation_status
-		FROM saga.steps JOIN saga.sagas ON sagas.id = saga_id
-		WHERE state = 'compensated' AND compensation_status = 'registered'}
-	],
-	[
-		'G6: attempts are numbered without gaps', q{
-		SELECT saga_id, seq, phase, array_agg(attempt ORDER BY attempt)
-		FROM saga.attempts GROUP BY saga_id, seq, phase
-		HAVING min(attempt) <> 1 OR max(attempt) <> count(*)
-			OR count(DISTINCT attempt) <> count(*)}
-	],
-	[
-		'G6: no attempt ends before it starts', q{
-		SELECT saga_id, seq, phase, attempt FROM saga.attempts
-		WHERE finished_at < started_at}
-	],
-	[
-		'G6: a compensated step knows when, and no other does', q{
-		SELECT saga_id, seq, compensation_status, compensated_at FROM saga.steps
-		WHERE compensation_status = 'compensated' AND compensated_at IS NULL
-			OR compensation_status IN ('none', 'registered', 'pending')
-				AND compensated_at IS NOT NULL}
-	],
-	[
-		'G6: events are in order', q{
-		SELECT saga_id, position FROM saga.events
-		GROUP BY saga_id, position HAVING count(*) > 1}
-	],
-	[
-		'G6: the attempts of a compensation follow each other', q{
-		SELECT * FROM (
-			SELECT saga_id, seq, attempt, started_at,
-				lag(finished_at) OVER (PARTITION BY saga_id, seq ORDER BY attempt) AS before_finished_at
-			FROM saga.attempts WHERE phase = 'compensation') a
-		WHERE started_at < before_finished_at}
-	],
-	[
-		'G5: what compensates is due, or waits for a listener', q{
-		SELECT id, due, lane FROM saga.ledger_saga s
-		WHERE state = 'u' AND NOT paused AND due IS NULL AND NOT EXISTS (
-			SELECT FROM saga.ledger_queue WHERE saga = s.id)}
-	],
-	[
-		'G5: what is to be announced is due in the lane of the worker', q{
-		SELECT id, state, to_announce, due, lane FROM saga.ledger_saga
-		WHERE to_announce IS NOT NULL AND lane IS DISTINCT FROM 0}
-	],
-	[
-		'G5: what a listener holds is looked at when its lease ends', q{
-		SELECT t.saga, t.seq, s.due, t.lease_until FROM saga.ledger_step t
-		JOIN saga.ledger_saga s ON s.id = t.saga
-		WHERE t.lease_until IS NOT NULL AND (s.due IS NULL OR s.lane <> 0 OR s.due > t.lease_until)}
-	],
-	[
-		'G7: the queue holds what is dispatched and not claimed, and nothing else', q{
-		SELECT q.*, t.* FROM saga.ledger_queue q
-		FULL JOIN (
-			SELECT t.saga, t.seq, t.channel, s.owner, t.dispatched_at AS since FROM saga.ledger_step t
-			JOIN saga.ledger_saga s ON s.id = t.saga
-			WHERE comp_status = 'd' AND claimed_at IS NULL) t USING (saga, seq, channel, owner, since)
-		WHERE q IS NULL OR t IS NULL}
-	],
-	[
-		'G7: one step of a saga at a time is with listeners', q{
-		SELECT saga, count(*) FROM saga.ledger_step WHERE comp_status = 'd' GROUP BY 1 HAVING count(*) > 1}
-	],
-	[
-		'G7: a listener holds a step for no longer than its policy allows', q{
-		SELECT saga, seq, claimed_at, lease_until FROM saga.ledger_step
-		WHERE lease_until > claimed_at + nullif((saga.internal_policy(compensation_retry)).timeout, '0')}
-	],
-	[
-		'the due work is what the sagas name', q{
-		SELECT d.*, s.* FROM saga.ledger_due d
-		FULL JOIN (
-			SELECT id AS saga, due, lane FROM saga.ledger_saga WHERE due IS NOT NULL) s USING (saga, due, lane)
-		WHERE d IS NULL OR s IS NULL}
-	],
-	[
-		'start order: positions count from 1 by seq', q{
-		SELECT * FROM (
-			SELECT saga_id, seq, position,
-				row_number() OVER (PARTITION BY saga_id ORDER BY seq) AS expected
-			FROM saga.steps) s
-		WHERE position <> expected}
-	]);
-
-sub guarantee_violations
-{
-	my ($node, $database) = @_;
-	my @violations;
-
-	# One snapshot for all of them, so that a moving ledger is seen whole.
-	# The views' columns are expressions, of which the planner expects few rows.
-	my $script = "\\set ON_ERROR_STOP 1\nSET enable_nestloop = off;\n"
-	  . "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\n";
-	foreach my $g (@guarantees)
-	{
-		# A third element names a view that the installed version may lack.
-		my $needs = $g->[2] // 'saga.sagas';
-		$script .= "SELECT to_regclass('$needs') IS NOT NULL AS there \\gset\n"
-		  . "\\if :there\n\\echo == $g->[0]\n"
-		  . "SELECT * FROM ($g->[1]) v LIMIT 10;\n\\endif\n";
-	}
-	$script .= "COMMIT;\n";
-
-	my $name = '';
-	my $out = $node->safe_psql($database // 'postgres', $script);
-	foreach my $line (split /\n/, $out)
-	{
-		if ($line =~ /^== (.*)/) { $name = $1; next; }
-		push @violations, "$name: $line";
-	}
-	return @violations;
-}
-
-sub guarantees
-{
-	my ($node, $database) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-
-	my @violations = guarantee_violations($node, $database);
-	is(join("\n", @violations), '', 'the ledger fits the guarantees');
-	return !@violations;
-}
 
 1;

@@ -10,8 +10,9 @@ use SagaTest;
 use Test::More;
 
 my $node = saga_cluster('main');
+witness($node);
 $node->safe_psql('postgres', 'CREATE TABLE undone (n serial, saga text, step text)');
-my $undo = q{compensation => $c$INSERT INTO undone (saga, step) VALUES ($1->'saga'->>'idempotency_key', $1->'step'->>'name')$c$};
+my $undo = q{compensation => $c$INSERT INTO undone (saga, step) VALUES ($1->'saga'->>'idempotency_key', $1->'step'->>'name'); SELECT witness.undo($1)$c$};
 
 sub undone
 {

@@ -2,8 +2,8 @@
 # could lose or double something, and each compensation's effect is there once,
 # in the reverse start order, with a history that has no gaps.
 #
-# The witness is a table that anybody may write to twice: the compensations just
-# insert into it.
+# The witnesses are tables that anybody may write to twice: the compensations
+# just insert into them.
 
 use strict;
 use warnings;
@@ -32,10 +32,12 @@ foreach my $room (qw(executor session worker))
 is(join(' ', sort keys %found), join(' ', sort keys %points), 'every fault point is known here');
 
 my $node = saga_cluster('main', conf => "restart_after_crash = on\nautovacuum = off\n");
+witness($node, sql => 'SELECT undo($1)');
 $node->safe_psql('postgres', q{
 	CREATE TABLE effects (n serial, saga text, step text);
 	CREATE FUNCTION undo(context jsonb) RETURNS void LANGUAGE plpgsql AS $$
 	BEGIN
+		PERFORM witness.undo(context);
 		INSERT INTO effects (saga, step)
 		VALUES (context->'saga'->>'idempotency_key', context->'step'->>'key');
 		IF context->'args'->>'fails' = 'once' AND

@@ -10,6 +10,7 @@ use SagaTest;
 use Test::More;
 
 my $node = saga_cluster('main', conf => "restart_after_crash = on\nautovacuum = off\n");
+witness($node, sql => 'SELECT pass(%');
 $node->safe_psql('postgres', q{
 	CREATE ROLE app LOGIN;
 	GRANT USAGE ON SCHEMA saga TO app;
@@ -30,6 +31,7 @@ $node->safe_psql('postgres', q{
 	-- Waits at a closed gate
 	CREATE FUNCTION pass(gate_name text, context jsonb) RETURNS void LANGUAGE plpgsql AS $$
 	BEGIN
+		PERFORM witness.undo(context);
 		INSERT INTO effects (saga) VALUES (context->'saga'->>'idempotency_key');
 		IF EXISTS (SELECT FROM gate WHERE name = gate_name AND closed) THEN
 			PERFORM pg_sleep(3600);

@@ -11,6 +11,7 @@ use Test::More;
 plan skip_all => 'needs the test build' if !is_test_build();
 
 my $node = saga_cluster('main', conf => "saga.max_deferrals = 3\nsaga.lock_timeout = 100ms\nautovacuum = off\n");
+witness($node, sql => 'SELECT raise(%');
 $node->safe_psql('postgres', q{
 	CREATE FUNCTION test_advance_clock(interval) RETURNS void
 		AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
@@ -29,6 +30,7 @@ $node->safe_psql('postgres', q{
 	-- Raises an SQLSTATE up to some attempt
 	CREATE FUNCTION raise(context jsonb, state text, until integer) RETURNS void LANGUAGE plpgsql AS $$
 	BEGIN
+		PERFORM witness.undo(context);
 		INSERT INTO effects (saga, attempt)
 		VALUES (context->'saga'->>'idempotency_key', (context->>'attempt')::integer);
 		IF (context->>'attempt')::integer <= until THEN

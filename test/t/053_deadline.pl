@@ -12,11 +12,12 @@ use Time::HiRes qw(usleep);
 plan skip_all => 'needs the test build' if !is_test_build();
 
 my $node = saga_cluster('main', conf => "autovacuum = off\n");
+witness($node);
 $node->safe_psql('postgres', q{
 	CREATE FUNCTION test_advance_clock(interval) RETURNS void
 		AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
 	CREATE TABLE undone (n serial, saga text, step text);});
-my $undo = q{compensation => $c$INSERT INTO undone (saga, step) VALUES ($1->'saga'->>'idempotency_key', $1->'step'->>'key')$c$};
+my $undo = q{compensation => $c$INSERT INTO undone (saga, step) VALUES ($1->'saga'->>'idempotency_key', $1->'step'->>'key'); SELECT witness.undo($1)$c$};
 
 # A saga with two steps, one of them open
 sub begin

@@ -10,6 +10,7 @@ use Test::More;
 
 my $node = saga_cluster('main',
 	conf => "restart_after_crash = on\nautovacuum = off\nsaga.max_executors = 2\nsaga.executor_idle_timeout = 1h\nmax_worker_processes = 8\n");
+witness($node);
 $node->safe_psql('postgres', q{
 	CREATE ROLE alice LOGIN;
 	CREATE ROLE bob LOGIN;
@@ -20,7 +21,7 @@ $node->safe_psql('postgres', q{
 	INSERT INTO slow DEFAULT VALUES;
 	GRANT ALL ON undone, slow TO PUBLIC;
 	GRANT ALL ON SEQUENCE undone_n_seq TO PUBLIC;
-	CREATE FUNCTION failed(key text, compensation text DEFAULT $c$INSERT INTO undone (saga) VALUES ($1->'saga'->>'idempotency_key')$c$)
+	CREATE FUNCTION failed(key text, compensation text DEFAULT $c$INSERT INTO undone (saga) VALUES ($1->'saga'->>'idempotency_key'); SELECT witness.undo($1)$c$)
 	RETURNS uuid LANGUAGE plpgsql AS $$
 	DECLARE
 		id uuid := saga.begin('order', key);

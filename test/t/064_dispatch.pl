@@ -14,6 +14,7 @@ use Time::HiRes qw(time usleep);
 plan skip_all => 'needs the test build' if !is_test_build();
 
 my $node = saga_cluster('main', conf => "restart_after_crash = on\nautovacuum = off\nlog_statement = none\n");
+witness($node, listener => 'claims');
 $node->safe_psql('postgres', q{
 	CREATE FUNCTION test_advance_clock(interval) RETURNS void
 		AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
@@ -22,7 +23,7 @@ $node->safe_psql('postgres', q{
 		acknowledge boolean DEFAULT true, announce text DEFAULT NULL) RETURNS uuid LANGUAGE plpgsql AS $$
 	DECLARE
 		id uuid := saga.begin('order', key, announce => announce);
-		sql text := 'INSERT INTO effects (saga, step) VALUES ($1->''saga''->>''idempotency_key'', $1->''step''->>''key'')';
+		sql text := 'INSERT INTO effects (saga, step) VALUES ($1->''saga''->>''idempotency_key'', $1->''step''->>''key''); SELECT witness.undo($1)';
 	BEGIN
 		PERFORM saga.step(id, 'first', compensation => sql);
 		PERFORM saga.step(id, 'notify', notify => channel, acknowledge => acknowledge, compensation_retry => retry);
@@ -92,7 +93,7 @@ sub drain
 	my ($channel, $consumer) = @_;
 	return sql(qq{
 		SELECT string_agg(k || ' ' || saga.complete_compensation(key), ', ' ORDER BY k)
-		FROM (SELECT context->'saga'->>'idempotency_key' AS k, compensation_key AS key
+		FROM (SELECT context->'saga'->>'idempotency_key' AS k, compensation_key AS key, witness.outside(context)
 			FROM saga.claim_compensations('$channel', 1000, '1 hour', '$consumer')) c});
 }
 
