@@ -4,11 +4,11 @@
 \i sql/include/helpers.sql
 \set ECHO all
 
--- The members of the extension
+-- The members of the extension; of the types that rows and arrays bring, some majors tell
 SELECT pg_describe_object(classid, objid, objsubid) AS member
 FROM pg_depend WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
   AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'saga')
-  AND pg_describe_object(classid, objid, objsubid) !~ '^type saga\.(ledger|sagas|steps|attempts|events|pending|_)'
+  AND pg_describe_object(classid, objid, objsubid) !~ '^type .*(\[\]$|ledger|sagas|steps|attempts|events|pending|review_queue)'
 ORDER BY pg_describe_object(classid, objid, objsubid) COLLATE "C";
 
 -- Without a comment: nothing, columns included
@@ -47,11 +47,11 @@ WHERE extname = 'saga' ORDER BY c::regclass::text COLLATE "C";
 
 -- Indexes lead with the saga, but for those on its key and on due work, listeners' included.
 SELECT indexrelid::regclass AS index, indisunique AS unique, pg_get_indexdef(indexrelid, 1, true) AS first_column
-FROM pg_index i JOIN pg_class c ON c.oid = indrelid WHERE relnamespace = 'saga'::regnamespace ORDER BY 1::text COLLATE "C";
+FROM pg_index i JOIN pg_class c ON c.oid = indrelid WHERE relnamespace = 'saga'::regnamespace ORDER BY indexrelid::regclass::text COLLATE "C";
 -- Nothing is between the ledger tables but the rows' own words.
 SELECT conrelid::regclass, conname FROM pg_constraint WHERE connamespace = 'saga'::regnamespace AND contype = 'f';
 SELECT conrelid::regclass AS table, conname FROM pg_constraint
-WHERE connamespace = 'saga'::regnamespace AND contype = 'c' ORDER BY 1::text COLLATE "C", 2;
+WHERE connamespace = 'saga'::regnamespace AND contype = 'c' ORDER BY conrelid::regclass::text COLLATE "C", 2;
 
 -- What is called with nothing answers without a crash.
 SELECT saga.internal_reach(NULL, NULL), saga.internal_state(NULL), saga.internal_state('?'), saga.internal_policy(NULL),

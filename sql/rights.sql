@@ -151,10 +151,27 @@ RESET ROLE;
 SELECT owner, run_as FROM saga.sagas s JOIN saga.steps t ON saga_id = id WHERE id = :'definer';
 
 -- N13: a role that cannot log in cannot register SQL where an executor could not
--- connect as it; the rest needs no login.
+-- connect as it (before 17); the rest needs no login.
 SET ROLE regress_saga_batch;
 SELECT saga.begin('batch') AS batch \gset
-CALL test.refuses(format('SELECT saga.step(%L, %L, compensation => %L)', :'batch', 'a', 'SELECT 1'));
+DO $$
+DECLARE
+  saga uuid := id FROM saga.sagas WHERE name = 'batch';
+  refused boolean := false;
+  message text;
+  detail text;
+  hint text;
+BEGIN
+  BEGIN
+    PERFORM saga.step(saga, 'a', compensation => 'SELECT 1');
+  EXCEPTION WHEN SQLSTATE 'SG010' THEN
+    GET STACKED DIAGNOSTICS message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
+    refused := message = 'role "regress_saga_batch" cannot run a SQL compensation because it cannot log in'
+      AND detail = 'The compensation runs in a process that connects as this role.'
+      AND hint ~ '^ALTER ROLE regress_saga_batch LOGIN PASSWORD NULL lets it connect without giving anybody a password; ';
+  END;
+  RAISE INFO 'refused where it could not run: %', refused = (current_setting('server_version_num')::integer < 170000);
+END $$;
 SELECT status FROM saga.step(:'batch', 'b', notify => 'c');
 SELECT status FROM saga.step(:'batch', 'c', review => 'look');
 SELECT status FROM saga.step(:'batch', 'd');

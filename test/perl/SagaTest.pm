@@ -100,6 +100,10 @@ created.  C<[]>: nowhere
 
 leave it stopped; then nothing is created either
 
+=item install_path => folder
+
+of another PostgreSQL, whose programs are in C<bin> there
+
 =back
 
 =cut
@@ -107,7 +111,8 @@ leave it stopped; then nothing is created either
 sub saga_cluster
 {
 	my ($name, %opt) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $node = PostgreSQL::Test::Cluster->new($name,
+		defined $opt{install_path} ? (install_path => $opt{install_path}) : ());
 
 	$node->init(@{ $opt{init} // [] });
 	my $conf = saga_conf();
