@@ -300,6 +300,10 @@ CREATE TABLE saga.ledger_event (
 
 CREATE INDEX ledger_event_saga_at ON saga.ledger_event (saga, at);
 
+-- Two things may happen in one moment, so that there is no key: without this, a
+-- logical subscriber would keep the events of a saga that is purged.
+ALTER TABLE saga.ledger_event REPLICA IDENTITY FULL;
+
 COMMENT ON TABLE saga.ledger_event IS 'What happened to a saga and its own rows cannot tell. Read saga.events instead.';
 COMMENT ON COLUMN saga.ledger_event.saga IS 'The saga.';
 COMMENT ON COLUMN saga.ledger_event.at IS 'When.';

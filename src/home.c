@@ -228,11 +228,13 @@ saga_home_why_idle(void)
 	return NULL;
 }
 
-/* Writes the row: at home here, or a copy. */
-static void
-write_home(bool copied)
+/*
+ * Writes the row: at home here, or a copy.  False: somebody else wrote it at
+ * the same time.
+ */
+static bool
+try_write_home(Relation heap, bool copied)
 {
-	Relation	heap = open_home(RowExclusiveLock);
 	Datum		values[Home_natts];
 	bool		nulls[Home_natts] = {false};
 	HeapTuple	old = read_home(heap, values, nulls);
@@ -247,13 +249,32 @@ write_home(bool copied)
 		values[Home_restore - 1] = Int64GetDatum(read_restore());
 	}
 	values[Home_copied - 1] = BoolGetDatum(copied);
-	if (old == NULL)
-		saga_table_insert(heap, values, nulls, InvalidOid, NULL);
-	else if (saga_table_update(heap, old, true, values, nulls, SAGA_WAIT,
-							   &stored) != SAGA_WRITTEN)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("the home of the ledger was changed at the same time")));
+	if (old != NULL)
+		return saga_table_update(heap, old, true, values, nulls, SAGA_WAIT,
+								 &stored) == SAGA_WRITTEN;
+	saga_table_insert(heap, values, nulls, InvalidOid, NULL);
+	return true;
+}
+
+/*
+ * Who brings rows marks the ledger behind whoever else does, as the jobs of one
+ * pg_restore do.  Who makes it a home must not do so with rows that he has not
+ * seen.
+ */
+static void
+write_home(bool copied)
+{
+	Relation	heap = open_home(RowExclusiveLock);
+
+	while (!try_write_home(heap, copied))
+	{
+		if (!copied)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("rows of the ledger came by COPY, SQL or replication at the same time"),
+					 errhint("Adopt this copy when no more of them come.")));
+		CHECK_FOR_INTERRUPTS();
+	}
 	table_close(heap, NoLock);
 }
 
