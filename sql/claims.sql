@@ -88,6 +88,42 @@ SELECT * FROM test.attempts('f1');
 SELECT * FROM test.attempts('f2');
 SELECT * FROM test.saga('f2') \gx
 
+-- NOTIFY cannot be prepared; what makes a step due for listeners can, by whatever
+-- call: only the worker notifies.
+SELECT test.listen('unnotified', 'k_unnotified') AS id \gset
+BEGIN;
+SELECT saga.fail(:'id');
+SELECT saga.pause(:'id', 'why'), saga.resume(:'id');
+PREPARE TRANSACTION 'fail';
+SELECT * FROM test.claim('k_unnotified');
+COMMIT PREPARED 'fail';
+CALL test.until_dispatched('unnotified');
+SELECT * FROM test.claim('k_unnotified');
+BEGIN;
+SELECT saga.fail_compensation(test.key('unnotified', 'a'), 1, 'no', retryable => false);
+SELECT saga.resolve(:'id', 'a', 'retry', 'why');
+PREPARE TRANSACTION 'resolve';
+COMMIT PREPARED 'resolve';
+CALL test.until_dispatched('unnotified');
+SELECT test.done('unnotified', step) FROM test.claim('k_unnotified');
+SELECT test.begin('rolls back') AS id \gset
+SELECT status FROM saga.step(:'id', 'first', notify => 'k_unnotified', completed => true);
+SELECT status FROM saga.step(:'id', 'a', notify => 'k_unnotified', completed => true);
+BEGIN;
+SELECT saga.rollback_to(:'id', NULL);
+PREPARE TRANSACTION 'roll back';
+COMMIT PREPARED 'roll back';
+CALL test.until_dispatched('rolls back');
+SELECT * FROM test.claim('k_unnotified');
+-- done: the next step has its turn
+BEGIN;
+SELECT test.done('rolls back', 'a');
+PREPARE TRANSACTION 'done';
+COMMIT PREPARED 'done';
+CALL test.until_dispatched('rolls back');
+SELECT test.done('rolls back', step) FROM test.claim('k_unnotified');
+SELECT state FROM saga.sagas WHERE id = :'id';
+
 -- Prepared transactions: the claim counts with COMMIT PREPARED, and holds the
 -- task until then.
 SELECT test.listen('prepared', 'k_prepared') AS id \gset
