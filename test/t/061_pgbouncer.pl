@@ -174,6 +174,55 @@ is($client{z}->query_safe(qq{SELECT saga.complete_compensation('$key', '{"refund
 is($client{x}->query_safe(qq{SELECT saga.complete_compensation('$key', '{"refund": 1}')}), 'compensated', 'and once more');
 is($client{b}->query_safe("SELECT saga.wait('$saga')"), 'compensated', 'the saga is compensated');
 
+# ----------------------------------------------------------- people's calls
+
+# Each through the other connection than the one before
+my @ask;
+sub decide
+{
+	my ($name, $sql, $expected) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	flip();
+	push @ask, qw(a b c) if !@ask;
+	my $got = $client{ shift @ask }->query_safe($sql =~ s/SAGA/$saga/gr);
+	if (ref $expected) { like($got, $expected, $name); }
+	else { is($got, $expected, $name); }
+	return $got;
+}
+undef $holder;
+$saga = $client{a}->query_safe(q{SELECT saga.begin('order')});
+decide("step '$_'", qq{SELECT status FROM saga.step('SAGA', '$_', review => 'look', args => '"secret"', output => '1')}, 'completed') foreach qw(a b);
+decide('pause', q{SELECT saga.pause('SAGA', 'why')}, 'running');
+decide('resume', q{SELECT saga.resume('SAGA', 'why')}, 'running');
+decide('plan', q{SELECT position, step, action FROM saga.plan('SAGA')}, '1|b|person');
+decide('rollback_to', q{SELECT saga.rollback_to('SAGA', 'a', 'why')}, 'compensating');
+wait_state($node, $saga, 'needs_review');
+decide('review_queue', q{SELECT step, why <> '' FROM saga.review_queue WHERE saga_id = 'SAGA'}, 'b|t');
+decide('resolve', q{SELECT saga.resolve('SAGA', 'b', 'done', 'why')}, 'running');
+decide('fail', q{SELECT saga.fail('SAGA')}, 'compensating');
+wait_state($node, $saga, 'needs_review');
+decide('abandon', q{SELECT saga.abandon('SAGA', 'why')}, 'abandoned');
+decide('redact', q{SELECT saga.redact('SAGA')}, '');
+decide('what is redacted', q{SELECT count(args) FROM saga.steps WHERE saga_id = 'SAGA'}, 0);
+$saga = decide('start', q{SELECT saga.start('purged')}, qr/^[0-9a-f-]{36}$/);
+decide('a pivot', q{SELECT status FROM saga.step('SAGA', 'pivot', kind => 'pivot', completed => true)}, 'completed');
+decide('fail behind it', q{SELECT saga.fail('SAGA')}, 'needs_review');
+decide('reopen', q{SELECT saga.reopen('SAGA', 'why')}, 'running');
+decide('complete', q{SELECT saga.complete('SAGA')}, 'completed');
+decide('purge', q{SELECT saga.purge('0') > 0}, 't');
+decide('what is purged', q{SELECT count(*) FROM saga.sagas WHERE id = 'SAGA'}, 0);
+$holder->query_safe('COMMIT');
+$holder->quit;
+# Calls of whoever owns the database; adopt is one of a copy.
+like(pooled_psql($_), qr/ERROR:  SG010: /, ($_ =~ /(saga\.\w+)/)[0] . ' is not for everybody')
+  foreach q{SELECT saga.adopt()}, q{SELECT saga.reassign('shop'::regrole, 'shop')};
+
+# What is there, is here.
+my $text = slurp_file(__FILE__);
+is(join(' ', grep { $text !~ /\bsaga\.$_\(/ } split /\n/, $node->safe_psql('postgres', q{
+	SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = 'saga'::regnamespace AND proname !~ '^internal'})), '', 'every call is made here');
+
 # ---------------------------------------------- at the same time, and others
 
 # Someone waits on one connection, another fails the saga on the other.

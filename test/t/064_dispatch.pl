@@ -188,6 +188,24 @@ foreach my $kind (qw(claim forget state))
 is(sql('SELECT count(*) FROM saga.ledger_saga WHERE to_announce IS NOT NULL'), 0, 'nothing is left to announce');
 guarantees($node);
 
+# --- Several at a time
+
+# The worker stands still while they fail, each in a transaction of its own.
+$listener->quit;
+$listener = listen_to($node, 'several');
+halt_worker($node);
+sql("DO \$\$ BEGIN FOR n IN 1 .. 60 LOOP PERFORM saga.fail(brief('several ' || n, 'several')); COMMIT; END LOOP; END \$\$");
+is(sql(q{SELECT count(DISTINCT s.xmin::text) FROM saga.ledger_saga s JOIN saga.sagas USING (id) WHERE idempotency_key LIKE 'several %'}),
+	60, 'sixty transactions of the application');
+set_faults($node, '');
+wait_waiting('several', 60);
+is(sql(q{SELECT count(DISTINCT xmin::text) FROM saga.ledger_step WHERE channel = 'several'}), 1, 'one of the worker dispatches them all');
+wait_heard($listener, qr/^several\|/, 60);
+my %several = map { $_ => 1 } map { /"saga_id":"([^"]+)"/ } grep { /^several\|/ } heard($listener);
+is(scalar keys %several, 60, 'and announces each');
+sql(q{SELECT count(saga.complete_compensation(compensation_key)) FROM saga.claim_compensations('several', 1000)});
+wait_until($node, q{SELECT count(*) = 60 FROM saga.sagas WHERE idempotency_key LIKE 'several %' AND state = 'compensated'});
+
 # --- One of a batch
 
 # The worker stands still, while there comes more than it does in one transaction.
