@@ -78,10 +78,9 @@ async function work() {
 // Never sleeps while there is work: it claims first, and then waits.
 async function serve() {
   const listener = new Client({ application_name: ME, keepAlive: true });
-  const lost = new Promise((_, reject) => {
-    listener.on('error', reject).on('end', () => reject(new Error('disconnected')));
-  });
-  lost.catch(() => {});
+  let lost;
+  const lose = (e) => { if (!lost) { lost = e; endPause(); } };
+  listener.on('error', lose).on('end', () => lose(new Error('disconnected')));
   listener.on('notification', wake);
   try {
     await listener.connect();
@@ -90,10 +89,11 @@ async function serve() {
     while (!stopping) {
       woken = false;
       if (busy < MANY) await work();    // if it got them all: again when one is done
-      if (!stopping && !woken) await Promise.race([pause(HEARTBEAT), lost]);
+      if (!stopping && !woken && !lost) await pause(HEARTBEAT);
+      if (lost) throw lost;
     }
   } finally {
-    endPause();
+    lose(new Error('closed'));
     listener.end().catch(() => {});
   }
 }
