@@ -305,7 +305,7 @@ CREATE INDEX ledger_event_saga_at ON saga.ledger_event (saga, at);
 ALTER TABLE saga.ledger_event REPLICA IDENTITY FULL;
 
 COMMENT ON TABLE saga.ledger_event IS 'What happened to a saga and its own rows cannot tell. Read saga.events instead.';
-COMMENT ON COLUMN saga.ledger_event.saga IS 'The saga.';
+COMMENT ON COLUMN saga.ledger_event.saga IS 'The saga; the UUID of zeros: none, as of a purge.';
 COMMENT ON COLUMN saga.ledger_event.at IS 'When.';
 COMMENT ON COLUMN saga.ledger_event.seq IS 'The step, if it is about one.';
 COMMENT ON COLUMN saga.ledger_event.event IS 'What.';
@@ -578,7 +578,7 @@ CREATE FUNCTION saga.purge(
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.purge(interval, integer) IS
-  'Deletes the caller''s finished sagas that ended longer ago, the oldest first, and answers how many; those of all owners for superusers and the owner of the database.';
+  'Deletes the caller''s finished sagas that ended longer ago, the oldest first, and answers how many, as an event tells; those of all owners for superusers and the owner of the database.';
 
 -- ---------------------------------------------------------------------------
 -- Functions of the DBA
@@ -1014,10 +1014,18 @@ CREATE VIEW saga.events WITH (security_barrier) AS
   ) e
   JOIN saga.ledger_saga o ON o.id OPERATOR(pg_catalog.=) e.saga_id
   CROSS JOIN LATERAL (SELECT saga.internal_reach(o.owner, o.owner_name) AS reach) reach
-  WHERE reach.reach OPERATOR(pg_catalog.>) 0;
+  WHERE reach.reach OPERATOR(pg_catalog.>) 0
+  UNION ALL
+  -- Of what was purged there is only how much it was: to whom the role's sagas are shown.
+  SELECT
+    NULL, pg_catalog.row_number() OVER (ORDER BY v.at), v.at, v.event, NULL, NULL,
+    pg_catalog.jsonb_build_object('by', v.actor) OPERATOR(pg_catalog.||) v.detail
+  FROM saga.ledger_event v
+  WHERE v.saga OPERATOR(pg_catalog.=) '00000000-0000-0000-0000-000000000000'::pg_catalog.uuid
+    AND saga.internal_reach(COALESCE(pg_catalog.to_regrole(pg_catalog.quote_ident(v.actor))::pg_catalog.oid, 0::pg_catalog.oid), v.actor) OPERATOR(pg_catalog.>) 0;
 
-COMMENT ON VIEW saga.events IS 'The whole life of a saga, one row per thing that happened, in order.';
-COMMENT ON COLUMN saga.events.saga_id IS 'The saga.';
+COMMENT ON VIEW saga.events IS 'The whole life of a saga, one row per thing that happened, in order; and how many sagas were purged.';
+COMMENT ON COLUMN saga.events.saga_id IS 'The saga; null: those that were purged.';
 COMMENT ON COLUMN saga.events.position IS '1, 2, 3 ... in the order in which things happened.';
 COMMENT ON COLUMN saga.events.at IS 'When.';
 COMMENT ON COLUMN saga.events.event IS 'What.';

@@ -121,6 +121,16 @@ SELECT saga.complete_compensation(compensation_key) FROM saga.steps WHERE saga_i
 SELECT saga.purge('1 day');
 SELECT name, state FROM test.left_of_all() WHERE state IS NOT NULL;
 
+-- The history tells of each purge how many went, when, and by whom; of the
+-- sagas themselves it tells nothing any more.
+CREATE FUNCTION test.purges() RETURNS TABLE ("position" bigint, event text, seq bigint, step text, detail jsonb, now boolean) LANGUAGE sql STABLE AS $$
+  SELECT position, event, seq, step, detail, at BETWEEN now() AND now() + interval '1 year' FROM saga.events
+  WHERE saga_id IS NULL ORDER BY position
+$$;
+-- (news that is as old as what was purged is forgotten with it)
+SELECT * FROM test.purges();
+SELECT count(*) FROM saga.events WHERE event = 'purged' AND saga_id IS NOT NULL;
+
 -- So many at a time, and the oldest first
 SELECT saga.purge('0', 1000) > 0 AS some;
 CREATE PROCEDURE test.make_many(sagas integer, label text DEFAULT 'many') LANGUAGE plpgsql AS $$
@@ -131,11 +141,19 @@ BEGIN
   END LOOP;
 END $$;
 CALL test.make_many(10);
-SELECT saga.purge('0', 3);
+SELECT saga.purge('1 s', 3);
+SELECT test.advance('10 s');
+SELECT saga.purge('1 s', 3);
 SELECT string_agg(idempotency_key, ' ' ORDER BY id) FROM saga.sagas WHERE name = 'many';
-SELECT saga.purge('0', 1);
+SELECT saga.purge('1 s', 1);
+BEGIN;
+SELECT saga.purge('1 s', 1);
+ROLLBACK;
+SELECT * FROM test.purges();
 SELECT saga.purge('0');
 SELECT saga.purge('0');
+-- what is older than what was purged now is forgotten, too
+SELECT * FROM test.purges();
 -- in the transaction that completed it, even; but not before it was announced
 BEGIN;
 SELECT saga.begin('own') AS own \gset
@@ -182,6 +200,12 @@ SELECT saga.purge('0');
 SET ROLE regress_saga_member;
 SELECT saga.purge('0', 1);
 SELECT saga.purge('0');
+-- who may see the role's sagas, may see that it purged some
+SELECT detail FROM test.purges();
+SET ROLE regress_saga_ben;
+SELECT detail FROM test.purges();
+SET ROLE regress_saga_operator;
+SELECT detail FROM test.purges();
 RESET ROLE;
 SELECT count(*) FROM saga.sagas WHERE name LIKE 'of %';
 CALL test.two_of_each();
@@ -324,7 +348,10 @@ SELECT idempotency_key, state FROM saga.sagas WHERE name = 'kept' ORDER BY id;
 SELECT count(*) FROM saga.sagas WHERE name = 'younger';
 SELECT (SELECT count(*) FROM saga.ledger_step t WHERE NOT EXISTS (SELECT FROM saga.ledger_saga s WHERE s.id = t.saga)) AS steps,
   (SELECT count(*) FROM saga.ledger_attempt t WHERE NOT EXISTS (SELECT FROM saga.ledger_saga s WHERE s.id = t.saga)) AS attempts,
-  (SELECT count(*) FROM saga.ledger_event t WHERE NOT EXISTS (SELECT FROM saga.ledger_saga s WHERE s.id = t.saga)) AS events;
+  (SELECT count(*) FROM saga.ledger_event t WHERE NOT EXISTS (SELECT FROM saga.ledger_saga s WHERE s.id = t.saga) AND event <> 'purged') AS events;
+-- what it purged, a batch at a time, is told like anybody's purge
+SELECT detail ->> 'by' AS by, count(*) > 1 AS in_batches, sum((detail ->> 'sagas')::integer) >= 450 AS all_of_them
+FROM saga.events WHERE event = 'purged' AND at > (SELECT max(finished_at) FROM saga.sagas WHERE name = 'younger') GROUP BY 1;
 -- ... again and again, without being asked
 SELECT test.advance('1 day');
 CALL test.wait_until('SELECT count(*) = 0 FROM saga.sagas WHERE name = ''younger''');

@@ -748,9 +748,12 @@ saga_ledger_insert_attempt(SagaAttempt *attempt)
 	table_close(heap, NoLock);
 }
 
+/* What events are about that are about no saga (any more). */
+static const pg_uuid_t none;
+
 /*
- * Writes down something that the rows themselves will not tell; seq 0: it is
- * not about a step.
+ * Writes down something that the rows themselves will not tell; id NULL: it is
+ * not about a saga, seq 0: it is not about a step.
  */
 void
 saga_ledger_insert_event(const pg_uuid_t *id, const char *event, int64 seq,
@@ -761,7 +764,7 @@ saga_ledger_insert_event(const pg_uuid_t *id, const char *event, int64 seq,
 	bool		nulls[Event_natts] = {false};
 	const char *actor = GetUserNameFromId(GetUserId(), true);
 
-	values[Event_saga - 1] = UUIDPGetDatum(id);
+	values[Event_saga - 1] = UUIDPGetDatum(id ? id : &none);
 	values[Event_at - 1] = TimestampTzGetDatum(now);
 	values[Event_seq - 1] = Int64GetDatum(seq);
 	nulls[Event_seq - 1] = (seq == 0);
@@ -774,6 +777,40 @@ saga_ledger_insert_event(const pg_uuid_t *id, const char *event, int64 seq,
 	nulls[Event_detail - 1] = (detail == NULL);
 	heap = table_open(saga_oids_get()->event, RowExclusiveLock);
 	saga_table_insert(heap, values, nulls, InvalidOid, NULL);
+	table_close(heap, NoLock);
+}
+
+/*
+ * Deletes what was told of no saga before an instant, by a role or (NULL) by
+ * anybody; but not what somebody else is deleting.
+ */
+void
+saga_ledger_delete_events_of_none(TimestampTz before, const char *actor)
+{
+	Relation	heap = table_open(saga_oids_get()->event, RowExclusiveLock);
+	Relation	index = index_open(saga_oids_get()->event_by_saga, AccessShareLock);
+	ScanKeyData keys[2];
+	SagaTuple  *found;
+	int			count;
+
+	key_uuid(&keys[0], 1, &none);
+	ScanKeyInit(&keys[1], 2, BTLessStrategyNumber, F_TIMESTAMPTZ_LT,
+				TimestampTzGetDatum(before));
+	count = saga_table_find_all(heap, index, keys, 2, false, &found);
+	for (int i = 0; i < count; i++)
+	{
+		Datum		values[Event_natts];
+		bool		nulls[Event_natts];
+
+		heap_deform_tuple(found[i].tuple, RelationGetDescr(heap), values, nulls);
+		if (actor != NULL &&
+			strcmp(actor, TextDatumGetCString(values[Event_actor - 1])) != 0)
+			continue;
+		if (saga_table_lock(heap, found[i].tuple, found[i].own,
+							SAGA_NOWAIT) == SAGA_WRITTEN)
+			saga_table_delete(heap, found[i].tuple, found[i].own);
+	}
+	index_close(index, NoLock);
 	table_close(heap, NoLock);
 }
 

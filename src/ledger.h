@@ -60,6 +60,8 @@ extern void saga_ledger_insert_attempt(SagaAttempt *attempt);
 extern void saga_ledger_insert_event(const pg_uuid_t *id, const char *event,
 									 int64 seq, Jsonb *detail,
 									 TimestampTz now);
+extern void saga_ledger_delete_events_of_none(TimestampTz before,
+											  const char *actor);
 
 extern void saga_ledger_forget_errors(const pg_uuid_t *id);
 extern bool saga_ledger_last_decision(const pg_uuid_t *id, int64 seq,

@@ -10,6 +10,10 @@
  * the search early: a saga that began later than the limit cannot have
  * finished before it.
  *
+ * How many went, when and by whom is told by an event of its own, which is
+ * about no saga.  Such events go, in turn, with the sagas that finished before
+ * them, so that they do not grow without an end.
+ *
  * Only what is settled goes: completed, compensated, abandoned, and with
  * nothing due, which keeps a saga whose step a listener still holds.  One that
  * somebody is writing is passed by.
@@ -19,9 +23,11 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "clock.h"
 #include "fault.h"
 #include "guc.h"
 #include "home.h"
+#include "json.h"
 #include "ledger.h"
 #include "miscadmin.h"
 #include "owner.h"
@@ -53,6 +59,20 @@ is_over(const SagaRow *saga, TimestampTz limit)
 {
 	return saga_state_is_final(saga->state) && saga->finished_at < limit &&
 		saga->due == 0 && saga->to_announce == NULL;
+}
+
+/* Says so in the history, in which older news of that kind is forgotten. */
+static void
+tell(int64 purged, TimestampTz limit, bool all)
+{
+	SagaJson	json;
+
+	saga_ledger_delete_events_of_none(limit, all ? NULL :
+									  saga_owner_role_name(GetUserId()));
+	saga_json_begin(&json);
+	saga_json_int(&json, "sagas", purged);
+	saga_ledger_insert_event(NULL, "purged", 0,
+							 saga_json_end(&json), saga_clock_now());
 }
 
 /*
@@ -96,6 +116,8 @@ saga_retention_purge(pg_uuid_t *position, TimestampTz limit, bool all,
 		if (saga_ledger_delete_saga(&saga, patience) == SAGA_WRITTEN)
 			purged++;
 	}
+	if (purged > 0)
+		tell(purged, limit, all);
 	UnregisterSnapshot(snapshot);
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);

@@ -91,7 +91,7 @@ BEGIN
   FROM (
     SELECT t.saga, 'step' AS of FROM saga.ledger_step t
     UNION ALL SELECT h.saga, 'attempt' FROM saga.ledger_attempt h
-    UNION ALL SELECT e.saga, 'event ' || e.event FROM saga.ledger_event e
+    UNION ALL SELECT e.saga, 'event ' || e.event FROM saga.ledger_event e WHERE e.event <> 'purged'
     UNION ALL SELECT d.saga, 'due' FROM saga.ledger_due d
     UNION ALL SELECT q.saga, 'queue' FROM saga.ledger_queue q) x
   WHERE NOT EXISTS (SELECT FROM saga.ledger_saga s WHERE s.id = x.saga);

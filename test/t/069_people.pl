@@ -502,7 +502,7 @@ is($node->safe_psql('postgres', "SELECT state || ' ' || steps FROM saga.sagas WH
 is($node->safe_psql('postgres', q{
 	SELECT (SELECT count(*) FROM saga.ledger_step t WHERE NOT EXISTS (SELECT FROM saga.ledger_saga s WHERE s.id = t.saga))
 		+ (SELECT count(*) FROM saga.ledger_attempt t WHERE NOT EXISTS (SELECT FROM saga.ledger_saga s WHERE s.id = t.saga))
-		+ (SELECT count(*) FROM saga.ledger_event t WHERE NOT EXISTS (SELECT FROM saga.ledger_saga s WHERE s.id = t.saga))}),
+		+ (SELECT count(*) FROM saga.ledger_event t WHERE NOT EXISTS (SELECT FROM saga.ledger_saga s WHERE s.id = t.saga) AND event <> 'purged')}),
 	'0', 'nothing is left of the others');
 is($node->safe_psql('postgres', q{SELECT sum(sagas) - (SELECT count(*) FROM saga.sagas WHERE name = 'meanwhile' AND state = 'completed') FROM client}),
 	'0', 'what was recorded meanwhile is there');
