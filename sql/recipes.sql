@@ -283,6 +283,31 @@ SELECT saga.resolve(saga.begin('order', 'order-5'), 'capture', 'skip', 'she take
 SELECT saga.wait(id) FROM saga.sagas WHERE idempotency_key IN ('order-3', 'order-4', 'order-5');
 SELECT capture, cents FROM refund;
 SELECT * FROM stock;
+-- The failure comes while the capture is under way: with a review, the undo stops
+-- at the pivot, before the lamp goes back.  It was captured after all, and the
+-- order goes on from there; or it was not, and the lamp is free again.
+CREATE PROCEDURE capture_and_fail(number text) LANGUAGE plpgsql AS $$
+DECLARE
+  s uuid := saga.begin('order', number);
+BEGIN
+  PERFORM reserve(s, 'lamp');
+  PERFORM saga.step(s, 'capture', kind => 'pivot', review => 'what became of the money?');
+  COMMIT;
+  PERFORM saga.fail(s, 'no answer for an hour');
+  COMMIT;
+  PERFORM saga.wait(s);
+END $$;
+CALL capture_and_fail('order-6');
+CALL capture_and_fail('order-7');
+SELECT saga.begin('order', 'order-6') AS s \gset
+SELECT status FROM saga.complete_step(:'s', 'capture', '{"capture": "cap_6"}', late => 'record');
+SELECT key, step, why, outputs, test.mask(must_not_repeat) AS must_not_repeat FROM saga.review_queue WHERE key IN ('order-6', 'order-7') ORDER BY key;
+SELECT saga.rollback_to(:'s', 'capture', 'it was captured: cap_6');
+SELECT state, last_completed_step FROM saga.sagas WHERE id = :'s';
+SELECT (saga.step(:'s', 'ship', kind => 'retriable', completed => true)).status, saga.complete(:'s');
+SELECT saga.resolve(saga.begin('order', 'order-7'), 'capture', 'skip', 'it was refused, says the provider');
+SELECT saga.wait(saga.begin('order', 'order-7'));
+SELECT * FROM stock;
 
 ------------------------------------------------------------------------------
 -- 5. Publishing, and a check that fails
