@@ -5,6 +5,12 @@
 \i sql/include/people.sql
 \set ECHO all
 
+-- Times as the plan tells them
+CREATE FUNCTION test.time(i interval) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+  SELECT CASE WHEN ms % 60000 = 0 THEN ms / 60000 || ' min' WHEN ms % 1000 = 0 THEN ms / 1000 || ' s' ELSE ms || ' ms' END
+  FROM (SELECT (extract(epoch FROM i) * 1000)::bigint AS ms) x
+$$;
+
 -- By hand first: what it says of each kind of step
 CREATE FUNCTION test.plan(name text) RETURNS TABLE ("position" integer, step text, action text, detail text) LANGUAGE sql VOLATILE AS $$
   SELECT p.position, p.step, p.action, p.detail FROM saga.plan(test.id(name)) p ORDER BY p.position
@@ -89,22 +95,39 @@ SELECT * FROM test.plan('given up');
 CREATE FUNCTION test.dice(seed text, sides integer) RETURNS integer LANGUAGE sql IMMUTABLE
 RETURN (('x' || substr(md5(seed), 1, 7))::bit(28)::integer % sides);
 CREATE TABLE test.run (seed integer PRIMARY KEY, saga uuid, what text);
+-- A compensation that does not succeed at once, as long as sagas are being made:
+-- some are asked about, or given up, before there is a plan.
+CREATE TABLE test.mood (stubborn boolean);
+INSERT INTO test.mood VALUES (true);
+CREATE FUNCTION test.stubborn(context jsonb) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  IF (SELECT stubborn FROM test.mood) AND context ->> 'attempt' = '1' THEN
+    RAISE SQLSTATE 'SG006' USING MESSAGE = format('not %s', context #>> '{step,key}');
+  END IF;
+END $$;
+-- The channels of a saga's listeners, which nobody else's serve
+CREATE FUNCTION test.channels(seed text) RETURNS text[] LANGUAGE sql IMMUTABLE
+RETURN ARRAY['plan ' || split_part(seed, ' ', 1), 'plan ' || split_part(seed, ' ', 1) || ' b'];
 
 -- One step, of any kind, in any state
 CREATE PROCEDURE test.random_step(id uuid, seed text) LANGUAGE plpgsql AS $$
 DECLARE
-  how integer := test.dice(seed || ' how', 14);
+  how integer := test.dice(seed || ' how', 17);
   state integer := test.dice(seed || ' state', 10);
   -- few names: what was rolled back is started afresh, by and by
   key text := 'step ' || test.dice(seed || ' key', 9);
 BEGIN
   PERFORM saga.step(id, key,
-    compensation => CASE WHEN how IN (0, 1, 2, 3, 4, 5, 6) THEN 'SELECT 1' END,
-    notify => CASE WHEN how IN (7, 8, 9, 10) THEN 'plan' END,
+    compensation => CASE WHEN how IN (0, 1, 2, 3, 4, 5, 6) THEN 'SELECT 1' WHEN how IN (14, 15, 16) THEN 'SELECT test.stubborn($1)' END,
+    notify => CASE WHEN how IN (7, 8) THEN (test.channels(seed))[1] WHEN how IN (9, 10) THEN (test.channels(seed))[2] END,
     acknowledge => how <> 8,
     review => CASE WHEN how IN (6, 10, 11) THEN 'look at ' || seed END,
     kind => CASE test.dice(seed || ' kind', 16) WHEN 0 THEN 'pivot' WHEN 1 THEN 'retriable' WHEN 2 THEN 'retriable' END,
-    compensate_on => CASE test.dice(seed || ' on', 5) WHEN 0 THEN 'completed' END);
+    compensate_on => CASE test.dice(seed || ' on', 5) WHEN 0 THEN 'completed' END,
+    compensation_retry => CASE test.dice(seed || ' retry', 3) WHEN 0 THEN NULL ELSE saga.retry_policy(
+      1 + test.dice(seed || ' attempts', 4), (1 + test.dice(seed || ' delay', 200)) * interval '500 ms',
+      (ARRAY['constant', 'linear', 'exponential'])[1 + test.dice(seed || ' backoff', 3)],
+      (100 + test.dice(seed || ' max', 3)) * interval '1 s', 0, test.dice(seed || ' timeout', 3) * interval '90 s') END);
   IF state < 6 THEN
     PERFORM saga.complete_step(id, key);
   ELSIF state < 8 THEN
@@ -114,12 +137,17 @@ EXCEPTION WHEN SQLSTATE 'SG002' OR SQLSTATE 'SG003' THEN
   -- a key that stands for another step: then not
   NULL;
 END $$;
+-- What listeners do, once
+CREATE FUNCTION test.listen(channels text[]) RETURNS bigint LANGUAGE sql VOLATILE AS $$
+  SELECT count(saga.complete_compensation(c.compensation_key))
+  FROM unnest(channels) channel, LATERAL saga.claim_compensations(channel, 100) c
+$$;
 -- Does what listeners and people have to do for one saga, once.
 CREATE PROCEDURE test.serve(id uuid, seed text) LANGUAGE plpgsql AS $$
 DECLARE
   asked record;
 BEGIN
-  PERFORM saga.complete_compensation(c.compensation_key) FROM saga.claim_compensations('plan', 100) c;
+  PERFORM test.listen(test.channels(seed));
   FOR asked IN SELECT q.step, q.safe_to_retry FROM saga.review_queue q WHERE q.saga_id = id AND q.step IS NOT NULL LOOP
     PERFORM saga.resolve(id, asked.step, CASE
       WHEN asked.safe_to_retry LIKE 'nothing%' THEN 'done'
@@ -150,7 +178,7 @@ END $$;
 -- Makes a saga, and leaves it in a state in which nothing moves.
 CREATE PROCEDURE test.make(seed integer) LANGUAGE plpgsql AS $$
 DECLARE
-  it uuid := saga.begin('plan', 'seed ' || seed);
+  it uuid := saga.begin('plan', 'seed ' || seed, on_compensation_failure => CASE test.dice(seed || ' failure', 2) WHEN 0 THEN 'continue' END);
   dice text;
   done boolean;
   late record;
@@ -172,7 +200,7 @@ BEGIN
     COMMIT;
   END LOOP;
   dice := seed || ' end';
-  CASE test.dice(dice, 8)
+  CASE test.dice(dice, 9)
     WHEN 0 THEN
       -- on its way back, but paused before anything was done
       PERFORM saga.pause(it, 'for the plan');
@@ -182,6 +210,10 @@ BEGIN
       -- on its way back, as far as it comes without help
       CALL test.random_rollback(it, dice, done);
       what := 'rolling back, waiting';
+    WHEN 8 THEN
+      -- the same, and a listener has it
+      CALL test.random_rollback(it, dice, done);
+      what := 'rolling back, held';
     WHEN 2 THEN
       -- a result of a run that was undone
       FOR late IN SELECT s.key FROM saga.ledger_step s
@@ -197,7 +229,7 @@ BEGIN
       PERFORM saga.fail(it);
       COMMIT;
       WHILE (SELECT state = 'compensating' FROM saga.sagas s WHERE s.id = it) LOOP
-        PERFORM saga.complete_compensation(c.compensation_key) FROM saga.claim_compensations('plan', 100) c;
+        PERFORM test.listen(test.channels(dice));
         COMMIT;
         PERFORM pg_sleep(0.001);
       END LOOP;
@@ -219,6 +251,9 @@ BEGIN
     COMMIT;
     PERFORM pg_sleep(0.001);
   END LOOP;
+  IF what = 'rolling back, held' THEN
+    PERFORM count(*) FROM unnest(test.channels(dice)) channel, LATERAL saga.claim_compensations(channel, 100) c;
+  END IF;
   INSERT INTO test.run VALUES (seed, it, what);
   COMMIT;
 END $$;
@@ -233,7 +268,10 @@ CALL test.make_all(300);
 
 -- The plans; then all of them fail, and whatever is to be done without a person is done.
 CREATE TABLE test.planned AS SELECT r.seed, p.* FROM test.run r, saga.plan(r.saga) p;
-CREATE TABLE test.before AS SELECT saga_id, seq, attempt FROM saga.attempts WHERE phase = 'compensation' AND saga_id IN (SELECT saga FROM test.run);
+CREATE TABLE test.before AS SELECT saga_id, seq, attempt FROM saga.attempts WHERE phase = 'compensation' AND outcome IS NOT NULL
+  AND saga_id IN (SELECT saga FROM test.run);
+CREATE TABLE test.asked_before AS SELECT q.saga_id, q.seq FROM saga.review_queue q WHERE q.saga_id IN (SELECT saga FROM test.run);
+UPDATE test.mood SET stubborn = false;
 CREATE PROCEDURE test.fail_all() LANGUAGE plpgsql AS $$
 DECLARE
   r record;
@@ -246,8 +284,11 @@ BEGIN
     END IF;
     COMMIT;
   END LOOP;
+  -- who has one brings it to its end
+  PERFORM saga.complete_compensation(compensation_key) FROM saga.pending_compensations WHERE claimed_at IS NOT NULL AND channel LIKE 'plan %';
+  COMMIT;
   WHILE EXISTS (SELECT FROM test.run JOIN saga.sagas ON id = saga WHERE state = 'compensating') LOOP
-    PERFORM saga.complete_compensation(c.compensation_key) FROM saga.claim_compensations('plan', 100) c;
+    PERFORM test.listen((SELECT array_agg(DISTINCT channel) FROM saga.pending_compensations WHERE claimed_at IS NULL AND channel LIKE 'plan %'));
     COMMIT;
     PERFORM pg_sleep(0.001);
   END LOOP;
@@ -266,22 +307,44 @@ FROM (SELECT seed, position, seq, step, action FROM test.planned WHERE action <>
   FULL JOIN test.happened h USING (seed, position)
 WHERE (p.seq, p.step, p.action) IS DISTINCT FROM (h.seq, h.step, h.action) OR h.outcome <> 'succeeded'
 ORDER BY seed, position LIMIT 20;
+-- It says how each would be done: what would run and as whom, on which channel,
+-- and with which policy.
+CREATE FUNCTION test.words(p saga.retry_policy) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+  SELECT concat_ws(', ', 'up to ' || p.max_attempts || ' attempt' || CASE WHEN p.max_attempts > 1 THEN 's' ELSE '' END,
+    CASE WHEN p.max_attempts > 1 THEN p.backoff || ' delay from ' || test.time(p.delay) || ' to ' || test.time(p.max_delay) END,
+    CASE WHEN p.timeout > '0' THEN 'timeout ' || test.time(p.timeout) END)
+$$;
+SELECT p.seed, p.step, p.detail, t.compensation_kind, t.compensation_retry
+FROM test.planned p JOIN test.run r USING (seed) JOIN saga.steps t ON t.saga_id = r.saga AND t.seq = p.seq
+WHERE p.action <> 'person' AND p.detail IS DISTINCT FROM CASE
+  WHEN p.action = 'sql' THEN format('%s (as role %s; %s)', t.compensation, t.run_as, test.words(t.compensation_retry))
+  WHEN NOT (SELECT acknowledge FROM saga.ledger_step l WHERE (l.saga, l.seq) = (t.saga_id, t.seq))
+    THEN format('a notification on channel "%s", which nobody acknowledges', t.channel)
+  ELSE format('a listener on channel "%s" (%s)', t.channel, test.words(t.compensation_retry)) END
+ORDER BY 1, 2 LIMIT 20;
 -- It stops where the plan ends with a person, for the reason that the plan gives ...
-SELECT r.seed, r.what, p.step, p.detail, s.state, q.step AS asked, q.why
+SELECT r.seed, r.what, p.step, p.detail, s.state
 FROM test.run r JOIN saga.sagas s ON s.id = r.saga
   LEFT JOIN test.planned p ON p.seed = r.seed AND p.action = 'person'
-  LEFT JOIN LATERAL (SELECT q.step, q.seq, q.why FROM saga.review_queue q WHERE q.saga_id = r.saga ORDER BY q.seq DESC NULLS LAST LIMIT 1) q ON true
 WHERE CASE WHEN p.seed IS NULL THEN s.state <> 'compensated'
-  ELSE s.state <> 'needs_review'
-    OR CASE WHEN q.step IS NULL THEN q.why NOT LIKE 'it failed after its pivot "' || p.step || '"%' OR p.detail NOT LIKE '%pivot%'
-       ELSE (q.seq, q.why) IS DISTINCT FROM (p.seq, p.detail) END END
+  ELSE s.state <> 'needs_review' OR NOT EXISTS (SELECT FROM saga.review_queue q WHERE q.saga_id = r.saga
+    AND CASE WHEN q.step IS NULL THEN q.why LIKE 'it failed after its pivot "' || p.step || '"%' AND p.detail LIKE '%pivot%'
+      ELSE (q.seq, q.why) = (p.seq, p.detail) END) END
 ORDER BY r.seed LIMIT 20;
--- ... which is its last line, and the lines are numbered.
+-- ... and nothing else is asked but what had been asked, or given up, before
+SELECT r.seed, r.what, q.step, q.why
+FROM test.run r JOIN saga.review_queue q ON q.saga_id = r.saga JOIN saga.steps t ON (t.saga_id, t.seq) = (q.saga_id, q.seq)
+WHERE NOT EXISTS (SELECT FROM test.planned p WHERE p.seed = r.seed AND p.action = 'person' AND p.seq = q.seq)
+  AND NOT (t.compensation_status = 'failed' OR (q.saga_id, q.seq) IN (SELECT * FROM test.asked_before))
+ORDER BY r.seed LIMIT 20;
+-- ... and these are its last lines, and the lines are numbered.
 SELECT seed FROM test.planned GROUP BY seed
-HAVING count(*) <> max(position) OR min(position) <> 1 OR count(*) FILTER (WHERE action = 'person') > 1
-  OR max(position) FILTER (WHERE action = 'person') < max(position);
+HAVING count(*) <> max(position) OR min(position) <> 1
+  OR min(position) FILTER (WHERE action = 'person') < max(position) FILTER (WHERE action <> 'person');
 -- There was something to be seen.
-SELECT what, count(*) AS sagas, sum((SELECT count(*) FROM test.planned p WHERE p.seed = r.seed AND p.action = 'sql')) AS sql,
+SELECT what, count(*) AS sagas, count(*) FILTER (WHERE EXISTS (SELECT FROM saga.ledger_saga s WHERE s.id = r.saga AND on_failure = 'c')) AS continue,
+  count(*) FILTER (WHERE EXISTS (SELECT FROM test.before b JOIN saga.attempts a USING (saga_id, seq, attempt)
+    WHERE b.saga_id = r.saga AND a.phase = 'compensation' AND a.outcome = 'failed')) AS failed_before, sum((SELECT count(*) FROM test.planned p WHERE p.seed = r.seed AND p.action = 'sql')) AS sql,
   sum((SELECT count(*) FROM test.planned p WHERE p.seed = r.seed AND p.action = 'notify')) AS notify,
   sum((SELECT count(*) FROM test.planned p WHERE p.seed = r.seed AND p.action = 'person')) AS person,
   count(*) FILTER (WHERE EXISTS (SELECT FROM saga.steps t WHERE t.saga_id = r.saga AND t.run > 1)) AS with_runs,
