@@ -2,6 +2,8 @@
 # what was decided is done once and in order, a savepoint is reached, whoever is
 # killed on the way; whoever wants to know is told; and what is over is purged
 # while others go on.
+#
+#   SAGA_PURGE_SAGAS   how many sagas there are then (20000)
 
 use strict;
 use warnings;
@@ -436,7 +438,7 @@ sub pages
 		WHERE relnamespace = 'saga'::regnamespace AND relname LIKE 'ledger_%' AND relkind IN ('r', 'i')});
 }
 
-my $sagas = 50_000;
+my $sagas = $ENV{SAGA_PURGE_SAGAS} // 20_000;
 my $half = $sagas / 2;
 # full page images are as many as there are checkpoints: not what is asked here
 $node->safe_psql('postgres', 'ALTER SYSTEM SET full_page_writes = off');
