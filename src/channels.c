@@ -13,10 +13,12 @@
  * worker's, and a little of it the next worker's, in shared memory; after a
  * restart of the server every channel is told at once.
  *
- * What waits for an owner that is gone is parked on the way.
+ * What waits for an owner that is gone is parked as its channel is told.
  *
  * Which channels there are is read from the queue, a moment after something
- * was dispatched: most of it is claimed by then.
+ * was dispatched: most of it is claimed by then.  Anybody may make as many
+ * channels as steps; so a turn reads and tells a bounded number of them, and
+ * reading takes no more than a part of the time.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,12 +30,13 @@
 #include "fault.h"
 #include "home.h"
 #include "ledger.h"
+#include "lib/pairingheap.h"
 #include "miscadmin.h"
 #include "notify.h"
 #include "owner.h"
 #include "shmem.h"
 #include "turn.h"
-#include "utils/memutils.h"
+#include "utils/hsearch.h"
 #include "utils/snapmgr.h"
 
 #define MS				INT64CONST(1000)
@@ -41,30 +44,48 @@
 /* Between two notifications of a channel, in milliseconds. */
 #define AGAIN_FIRST		1000
 #define AGAIN_LAST		60000
-/* Sagas of owners that are gone, parked in one turn. */
+/* In one turn: channels read, channels told, sagas of gone owners parked. */
+#define LOOK_BATCH		500
+#define TELL_BATCH		100
 #define PARK_BATCH		100
+/* Reading them may take one part in so many of the time. */
+#define LOOK_SHARE		10
 /* While somebody has locked the ledger. */
 #define BLOCKED			200
 /* After an error. */
 #define AFTER_ERROR		5000
 
+/* What a channel that was due turned out to be. */
+typedef enum ChannelFound
+{
+	CHANNEL_WAITS,				/* it was told */
+	CHANNEL_PARKS,				/* and there is more to park: soon again */
+	CHANNEL_EMPTY				/* nothing waits there: forget it */
+} ChannelFound;
+
 typedef struct Channel
 {
-	char		name[NAMEDATALEN];
+	char		name[NAMEDATALEN];	/* key of the hash table */
+	pairingheap_node node;
 	TimestampTz next;			/* when to tell it again */
 	int			pause_ms;		/* and how long after that */
-	bool		empty;			/* nothing waited there when last looked */
+	ChannelFound found;
 } Channel;
 
-static Channel *channels = NULL;
-static int	channel_count = 0;
-static int	channel_size = 0;
+/* The channels on which something waits, by name, and by when they are next. */
+static HTAB *channels = NULL;
+static pairingheap *by_next = NULL;
+
+/* Those that this turn tells, which are not in the heap meanwhile. */
+static Channel *told[TELL_BATCH];
+static int	told_count = 0;
 
 /* When to read which channels there are. */
 static TimestampTz look_at = DT_NOBEGIN;
-
-/* There may be more to park than one turn does. */
-static bool more_to_park = false;
+static TimestampTz look_begun = 0;	/* by the server's clock; 0: not reading */
+static SagaQueued look_position;
+static TimestampTz look_not_before = DT_NOBEGIN;
+static bool first_look = true;	/* whatever is found is told at once */
 
 /* After an error, nothing is done before that. */
 static TimestampTz not_before = DT_NOBEGIN;
@@ -84,79 +105,101 @@ position_on(SagaQueued *position, const char *name, bool end)
 void
 saga_channels_dispatched(TimestampTz now)
 {
-	look_at = Min(look_at, now + AGAIN_FIRST * MS);
+	look_at = Min(look_at, Max(now + AGAIN_FIRST * MS, look_not_before));
+}
+
+/* The first is the one whose time comes first. */
+static int
+compare_next(const pairingheap_node *a, const pairingheap_node *b, void *arg)
+{
+	const Channel *first = pairingheap_const_container(Channel, node, a);
+	const Channel *second = pairingheap_const_container(Channel, node, b);
+
+	if (first->next == second->next)
+		return 0;
+	return first->next < second->next ? 1 : -1;
 }
 
 /* Nothing remembered is to be relied on: every channel is told at once. */
 void
 saga_channels_read_again(void)
 {
-	channel_count = 0;
+	HASHCTL		control;
+
+	if (channels != NULL)
+		hash_destroy(channels);
+	if (by_next == NULL)
+		by_next = pairingheap_allocate(compare_next, NULL);
+	control.keysize = NAMEDATALEN;
+	control.entrysize = sizeof(Channel);
+	channels = hash_create("saga channels", 64, &control,
+						   HASH_ELEM | HASH_STRINGS);
+	pairingheap_reset(by_next);
+	told_count = 0;
 	look_at = DT_NOBEGIN;
+	look_begun = 0;
+	look_not_before = DT_NOBEGIN;
+	first_look = true;
 }
 
-static bool
-is_known(const char *name)
-{
-	for (int i = 0; i < channel_count; i++)
-		if (strcmp(channels[i].name, name) == 0)
-			return true;
-	return false;
-}
-
+/* Adds a channel, unless it is known, and has its time. */
 static void
-add_channel(const char *name, TimestampTz next, int pause_ms)
+add_channel(const SagaQueued *queued, TimestampTz now)
 {
+	SagaDatabaseSlot *slot = saga_shmem_my_database();
 	Channel    *channel;
+	bool		known;
 
-	if (channels == NULL)
+	channel = hash_search(channels, queued->channel, HASH_ENTER, &known);
+	if (known)
+		return;
+	if (!first_look)
 	{
-		channel_size = 16;
-		channels = MemoryContextAlloc(TopMemoryContext,
-									  channel_size * sizeof(Channel));
+		channel->next = queued->since + AGAIN_FIRST * MS;
+		channel->pause_ms = AGAIN_FIRST;
 	}
-	else if (channel_count == channel_size)
+	else if (slot->channels_next > now)
 	{
-		channel_size *= 2;
-		channels = repalloc(channels, channel_size * sizeof(Channel));
+		/* Another worker told it, and made room for other databases. */
+		channel->next = slot->channels_next;
+		channel->pause_ms = slot->channels_pause;
 	}
-	channel = &channels[channel_count++];
-	strlcpy(channel->name, name, NAMEDATALEN);
-	channel->next = next;
-	channel->pause_ms = pause_ms;
-	channel->empty = false;
+	else
+	{
+		channel->next = now;
+		channel->pause_ms = Max(slot->channels_pause, AGAIN_FIRST);
+	}
+	pairingheap_add(by_next, &channel->node);
 }
 
-/* Reads which channels there are. */
+/* Reads on which channels there are, as far as a turn goes. */
 static void
 look(TimestampTz now)
 {
-	SagaDatabaseSlot *slot = saga_shmem_my_database();
-	SagaQueued	position;
 	SagaQueued	found;
 
-	position_on(&position, "", false);
-	while (saga_ledger_next_queued(&position, SAGA_QUEUE_ALL,
-								   GetActiveSnapshot(), &found))
+	if (look_begun == 0)
 	{
-		if (is_known(found.channel))
+		position_on(&look_position, "", false);
+		look_begun = GetCurrentTimestamp();
+		/* What is dispatched meanwhile may come behind where we are. */
+		look_at = DT_NOEND;
+	}
+	for (int i = 0; i < LOOK_BATCH; i++)
+	{
+		if (!saga_ledger_next_queued(&look_position, SAGA_QUEUE_ALL,
+									 GetActiveSnapshot(), &found))
 		{
-			/* It has its time. */
+			look_not_before = now +
+				(GetCurrentTimestamp() - look_begun) * LOOK_SHARE;
+			look_begun = 0;
+			first_look = false;
+			return;
 		}
-		else if (look_at != DT_NOBEGIN)
-			add_channel(found.channel, found.since + AGAIN_FIRST * MS,
-						AGAIN_FIRST);
-		else if (slot->channels_next > now)
-			/* Another worker told it, and made room for other databases. */
-			add_channel(found.channel, slot->channels_next,
-						slot->channels_pause);
-		else
-			add_channel(found.channel, now,
-						Max(slot->channels_pause, AGAIN_FIRST));
-		position_on(&position, found.channel, true);
+		add_channel(&found, now);
+		position_on(&look_position, found.channel, true);
 		CHECK_FOR_INTERRUPTS();
 	}
-	look_at = DT_NOEND;
 }
 
 /* Tells a channel of the first that waits there; false if nothing does. */
@@ -176,46 +219,57 @@ tell(const char *name)
 
 /*
  * What waits for the members of a role that is gone, or is another by now,
- * waits in vain: parks it.  One saga of such an owner on any channel that is
- * due; false if there is none (any more).
+ * waits in vain: parks it.  False if it may not have been all on the channel.
  */
 static bool
-park_one(SagaQueued *position, TimestampTz now)
+park_gone(const char *name, int *parked, TimestampTz now)
 {
-	SagaQueued	found;
+	SagaQueued	position;
 	SagaRow		saga;
 	SagaSteps	steps;
 
-	while (saga_ledger_next_queued(position, SAGA_QUEUE_ALL,
-								   GetActiveSnapshot(), &found))
+	position_on(&position, name, false);
+	while (saga_ledger_next_queued(&position, SAGA_QUEUE_CHANNEL,
+								   GetActiveSnapshot(), &position))
 	{
-		*position = found;
-		if (saga_ledger_get_saga(&found.saga, &saga) != SAGA_FOUND)
+		CHECK_FOR_INTERRUPTS();
+		if (saga_ledger_get_saga(&position.saga, &saga) != SAGA_FOUND)
 			continue;
 		if (saga_owner_why_gone(saga.owner, saga.owner_name) == NULL)
 		{
 			/* Nor have the other sagas of that owner another. */
-			position->since = DT_NOEND;
-			memset(&position->saga, 0xff, sizeof(pg_uuid_t));
+			position.since = DT_NOEND;
+			memset(&position.saga, 0xff, sizeof(pg_uuid_t));
 			continue;
 		}
+		if (*parked >= PARK_BATCH)
+			return false;
 		if (saga_ledger_reread_saga(&saga, SAGA_NOWAIT) != SAGA_FOUND)
 			continue;
 		saga_ledger_get_steps(&saga.id, &steps);
 		(void) saga_dispatch_turn(&saga, &steps, SAGA_HAND_WORKER, now);
-		return true;
+		(*parked)++;
 	}
-	return false;
+	return true;
+}
+
+static Channel *
+first_channel(void)
+{
+	if (pairingheap_is_empty(by_next))
+		return NULL;
+	return pairingheap_container(Channel, node, pairingheap_first(by_next));
 }
 
 /* When something is to be done here next. */
 static TimestampTz
 next_time(void)
 {
-	TimestampTz next = more_to_park ? DT_NOBEGIN : look_at;
+	const Channel *first = first_channel();
+	TimestampTz next = look_begun != 0 ? DT_NOBEGIN : look_at;
 
-	for (int i = 0; i < channel_count; i++)
-		next = Min(next, channels[i].next);
+	if (first != NULL)
+		next = Min(next, first->next);
 	return Max(next, not_before);
 }
 
@@ -224,23 +278,22 @@ static void
 remember(void)
 {
 	SagaDatabaseSlot *slot = saga_shmem_my_database();
-	int			first = -1;
+	const Channel *first = first_channel();
 
-	for (int i = 0; i < channel_count; i++)
-		if (first < 0 || channels[i].next < channels[first].next)
-			first = i;
-	slot->channels_next = first < 0 ? 0 : channels[first].next;
-	slot->channels_pause = first < 0 ? 0 : channels[first].pause_ms;
+	slot->channels_next = first == NULL ? 0 : first->next;
+	slot->channels_pause = first == NULL ? 0 : first->pause_ms;
 }
 
-/* The transaction of a turn.  False: this is a copy of the ledger. */
+/*
+ * The transaction of a turn.  Takes those that it tells off the heap.  False:
+ * this is a copy of the ledger.
+ */
 static bool
 tell_those_due(TimestampTz now)
 {
-	SagaQueued	position;
 	int			parked = 0;
 
-	if (look_at <= now)
+	if (look_begun != 0 || look_at <= now)
 		look(now);
 	/* Asked behind the snapshot: what it sees, this knows of. */
 	if (saga_home_away() != NULL)
@@ -248,18 +301,35 @@ tell_those_due(TimestampTz now)
 		saga_turn_commit();
 		return false;
 	}
-	for (int i = 0; i < channel_count; i++)
-		channels[i].empty = channels[i].next <= now && !tell(channels[i].name);
-	position_on(&position, "", false);
-	while (parked < PARK_BATCH && park_one(&position, now))
+	while (told_count < TELL_BATCH)
 	{
-		parked++;
-		CHECK_FOR_INTERRUPTS();
+		Channel    *channel = first_channel();
+
+		if (channel == NULL || channel->next > now)
+			break;
+		told[told_count++] = channel;
+		pairingheap_remove_first(by_next);
+		if (!tell(channel->name))
+			channel->found = CHANNEL_EMPTY;
+		else if (!park_gone(channel->name, &parked, now))
+			channel->found = CHANNEL_PARKS;
+		else
+			channel->found = CHANNEL_WAITS;
 	}
-	more_to_park = parked == PARK_BATCH;
 	SAGA_FAULT("channels.before_commit");
 	saga_turn_commit();
 	return true;
+}
+
+/* A channel was told: when it will be again. */
+static void
+set_next(Channel *channel, TimestampTz now)
+{
+	channel->next = now + channel->pause_ms * MS;
+	/* All that wait for long are told at once: one wake-up for all. */
+	if (channel->pause_ms >= AGAIN_LAST)
+		channel->next -= channel->next % (AGAIN_LAST * MS);
+	channel->pause_ms = Min(channel->pause_ms * 2, AGAIN_LAST);
 }
 
 /*
@@ -273,7 +343,6 @@ saga_channels_turn(TimestampTz now)
 	MemoryContext caller = CurrentMemoryContext;
 	volatile bool failed = false;
 	volatile bool home = false;
-	int			kept = 0;
 
 	if (next_time() > now)
 		return next_time();
@@ -301,29 +370,25 @@ saga_channels_turn(TimestampTz now)
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
+
+	for (int i = 0; i < told_count; i++)
+	{
+		Channel    *channel = told[i];
+
+		if (!failed && channel->found == CHANNEL_EMPTY)
+		{
+			(void) hash_search(channels, channel->name, HASH_REMOVE, NULL);
+			continue;
+		}
+		if (!failed && channel->found == CHANNEL_WAITS)
+			set_next(channel, now);
+		pairingheap_add(by_next, &channel->node);
+	}
+	told_count = 0;
 	if (failed)
 		return not_before = now + AFTER_ERROR * MS;
 	if (!home)
 		return DT_NOEND;
-
-	/* Those where nothing waits are forgotten. */
-	for (int i = 0; i < channel_count; i++)
-	{
-		Channel    *channel = &channels[i];
-
-		if (channel->empty)
-			continue;
-		if (channel->next <= now)
-		{
-			channel->next = now + channel->pause_ms * MS;
-			/* All that wait for long are told at once: one wake-up for all. */
-			if (channel->pause_ms >= AGAIN_LAST)
-				channel->next -= channel->next % (AGAIN_LAST * MS);
-			channel->pause_ms = Min(channel->pause_ms * 2, AGAIN_LAST);
-		}
-		channels[kept++] = *channel;
-	}
-	channel_count = kept;
 	remember();
 	return next_time();
 }

@@ -188,6 +188,26 @@ super("SELECT saga.fail('$stolen')");
 super("SELECT saga.wait('$stolen')");
 is(witness(), '', 'N1: a role that is superuser no more has no rights of one, whatever process of it is left');
 like(super("SELECT concat_ws(' ', compensation_status, last_error) FROM saga.steps WHERE saga_id = '$stolen'"), qr/^failed .*permission denied/, 'N1: it is refused');
+# ... nor does a new process, nor one that a former superuser's SQL has been in
+# while the role was demoted
+super('ALTER ROLE former SUPERUSER');
+my $during = sql_as('former', qq{
+	SELECT saga.begin('order') AS during, saga.begin('order') AS later \\gset
+	SELECT count(saga.step(:'during', 'a', compensation => 'SELECT pg_advisory_xact_lock(99); SET SESSION AUTHORIZATION former')) \\g /dev/null
+	SELECT count(saga.step(:'later', 'a', compensation => \$c\$$steal\$c\$, compensation_retry => saga.retry_policy(max_attempts => 1))) \\g /dev/null
+	SELECT :'during', :'later'});
+($during, $stolen) = split /\|/, $during;
+my $holds = session($node);
+$holds->query_safe('SELECT pg_advisory_lock(99)');
+super("SELECT saga.fail('$during')");
+wait_until($node, "SELECT compensation_status = 'running' FROM saga.steps WHERE saga_id = '$during'");
+super('ALTER ROLE former NOSUPERUSER');
+$holds->quit;
+is(super("SELECT saga.wait('$during')"), 'compensated', 'N1: what runs while its role is demoted ends');
+super("SELECT saga.fail('$stolen')");
+super("SELECT saga.wait('$stolen')");
+is(witness() . ' ' . super("SELECT concat_ws(' ', compensation_status, last_error) FROM saga.steps WHERE saga_id = '$stolen'") =~ s/: .*| to set.*//r, ' failed permission denied',
+	'N1: and leaves nothing of its rights behind');
 
 # --- N7: nothing is left behind for the next
 
@@ -330,6 +350,31 @@ like(super("SELECT concat_ws(' ', compensation_status, parked) FROM saga.steps W
 witness();
 is(sql_as('member', q{SELECT (SELECT count(*) FROM saga.sagas), (SELECT count(*) FROM saga.claim_compensations('members'))}), '0|0', 'N13: membership revoked: nothing to see or to claim');
 like(sql_error($node, "SELECT saga.step('$members', 'c')", 'postgres', extra_params => [ '-U', 'member' ]), qr/ERROR:  SG001:/, 'N13: membership revoked: nor to call');
+super('GRANT alice TO member');
+sql_as('alice', "SELECT saga.resolve('$members', 'b', 'retry', 'a member again')");
+wait_until($node, "SELECT compensation_status = 'compensated' FROM saga.steps WHERE saga_id = '$members' AND key = 'b'");
+like(witness(), qr/^\{.*secret.*\|member\|member$/, 'N13: a member again: it runs, and is told');
+
+# The same where the owner is gone: its members have nothing of it any more, and
+# superusers, who may read everything, go on.
+super('CREATE ROLE shop LOGIN; CREATE ROLE clerk LOGIN IN ROLE shop');
+foreach my $user ('clerk', $super)
+{
+	my $id = sql_as($user, q{
+		SET ROLE shop;
+		SELECT saga.begin('order', input => '"secret"') AS id \gset
+		RESET ROLE;
+		SELECT count(saga.step(:'id', 'a', compensation => 'SELECT public.note($1->''saga''->>''input'')')) \g /dev/null
+		SELECT :'id'});
+	super('ALTER ROLE shop RENAME TO shop_2');
+	super("SELECT saga.fail('$id')");
+	my $state = super("SELECT saga.wait('$id')");
+	is(witness(), $user eq $super ? "secret|$super|$super" : '', "N13: the owner renamed: what $user gets of it");
+	is($state . ' ' . super("SELECT concat_ws(' ', compensation_status, parked) FROM saga.steps WHERE saga_id = '$id'"),
+		$user eq $super ? 'compensated compensated' : qq{needs_review failed the saga's owner, role "shop", was renamed to "shop_2", or another role took its place; see saga.reassign()},
+		"N13: the owner renamed: what becomes of the step of $user");
+	super('ALTER ROLE shop_2 RENAME TO shop');
+}
 
 # --- N11: notifications carry ids only; what is redacted is gone
 

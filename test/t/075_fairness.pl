@@ -1,6 +1,6 @@
 # Nobody is starved: while one role fails sagas by the thousand, what another
-# fails is undone at once.  Each kind of flood: SQL, what its role cannot run, listeners,
-# people, deadlines.
+# fails is undone at once.  Each kind of flood: SQL, what its role cannot run,
+# listeners, people, deadlines, channels.
 #
 # How long that takes is told, in milliseconds; what is asserted is how far the
 # flood got meanwhile, which does not depend on the machine.  SAGA_FLOOD sets
@@ -15,7 +15,7 @@ use SagaTest;
 use Test::More;
 
 my $flood = $ENV{SAGA_FLOOD} || 10_000;
-my $flood_of_the_worker = 5_000;
+my $flood_of_the_worker = 2_000;
 
 my $node = saga_cluster('main', conf => "autovacuum = off\nshared_buffers = 256MB\nmax_wal_size = 4GB\nlog_statement = none\n");
 $node->safe_psql('postgres', q{
@@ -33,6 +33,7 @@ $node->safe_psql('postgres', q{
 			CASE
 				WHEN kind IN ('sql', 'unfit') THEN PERFORM saga.step(s, 'a', compensation => 'SELECT pg_sleep(0.005)');
 				WHEN kind IN ('listener', 'deadline') THEN PERFORM saga.step(s, 'a', notify => 'flood');
+				WHEN kind = 'channels' THEN PERFORM saga.step(s, 'a', notify => 'flood ' || i);
 				WHEN kind = 'person' THEN PERFORM saga.step(s, 'a', review => 'look');
 			END CASE;
 			IF kind <> 'deadline' THEN PERFORM saga.fail(s); END IF;
@@ -110,7 +111,7 @@ if (is_test_build())
 		DELETE FROM saga.ledger_due WHERE lane = 'mallory'::regrole;
 		UPDATE saga.ledger_saga SET due = NULL, lane = NULL WHERE lane = 'mallory'::regrole;
 		SELECT saga.adopt();});
-	foreach my $kind ('listener', 'person', 'deadline')
+	foreach my $kind ('listener', 'person', 'deadline', 'channels')
 	{
 		halt_worker($node);
 		$node->safe_psql('postgres', "SET ROLE mallory; SELECT flood($flood_of_the_worker, '$kind')");
