@@ -83,6 +83,8 @@
 #define OWN_BATCH		100
 /* So long, in milliseconds, before it looks at the other lanes again. */
 #define OWN_SLICE		50
+/* So long may it take to the end of its own lane before it begins anew. */
+#define OWN_PASS		10000
 
 static SagaDatabaseSlot *my_database = NULL;
 static TimestampTz started_at = 0;
@@ -95,6 +97,8 @@ static SagaDue own_position;
 static int	own_retry_ms = RETRY_FIRST;
 static TimestampTz own_retry_at = 0;
 static bool own_passed = false;
+static bool own_more = false;	/* the last turn did not come to its end */
+static TimestampTz own_begun = 0;	/* when it was last read from the start */
 static int	own_count = 0;		/* sagas of the transaction */
 
 /* After an error: so many are to be done one by one. */
@@ -109,8 +113,6 @@ static pg_uuid_t *held_back = NULL;
 
 /* Sagas may have become due by transactions that were prepared. */
 static bool count_prepared = true;
-static TimestampTz prepared_at = 0; /* look again then */
-static bool own_more = false;	/* the last turn left some of its own lane */
 
 /* ------------------------------------------------------------------------
  * Leaving
@@ -327,6 +329,19 @@ own_position_at_start(void)
 {
 	memset(&own_position, 0, sizeof(own_position));
 	own_position.due = DT_NOBEGIN;
+	own_begun = GetCurrentTimestamp();
+}
+
+/*
+ * May the lane be read from the start again?  Not before its end, or those at
+ * the end would never have their turn while many at the start are held; nor
+ * never, if more comes all the time.
+ */
+static bool
+own_may_begin_anew(void)
+{
+	return !own_more ||
+		TimestampDifferenceExceeds(own_begun, GetCurrentTimestamp(), OWN_PASS);
 }
 
 /*
@@ -497,7 +512,8 @@ run_own_lane(bool *away)
 	OwnResult	result;
 
 	own_passed = false;
-	if (own_retry_at != 0 && own_retry_at <= saga_clock_now())
+	if (own_retry_at != 0 && own_retry_at <= saga_clock_now() &&
+		own_may_begin_anew())
 	{
 		own_retry_at = 0;
 		own_position_at_start();
@@ -571,10 +587,8 @@ look_at_prepared(TimestampTz now)
 
 	if (before == 0 && !count_prepared)
 		return DT_NOEND;
-	/* In the middle of a long lane, not at each turn. */
-	if (own_more && !count_prepared && now < prepared_at)
-		return prepared_at;
-	prepared_at = now + PREPARED_POLL * MS;
+	if (!count_prepared && !own_may_begin_anew())
+		return DT_NOEND;
 	own_position_at_start();
 	saga_lanes_read_again();
 	if (any_prepared())
@@ -584,7 +598,7 @@ look_at_prepared(TimestampTz now)
 			(void) pg_atomic_compare_exchange_u32(&my_database->prepared,
 												  &before, 1);
 		count_prepared = false;
-		return prepared_at;
+		return now + PREPARED_POLL * MS;
 	}
 	count_prepared = false;
 	(void) pg_atomic_compare_exchange_u32(&my_database->prepared, &before, 0);
