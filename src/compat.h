@@ -144,6 +144,23 @@ saga_compat_may_connect(Oid database, Oid role)
 #endif
 }
 
+/* Who may become a role: 16 made that an option of the membership. */
+#if PG_VERSION_NUM >= 160000
+#define SAGA_COMPAT_MAY_BECOME	"SET"
+#else
+#define SAGA_COMPAT_MAY_BECOME	"MEMBER"
+#endif
+
+static inline bool
+saga_compat_may_become(Oid member, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+	return member_can_set_role(member, role);
+#else
+	return is_member_of_role(member, role);
+#endif
+}
+
 /*
  * The process of a virtual transaction id; 0: none, it is prepared or over.
  * 17 renamed the backend's part and moved the other.

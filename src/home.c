@@ -343,7 +343,7 @@ adopt_rows(Oid adopter)
 		" FROM pg_catalog.pg_authid r"
 		" WHERE r.rolname OPERATOR(pg_catalog.=) s.owner_name::pg_catalog.name"
 		" AND r.oid OPERATOR(pg_catalog.<>) s.owner"
-		" AND pg_catalog.pg_has_role($1, r.oid, 'MEMBER')"
+		" AND pg_catalog.pg_has_role($1, r.oid, '" SAGA_COMPAT_MAY_BECOME "')"
 		/* Its key may have been used here again before. */
 		" AND NOT EXISTS (SELECT FROM saga.ledger_saga o"
 		" WHERE o.owner OPERATOR(pg_catalog.=) r.oid"
@@ -356,7 +356,7 @@ adopt_rows(Oid adopter)
 		" AND t.run_as OPERATOR(pg_catalog.=) d.lane"
 		" AND r.rolname OPERATOR(pg_catalog.=) t.run_as_name::pg_catalog.name"
 		" AND r.oid OPERATOR(pg_catalog.<>) d.lane"
-		" AND pg_catalog.pg_has_role($1, r.oid, 'MEMBER')",
+		" AND pg_catalog.pg_has_role($1, r.oid, '" SAGA_COMPAT_MAY_BECOME "')",
 		"UPDATE saga.ledger_saga s SET lane = d.lane"
 		" FROM saga.ledger_due d"
 		" WHERE d.saga OPERATOR(pg_catalog.=) s.id"
@@ -369,7 +369,7 @@ adopt_rows(Oid adopter)
 		" FROM pg_catalog.pg_authid r"
 		" WHERE r.rolname OPERATOR(pg_catalog.=) t.run_as_name::pg_catalog.name"
 		" AND r.oid OPERATOR(pg_catalog.<>) t.run_as"
-		" AND pg_catalog.pg_has_role($1, r.oid, 'MEMBER')"
+		" AND pg_catalog.pg_has_role($1, r.oid, '" SAGA_COMPAT_MAY_BECOME "')"
 	};
 	Oid			type = OIDOID;
 	Datum		value = ObjectIdGetDatum(adopter);

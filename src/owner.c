@@ -135,7 +135,7 @@ saga_owner_role_name(Oid role)
 void
 saga_owner_check_member(Oid role)
 {
-	if (!is_member_of_role(GetUserId(), role))
+	if (!saga_compat_may_become(GetUserId(), role))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_PERMISSION_DENIED),
 				 errmsg("must be member of role \"%s\"",

@@ -143,7 +143,8 @@ saga_session_init(void)
 {
 	initial_user = GetUserId();
 	initial_session_user = GetSessionUserId();
-	initial_superuser = GetSessionUserIsSuperuser();
+	initial_superuser =
+		strcmp(GetConfigOption("is_superuser", false, false), "on") == 0;
 	grace_timeout = RegisterTimeout(USER_TIMEOUT, grace_is_over);
 	prev_emit_log_hook = emit_log_hook;
 	emit_log_hook = hold_back;

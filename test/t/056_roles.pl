@@ -317,6 +317,23 @@ foreach my $line (split /\n/, slurp_file($node->logfile, $offset))
 is("@leaks", '', 'N11: no secret in what our processes log');
 cmp_ok($node->safe_psql('postgres', q{SELECT count(*) FROM saga.steps WHERE last_error LIKE '%canary%'}), '>', 2, 'the ledger has the errors');
 
+# ... unless the DBA wants them there
+$node->append_conf('postgresql.conf', 'saga.log_sql = on');
+$node->reload;
+$offset = log_offset($node);
+my $seen = sql_as('alice', qq{
+	SELECT saga.begin('order') AS id \\gset
+	SELECT saga.step(:'id', 'a', compensation => 'DO \$\$ BEGIN RAISE LOG ''$canary is told''; PERFORM pg_advisory_xact_lock(7); END \$\$') AS s \\gset
+	SELECT :'id'});
+my $holds = session($node);
+$holds->query_safe('SELECT pg_advisory_lock(7)');
+sql_as('alice', "SELECT saga.fail('$seen')");
+wait_until($node, "SELECT compensation_status = 'running' FROM saga.steps WHERE saga_id = '$seen'");
+like($node->safe_psql('postgres', $query), qr/canary/, 'N11: with saga.log_sql, it is in pg_stat_activity');
+wait_log($node, qr/saga executor .*canary7f3a is told/, $offset);
+$holds->quit;
+wait_state($node, $seen, 'compensated');
+
 guarantees($node);
 $node->stop;
 done_testing();
