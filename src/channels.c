@@ -59,7 +59,7 @@
 typedef enum ChannelFound
 {
 	CHANNEL_WAITS,				/* it was told */
-	CHANNEL_PARKS,				/* and there is more to park: soon again */
+	CHANNEL_PARKS,				/* there is more to park before that */
 	CHANNEL_EMPTY				/* nothing waits there: forget it */
 } ChannelFound;
 
@@ -309,12 +309,11 @@ tell_those_due(TimestampTz now)
 			break;
 		told[told_count++] = channel;
 		pairingheap_remove_first(by_next);
-		if (!tell(channel->name))
-			channel->found = CHANNEL_EMPTY;
-		else if (!park_gone(channel->name, &parked, now))
+		if (!park_gone(channel->name, &parked, now))
 			channel->found = CHANNEL_PARKS;
 		else
-			channel->found = CHANNEL_WAITS;
+			channel->found = tell(channel->name) ?
+				CHANNEL_WAITS : CHANNEL_EMPTY;
 	}
 	SAGA_FAULT("channels.before_commit");
 	saga_turn_commit();
