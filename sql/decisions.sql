@@ -277,6 +277,54 @@ SELECT saga.rollback_to(:'id', 'f');
 SELECT saga.wait(:'id', until => 'running');
 SELECT step, status, compensation FROM test.steps('forward');
 SELECT test.undone('forward');
+-- ... and so does what it tried in vain, or asked about
+SELECT test.begin('in vain') AS id \gset
+SELECT status FROM saga.step(:'id', 'p', kind => 'pivot', completed => true);
+SELECT status FROM saga.step(:'id', 'r', review => 'look at it', completed => true);
+SELECT status FROM saga.step(:'id', 'v', compensation => 'SELECT 1 / 0', compensation_retry => saga.retry_policy(1), completed => true);
+SELECT saga.rollback_to(:'id', 'p');
+SELECT saga.wait(:'id');
+SELECT saga.fail(:'id', 'x');
+SELECT saga.reopen(:'id', 'go on');
+SELECT * FROM test.steps('in vain');
+-- it is a savepoint as before
+SELECT saga.rollback_to(:'id', 'v');
+-- when it is undone again, it has all its attempts before it, and the question is asked again
+SELECT saga.rollback_to(:'id', 'p');
+SELECT saga.wait(:'id');
+SELECT * FROM test.attempts('in vain');
+SELECT saga.resolve(:'id', 'v', 'skip', 'nothing there');
+SELECT step, why FROM saga.review_queue WHERE saga_id = :'id';
+SELECT saga.fail(:'id', 'x');
+SELECT saga.reopen(:'id', 'go on');
+SELECT key, run, status, compensation_status, parked, rolled_back_at IS NOT NULL AS rolled_back FROM saga.steps WHERE saga_id = :'id' ORDER BY seq;
+SELECT saga.complete(:'id');
+-- ... or is to try again
+SELECT test.begin('again') AS id \gset
+SELECT status FROM saga.step(:'id', 'p', kind => 'pivot', completed => true);
+SELECT status FROM saga.step(:'id', 'v', compensation => 'SELECT 1 / 0', compensation_retry => saga.retry_policy(3, '1 day', max_delay => '1 day'));
+SELECT saga.rollback_to(:'id', 'p');
+CALL test.until_over('again', 1);
+SELECT saga.fail(:'id', 'x');
+SELECT saga.reopen(:'id', 'go on');
+SELECT * FROM test.steps('again');
+SELECT status FROM saga.complete_step(:'id', 'v');
+SELECT saga.complete(:'id');
+-- ... or was trying at that moment
+SELECT test.begin('at that moment') AS id \gset
+SELECT status FROM saga.step(:'id', 'p', kind => 'pivot', completed => true);
+SELECT status FROM saga.step(:'id', 'v', compensation => 'SELECT test.undo_slowly($1); SELECT 1 / 0', compensation_retry => saga.retry_policy(1), completed => true);
+CALL test.shut();
+SELECT saga.rollback_to(:'id', 'p');
+CALL test.until_under_way();
+SELECT saga.fail(:'id', 'x');
+SELECT saga.reopen(:'id', 'go on');
+CALL test.let_go();
+CALL test.until_over('at that moment', 1);
+SELECT * FROM test.attempts('at that moment');
+SELECT * FROM test.steps('at that moment');
+SELECT * FROM test.saga('at that moment') \gx
+SELECT saga.complete(:'id');
 -- ... what is acknowledged after that was rolled back
 SELECT test.begin('acknowledged') AS id \gset
 SELECT status FROM saga.step(:'id', 'p', kind => 'pivot', completed => true);
@@ -317,6 +365,26 @@ SELECT * FROM test.saga('result') \gx
 SELECT * FROM test.steps('result');
 SELECT * FROM test.attempts('result');
 SELECT event, step, detail FROM test.events('result') WHERE position > 6;
+SELECT saga.complete(:'id');
+-- ... and to its end, whatever fails meanwhile
+SELECT test.begin('to its end') AS id \gset
+SELECT status FROM saga.step(:'id', 'p', kind => 'pivot', completed => true);
+SELECT status FROM saga.step(:'id', 'b', compensation => 'SELECT test.undo($1), 1 / (($1 ->> ''attempt'')::integer - 2)',
+  compensation_retry => saga.retry_policy(9, '1 hour', max_delay => '1 hour'));
+SELECT saga.rollback_to(:'id', 'p');
+SELECT saga.wait(:'id', until => 'running');
+SELECT status FROM saga.complete_step(:'id', 'b', '"ch_1"', late => 'record');
+SELECT saga.resolve(:'id', 'b', 'retry', 'undo that one, too');
+CALL test.until_over('to its end', 2);
+SELECT saga.fail(:'id', 'boom');
+SELECT saga.reopen(:'id', 'go on');
+SELECT * FROM test.steps('to its end');
+CALL test.refuses(format('SELECT saga.complete(%L)', :'id'));
+SELECT test.advance('2 hours');
+SELECT saga.wait(:'id', until => 'running');
+SELECT * FROM test.steps('to its end');
+SELECT * FROM test.attempts('to its end');
+SELECT event, step, detail FROM test.events('to its end') WHERE position > 5;
 SELECT saga.complete(:'id');
 
 -- Compensations that are given up in a partial undo, under "continue", do not

@@ -387,7 +387,7 @@ saga_advance_settle(SagaRow *saga, SagaSteps *steps, int index,
 	SagaStep   *step = &steps->step[index];
 	SagaWritten written;
 
-	saga_outcome_take(step, end, now);
+	saga_outcome_take(saga, step, end, now);
 	if (saga->state == SAGA_COMPENSATING)
 		written = saga_advance_walk(saga, steps, step, hand, now);
 	else

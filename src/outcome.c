@@ -163,9 +163,22 @@ take_failure(SagaStep *step, const SagaAttemptEnd *end, TimestampTz now)
 		step->next_attempt_at = retry_at(step, step->comp_charged, now);
 }
 
+/* A compensation that has all its attempts before it again. */
+void
+saga_outcome_forgive(SagaStep *step)
+{
+	step->next_attempt_at = 0;
+	step->comp_charged = 0;
+	step->comp_deferrals = 0;
+	step->comp_conflicts = 0;
+	step->comp_interruptions = 0;
+	step->comp_crashes = -1;
+}
+
 /* Enters the end of an attempt into the step's row, which is yet to be written. */
 void
-saga_outcome_take(SagaStep *step, const SagaAttemptEnd *end, TimestampTz now)
+saga_outcome_take(const SagaRow *saga, SagaStep *step,
+				  const SagaAttemptEnd *end, TimestampTz now)
 {
 	Assert(end->attempt == step->comp_attempts + 1);
 	step->comp_attempts = end->attempt;
@@ -181,9 +194,14 @@ saga_outcome_take(SagaStep *step, const SagaAttemptEnd *end, TimestampTz now)
 		if (!step->late)
 			step->parked = NULL;
 	}
-	/* Meanwhile it was settled otherwise: the attempt only has its number. */
+
+	/*
+	 * Meanwhile it was settled otherwise, or its saga went forward again: the
+	 * attempt only has its number.
+	 */
 	else if (step->comp_status != SAGA_COMP_COMPENSATED &&
-			 step->comp_status != SAGA_COMP_SKIPPED)
+			 step->comp_status != SAGA_COMP_SKIPPED &&
+			 saga->state != SAGA_RUNNING && saga->state != SAGA_COMPLETED)
 		take_failure(step, end, now);
 }
 

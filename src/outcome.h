@@ -27,8 +27,9 @@ typedef struct SagaAttemptEnd
 	const char *park;			/* not NULL: do not try again, for this reason */
 } SagaAttemptEnd;
 
-extern void saga_outcome_take(SagaStep *step, const SagaAttemptEnd *end,
-							  TimestampTz now);
+extern void saga_outcome_take(const SagaRow *saga, SagaStep *step,
+							  const SagaAttemptEnd *end, TimestampTz now);
+extern void saga_outcome_forgive(SagaStep *step);
 extern void saga_outcome_of_claim(const SagaStep *step, SagaOutcome outcome,
 								  const char *error, SagaAttemptEnd *end);
 extern void saga_outcome_policy(const SagaStep *step, SagaPolicy *policy);

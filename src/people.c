@@ -221,12 +221,7 @@ take_resolution(SagaStep *step, Resolution resolution, TimestampTz now)
 			step->comp_status = SAGA_COMP_PENDING;
 			step->compensated_at = 0;
 			step->released = true;
-			/* With all its attempts before it again. */
-			step->comp_charged = 0;
-			step->comp_deferrals = 0;
-			step->comp_conflicts = 0;
-			step->comp_interruptions = 0;
-			step->comp_crashes = -1;
+			saga_outcome_forgive(step);
 			break;
 		case RESOLVE_DONE:
 			step->comp_status = SAGA_COMP_COMPENSATED;
@@ -325,39 +320,60 @@ saga_sql_abandon(PG_FUNCTION_ARGS)
 	}
 }
 
-static bool
-any_late(const SagaSteps *steps)
-{
-	for (int i = 0; i < steps->count; i++)
-		if (steps->step[i].late)
-			return true;
-	return false;
-}
-
 /*
  * What a partial undo had done to a step when the saga failed behind its
  * pivot.  What it undid, or a person settled, may start afresh; what it only
- * passed over counts as before.  True if the step changed.
+ * passed over, asked about, or tried in vain counts as before.  True if the
+ * step changed.
  */
 static bool
 go_forward_again(SagaStep *step, TimestampTz now)
 {
+	bool		stays = true;
+
 	if (step->rolled_back_at != 0)
 		return false;
-	if (step->comp_status == SAGA_COMP_COMPENSATED || step->late)
+	switch (step->comp_status)
 	{
-		step->rolled_back_at = now;
-		return true;
+		case SAGA_COMP_NONE:
+			return false;
+		case SAGA_COMP_REGISTERED:
+			if (step->parked == NULL)
+				return false;
+			break;
+		case SAGA_COMP_PENDING:
+		case SAGA_COMP_DISPATCHED:
+		case SAGA_COMP_FAILED:
+			break;
+		case SAGA_COMP_COMPENSATED:
+			stays = false;
+			break;
+		case SAGA_COMP_SKIPPED:
+			stays = step->kind == SAGA_KIND_RETRIABLE ||
+				(step->compensate_on == SAGA_COMPENSATE_ON_COMPLETED &&
+				 step->status != SAGA_STEP_COMPLETED);
+			break;
 	}
-	if (step->comp_status != SAGA_COMP_SKIPPED)
-		return false;
-	if (step->kind == SAGA_KIND_RETRIABLE ||
-		(step->compensate_on == SAGA_COMPENSATE_ON_COMPLETED &&
-		 step->status != SAGA_STEP_COMPLETED))
+	if (stays && !step->late)
+	{
 		step->comp_status = SAGA_COMP_REGISTERED;
+		step->parked = NULL;
+		step->released = false;
+		saga_outcome_forgive(step);
+	}
 	else
 		step->rolled_back_at = now;
 	return true;
+}
+
+/* Is there a run of a step that was rolled back, and is to be undone still? */
+static bool
+any_opened_again(const SagaRow *saga, const SagaSteps *steps)
+{
+	for (int i = 0; i < steps->count; i++)
+		if (saga_walk_in_range(saga, &steps->step[i]))
+			return true;
+	return false;
 }
 
 /* saga.reopen(saga_id, note) */
@@ -374,7 +390,8 @@ saga_sql_reopen(PG_FUNCTION_ARGS)
 		SagaRow		saga;
 		SagaSteps	steps;
 		TimestampTz now;
-		bool		late;
+		bool	   *changed;
+		SagaWritten written;
 
 		saga_open_newest(id, SAGA_REACH_OPERATE, &saga);
 		saga_ledger_get_steps(id, &steps);
@@ -389,26 +406,29 @@ saga_sql_reopen(PG_FUNCTION_ARGS)
 			saga_open_refuse_state(&saga,
 								   "a listener is undoing a step of the saga",
 								   "Wait for it to report, or for the end of its lease.");
-		late = any_late(&steps);
-		if (!late)
-			saga_ledger_enter_state(&saga, SAGA_RUNNING, now);
-		else
-		{
-			/* The results that came too late are to be decided about first. */
-			saga.undo_target = SAGA_NOTHING_TO_UNDO;
-			saga.parked = NULL;
-			saga.updated_at = now;
-		}
+		changed = palloc0(sizeof(bool) * Max(steps.count, 1));
+		for (int i = 0; i < steps.count; i++)
+			changed[i] = go_forward_again(&steps.step[i], now);
 		saga.failure_kind = SAGA_FAILURE_NONE;
 		saga.reason = NULL;
 		saga.details = NULL;
 		saga.failed_seq = 0;
 		saga.deadline = 0;
-		saga_ledger_set_due(&saga, 0, InvalidOid);
-		if (saga_advance_stand(&saga, NULL, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)
+		/* What a late result opened again is to be settled first. */
+		saga.undo_target = SAGA_NOTHING_TO_UNDO;
+		if (any_opened_again(&saga, &steps))
+			written = saga_advance_walk(&saga, &steps, NULL, SAGA_HAND_CALLER, now);
+		else
+		{
+			saga.undo_target = -1;
+			saga_ledger_enter_state(&saga, SAGA_RUNNING, now);
+			saga_ledger_set_due(&saga, 0, InvalidOid);
+			written = saga_advance_stand(&saga, NULL, SAGA_HAND_CALLER, now);
+		}
+		if (written == SAGA_WRITTEN)
 		{
 			for (int i = 0; i < steps.count; i++)
-				if (go_forward_again(&steps.step[i], now))
+				if (changed[i])
 					saga_advance_write_step(&saga, &steps.step[i]);
 			write_event(&saga, "reopened", 0, NULL, NULL, note, now);
 			PG_RETURN_DATUM(state_datum(&saga));
@@ -535,9 +555,8 @@ check_savepoint_stands(const SagaRow *saga, SagaSteps *steps, int64 target)
 
 		if (step->seq > target || step->rolled_back_at != 0)
 			continue;
-		if (step->comp_attempts > 0 ||
-			(step->comp_status != SAGA_COMP_NONE &&
-			 step->comp_status != SAGA_COMP_REGISTERED))
+		if (step->comp_status != SAGA_COMP_NONE &&
+			step->comp_status != SAGA_COMP_REGISTERED)
 			ereport(ERROR,
 					(errcode(ERRCODE_SAGA_INVALID_STATE),
 					 errmsg("the undo of saga %s has gone past that savepoint",

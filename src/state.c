@@ -178,8 +178,8 @@ saga_state_comp_status_is_known(char code)
  *
  * A step without a compensation never gets one.  What is settled (compensated
  * or skipped) is opened again, or settled otherwise, only by a person's word
- * after a late result; what was skipped counts again when its saga goes
- * forward again.
+ * after a late result; what was skipped, or tried in vain, counts as before when
+ * its saga goes forward again.
  */
 bool
 saga_state_comp_can(SagaCompStatus from, SagaCompStatus to)
@@ -194,7 +194,7 @@ saga_state_comp_can(SagaCompStatus from, SagaCompStatus to)
 		case SAGA_COMP_PENDING:
 		case SAGA_COMP_DISPATCHED:
 		case SAGA_COMP_FAILED:
-			return to != SAGA_COMP_NONE && to != SAGA_COMP_REGISTERED;
+			return to != SAGA_COMP_NONE;
 		case SAGA_COMP_COMPENSATED:
 			return to == SAGA_COMP_PENDING || to == SAGA_COMP_SKIPPED;
 		case SAGA_COMP_SKIPPED:
