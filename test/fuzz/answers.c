@@ -62,9 +62,10 @@ write_history(Session *s, FILE *f, int count)
 
 /*
  * Tells of something that must not be.  Of findings of a kind (the same words,
- * but for numbers and what stands behind "--") the first is told in full.
+ * but for numbers and what stands behind "--") the first is told in full, and
+ * answered with true.
  */
-void
+bool
 finding(Session *s, const Statement *st, const char *format,...)
 {
 	char		what[2000];
@@ -91,7 +92,7 @@ finding(Session *s, const Statement *st, const char *format,...)
 	{
 		atomic_fetch_add(&shared->repeated, 1);
 		pthread_mutex_unlock(&shared->mutex);
-		return;
+		return false;
 	}
 	shared->signature[known] = hash;
 	atomic_fetch_add(&shared->findings, 1);
@@ -121,6 +122,7 @@ finding(Session *s, const Statement *st, const char *format,...)
 		fclose(f);
 	}
 	free(sql.data);
+	return true;
 }
 
 static void

@@ -357,7 +357,7 @@ extern void put_call(Session *s, Statement *st, int function, int slot,
 
 /* answers.c: what an answer must be, and findings */
 extern void write_out(const Statement *st, Text *to);
-extern void finding(Session *s, const Statement *st, const char *format,...) __attribute__((format(printf, 3, 4)));
+extern bool finding(Session *s, const Statement *st, const char *format,...) __attribute__((format(printf, 3, 4)));
 extern void add_claim(Session *s, const char *key, int attempt);
 extern void take_result(Session *s, const Statement *st, const PGresult *result);
 extern void take_notice(void *arg, const PGresult *result);

@@ -181,6 +181,11 @@ BEGIN
   JOIN saga.ledger_saga s ON s.id = a.saga
   WHERE a.phase = 'c' AND t.started_at < a.started_at
     AND (t.comp_status IN ('r', 'p', 'd') OR t.comp_status = 'c' AND t.compensated_at > a.started_at)
+    -- What it passes over, and what it tried in vain, counts as before when the
+    -- saga goes forward again.
+    AND NOT (t.comp_status = 'r' AND (t.kind = 'r'
+      OR t.compensate_on = 'c' AND NOT coalesce(t.completed_at <= a.started_at, false)
+      OR EXISTS (SELECT FROM saga.ledger_event e WHERE e.saga = t.saga AND e.event = 'reopened' AND e.at >= a.started_at)))
     -- A late result asks again about a step that the walk had passed.
     AND NOT EXISTS (SELECT FROM saga.ledger_event e
       WHERE e.saga = t.saga AND e.seq = t.seq AND e.event IN ('late result', 'late acknowledgement', 'resolved'));
@@ -274,6 +279,25 @@ BEGIN
   WHERE e.position <> e.n;
 END $$;
 
+-- What there is to tell of a saga, for whoever looks into a finding.
+CREATE FUNCTION fuzz.story(id text) RETURNS SETOF text LANGUAGE sql AS $$
+  SELECT concat('saga ', jsonb_strip_nulls(to_jsonb(s))) FROM saga.ledger_saga s WHERE s.id::text = $1
+  UNION ALL
+  (SELECT concat('step ', jsonb_strip_nulls(to_jsonb(t) - 'saga')) FROM saga.ledger_step t WHERE t.saga::text = $1 ORDER BY t.seq)
+  UNION ALL
+  (SELECT concat('attempt ', jsonb_strip_nulls(to_jsonb(h) - 'saga')) FROM saga.ledger_attempt h
+    WHERE h.saga::text = $1 ORDER BY h.finished_at)
+  UNION ALL
+  (SELECT concat('event ', e.at, ' ', e.event, ' ', e.step, ' ', e.detail) FROM saga.events e
+    WHERE e.saga_id::text = $1 ORDER BY e.position)
+$$;
+
+-- Undos that have that many attempts before them are paused, not waited for.
+CREATE TABLE fuzz.set_aside (saga uuid PRIMARY KEY);
+CREATE VIEW fuzz.patient AS
+  SELECT n.saga, n.seq FROM fuzz.next_task n JOIN saga.ledger_step t USING (saga, seq)
+  WHERE n.task = 'sql' AND split_part(t.compensation_retry, ' ', 1)::int - coalesce(t.comp_charged, 0) > 20;
+
 CREATE TABLE fuzz.failed_to_settle (saga text, what text);
 
 /*
@@ -286,10 +310,25 @@ DECLARE
   r record;
   statement text;
   ignored text;
+  clock uuid := saga.begin('clock');
+  now_of_saga timestamptz;
 BEGIN
+  -- Which is moved on, in a test build.
+  SELECT l.started_at INTO now_of_saga FROM saga.ledger_saga l WHERE l.id = clock;
+  PERFORM saga.complete(clock);
+
+  INSERT INTO fuzz.set_aside
+  SELECT p.saga FROM fuzz.patient p JOIN saga.ledger_saga s ON s.id = p.saga
+  WHERE s.state = 'u' AND s.failure_kind IS NOT NULL
+  ON CONFLICT DO NOTHING;
+
   FOR r IN
-    SELECT s.id::text AS id, format('SELECT saga.resume(%L)', s.id) AS statement
+    SELECT s.id::text AS id, format('SELECT saga.pause(%L, ''it has time'')', s.id) AS statement
+    FROM saga.ledger_saga s JOIN fuzz.set_aside a ON a.saga = s.id WHERE NOT s.paused AND s.state = 'u'
+    UNION ALL
+    SELECT s.id::text, format('SELECT saga.resume(%L)', s.id)
     FROM saga.ledger_saga s WHERE s.paused AND s.state NOT IN ('d', 'c', 'a')
+      AND NOT EXISTS (SELECT FROM fuzz.set_aside a WHERE a.saga = s.id)
     UNION ALL
     SELECT s.id::text, format('SELECT saga.fail(%L)', s.id)
     FROM saga.ledger_saga s
@@ -329,7 +368,10 @@ BEGIN
   FROM saga.ledger_saga s
   WHERE s.state NOT IN ('d', 'c', 'a')
     -- Some were given years between two attempts.
-    AND NOT coalesce(s.state = 'u' AND s.due > clock_timestamp() + interval '10 s', false)
+    AND NOT coalesce(s.state = 'u' AND s.due > now_of_saga + interval '10 s', false)
+    AND NOT (s.state = 'u' AND s.paused AND NOT EXISTS (SELECT FROM fuzz.next_task n
+      WHERE n.saga = s.id AND saga.internal_is_running(n.saga, n.seq))
+      AND EXISTS (SELECT FROM fuzz.set_aside a WHERE a.saga = s.id))
   LIMIT 20;
 END $$;
 

@@ -33,6 +33,20 @@ command(PGconn *conn, const char *sql)
 	PQclear(query(conn, sql));
 }
 
+/* Everything that the ledger holds of the saga that a finding is about. */
+static void
+tell_story(PGconn *conn, const char *saga)
+{
+	const char *values[1] = {saga};
+	PGresult   *result;
+
+	result = PQexecParams(conn, "SELECT fuzz.story($1)", 1, NULL, values, NULL, NULL, 0);
+	for (int i = 0; i < PQntuples(result) && i < 100; i++)
+		printf("  %.1500s\n", PQgetvalue(result, i, 0));
+	fflush(stdout);
+	PQclear(result);
+}
+
 /* Each row of a function of violations is a finding. */
 void
 look_for_violations(PGconn *conn, const char *function, const char *when)
@@ -47,23 +61,9 @@ look_for_violations(PGconn *conn, const char *function, const char *when)
 	if (result != NULL)
 	{
 		for (int i = 0; i < PQntuples(result); i++)
-			finding(NULL, NULL, "broken: %s -- %s, database %s, saga %s: %s", PQgetvalue(result, i, 0), when,
-					PQdb(conn), PQgetvalue(result, i, 1), PQgetvalue(result, i, 2));
-		if (PQntuples(result) > 0)
-		{
-			char		name[512];
-			FILE	   *f;
-
-			snprintf(name, sizeof(name), "%s/violations-%ld.txt", out_dir, (long) now_seconds());
-			f = fopen(name, "w");
-			if (f != NULL)
-			{
-				for (int i = 0; i < PQntuples(result); i++)
-					fprintf(f, "%s|%s|%s\n", PQgetvalue(result, i, 0), PQgetvalue(result, i, 1),
-							PQgetvalue(result, i, 2));
-				fclose(f);
-			}
-		}
+			if (finding(NULL, NULL, "broken: %s -- %s, database %s, saga %s: %s", PQgetvalue(result, i, 0), when,
+						PQdb(conn), PQgetvalue(result, i, 1), PQgetvalue(result, i, 2)))
+				tell_story(conn, PQgetvalue(result, i, 1));
 	}
 	PQclear(result);
 	command(conn, "COMMIT");
@@ -137,7 +137,7 @@ compare_functions(PGconn *conn)
 void
 settle(PGconn *conn)
 {
-	time_t		end = now_seconds() + 60 * (slow > 1 ? 5 : 1);
+	time_t		end = now_seconds() + 300 * slow;
 	PGresult   *result = NULL;
 
 	while (now_seconds() < end)
@@ -154,6 +154,7 @@ settle(PGconn *conn)
 	if (result == NULL)
 		return;
 	for (int i = 0; i < PQntuples(result); i++)
-		finding(NULL, NULL, "not to be settled -- %s %s", PQgetvalue(result, i, 0), PQgetvalue(result, i, 1));
+		if (finding(NULL, NULL, "not to be settled -- %s %s", PQgetvalue(result, i, 0), PQgetvalue(result, i, 1)))
+			tell_story(conn, PQgetvalue(result, i, 0));
 	PQclear(result);
 }

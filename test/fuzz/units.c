@@ -506,7 +506,7 @@ unit_wait(Session *s)
 	st->call[st->ncalls++] = call;
 	queue(s);
 	st = new_statement(s, W_CONTROL);
-	text_add(&st->sql, "SET statement_timeout = '%d s'", 10 * slow);
+	text_add(&st->sql, "SET statement_timeout = '%d s'", 60 * slow);
 	st->waits = true;
 	queue(s);
 	collect(s);

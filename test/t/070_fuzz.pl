@@ -66,10 +66,13 @@ foreach my $database ($memory ? $databases[0] : @databases)
 	push @command, $node->connstr($database) . " options='-c log_min_messages=fatal'";
 }
 open my $pipe, '-|', @command or die "$fuzzer: $!";
+my $told = 0;
 while (my $line = <$pipe>)
 {
 	chomp $line;
-	if ($line =~ /^FINDING/ || $ENV{SAGA_FUZZ_OUT}) { diag($line); }
+	# What belongs to a finding is indented.
+	$told = $line =~ /^FINDING/ || $told && $line =~ /^\s/;
+	if ($told || $ENV{SAGA_FUZZ_OUT}) { diag($line); }
 	else { note($line); }
 }
 close $pipe;
