@@ -293,6 +293,7 @@ SELECT saga.rollback_to(:'id', 'v');
 SELECT saga.rollback_to(:'id', 'p');
 SELECT saga.wait(:'id');
 SELECT * FROM test.attempts('in vain');
+CALL test.refuses(format('SELECT saga.resolve(%1$L, ''v'', ''skip'', ''nothing there''), saga.resolve(%1$L, ''v'', ''done'', ''by hand'')', :'id'));
 SELECT saga.resolve(:'id', 'v', 'skip', 'nothing there');
 SELECT step, why FROM saga.review_queue WHERE saga_id = :'id';
 SELECT saga.fail(:'id', 'x');

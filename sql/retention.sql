@@ -175,6 +175,8 @@ SELECT id AS own FROM saga.sagas WHERE name = 'one statement' \gset
 CALL test.refuses(format('SELECT saga.purge(''0''), saga.complete_step(%L, ''a'')', :'own'));
 SELECT saga.purge('0'), saga.begin('one statement', 'own') <> :'own' AS another;
 SELECT state FROM saga.sagas WHERE name = 'one statement';
+-- nor is the home of the ledger what it was
+SELECT saga.internal_settle_home(), saga.adopt(), saga.internal_settle_home() FROM generate_series(1, 2);
 RESET statement_timeout;
 
 -- One's own; those of others are for superusers and the owner of the database.

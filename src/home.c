@@ -138,7 +138,7 @@ read_home(Relation heap, Datum *values, bool *nulls)
 {
 	SysScanDesc scan;
 	HeapTuple	tuple;
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot	snapshot = saga_table_snapshot();
 
 	scan = systable_beginscan(heap, InvalidOid, false, snapshot, 0, NULL);
 	tuple = systable_getnext(scan);

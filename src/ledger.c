@@ -229,7 +229,7 @@ saga_ledger_get_saga_by_owner_name(text *owner_name, text *name, text *key,
 								   SagaRow *row)
 {
 	Relation	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot	snapshot = saga_table_snapshot();
 	ScanKeyData keys[3];
 	SysScanDesc scan;
 	HeapTuple	tuple;
@@ -837,7 +837,7 @@ saga_ledger_last_decision(const pg_uuid_t *id, int64 seq, SagaEvent *found)
 {
 	Relation	heap = table_open(saga_oids_get()->event, AccessShareLock);
 	Relation	index = index_open(saga_oids_get()->event_by_saga, AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot	snapshot = saga_table_snapshot();
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
@@ -883,15 +883,12 @@ int64
 saga_ledger_count_open(Oid owner)
 {
 	Relation	heap = table_open(saga_oids_get()->saga, AccessShareLock);
-	Snapshot	snapshot;
+	Snapshot	snapshot = saga_table_snapshot();
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 	int64		count = 0;
 
-	/* What the running command did counts, too. */
-	CommandCounterIncrement();
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	ScanKeyInit(&key, Saga_owner, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(owner));
 	scan = systable_beginscan(heap, InvalidOid, false, snapshot, 1, &key);

@@ -33,6 +33,7 @@
 #include "miscadmin.h"
 #include "open.h"
 #include "owner.h"
+#include "table.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -263,7 +264,7 @@ saga_sql_claim_compensations(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	context = AllocSetContextCreate(CurrentMemoryContext, "saga claim",
 									ALLOCSET_DEFAULT_SIZES);
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	snapshot = saga_table_snapshot();
 	owners = find_owners(&request, snapshot, &count);
 
 	/* In turn, from any of them on: no owner's flood keeps another waiting. */

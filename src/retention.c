@@ -32,6 +32,7 @@
 #include "miscadmin.h"
 #include "owner.h"
 #include "retention.h"
+#include "table.h"
 #include "turn.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -88,7 +89,7 @@ saga_retention_purge(pg_uuid_t *position, TimestampTz limit, bool all,
 												  "saga purge",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot	snapshot = saga_table_snapshot();
 	int64		purged = 0;
 
 	*done = false;

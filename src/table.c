@@ -13,7 +13,8 @@
  * it is or is updated in place (HOT).  A row that moves to another page while
  * the scan is between the old place and the new can be missed; so "missing" is
  * said only after a look with a fresh MVCC snapshot, unless the caller goes on
- * to insert, where the unique index tells.
+ * to insert, where the unique index tells.  Whoever scans many rows takes such
+ * a snapshot too, by saga_table_snapshot.
  *
  * Writing.  A unique index is asked with UNIQUE_CHECK_PARTIAL, which makes the
  * index entry and tells of a possible conflict instead of raising an error or
@@ -56,19 +57,29 @@ fill_found(SagaTuple *found, HeapTuple tuple, TransactionId writer)
 }
 
 /*
- * Is there no row for a fresh MVCC snapshot?  Like a dirty one, it must take
- * what this very command has written and deleted for done, or the two would
- * never agree.
+ * A registered snapshot of what is committed now, and of all that this
+ * transaction did.  Like a dirty one, it takes what this very command has
+ * written and deleted for done: several calls in one statement must see what
+ * became of each other, and two looks at a row must agree.
  */
+Snapshot
+saga_table_snapshot(void)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+
+	snapshot->curcid = GetCurrentCommandId(false) + 1;
+	return snapshot;
+}
+
+/* Is there no row for a fresh MVCC snapshot? */
 static bool
 really_missing(Relation heap, Relation index, ScanKey keys, int nkeys)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot	snapshot = saga_table_snapshot();
 	TupleTableSlot *slot = table_slot_create(heap, NULL);
 	IndexScanDesc scan;
 	bool		missing;
 
-	snapshot->curcid = GetCurrentCommandId(false) + 1;
 	scan = saga_compat_index_beginscan(heap, index, snapshot, nkeys);
 	index_rescan(scan, keys, nkeys, NULL, 0);
 	missing = !index_getnext_slot(scan, ForwardScanDirection, slot);

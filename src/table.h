@@ -12,6 +12,7 @@
 #include "access/sdir.h"
 #include "access/skey.h"
 #include "utils/relcache.h"
+#include "utils/snapshot.h"
 
 /* What a look-up of a row says. */
 typedef enum SagaFound
@@ -48,6 +49,7 @@ typedef struct SagaTuple
 	TransactionId writer;
 } SagaTuple;
 
+extern Snapshot saga_table_snapshot(void);
 extern SagaFound saga_table_find(Relation heap, Relation index, ScanKey keys,
 								 int nkeys, ScanDirection direction,
 								 SagaTuple *found);

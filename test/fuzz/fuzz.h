@@ -367,6 +367,7 @@ extern Statement *new_statement(Session *s, int where);
 extern void queue(Session *s);
 extern void collect(Session *s);
 extern void queue_sql(Session *s, int where, const char *format,...) __attribute__((format(printf, 3, 4)));
+extern void insist(Session *s, const char *sql);
 extern PGresult *ask(Session *s, const char *sql);
 extern void lost(Session *s, const Statement *st);
 extern void settings(Session *s);

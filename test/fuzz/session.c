@@ -144,6 +144,39 @@ queue_sql(Session *s, int where, const char *format,...)
 	queue(s);
 }
 
+/*
+ * Runs a command that a statement_timeout of moments may cut short, until it
+ * does not.
+ */
+void
+insist(Session *s, const char *sql)
+{
+	bool		again = true;
+
+	while (again)
+	{
+		PGresult   *result;
+
+		again = false;
+		if (PQsendQueryParams(s->conn, sql, 0, NULL, NULL, NULL, NULL, 0) != 1 ||
+			PQpipelineSync(s->conn) != 1)
+			lost(s, NULL);
+		while ((result = PQgetResult(s->conn)) != NULL)
+		{
+			const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+			if (PQstatus(s->conn) == CONNECTION_BAD)
+				lost(s, NULL);
+			if (sqlstate != NULL && strcmp(sqlstate, "57014") == 0)
+				again = true;
+			else if (PQresultStatus(result) != PGRES_COMMAND_OK)
+				finding(s, NULL, "%s: %s", sql, PQresultErrorMessage(result));
+			PQclear(result);
+		}
+		PQclear(PQgetResult(s->conn));
+	}
+}
+
 PGresult *
 ask(Session *s, const char *sql)
 {

@@ -505,11 +505,9 @@ unit_wait(Session *s)
 	st->columns = 1;
 	st->call[st->ncalls++] = call;
 	queue(s);
-	st = new_statement(s, W_CONTROL);
-	text_add(&st->sql, "SET statement_timeout = '%d s'", 60 * slow);
-	st->waits = true;
-	queue(s);
 	collect(s);
+	insist(s, "RESET statement_timeout");
+	settings(s);
 }
 
 /* What a superuser or database owner does once in a while. */
