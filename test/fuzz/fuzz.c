@@ -123,7 +123,7 @@ mix(void)
 		for (int i = 0; i < session_count; i++)
 		{
 			if (children[i] == 0 ||
-				now_seconds() - atomic_load(&shared->heartbeat[i]) < 600 * slow)
+				now_seconds() - atomic_load(&shared->heartbeat[i]) < 480 + 120 * slow)
 				continue;
 			finding(NULL, NULL, "session %d hangs in: %s", i, shared->doing[i]);
 			atomic_store(&shared->stop, true);

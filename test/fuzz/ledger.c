@@ -137,7 +137,7 @@ compare_functions(PGconn *conn)
 void
 settle(PGconn *conn)
 {
-	time_t		end = now_seconds() + 300 * slow;
+	time_t		end = now_seconds() + 240 + 60 * slow;
 	PGresult   *result = NULL;
 
 	while (now_seconds() < end)

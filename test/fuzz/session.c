@@ -199,7 +199,7 @@ void
 settings(Session *s)
 {
 	queue_sql(s, W_CONTROL, "SET lock_timeout = '%d ms'", 60 * slow);
-	queue_sql(s, W_CONTROL, "SET statement_timeout = '%d s'", 60 * slow);
+	queue_sql(s, W_CONTROL, "SET statement_timeout = '%d s'", 50 + 10 * slow);
 	queue_sql(s, W_CONTROL, "SET saga.retry_delay = '10 ms'");
 	queue_sql(s, W_CONTROL, "SET saga.retry_max_delay = '100 ms'");
 	queue_sql(s, W_CONTROL, "SET saga.max_attempts = 3");
