@@ -963,11 +963,12 @@ CREATE VIEW saga.events WITH (security_barrier) AS
     SELECT t.saga, 1, t.started_at, 'step started', t.seq, NULL
     FROM saga.ledger_step t
     UNION ALL
-    SELECT t.saga, 2, t.completed_at, 'step completed', t.seq, NULL
+    -- Another attempt may begin, and succeed, in the moment in which one ends.
+    SELECT t.saga, 3, t.completed_at, 'step completed', t.seq, NULL
     FROM saga.ledger_step t
     WHERE t.status OPERATOR(pg_catalog.=) 'c'::pg_catalog."char"
     UNION ALL
-    SELECT h.saga, CASE h.phase WHEN 'f' THEN 3 ELSE 7 END, h.finished_at,
+    SELECT h.saga, CASE h.phase WHEN 'f' THEN 2 ELSE 7 END, h.finished_at,
       CASE h.phase WHEN 'f' THEN 'step ' ELSE 'compensation ' END
       OPERATOR(pg_catalog.||) CASE h.outcome
         WHEN 's' THEN 'succeeded' WHEN 'f' THEN 'failed' WHEN 'i' THEN 'interrupted'
@@ -978,7 +979,9 @@ CREATE VIEW saga.events WITH (security_barrier) AS
         'attempt', h.attempt, 'sqlstate', h.sqlstate, 'error', h.error))
     FROM saga.ledger_attempt h
     UNION ALL
-    SELECT t.saga, 6, t.dispatched_at, 'compensation dispatched', t.seq,
+    -- Nobody acknowledges what succeeds by being dispatched.  All else is
+    -- dispatched behind what ended in that moment.
+    SELECT t.saga, CASE WHEN t.acknowledge THEN 8 ELSE 6 END, t.dispatched_at, 'compensation dispatched', t.seq,
       pg_catalog.jsonb_build_object('channel', t.channel)
     FROM saga.ledger_step t
     WHERE t.dispatched_at IS NOT NULL
@@ -987,7 +990,10 @@ CREATE VIEW saga.events WITH (security_barrier) AS
     SELECT v.saga,
       CASE
         WHEN v.event OPERATOR(pg_catalog.=) ANY ('{failing,rolling back,resolved,reopened,paused,resumed}'::pg_catalog.text[]) THEN 4
-        WHEN v.event OPERATOR(pg_catalog.=) 'compensation dispatched' THEN 6
+        WHEN v.event OPERATOR(pg_catalog.=) 'compensation dispatched' THEN (
+          SELECT CASE WHEN t.acknowledge THEN 8 ELSE 6 END
+          FROM saga.ledger_step t
+          WHERE t.saga OPERATOR(pg_catalog.=) v.saga AND t.seq OPERATOR(pg_catalog.=) v.seq)
         WHEN v.event OPERATOR(pg_catalog.=) 'parked' THEN 9
         WHEN v.event OPERATOR(pg_catalog.=) 'abandoned' THEN 10
         ELSE 8

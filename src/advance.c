@@ -360,15 +360,12 @@ saga_advance_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
 		saga_ledger_insert_event(&saga->id,
 								 saga->undo_target == SAGA_NOTHING_TO_UNDO ?
 								 "running again" : "rolled back", 0, NULL, now);
-	/* Its row tells of the last time it was dispatched only. */
-	if (dispatched && dispatched_before != 0)
-		saga_ledger_insert_event(&saga->id, "compensation dispatched",
-								 step->seq,
-								 saga_json_pair("channel", text_to_cstring(step->channel)),
-								 dispatched_before);
 	if (dispatched)
+	{
+		saga_advance_keep_dispatch(step, dispatched_before);
 		saga_notify_compensate(text_to_cstring(step->channel), &saga->id,
 							   step->seq);
+	}
 	return SAGA_WRITTEN;
 }
 
@@ -398,6 +395,20 @@ saga_advance_settle(SagaRow *saga, SagaSteps *steps, int index,
 	if (written == SAGA_WRITTEN)
 		saga_advance_write_attempt(step, end, now);
 	return written;
+}
+
+/*
+ * The row of a step tells of the last time that it was dispatched only; "before"
+ * is the one before that, or 0.
+ */
+void
+saga_advance_keep_dispatch(const SagaStep *step, TimestampTz before)
+{
+	if (before != 0)
+		saga_ledger_insert_event(&step->saga, "compensation dispatched",
+								 step->seq,
+								 saga_json_pair("channel", text_to_cstring(step->channel)),
+								 before);
 }
 
 /* Writes down an attempt of a compensation that is over. */

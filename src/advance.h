@@ -37,6 +37,7 @@ extern void saga_advance_write_attempt(const SagaStep *step,
 									   const SagaAttemptEnd *end,
 									   TimestampTz now);
 extern bool saga_advance_is_late(const SagaRow *saga, TimestampTz now);
+extern void saga_advance_keep_dispatch(const SagaStep *step, TimestampTz before);
 extern void saga_advance_rest(SagaRow *saga, const SagaSteps *steps);
 extern void saga_advance_withdraw(const SagaRow *saga, SagaSteps *steps);
 extern void saga_advance_wait_until(SagaRow *saga, const SagaSteps *steps,

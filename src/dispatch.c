@@ -128,6 +128,7 @@ static SagaWritten
 fire_and_forget(SagaRow *saga, SagaSteps *steps, int index, TimestampTz now)
 {
 	SagaStep   *step = &steps->step[index];
+	TimestampTz dispatched_before = step->dispatched_at;
 	SagaAttemptEnd end;
 	SagaWritten written;
 
@@ -139,8 +140,11 @@ fire_and_forget(SagaRow *saga, SagaSteps *steps, int index, TimestampTz now)
 	written = saga_advance_settle(saga, steps, index, &end,
 								  SAGA_HAND_EXECUTOR, now);
 	if (written == SAGA_WRITTEN)
+	{
+		saga_advance_keep_dispatch(step, dispatched_before);
 		saga_notify_compensate(text_to_cstring(step->channel), &saga->id,
 							   step->seq);
+	}
 	return written;
 }
 

@@ -159,7 +159,10 @@ saga_sql_plan(PG_FUNCTION_ARGS)
 				break;
 		}
 		if (task.kind != SAGA_TASK_PERSON)
+		{
 			step->comp_status = SAGA_COMP_COMPENSATED;
+			step->claimed_at = 0;
+		}
 	} while (task.kind != SAGA_TASK_PERSON);
 
 	/* What was given up is asked in the end. */

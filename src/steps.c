@@ -237,6 +237,8 @@ check_same_content(const SagaStep *step, const StepRequest *request)
 		what = "compensation";
 	else if (!saga_rows_same_text(step->channel, request->channel))
 		what = "notify";
+	else if (step->channel != NULL && step->acknowledge != request->acknowledge)
+		what = "acknowledge";
 	else if (!saga_rows_same_text(step->review, request->review))
 		what = "review";
 	else if (step->content_hash != NULL ?
@@ -448,8 +450,10 @@ find_step(const pg_uuid_t *id, text *key, text *forward_key, SagaStep *step)
 static Datum
 repeated_completion(const SagaStep *step, Jsonb *output)
 {
-	if (output != NULL && step->content_hash == NULL &&
-		!same_jsonb(step->output, output))
+	/* Redacted, the output that it came with is not known any more. */
+	bool		forgotten = step->content_hash != NULL && step->output == NULL;
+
+	if (output != NULL && !forgotten && !same_jsonb(step->output, output))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
 				 errmsg("step \"%s\" was completed with another output",

@@ -104,6 +104,23 @@ saga_walk_passes_over(const SagaRow *saga, const SagaStep *step)
 }
 
 /*
+ * Compensations of one saga run one after another.  While a listener held a
+ * step, the late result of one that started after it may have come in, and a
+ * person released that: its turn is when the listener has reported, or its lease
+ * is over.
+ */
+static void
+wait_for_claimed(SagaSteps *steps, SagaTask *task)
+{
+	const SagaStep *claimed = saga_walk_claimed(steps);
+
+	if (claimed == NULL)
+		return;
+	task->kind = SAGA_TASK_LISTENER;
+	task->index = claimed - steps->step;
+}
+
+/*
  * What is next in a saga that is being undone?
  *
  * Remembers how far the steps are settled, so that a walk over all of them
@@ -141,6 +158,8 @@ saga_walk_next(const SagaRow *saga, SagaSteps *steps, SagaTask *task)
 				break;
 		}
 		task->index = i;
+		if (step->released && task->kind != SAGA_TASK_PERSON)
+			wait_for_claimed(steps, task);
 		return;
 	}
 }
