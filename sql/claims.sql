@@ -330,6 +330,61 @@ CALL test.until_dispatched('partial, then full');
 SELECT test.done('partial, then full', step) FROM test.claim('k_full');
 SELECT state FROM saga.sagas WHERE id = :'id';
 
+-- Compensations of one saga run one after another: while a listener holds a step,
+-- one that a late result opened again waits for its report,
+SELECT test.begin('opened again') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', notify => 'k_again', compensation_retry => saga.retry_policy(2, '10 ms', max_delay => '10 ms'));
+SELECT status FROM saga.step(:'id', 'b', compensation => 'SELECT test.undo($1)');
+SELECT saga.fail(:'id');
+CALL test.until_dispatched('opened again');
+SELECT * FROM test.claim('k_again');
+SELECT status FROM saga.complete_step(:'id', 'b', '1', late => 'record');
+SELECT saga.resolve(:'id', 'b', 'retry', 'undo it with the result');
+SELECT step, action FROM saga.plan(:'id') ORDER BY position;
+SELECT next_action_at = lease_until AS due_at_its_end FROM saga.sagas JOIN saga.pending_compensations ON id = saga_id WHERE id = :'id';
+SELECT step, compensation, attempts FROM test.steps('opened again');
+SELECT saga.fail_compensation(test.key('opened again', 'a'), 1, 'no', retry_after => '0');
+CALL test.until_dispatched('opened again');
+SELECT test.undone('opened again');
+SELECT test.done('opened again', step) FROM test.claim('k_again');
+SELECT state FROM saga.sagas WHERE id = :'id';
+SELECT step, attempt, outcome FROM test.attempts('opened again');
+-- ... so does one that a listener has to undo;
+SELECT test.begin('opened, listener') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', notify => 'k_again', compensation_retry => saga.retry_policy(1));
+SELECT status FROM saga.step(:'id', 'b', notify => 'k_again');
+SELECT saga.fail(:'id');
+CALL test.until_dispatched('opened, listener');
+SELECT test.done('opened, listener', step) FROM test.claim('k_again');
+CALL test.until_dispatched('opened, listener');
+SELECT * FROM test.claim('k_again', lease => '10 minutes');
+SELECT status FROM saga.complete_step(:'id', 'b', '1', late => 'record');
+SELECT saga.resolve(:'id', 'b', 'retry', 'undo it with the result');
+SELECT step, compensation FROM test.steps('opened, listener');
+SELECT * FROM test.claim('k_again');
+SELECT saga.fail_compensation(test.key('opened, listener', 'a'), 1, 'no', retryable => false);
+CALL test.until_dispatched('opened, listener');
+SELECT test.done('opened, listener', step) FROM test.claim('k_again');
+SELECT step, compensation FROM test.steps('opened, listener');
+-- ... and where the claimed one is of a run that was rolled back, and a failure
+-- makes a full undo of it, what started later does.
+SELECT test.begin('old run') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', notify => 'k_again');
+SELECT saga.rollback_to(:'id', NULL);
+CALL test.until_dispatched('old run');
+SELECT test.done('old run', step) FROM test.claim('k_again');
+SELECT status FROM saga.step(:'id', 'b', notify => 'k_again', completed => true);
+SELECT status FROM saga.complete_step(:'id', 'a', '1', late => 'record');
+SELECT saga.resolve(:'id', 'a', 'retry', 'undo it with the result');
+CALL test.until_dispatched('old run');
+SELECT * FROM test.claim('k_again');
+SELECT saga.fail(:'id');
+SELECT step, compensation FROM test.steps('old run');
+SELECT test.done('old run', 'a');
+CALL test.until_dispatched('old run');
+SELECT test.done('old run', step) FROM test.claim('k_again');
+SELECT state FROM saga.sagas WHERE id = :'id';
+
 -- The owner under another name is another, for the calls of its members, too.
 CREATE ROLE regress_saga_owner LOGIN;
 CREATE ROLE regress_saga_member LOGIN IN ROLE regress_saga_owner;

@@ -77,6 +77,11 @@ SELECT status, output FROM saga.complete_step(:'id', 'debit', '{"balance": 5}');
 SELECT status, output FROM saga.complete_step(:'id', 'debit');
 CALL test.refuses(format('SELECT saga.complete_step(%L, %L, %L)', :'id', 'debit', '{"balance": 6}'));
 
+-- Whether a listener acknowledges is content.
+SELECT status FROM saga.step(:'id', 'charge', notify => 'c');
+CALL test.refuses(format('SELECT saga.step(%L, %L, notify => %L, acknowledge => false)', :'id', 'charge', 'c'));
+SELECT status FROM saga.step(:'id', 'nothing', acknowledge => false);
+SELECT status FROM saga.step(:'id', 'nothing');
 -- How it is retried is not its content.
 SELECT status, attempt FROM saga.step(:'id', 'credit', 'c1', retry => saga.retry_policy(max_attempts => 3));
 SELECT status, attempt FROM saga.step(:'id', 'credit', 'c1', retry => saga.retry_policy(max_attempts => 4));

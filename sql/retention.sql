@@ -309,6 +309,9 @@ SELECT saga.fail(:'late');
 SELECT saga.wait(:'late');
 SELECT saga.redact(:'late');
 SELECT status FROM saga.complete_step(:'late', 'a', '"canary"', late => 'record');
+-- (and until then it is compared)
+SELECT status FROM saga.complete_step(:'late', 'a', '"canary"', late => 'record');
+CALL test.refuses(format('SELECT saga.complete_step(%L, %L, %L, late => %L)', :'late', 'a', '"other"', 'record'));
 CALL test.refuses(format('SELECT saga.redact(%L)', :'late'));
 SELECT saga.resolve(:'late', 'a', 'skip', 'n');
 SELECT saga.redact(:'late');

@@ -595,9 +595,13 @@ saga_ledger_get_steps(const pg_uuid_t *id, SagaSteps *steps)
 	steps->frontier = steps->count;
 	steps->step = palloc_extended(steps->count * sizeof(SagaStep),
 								  MCXT_ALLOC_HUGE);
+	steps->claimed = false;
 	for (int i = 0; i < steps->count; i++)
+	{
 		saga_rows_unpack_step(RelationGetDescr(heap), &found[i],
 							  &steps->step[i]);
+		steps->claimed |= steps->step[i].claimed_at != 0;
+	}
 	pfree(found);
 	qsort(steps->step, steps->count, sizeof(SagaStep), by_seq);
 	index_close(index, NoLock);

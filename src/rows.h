@@ -200,6 +200,7 @@ typedef struct SagaSteps
 {
 	int			count;
 	int			frontier;		/* those from here on have nothing left to undo */
+	bool		claimed;		/* a listener held one when they were read */
 	SagaStep   *step;
 } SagaSteps;
 

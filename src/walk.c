@@ -104,15 +104,14 @@ saga_walk_passes_over(const SagaRow *saga, const SagaStep *step)
 }
 
 /*
- * Compensations of one saga run one after another.  While a listener held a
- * step, the late result of one that started after it may have come in, and a
- * person released that: its turn is when the listener has reported, or its lease
- * is over.
+ * Compensations of one saga run one after another.  While a listener holds one,
+ * a late result may open one again that started after it, and a failure make the
+ * undo of an old run a full one.  What is next then is the end of the claim.
  */
 static void
-wait_for_claimed(SagaSteps *steps, SagaTask *task)
+wait_for_claim(SagaSteps *steps, SagaTask *task)
 {
-	const SagaStep *claimed = saga_walk_claimed(steps);
+	const SagaStep *claimed = steps->claimed ? saga_walk_claimed(steps) : NULL;
 
 	if (claimed == NULL)
 		return;
@@ -158,8 +157,8 @@ saga_walk_next(const SagaRow *saga, SagaSteps *steps, SagaTask *task)
 				break;
 		}
 		task->index = i;
-		if (step->released && task->kind != SAGA_TASK_PERSON)
-			wait_for_claimed(steps, task);
+		if (task->kind != SAGA_TASK_PERSON)
+			wait_for_claim(steps, task);
 		return;
 	}
 }

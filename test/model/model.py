@@ -70,12 +70,14 @@ class Step:
         self.charged = self.deferrals = 0   # by which it is given up
         self.next_at = None
         self.released = False               # a person released it
+        self.let_go = False                 # it was due when its saga was resumed
         self.asked = False                  # a person must decide about it ...
         self.late = False                   # ... because its result came too late
         self.announced = False              # it was dispatched at least once
         self.claimed_at = self.lease_until = self.consumer = None
         self.acknowledged = None            # what the listener reported
         self.rolled_back = False            # it "counts no longer"
+        self.redacted = False
 
     def content(self):
         """"SG003, a known key with another compensation, channel, review, args, kind, or other values of
@@ -129,6 +131,11 @@ class Saga:
 
     def held(self):
         return [s for s in self.steps if s.claimed_at is not None]
+
+    def first_held(self):
+        """"Compensations of one saga run one after another": where a late result opened one again, or a failure
+        made a partial undo a full one, while a listener held another, that one is awaited."""
+        return min(self.held(), key=lambda s: s.lease_until, default=None)
 
     def in_range(self, step):
         """Is the step part of the undo?  One run that was rolled back is again, and it alone,
@@ -207,7 +214,7 @@ class Saga:
         if step.status == "completed":
             # "SG003, it completed with another output".  Ours: no output agrees with any.
             # Ours: nor is there another, where it was forgotten.
-            forgotten = self.redacted and step.output is None
+            forgotten = step.redacted and step.output is None
             if output is not None and output != step.output and not forgotten:
                 raise Refused("SG003", "completed with another output")
             return self.answer(step)
@@ -364,9 +371,8 @@ class Saga:
                 step.asked = True
                 return "person", step
             self.state = "compensating"
-            # "Compensations of one saga run one after another": where a listener holds one, and a person
-            # released another that had been settled before, that one waits.
-            return what, min(self.held(), key=lambda s: s.lease_until, default=step)
+            held = self.first_held()
+            return ("notify", held) if held else (what, step)
         if any(s.compensation == "failed" and self.in_range(s) for s in self.steps):
             # "the saga ends in needs_review with all the others done"
             self.state = "needs_review"
@@ -405,7 +411,7 @@ class Saga:
 
     def turn(self):
         """Does what is due; what came first, first."""
-        held = min(self.held(), key=lambda s: s.lease_until, default=None)
+        held = self.first_held()
         lease_over = held and held.lease_until <= self.now
         late = self.due_deadline()
         if lease_over and not (late and self.deadline <= held.lease_until):
@@ -416,7 +422,8 @@ class Saga:
             # Ours: a person is asked while it is paused, too.
             what, step = self.advance()
             # Ours: SQL that a person, or an earlier step's end, let go before the deadline was noticed, runs.
-            first = late and what == "sql" and (step.next_at is None or step.next_at < self.deadline)
+            first = late and what == "sql" and (
+                step.let_go or step.next_at is None or step.next_at < self.deadline)
             if not self.paused and (not late or first) and self.undo_step(what, step):
                 return True
         if late:
@@ -449,6 +456,7 @@ class Saga:
 
     def run_sql(self, step):
         """An executor runs a compensation: "The SQL, the mark and the attempt's outcome commit together"."""
+        step.let_go = False
         n = len(step.attempts)
         does = step.plan[n] if n < len(step.plan) else "succeed"
         if does == "succeed":
@@ -600,7 +608,7 @@ class Saga:
         step = next((s for s in reversed(self.steps) if s.key == key and s.asked and self.in_range(s)), None)
         if step is None:
             raise Refused("SG002", "it waits for no decision")
-        if resolution == "retry" and (step.undo is None or self.redacted):
+        if resolution == "retry" and (step.undo is None or step.redacted):
             # "or `retry` of a step with nothing to run".  Ours: nor of one whose args are forgotten.
             raise Refused("SG002", "nothing to run")
         step.asked = step.late = False
@@ -684,8 +692,8 @@ class Saga:
             self.event("resumed")
             if self.state == "compensating":
                 what, step = self.advance()
-                if what == "sql" and step.next_at is not None and step.next_at <= self.now:
-                    step.next_at = None     # it is let go at once
+                if what == "sql":
+                    step.let_go = step.next_at is not None and step.next_at <= self.now
         return self.state
 
     def unfinished(self):
@@ -751,6 +759,7 @@ class Saga:
         for step in self.steps:
             step.output = step.error = step.acknowledged = None
             step.asked = False
+            step.redacted = True
         return None
 
     def plan(self):
@@ -772,6 +781,12 @@ class Saga:
                 what = self.look(step) if self.in_range(step) else "settled"
                 if what in ("settled", "passed"):
                     continue
+                held = self.first_held()
+                if held and what != "person":
+                    if not told:
+                        told.append((held.key, "notify"))
+                    if step is held:
+                        continue
                 told.append((step.key, "notify" if what == "announce" else what))
                 if what == "person":
                     return told

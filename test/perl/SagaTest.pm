@@ -44,7 +44,7 @@ our @EXPORT = qw(saga_cluster saga_conf is_test_build wait_until wait_state
   session background log_offset wait_log no_log worker_pid executor_pids
   witness acknowledged guarantees guarantee_violations sql_error
   set_faults halt_worker try_psql wait_server wait_lines listen_to listen_again heard wait_heard
-  start_program wait_program stop_program kill_program start_payments payments_record start_listener);
+  interpreter start_program wait_program stop_program kill_program start_payments payments_record start_listener);
 
 =head1 FUNCTIONS
 
@@ -482,17 +482,14 @@ END
 	$? = $code;
 }
 
-=head2 start_payments($name, %options), payments_record($payments)
+=head2 interpreter($language)
 
-The payment service F<test/clients/payments.py>: a program with a C<{url}> and a
-C<{record}>; and what that holds so far, a hash for each call.  Options: C<seed>,
-C<bad> (the share of calls that meet with trouble), C<slow> (seconds).
+The command of an interpreter, C<python> or C<node>, that can talk to the server.
 
 =cut
 
 my $clients = dirname(__FILE__) . '/../clients';
 
-# An interpreter that has what the listeners need
 sub interpreter
 {
 	my ($language) = @_;
@@ -502,6 +499,14 @@ sub interpreter
 	  ? "no node 18 or later with the module pg: run .ci/setup\n"
 	  : "no python3 with psycopg 3: run .ci/setup\n";
 }
+
+=head2 start_payments($name, %options), payments_record($payments)
+
+The payment service F<test/clients/payments.py>: a program with a C<{url}> and a
+C<{record}>; and what that holds so far, a hash for each call.  Options: C<seed>,
+C<bad> (the share of calls that meet with trouble), C<slow> (seconds).
+
+=cut
 
 sub start_payments
 {
