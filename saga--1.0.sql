@@ -834,7 +834,8 @@ CREATE VIEW saga.steps WITH (security_barrier) AS
       WHEN 'f' THEN 'failed' WHEN 's' THEN 'skipped'
       ELSE CASE
         WHEN NOT s.state OPERATOR(pg_catalog.=) ANY ('{u,p}'::pg_catalog."char"[]) OR s.undo_target IS NULL
-          THEN CASE WHEN t.comp_status OPERATOR(pg_catalog.=) 'r'::pg_catalog."char" OR s.state OPERATOR(pg_catalog.=) 'r'::pg_catalog."char"
+          THEN CASE WHEN t.comp_status OPERATOR(pg_catalog.=) 'r'::pg_catalog."char"
+              OR s.state OPERATOR(pg_catalog.=) ANY ('{r,d}'::pg_catalog."char"[])
             THEN 'registered' ELSE 'pending' END
         WHEN t.rolled_back_at IS NULL AND t.seq OPERATOR(pg_catalog.<=) s.undo_target THEN 'registered'
         WHEN saga.internal_is_running(t.saga, t.seq) THEN 'running'

@@ -803,7 +803,7 @@ class Saga:
         if step.compensation not in ("registered", "pending"):
             return step.compensation
         if self.state not in ("compensating", "needs_review") or self.behind_pivot:
-            return step.compensation if self.state != "running" else "registered"
+            return "registered" if self.state in ("running", "completed") else step.compensation
         # "`pending` (due or waiting its turn)" is what is part of the undo
         return "pending" if step.rolled_back or step.position > self.target else "registered"
 
