@@ -6,7 +6,7 @@ until nothing is due.  Then observe() is what the views must show.
 
 What is said here was written from the contract and the reference, not from the
 code; sentences between quotation marks are theirs.  Where both are silent, a
-comment begins with "Ours:", and says what we decided.
+comment begins with “Ours:”, and says what we decided.
 
 Time is a whole number of hours.  A refusal raises Refused with its SQLSTATE.
 """
@@ -25,7 +25,7 @@ class Refused(Exception):
 
 
 class Policy:
-    """"`backoff`: constant, linear (delay·n), exponential (delay·2^(n−1)), capped by max_delay"."""
+    """“`backoff`: constant, linear (delay·n), exponential (delay·2^(n−1)), capped by max_delay”."""
 
     def __init__(self, max_attempts=5, delay=1, backoff="constant", max_delay=4, timeout=3):
         self.max_attempts = max_attempts
@@ -47,7 +47,7 @@ class Step:
                  compensation_retry):
         self.key = key
         self.run = run
-        self.position = position            # "1, 2, 3 … by start order"
+        self.position = position            # “1, 2, 3 … by start order”
         self.undo = undo                    # 'sql', 'notify', 'announce' (not acknowledged) or None
         self.review = review                # words for a person, or None
         self.kind = kind
@@ -76,16 +76,16 @@ class Step:
         self.announced = False              # it was dispatched at least once
         self.claimed_at = self.lease_until = self.consumer = None
         self.acknowledged = None            # what the listener reported
-        self.rolled_back = False            # it "counts no longer"
+        self.rolled_back = False            # it “counts no longer”
         self.redacted = False
 
     def content(self):
-        """"SG003, a known key with another compensation, channel, review, args, kind, or other values of
-        acknowledge and compensate_on"."""
+        """“SG003, a known key with another compensation, channel, review, args, kind, or other values of
+        acknowledge and compensate_on”."""
         return self.undo, self.review, self.kind, self.compensate_on, self.args
 
     def passed_over(self):
-        """"`retriable`: … never undone"; "`completed`: undone only if it completed"."""
+        """“`retriable`: … never undone”; “`completed`: undone only if it completed”."""
         return (self.compensation in UNDER_WAY and
                 (self.kind == "retriable" or
                  self.compensate_on == "completed" and self.status != "completed"))
@@ -93,7 +93,7 @@ class Step:
 
 class Saga:
     def __init__(self, now, input=None, timeout=0, on_compensation_failure="halt"):
-        """"`timeout` sets the deadline ('0': none)"."""
+        """“`timeout` sets the deadline ('0': none)”."""
         self.now = now
         self.input = input
         self.deadline = now + timeout if timeout else None
@@ -113,11 +113,11 @@ class Saga:
     # ------------------------------------------------------------ what it has
 
     def newest(self, key):
-        """"`step` is the step's key and means its newest run"."""
+        """“`step` is the step's key and means its newest run”."""
         return next((s for s in reversed(self.steps) if s.key == key), None)
 
     def need(self, key, run=None):
-        """"a `forward_key`, if given, must be that run's (else SG002)"."""
+        """“a `forward_key`, if given, must be that run's (else SG002)”."""
         step = self.newest(key)
         if step is None:
             raise Refused("SG004", "no such step")
@@ -133,7 +133,7 @@ class Saga:
         return [s for s in self.steps if s.claimed_at is not None]
 
     def first_held(self):
-        """"Compensations of one saga run one after another": where a late result opened one again, or a failure
+        """“Compensations of one saga run one after another”: where a late result opened one again, or a failure
         made a partial undo a full one, while a listener held another, that one is awaited."""
         return min(self.held(), key=lambda s: s.lease_until, default=None)
 
@@ -150,25 +150,25 @@ class Saga:
     # ------------------------------------------------------------ forward
 
     def begin(self, input):
-        """"The same key with another `input` is an error (SG003)", in every state."""
+        """“The same key with another `input` is an error (SG003)”, in every state."""
         if input != self.input:
             raise Refused("SG003", "another input")
 
     def step(self, key, undo=None, review=None, kind="compensatable", compensate_on="started", args=None,
              plan=(), output=None, completed=False, retry=None, compensation_retry=None):
-        """"Records that a step starts, before its effect."""
+        """“Records that a step starts, before its effect.”"""
         completed = completed or output is not None
         known = self.newest(key)
         if self.state == "completed":
-            # "on a completed saga step and complete_step of a known key give the stored answer and
-            # a new key is SG002".  Ours: a run that was rolled back is not known any more.
+            # “on a completed saga step and complete_step of a known key give the stored answer and
+            # a new key is SG002”.  Ours: a run that was rolled back is not known any more.
             if known is None or known.rolled_back:
                 raise Refused("SG002", "a completed saga takes no new step")
         elif self.state != "running":
-            # "on a failing, compensated or abandoned one SG005"
+            # “on a failing, compensated or abandoned one SG005”
             raise Refused("SG005", "the undo has begun")
         if known is None or known.rolled_back:
-            # "a step key started afresh after it was rolled back is a new run of it"
+            # “a step key started afresh after it was rolled back is a new run of it”
             step = Step(key, known.run + 1 if known else 1, len(self.steps) + 1, self.now, undo, review, kind,
                         compensate_on, args, plan, retry or Policy(), compensation_retry or Policy())
             step.attempt_in = self.transaction
@@ -178,11 +178,11 @@ class Saga:
             step = known
             if (undo, review, kind, compensate_on, args) != step.content():
                 raise Refused("SG003", "other content")
-            # "completed with its output (skip the work, use the output)"
+            # “completed with its output (skip the work, use the output)”
             if step.status == "completed" or self.state == "completed":
                 return self.answer(step)
-            # "or started/failed with attempt one higher …; within the transaction that made the
-            # attempt, the same attempt again"
+            # “or started/failed with attempt one higher …; within the transaction that made the
+            # attempt, the same attempt again”
             # Ours: what failed is over, in that transaction, too: the next attempt is another.
             if step.status == "failed" or step.attempt_in != self.transaction:
                 if step.status == "started":
@@ -193,7 +193,7 @@ class Saga:
             step.status = "started"
             step.retry_at = None
         if completed:
-            # "recorded as completed in the same write"
+            # “recorded as completed in the same write”
             step.status = "completed"
             step.output = output
             self.event("step completed", step)
@@ -203,7 +203,7 @@ class Saga:
         return (step.status, step.attempt, step.output, step.retry_at, step.run)
 
     def complete_step(self, key, output=None, late="error", run=None):
-        """"Records that a step completed, with its output."""
+        """“Records that a step completed, with its output.”"""
         step = self.newest(key)
         begun = (self.state not in ("running", "completed") or
                  # Ours: to a run that was rolled back its undo has begun, whatever the saga does.
@@ -212,19 +212,19 @@ class Saga:
             raise Refused("SG005", "the undo has begun")
         step = self.need(key, run)
         if step.status == "completed":
-            # "SG003, it completed with another output".  Ours: no output agrees with any.
+            # “SG003, it completed with another output”.  Ours: no output agrees with any.
             # Ours: nor is there another, where it was forgotten.
             forgotten = step.redacted and step.output is None
             if output is not None and output != step.output and not forgotten:
                 raise Refused("SG003", "completed with another output")
             return self.answer(step)
         if self.state == "completed":
-            # "SG002, … or the saga is completed"
+            # “SG002, … or the saga is completed”
             raise Refused("SG002", "a completed saga takes no more results")
         if begun:
             return self.take_late(step, output)
         if step.status == "failed":
-            # "SG002, the step is failed (call saga.step again first)"
+            # “SG002, the step is failed (call saga.step again first)”
             raise Refused("SG002", "a failed attempt cannot be completed")
         step.status = "completed"
         step.output = output
@@ -232,8 +232,8 @@ class Saga:
         return self.answer(step)
 
     def take_late(self, step, output):
-        """"while no attempt of the step's compensation was ever made, the compensation gets the output;
-        otherwise, and where the step was already passed by, the saga is parked with both facts"."""
+        """“while no attempt of the step's compensation was ever made, the compensation gets the output;
+        otherwise, and where the step was already passed by, the saga is parked with both facts”."""
         if step.status == "failed":
             # the attempt that was given up is followed by one that succeeded
             step.attempt += 1
@@ -242,7 +242,7 @@ class Saga:
         step.retry_at = None
         self.event("step completed", step)
         self.event("late result", step)
-        # "A step that has nothing to undo just takes it", "retriable: … never undone".
+        # “A step that has nothing to undo just takes it”, “retriable: … never undone”.
         if step.compensation != "none" and step.kind != "retriable" and (
                 step.attempts or step.claimed_at is not None or step.compensation not in UNDER_WAY or
                 self.state == "abandoned"):
@@ -250,7 +250,7 @@ class Saga:
             # Ours: an abandoned saga stays so.
             if self.state != "abandoned":
                 if self.state == "running":
-                    # "nothing else is undone, and behind the decision it is running again"
+                    # “nothing else is undone, and behind the decision it is running again”
                     self.target = NOTHING
                 self.withdraw()
                 self.state = "needs_review"
@@ -258,11 +258,11 @@ class Saga:
         return self.answer(step)
 
     def fail_step(self, key, error, retryable=True, run=None):
-        """"records a failed attempt and answers `retry_at` from the step's forward policy, or NULL there
-        once attempts are exhausted or the error is not retryable"."""
+        """“records a failed attempt and answers `retry_at` from the step's forward policy, or NULL there
+        once attempts are exhausted or the error is not retryable”."""
         step = self.need(key, run)
         if self.state not in ("running", "completed") or step.rolled_back:
-            # "A late fail_step changes nothing and says so."
+            # “A late fail_step changes nothing and says so.”
             return self.answer(step)
         if step.status == "completed":
             raise Refused("SG002", "a completed step cannot fail")
@@ -273,12 +273,12 @@ class Saga:
             if retryable and step.attempt < step.retry.max_attempts:
                 step.retry_at = self.now + step.retry.pause(step.attempt)
             self.event("step failed", step)
-        # "Of a step that failed already: what was answered then."
+        # “Of a step that failed already: what was answered then.”
         return self.answer(step)
 
     def complete(self, result=None, ignore_failed=False):
-        """"refuses (SG002) while a step is `started`, or `failed` with a compensation (unless
-        `ignore_failed`)"; "complete on a completed one" answers the same."""
+        """“refuses (SG002) while a step is `started`, or `failed` with a compensation (unless
+        `ignore_failed`)”; “complete on a completed one” answers the same."""
         if self.state == "completed":
             return self.state
         if self.state != "running":
@@ -297,8 +297,8 @@ class Saga:
     # ------------------------------------------------------------ failing
 
     def fail(self, kind="failed", reason=None):
-        """"`fail` or `cancel` on a saga already failing in full, or in needs_review or compensated"
-        answers the same; "During a partial undo fail, cancel or the deadline turns it into a full one"."""
+        """“`fail` or `cancel` on a saga already failing in full, or in needs_review or compensated”
+        answers the same; “During a partial undo fail, cancel or the deadline turns it into a full one”."""
         if self.state in ("completed", "abandoned"):
             raise Refused("SG002", "a finished saga cannot fail")
         if self.failure_kind is not None:
@@ -311,7 +311,7 @@ class Saga:
             next((s for s in live if s.status == "started"), None)
         self.event("failing", self.failed_step)
         if self.pivot():
-            # "once it completed, a terminal failure parks the saga instead of undoing"
+            # “once it completed, a terminal failure parks the saga instead of undoing”
             # Ours: what a person was asked about a late result stays asked.
             self.withdraw()
             self.target = None
@@ -339,7 +339,7 @@ class Saga:
         if step.compensation in ("none", "compensated", "skipped"):
             return "settled"
         if step.compensation == "failed":
-            # "'continue' records it and goes on"
+            # “'continue' records it and goes on”
             return "settled" if self.on_compensation_failure == "continue" else "person"
         if step.passed_over():
             return "passed"
@@ -348,8 +348,8 @@ class Saga:
         return step.undo
 
     def advance(self):
-        """The reverse walk: "the compensations run in the reverse of the order in which the steps
-        started", each once "every later-started step of the saga is settled" (G3).  Goes as far as it
+        """The reverse walk: “the compensations run in the reverse of the order in which the steps
+        started”, each once “every later-started step of the saga is settled” (G3).  Goes as far as it
         can without doing anything; answers what is next, and its step."""
         for step in reversed(self.steps):
             if not self.in_range(step):
@@ -374,7 +374,7 @@ class Saga:
             held = self.first_held()
             return ("notify", held) if held else (what, step)
         if any(s.compensation == "failed" and self.in_range(s) for s in self.steps):
-            # "the saga ends in needs_review with all the others done"
+            # “the saga ends in needs_review with all the others done”
             self.state = "needs_review"
             self.event("parked")
         elif self.failure_kind:
@@ -385,10 +385,10 @@ class Saga:
         return None, None
 
     def arrive(self):
-        """A partial undo is done: "then the saga is `running` again"."""
+        """A partial undo is done: “then the saga is `running` again”."""
         nothing = self.target == NOTHING
         for step in self.steps:
-            # "retriable: … never undone".  Ours: nor is it to be done again, then.
+            # “retriable: … never undone”.  Ours: nor is it to be done again, then.
             if step.position > self.target and step.kind != "retriable":
                 step.rolled_back = True
         self.target = None
@@ -415,7 +415,7 @@ class Saga:
         lease_over = held and held.lease_until <= self.now
         late = self.due_deadline()
         if lease_over and not (late and self.deadline <= held.lease_until):
-            # "ended unacknowledged, the attempt is 'timed out' and charged"
+            # “ended unacknowledged, the attempt is 'timed out' and charged”
             self.end_attempt(held, "timed out")
             return True
         if self.state == "compensating":
@@ -444,18 +444,18 @@ class Saga:
         if what == "notify":
             step.compensation = "dispatched"
         else:
-            # "with `acknowledge => false` the committed notification is all"
+            # “with `acknowledge => false` the committed notification is all”
             self.end_attempt(step, "succeeded")
         return True
 
     def due_deadline(self):
-        """"a saga still running then fails terminally"; "A deadline that passes [while it is paused]
-        waits, and has its effect when the saga is resumed"."""
+        """“a saga still running then fails terminally”; “A deadline that passes [while it is paused]
+        waits, and has its effect when the saga is resumed”."""
         return (self.deadline is not None and self.deadline <= self.now and not self.paused and
                 self.failure_kind is None and self.state in ("running", "compensating"))
 
     def run_sql(self, step):
-        """An executor runs a compensation: "The SQL, the mark and the attempt's outcome commit together"."""
+        """An executor runs a compensation: “The SQL, the mark and the attempt's outcome commit together”."""
         step.let_go = False
         n = len(step.attempts)
         does = step.plan[n] if n < len(step.plan) else "succeed"
@@ -476,14 +476,14 @@ class Saga:
         elif step.compensation not in ("compensated", "skipped"):
             step.compensation = "pending"
             if how == "give up":
-                # SG006, or a listener that says there is no point: "park now, do not try again"
+                # SG006, or a listener that says there is no point: “park now, do not try again”
                 self.give_up(step)
             elif how == "later":
-                # "not charged as an attempt"
+                # “not charged as an attempt”
                 step.deferrals += 1
                 step.next_at = self.now + step.compensation_retry.pause(step.deferrals)
             elif how == "conflict":
-                # "Serialization failures … are retried on a budget of their own", soon
+                # “Serialization failures … are retried on a budget of their own”, soon
                 step.next_at = self.now
             else:
                 step.charged += 1
@@ -513,8 +513,8 @@ class Saga:
     # ------------------------------------------------------------ listeners
 
     def claim(self, lease, consumer):
-        """"An attempt begins when a consumer claims … The lease, never longer than the policy's
-        `timeout` in all, is the attempt's limit".  "nothing is dispatched while paused"."""
+        """“An attempt begins when a consumer claims … The lease, never longer than the policy's
+        `timeout` in all, is the attempt's limit”.  “nothing is dispatched while paused”."""
         for step in self.steps:
             if step.compensation == "dispatched" and step.claimed_at is None:
                 step.claimed_at = self.now
@@ -535,14 +535,14 @@ class Saga:
         return step
 
     def attempt_under_way(self, step, attempt):
-        """"SG002, the step was never dispatched, or no attempt of that number was claimed"."""
+        """“SG002, the step was never dispatched, or no attempt of that number was claimed”."""
         if not step.announced or attempt > len(step.attempts) + (step.claimed_at is not None):
             raise Refused("SG002", "no such attempt")
         return step.claimed_at is not None and attempt == len(step.attempts) + 1
 
     def extend_claim(self, key, run, attempt, lease):
-        """"the new end of the claim: not earlier than before, and not later than the claim's beginning
-        and the timeout of the policy"."""
+        """“the new end of the claim: not earlier than before, and not later than the claim's beginning
+        and the timeout of the policy”."""
         step = self.reported(key, run)
         if not self.attempt_under_way(step, attempt):
             raise Refused("SG002", "the claim is over")
@@ -551,18 +551,18 @@ class Saga:
         return step.lease_until
 
     def complete_compensation(self, key, run, output=None):
-        """"An acknowledgement that comes late is still believed (the effect was done)"."""
+        """“An acknowledgement that comes late is still believed (the effect was done)”."""
         step = self.reported(key, run)
         if not step.announced:
             raise Refused("SG002", "never dispatched")
         if step.claimed_at is not None:
-            # "a late acknowledgement while another holds the claim: the open attempt succeeded"
+            # “a late acknowledgement while another holds the claim: the open attempt succeeded”
             settled = step.compensation in ("compensated", "skipped")
             if not settled:
                 step.acknowledged = output
             self.end_attempt(step, "succeeded")
         elif step.compensation not in ("compensated", "skipped"):
-            # "while nobody does: no attempt; event late acknowledgement"
+            # “while nobody does: no attempt; event late acknowledgement”
             step.acknowledged = output
             self.event("late acknowledgement", step)
             self.compensated(step)
@@ -570,14 +570,14 @@ class Saga:
                 # Ours: a saga that was reopened has had that run undone, then.
                 step.rolled_back = True
             elif self.state == "needs_review" and not self.behind_pivot:
-                # "a saga that was parked for that alone goes on"
+                # “a saga that was parked for that alone goes on”
                 self.advance()
             else:
                 self.go_on()
         return step.compensation
 
     def fail_compensation(self, key, run, attempt, retryable=True, retry_after=None):
-        """"a failure report for an attempt that is over is not [believed] (the answer says so)"."""
+        """“a failure report for an attempt that is over is not [believed] (the answer says so)”."""
         step = self.reported(key, run)
         if not self.attempt_under_way(step, attempt):
             return "stale"
@@ -594,8 +594,8 @@ class Saga:
             raise Refused("22023", "an empty note")
 
     def resolve(self, key, resolution, note):
-        """"settles the parked step: run the compensation (again), or it was done by hand, or it is not
-        needed"."""
+        """“settles the parked step: run the compensation (again), or it was done by hand, or it is not
+        needed”."""
         if resolution not in ("retry", "done", "skip"):
             raise Refused("22023", "an unknown resolution")
         self.note(note)
@@ -609,7 +609,7 @@ class Saga:
         if step is None:
             raise Refused("SG002", "it waits for no decision")
         if resolution == "retry" and (step.undo is None or step.redacted):
-            # "or `retry` of a step with nothing to run".  Ours: nor of one whose args are forgotten.
+            # “or `retry` of a step with nothing to run”.  Ours: nor of one whose args are forgotten.
             raise Refused("SG002", "nothing to run")
         step.asked = step.late = False
         step.next_at = None
@@ -620,7 +620,7 @@ class Saga:
             step.claimed_at = step.lease_until = step.consumer = None
             self.event("compensation interrupted", step)
         if resolution == "retry":
-            # "with all its attempts before it; this releases a reviewed one"
+            # “with all its attempts before it; this releases a reviewed one”
             step.compensation = "pending"
             step.released = True
             step.charged = step.deferrals = 0
@@ -630,7 +630,7 @@ class Saga:
         return self.state
 
     def abandon(self, note):
-        """"Gives up a saga that waits for a decision: nothing more is undone, and it is finished."""
+        """“Gives up a saga that waits for a decision: nothing more is undone, and it is finished.”"""
         self.note(note)
         if self.state != "needs_review":
             raise Refused("SG002", "it waits for no decision")
@@ -639,8 +639,8 @@ class Saga:
         return self.state
 
     def reopen(self, note):
-        """"after a pivot: running again, deadline cleared"; "without a failure and without a deadline;
-        its steps are as they were"."""
+        """“after a pivot: running again, deadline cleared”; “without a failure and without a deadline;
+        its steps are as they were”."""
         self.note(note)
         if self.state != "needs_review" or not self.behind_pivot:
             raise Refused("SG002", "it did not fail behind a pivot")
@@ -673,7 +673,7 @@ class Saga:
         return self.state
 
     def pause(self, note):
-        """"Nothing more of the saga is undone until it is resumed … Of a paused saga: the same again"."""
+        """“Nothing more of the saga is undone until it is resumed … Of a paused saga: the same again”."""
         self.note(note)
         self.unfinished()
         if not self.paused:
@@ -701,23 +701,23 @@ class Saga:
             raise Refused("SG002", "a finished saga")
 
     def rollback_to(self, key=None, reason=None):
-        """"undoes every step that started after `step` (NULL: all of them), newest first, then the saga is
-        `running` again"."""
+        """“undoes every step that started after `step` (NULL: all of them), newest first, then the saga is
+        `running` again”."""
         savepoint = None
         if key is not None:
             savepoint = self.need(key)
-            # "the key of a step that completed and was not undone"
+            # “the key of a step that completed and was not undone”
             if savepoint.rolled_back or savepoint.status != "completed":
                 raise Refused("SG002", "no savepoint")
         target = savepoint.position if savepoint else 0
         pivot = self.pivot()
         if pivot and pivot.position > target:
-            # "SG002, … a pivot that started after it has completed"
+            # “SG002, … a pivot that started after it has completed”
             raise Refused("SG002", "to before its pivot")
         if self.state in ("completed", "compensated", "abandoned"):
             raise Refused("SG002", "a finished saga")
         if self.state == "compensating":
-            # "From `running`; from a partial undo under way, to go back further; and from `needs_review`"
+            # “From `running`; from a partial undo under way, to go back further; and from `needs_review`”
             if self.failure_kind:
                 raise Refused("SG002", "the saga's failure is being undone")
             if target > self.target:
@@ -725,7 +725,7 @@ class Saga:
             if target == self.target:
                 return self.state
         if self.state == "needs_review":
-            # "as long as nothing at or before the savepoint was tried or settled"
+            # “as long as nothing at or before the savepoint was tried or settled”
             for step in self.steps:
                 if step.position <= target and not step.rolled_back:
                     if step.attempts or step.claimed_at is not None or \
@@ -734,7 +734,7 @@ class Saga:
             for step in self.steps:
                 if step.position <= target and not step.rolled_back:
                     step.asked = False
-            # "A deadline that has passed is cleared."
+            # “A deadline that has passed is cleared.”
             if self.deadline is not None and self.deadline <= self.now:
                 self.deadline = None
         self.failure_kind = self.failed_step = None
@@ -745,12 +745,12 @@ class Saga:
         return self.start_undo()
 
     def redact(self):
-        """"a finished saga forgets input, args, outputs; keys keep their hash"."""
+        """“a finished saga forgets input, args, outputs; keys keep their hash”."""
         if self.state not in ("completed", "compensated", "abandoned"):
             raise Refused("SG002", "not finished")
         if self.held():
             raise Refused("SG002", "a listener still holds one of its compensations")
-        # "Of a saga that was redacted: the same again."  Ours: what came too late since is forgotten, too.
+        # “Of a saga that was redacted: the same again.”  Ours: what came too late since is forgotten, too.
         told = [(s.output, s.error, s.acknowledged, s.asked or None) for s in self.steps]
         if not self.redacted or any(thing is not None for things in told for thing in things):
             self.event("redacted")
@@ -763,8 +763,8 @@ class Saga:
         return None
 
     def plan(self):
-        """"what a failure now would do, in order, if every compensation succeeds.  It ends where the undo
-        would stop for a person.  For a saga that is being undone: what is left to do."""
+        """“what a failure now would do, in order, if every compensation succeeds.  It ends where the undo
+        would stop for a person.  For a saga that is being undone: what is left to do.”"""
         if self.state in ("completed", "compensated", "abandoned"):
             return []
         pivot = self.pivot()
@@ -790,7 +790,7 @@ class Saga:
                 told.append((step.key, "notify" if what == "announce" else what))
                 if what == "person":
                     return told
-            # "and the saga ends in needs_review": what was given up is asked in the end
+            # “and the saga ends in needs_review”: what was given up is asked in the end
             return told + [(s.key, "person") for s in reversed(self.steps)
                            if s.compensation == "failed" and self.in_range(s)]
         finally:
@@ -804,7 +804,7 @@ class Saga:
             return step.compensation
         if self.state not in ("compensating", "needs_review") or self.behind_pivot:
             return "registered" if self.state in ("running", "completed") else step.compensation
-        # "`pending` (due or waiting its turn)" is what is part of the undo
+        # “`pending` (due or waiting its turn)” is what is part of the undo
         return "pending" if step.rolled_back or step.position > self.target else "registered"
 
     def forward_of(self, step):
@@ -837,7 +837,7 @@ class Saga:
         }
 
     def review_queue(self):
-        """"one row for each decision. `step` is null where it is about the saga as a whole"."""
+        """“one row for each decision. `step` is null where it is about the saga as a whole”."""
         if self.state != "needs_review":
             return []
         if self.behind_pivot:
