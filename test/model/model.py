@@ -204,13 +204,15 @@ class Saga:
 
     def complete_step(self, key, output=None, late="error", run=None):
         """“Records that a step completed, with its output.”"""
-        step = self.newest(key)
-        begun = (self.state not in ("running", "completed") or
-                 # Ours: to a run that was rolled back its undo has begun, whatever the saga does.
-                 step is not None and step.rolled_back)
+        begun = self.state not in ("running", "completed")
         if begun and late == "error":
             raise Refused("SG005", "the undo has begun")
         step = self.need(key, run)
+        if step.rolled_back and self.state == "running":
+            # Ours: of a run that was rolled back the undo has begun, whatever the saga does since.
+            begun = True
+            if late == "error":
+                raise Refused("SG005", "the undo of that run has begun")
         if step.status == "completed":
             # “SG003, it completed with another output”.  Ours: no output agrees with any.
             # Ours: nor is there another, where it was forgotten.
