@@ -99,6 +99,8 @@ release(void)
 	{
 		slot->state = SAGA_DATABASE_UNKNOWN;
 		slot->wanted = true;
+		slot->channels_next = 0;
+		slot->channels_pause = 0;
 	}
 	saga_shmem->rescan = true;
 	if (saga_shmem->launcher_latch != NULL)

@@ -87,7 +87,8 @@ typedef struct SagaDatabaseSlot
 	/*
 	 * When the last worker would have told the channels on which something
 	 * waits again, and how long it waited in between (channels.c); 0: it told
-	 * none.  Each worker's own, and kept for the next.
+	 * none.  Each worker's own, and kept for the next; forgotten, when there is
+	 * none, as the extension comes or goes.
 	 */
 	TimestampTz channels_next;
 	int			channels_pause;
