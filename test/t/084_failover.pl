@@ -15,12 +15,13 @@ wal_log_hints = on
 wal_keep_size = '256MB'
 saga.max_executors = 4
 });
-# Nobody waits for a standby that confirms, least of all our processes.
+witness($one, sql => '%undo($1)%');
 $one->safe_psql('postgres', q{
 	CREATE TABLE undone (n serial, saga text, step text);
 	CREATE TABLE gate AS SELECT 'closed' AS gate;
 	CREATE TABLE busy AS SELECT 'held' AS busy;
 	CREATE FUNCTION undo(context jsonb) RETURNS void LANGUAGE sql AS $$
+		SELECT witness.undo(context);
 		INSERT INTO undone (saga, step) VALUES (context->'saga'->>'idempotency_key', context->'step'->>'name') $$;});
 
 $one->backup('b');

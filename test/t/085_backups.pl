@@ -17,11 +17,13 @@ use Test::More;
 my $original = saga_cluster('original', init => [ has_archiving => 1, allows_streaming => 1 ]);
 my $witness = PostgreSQL::Test::Utils::tempdir() . '/witness';
 append_to_file($witness, '');
+witness($original, sql => '%undo($1)%');
 
-# Outside effects are made at once, and stay when the transaction rolls back.
+# Effects outside are made at once, and stay when the transaction rolls back.
 $original->safe_psql('postgres', qq{
 	CREATE TABLE undone (n serial, saga text, step text);
 	CREATE FUNCTION undo(context jsonb) RETURNS void LANGUAGE plpgsql AS \$f\$ BEGIN
+		PERFORM witness.undo(context);
 		INSERT INTO undone (saga, step) VALUES (context->'saga'->>'idempotency_key', context->'step'->>'name');
 		EXECUTE format('COPY (SELECT %L) TO PROGRAM %L', (context->'saga'->>'idempotency_key') || ' ' || (context->'step'->>'name'), 'cat >>$witness');
 	END \$f\$;

@@ -28,6 +28,7 @@ sub as_app
 $before->safe_psql('postgres', 'CREATE ROLE dropped; DROP ROLE dropped; CREATE ROLE app LOGIN');
 foreach my $database ('postgres', 'second')
 {
+	witness($before, database => $database);
 	$before->safe_psql($database, q{
 		GRANT USAGE ON SCHEMA saga TO app;
 		GRANT CREATE ON SCHEMA public TO app;
@@ -37,7 +38,7 @@ foreach my $database ('postgres', 'second')
 		CREATE FUNCTION place(k text) RETURNS uuid LANGUAGE plpgsql AS $$
 		DECLARE
 			id uuid := saga.begin('order', k, '{"amount": 12}');
-			undo text := $c$INSERT INTO undone (saga, step) VALUES ($1->'saga'->>'idempotency_key', $1->'step'->>'name')$c$;
+			undo text := $c$INSERT INTO undone (saga, step) VALUES ($1->'saga'->>'idempotency_key', $1->'step'->>'name'); SELECT witness.undo($1)$c$;
 		BEGIN
 			PERFORM saga.step(id, 'a', args => '[1]', output => '1', compensation => undo);
 			PERFORM saga.step(id, 'b', compensation => undo, retry => saga.retry_policy(max_attempts => 3));
@@ -60,7 +61,7 @@ foreach my $database ('postgres', 'second')
 		SELECT place('busy') AS b \gset
 		SELECT saga.step(:'b', 'c', compensation => $c$
 			SELECT pg_sleep(3600) FROM gate;
-			INSERT INTO undone (saga, step) VALUES ($1->'saga'->>'idempotency_key', $1->'step'->>'name')$c$);
+			INSERT INTO undone (saga, step) VALUES ($1->'saga'->>'idempotency_key', $1->'step'->>'name'); SELECT witness.undo($1)$c$);
 		SELECT saga.fail(:'b')}, $database);
 	wait_until($before, q{SELECT count(*) = 1 FROM saga.steps WHERE compensation_status = 'running'}, 't', $database);
 	# The next time it will not be held up.
@@ -139,7 +140,7 @@ while (my $database = shift @held)
 wait_state($after, $deadline, 'compensated');
 is(as_app($after, q{SELECT count(*) FROM undone WHERE saga = 'failed'}), 2, 'what failed while nothing was undone is undone');
 is(as_app($after, q{SELECT attempt FROM saga.step(saga.begin('order', 'running', '{"amount": 12}'), 'b', retry => saga.retry_policy(max_attempts => 3),
-	compensation => $c$INSERT INTO undone (saga, step) VALUES ($1->'saga'->>'idempotency_key', $1->'step'->>'name')$c$)}), 2, 'and what ran runs on');
+	compensation => $c$INSERT INTO undone (saga, step) VALUES ($1->'saga'->>'idempotency_key', $1->'step'->>'name'); SELECT witness.undo($1)$c$)}), 2, 'and what ran runs on');
 $after->restart;
 is(as_app($after, q{SELECT place('restarted') AS id \gset
 	SELECT saga.fail(:'id'); SELECT saga.wait(:'id')}), "compensating\ncompensated", 'it stays at home');
