@@ -157,9 +157,15 @@ wait_until($origin, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event
 $first->query_safe('COMMIT');
 $second->query('SELECT 1');
 is($second->{stderr}, '', 'one waits for the other, and goes on');
-$_->quit foreach $first, $second;
 is($origin->safe_psql('parallel', 'SELECT count(*) FROM saga.steps'), 2, 'and brings its rows');
-$origin->safe_psql('parallel', "COPY $_ FROM '$folder/$_'") foreach 'saga.ledger_attempt', 'saga.ledger_event';
+# Who adopts must have seen them.
+$first->query_safe("BEGIN; COPY saga.ledger_attempt FROM '$folder/saga.ledger_attempt'; COPY saga.ledger_event FROM '$folder/saga.ledger_event'");
+background($second, "\\set VERBOSITY verbose\nSELECT saga.adopt()");
+wait_until($origin, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'SELECT saga.adopt%'});
+$first->query_safe('COMMIT');
+$second->query('SELECT 1');
+like($second->{stderr}, qr/ERROR:  40001: .*COPY, SQL or replication at the same time\nHINT:  /, 'what comes while it is adopted is not adopted unseen');
+$_->quit foreach $first, $second;
 $here = holds_still($origin, 'parallel', 'two at a time', $by_us);
 adopt($origin, 'parallel', 'two at a time', 'one', $here);
 
