@@ -118,7 +118,8 @@ pause = 0.1
 while not stopping:
     began = time.monotonic()
     try:
-        with psycopg.connect(autocommit=True, row_factory=psycopg.rows.dict_row, application_name=ME) as db:
+        with psycopg.connect(autocommit=True, row_factory=psycopg.rows.dict_row, application_name=ME,
+                             client_encoding="UTF8") as db:
             serve(db)
     except psycopg.Error as e:
         logging.warning("%s", str(e).strip())
