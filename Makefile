@@ -12,6 +12,8 @@
 #
 #   make demo                   a failing operation and its undo, in a minute
 #   make test                   the whole suite
+#   make soak SECONDS=3600      everybody at work while processes are killed at
+#                               random (SEED=N repeats the chances of a run)
 #   make valgrind               the regression tests under valgrind
 #   make bench                  the figures (make bench-instructions: those
 #                               that do not depend on the machine's load)
@@ -75,6 +77,9 @@ demo:
 test:
 	@$(SAGA_SRCDIR)test/run $(ARGS)
 
+soak:
+	@SAGA_SOAK_SECONDS=$(SECONDS) SAGA_SOAK_SEED=$(SEED) $(SAGA_SRCDIR)test/run --tap 080_soak $(ARGS)
+
 valgrind:
 	@$(SAGA_SRCDIR)test/run --valgrind $(ARGS)
 
@@ -84,4 +89,4 @@ bench:
 bench-instructions:
 	@$(SAGA_SRCDIR)test/bench/run instructions wal $(ARGS)
 
-.PHONY: demo test valgrind bench bench-instructions
+.PHONY: demo test soak valgrind bench bench-instructions

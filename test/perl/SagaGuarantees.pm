@@ -258,11 +258,13 @@ my @guarantees = (
 				AND (later.compensation_status IN ('registered', 'pending', 'running', 'dispatched')
 					OR later.compensated_at > a.started_at)
 				-- One that was given up counted as settled, though a listener's late
-				-- report may have told otherwise since.
+				-- report or a person may have told otherwise since; and so may a
+				-- person of one whose result came in when it had been settled.
 				AND NOT EXISTS (
-					SELECT FROM saga.events e JOIN saga.ledger_saga s ON s.id = e.saga_id
-					WHERE e.saga_id = later.saga_id AND e.seq = later.seq
-						AND e.event = 'late acknowledgement' AND s.on_failure = 'c')}
+					SELECT FROM saga.ledger_event e JOIN saga.ledger_saga s ON s.id = e.saga
+					WHERE e.saga = later.saga_id AND e.seq = later.seq AND e.at > a.started_at
+						AND (e.event IN ('late acknowledgement', 'resolved') AND s.on_failure = 'c'
+							OR e.event = 'late result' AND e.detail->>'compensation_gets_output' = 'no'))}
 		},
 		{
 			# What was rolled back was undone before what came behind its savepoint

@@ -42,7 +42,7 @@ use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(saga_cluster saga_conf is_test_build wait_until wait_state
   session background log_offset wait_log no_log worker_pid executor_pids
-  witness acknowledged guarantees guarantee_violations sql_error
+  witness acknowledged guarantees guarantee_violations sql_error report
   set_faults halt_worker try_psql wait_server wait_lines listen_to listen_again heard wait_heard
   interpreter start_program wait_program stop_program kill_program start_payments payments_record start_listener);
 
@@ -148,7 +148,7 @@ sub wait_until
 
 	my $open = $node->psql($database, q{
 		SELECT id, name, state, next_action, next_action_at FROM saga.sagas
-		WHERE state NOT IN ('completed', 'abandoned') LIMIT 20},
+		WHERE state NOT IN ('completed', 'compensated', 'abandoned') LIMIT 20},
 		stdout => \my $out, stderr => \my $err);
 	fail("timed out waiting for: $query");
 	diag("open sagas:\n" . ($out // '') . ($err // ''));
@@ -223,6 +223,15 @@ sub sql_error
 		stderr => \my $stderr, on_error_stop => 1, %opt);
 	return $code == 0 ? '' : $stderr;
 }
+
+=head2 report($text)
+
+Says a figure, or a seed, that a person wants to know of a test that passes, too:
+F<test/run> prints it.
+
+=cut
+
+sub report { diag("report: $_[0]"); return; }
 
 =head2 log_offset($node), wait_log($node, $regex, $offset), no_log($node, $regex, $offset, $what)
 
