@@ -40,7 +40,7 @@ One of them; true with that probability.
 sub one_of { return $_[ int(rand @_) ]; }
 sub chance { return rand() < $_[0]; }
 
-my ($node, $dir, $clients, $until, $begin_of_time);
+my ($node, $dir, $clients, $begin_of_time);
 my (%clients, %servants);
 my $parent = $$;
 
@@ -158,7 +158,7 @@ sub client
 	my $command = "psql -qAtX -v ON_ERROR_STOP=1 -U $role -d '" . $node->connstr('postgres')
 	  . "' -f '$dir/client$client.sql' >>'$dir/client$client.out' 2>>'$dir/client$client.err'";
 
-	while (time < $until)
+	while (getppid() == $parent)
 	{
 		# Several in one session: begin is what comes back in the answers.
 		my $sql = '';
@@ -183,7 +183,6 @@ sub client
 sub servant
 {
 	my ($name, $user, $pause, $call) = @_;
-	my $parent = getppid();
 	my $command = "psql -qAtX -v ON_ERROR_STOP=1 -U $user -d '" . $node->connstr('postgres') . "'";
 
 	while (getppid() == $parent)
@@ -217,7 +216,6 @@ sub person
 # Writes down what is announced, as far as it is connected.
 sub listener
 {
-	my $parent = getppid();
 	my $connect = "psql -AtX -d '" . $node->connstr('postgres') . "'";
 
 	# (psql tells behind a statement of its own only.)
@@ -249,17 +247,18 @@ sub spawn
 	return;
 }
 
-=head2 start_soakers($node, $dir, $clients, $until)
+=head2 start_soakers($node, $dir, $clients)
 
-Starts so many clients, which begin sagas until then; and two listeners, two
-people, and one that writes to F<heard>, which go on until they are ended.  Once
-there is a file F<calm> they do their work well.  Everything is written into $dir.
+Starts so many clients; and two listeners, two people, and one that writes what
+is announced to F<heard>.  They go on until they are ended.  Once there is a file
+F<calm>, listeners and people do their work well.  Everything is written into
+$dir.
 
 =cut
 
 sub start_soakers
 {
-	($node, $dir, $clients, $until) = @_;
+	($node, $dir, $clients) = @_;
 	$begin_of_time = time;
 	foreach my $number (1 .. $clients) { spawn(\%clients, sub { client($number) }); }
 	foreach my $number (1, 2)
