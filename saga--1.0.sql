@@ -1023,7 +1023,8 @@ CREATE VIEW saga.events WITH (security_barrier) AS
   CROSS JOIN LATERAL (SELECT saga.internal_reach(o.owner, o.owner_name) AS reach) reach
   WHERE reach.reach OPERATOR(pg_catalog.>) 0
   UNION ALL
-  -- Of what was purged there is only how much it was: to whom the role's sagas are shown.
+  -- Of what was purged there is only how much it was; shown to those who may see
+  -- the sagas of the role that purged.
   SELECT
     NULL, pg_catalog.row_number() OVER (ORDER BY v.at), v.at, v.event, NULL, NULL,
     pg_catalog.jsonb_build_object('by', v.actor) OPERATOR(pg_catalog.||) v.detail

@@ -178,6 +178,14 @@ SELECT state FROM saga.sagas WHERE name = 'one statement';
 -- nor is the home of the ledger what it was
 SELECT saga.internal_settle_home(), saga.adopt(), saga.internal_settle_home() FROM generate_series(1, 2);
 RESET statement_timeout;
+-- twice in a transaction, the second time behind the first one's news
+BEGIN ISOLATION LEVEL SERIALIZABLE;
+SELECT saga.complete(saga.begin('first'));
+SELECT saga.purge('0') > 0 AS purged;
+SELECT saga.complete(saga.begin('second')), saga.complete(saga.begin('third'));
+SELECT saga.purge('0');
+SELECT position, detail -> 'sagas' AS sagas FROM test.purges();
+ROLLBACK;
 
 -- One's own; those of others are for superusers and the owner of the database.
 CREATE ROLE regress_saga_ann;
