@@ -94,10 +94,13 @@ cmp_ok($after, '<', $before, 'nor is the flood kept waiting');
 
 # --- SQL behind what its role cannot run any more
 
-$node->safe_psql('postgres', q{ALTER ROLE mallory NOLOGIN});
+# What an executor has at hand it would park itself: without one, the worker does.
+$node->safe_psql('postgres', q{ALTER ROLE mallory NOLOGIN;
+	SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'mallory'});
+wait_until($node, q{SELECT count(*) > 0 FROM saga.ledger_saga WHERE name = 'sql' AND state = 'p'});
 my $id = fail_one('sql');
 $took = undone($id);
-my $left = left('sql', 'c') - $node->safe_psql('postgres', q{SELECT count(*) FROM saga.ledger_saga WHERE name = 'sql' AND state = 'n'});
+my $left = left('sql', 'c') - $node->safe_psql('postgres', q{SELECT count(*) FROM saga.ledger_saga WHERE name = 'sql' AND state = 'p'});
 diag("undone within $took ms behind sagas that are parked, of which $left were left");
 cmp_ok($left, '>', 0.25 * $flood, 'SQL of one role behind what another can run no more: it does not wait for its end');
 
