@@ -70,7 +70,7 @@ class Step:
         self.charged = self.deferrals = 0   # by which it is given up
         self.next_at = None
         self.released = False               # a person released it
-        self.let_go = False                 # it was due when its saga was resumed
+        self.let_go = False                 # somebody's call came to it, and an executor has it
         self.asked = False                  # a person must decide about it ...
         self.late = False                   # ... because its result came too late
         self.announced = False              # it was dispatched at least once
@@ -349,32 +349,40 @@ class Saga:
             return "person"
         return step.undo
 
-    def advance(self):
+    def next_task(self):
         """The reverse walk: “the compensations run in the reverse of the order in which the steps
-        started”, each once “every later-started step of the saga is settled” (G3).  Goes as far as it
-        can without doing anything; answers what is next, and its step."""
+        started”, each once “every later-started step of the saga is settled” (G3).  Answers what is next,
+        and its step."""
         for step in reversed(self.steps):
-            if not self.in_range(step):
-                continue
-            what = self.look(step)
-            if what == "settled":
-                continue
-            if what == "passed":
-                step.compensation = "skipped"
-                continue
-            if what == "person":
-                if self.state == "running":
-                    # Ours: whoever fails a saga sees it compensating, before a person is asked.
-                    self.state = "compensating"
-                    return what, step
-                if self.state != "needs_review" or not step.asked:
-                    self.event("parked", step)
-                self.state = "needs_review"
-                step.asked = True
-                return "person", step
+            if self.in_range(step) and self.look(step) not in ("settled", "passed"):
+                held = self.first_held()
+                what = self.look(step)
+                return ("notify", held) if held and what != "person" else (what, step)
+        return None, None
+
+    def advance(self, calling=True):
+        """Goes as far as the walk can without doing anything; answers what is next, and its step."""
+        what, step = self.next_task()
+        for passed in reversed(self.steps):
+            if passed is step:
+                break
+            if self.in_range(passed) and self.look(passed) == "passed":
+                passed.compensation = "skipped"
+        if what == "person":
+            if self.state == "running":
+                # Ours: whoever fails a saga sees it compensating, before a person is asked.
+                self.state = "compensating"
+                return what, step
+            if self.state != "needs_review" or not step.asked:
+                self.event("parked", step)
+            self.state = "needs_review"
+            step.asked = True
+            return what, step
+        if what:
             self.state = "compensating"
-            held = self.first_held()
-            return ("notify", held) if held else (what, step)
+            if calling and what == "sql" and not self.paused:
+                step.let_go = step.next_at is None or step.next_at <= self.now
+            return what, step
         if any(s.compensation == "failed" and self.in_range(s) for s in self.steps):
             # “the saga ends in needs_review with all the others done”
             self.state = "needs_review"
@@ -390,9 +398,13 @@ class Saga:
         """A partial undo is done: “then the saga is `running` again”."""
         nothing = self.target == NOTHING
         for step in self.steps:
-            # “retriable: … never undone”.  Ours: nor is it to be done again, then.
-            if step.position > self.target and step.kind != "retriable":
+            if step.position <= self.target:
+                continue
+            # “retriable: … never undone”.  Ours: nor is it to be done again; it stands as before.
+            if step.kind != "retriable":
                 step.rolled_back = True
+            elif step.compensation == "skipped":
+                step.compensation = "registered"
         self.target = None
         self.reason = None
         self.state = "running"
@@ -421,13 +433,15 @@ class Saga:
             self.end_attempt(held, "timed out")
             return True
         if self.state == "compensating":
-            # Ours: a person is asked while it is paused, too.
-            what, step = self.advance()
-            # Ours: SQL that a person, or an earlier step's end, let go before the deadline was noticed, runs.
-            first = late and what == "sql" and (
-                step.let_go or step.next_at is None or step.next_at < self.deadline)
-            if not self.paused and (not late or first) and self.undo_step(what, step):
-                return True
+            what, step = self.next_task()
+            # Ours: SQL that was let go, or due, before the deadline runs first.
+            first = what == "sql" and (step.let_go or step.next_at is not None and step.next_at < self.deadline) \
+                if late else True
+            if first:
+                # Ours: a person is asked while it is paused, too.
+                self.advance(calling=False)
+                if not self.paused and self.undo_step(what, step):
+                    return True
         if late:
             self.fail("timed out", "the deadline passed")
         return late
@@ -494,7 +508,9 @@ class Saga:
                 else:
                     step.next_at = self.now + (step.compensation_retry.pause(step.charged)
                                                if retry_after is None else retry_after)
-        self.go_on()
+        # Ours: a deadline that has passed makes a full undo of it before the walk goes on.
+        if not (step.undo == "sql" and self.due_deadline()):
+            self.go_on()
 
     def compensated(self, step):
         step.compensation = "compensated"
@@ -693,9 +709,7 @@ class Saga:
             self.paused = False
             self.event("resumed")
             if self.state == "compensating":
-                what, step = self.advance()
-                if what == "sql":
-                    step.let_go = step.next_at is not None and step.next_at <= self.now
+                self.advance()
         return self.state
 
     def unfinished(self):
@@ -770,7 +784,7 @@ class Saga:
         if self.state in ("completed", "compensated", "abandoned"):
             return []
         pivot = self.pivot()
-        if pivot:
+        if pivot and (self.behind_pivot or not self.failure_kind):
             return [(pivot.key, "person")]
         asked = [(s.key, "person") for s in reversed(self.steps)
                  if s.asked and self.target is not None and self.in_range(s)]

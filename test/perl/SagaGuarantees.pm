@@ -257,14 +257,20 @@ my @guarantees = (
 				AND a.outcome <> 'interrupted'
 				AND (later.compensation_status IN ('registered', 'pending', 'running', 'dispatched')
 					OR later.compensated_at > a.started_at)
+				AND later.kind <> 'retriable'
 				-- One that was given up counted as settled, though a listener's late
 				-- report or a person may have told otherwise since; and so may a
 				-- person of one whose result came in when it had been settled.
+				-- A late result of an old run opens that one alone; a saga that is
+				-- reopened goes on with what was passed over.
 				AND NOT EXISTS (
 					SELECT FROM saga.ledger_event e JOIN saga.ledger_saga s ON s.id = e.saga
-					WHERE e.saga = later.saga_id AND e.seq = later.seq AND e.at > a.started_at
-						AND (e.event IN ('late acknowledgement', 'resolved') AND s.on_failure = 'c'
-							OR e.event = 'late result' AND e.detail->>'compensation_gets_output' = 'no'))}
+					WHERE e.saga = later.saga_id AND (
+						e.seq = later.seq AND e.at > a.started_at
+							AND (e.event IN ('late acknowledgement', 'resolved') AND s.on_failure = 'c'
+								OR e.event = 'late result' AND e.detail->>'compensation_gets_output' = 'no')
+						OR e.seq = a.seq AND e.at < a.started_at AND e.event = 'late result'
+						OR e.event = 'reopened'))}
 		},
 		{
 			# What was rolled back was undone before what came behind its savepoint
