@@ -435,9 +435,8 @@ class Saga:
         if self.state == "compensating":
             what, step = self.next_task()
             # Ours: SQL that was let go, or due, before the deadline runs first.
-            first = what == "sql" and (step.let_go or step.next_at is not None and step.next_at < self.deadline) \
-                if late else True
-            if first:
+            if not late or what == "sql" and (
+                    step.let_go or step.next_at is not None and step.next_at < self.deadline):
                 # Ours: a person is asked while it is paused, too.
                 self.advance(calling=False)
                 if not self.paused and self.undo_step(what, step):
