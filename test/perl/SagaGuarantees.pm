@@ -641,12 +641,13 @@ sub violations
 	for (my $i = 0; $i < @guarantees; $i += 2)
 	{
 		my ($words, @checks) = @{ $guarantees[ $i + 1 ] };
-		foreach my $check (@checks)
+		foreach my $n (0 .. $#checks)
 		{
+			my $check = $checks[$n];
 			next if $check->{clock} && $opt{clock_went_back};
 			my $needs = $check->{needs} // 'saga.sagas';
 			$script .= "SELECT to_regclass('$needs') IS NOT NULL AS there \\gset\n"
-			  . "\\if :there\n\\echo == $guarantees[$i] $check->{what}\n"
+			  . "\\if :there\n\\echo == $guarantees[$i] $n\n"
 			  . "SELECT * FROM ($check->{query}) v LIMIT 10;\n\\endif\n";
 		}
 	}
@@ -655,9 +656,10 @@ sub violations
 	my ($name, $what);
 	foreach my $line (split /\n/, $node->safe_psql($database, $script))
 	{
-		if ($line =~ /^== (\w+) (.*)/)
+		if ($line =~ /^== (\w+) (\d+)$/)
 		{
-			($name, $what) = ($1, $2);
+			my %checks = @guarantees;
+			($name, $what) = ($1, $checks{$1}[ $2 + 1 ]{what});
 			$violations{$name} //= [];
 			next;
 		}
