@@ -22,6 +22,12 @@
  * arguments.  Parallel workers would show the SQL as their activity and log
  * its errors; so the executor has none by default.
  *
+ * Deadlocks.  The server looks for one when a process has waited for
+ * deadlock_timeout, once, and ends whoever looks.  So that this is not the
+ * application's transaction, which only waited longer, an executor that waits
+ * looks much more often: in a deadlock it is the one to be taken back, and its
+ * attempt is made again.
+ *
  * Kept plans.  The texts used last, with the search_path they were planned
  * for, in a cache of fixed size; the least recently used goes.
  *
@@ -66,6 +72,9 @@
 #define SAGA_SESSION_KEPT_TEXTS		256
 /* An executor that runs on so long after its timeout is ended. */
 #define SAGA_SESSION_GRACE_MS		5000
+/* So often within deadlock_timeout does it look for a deadlock that it is in. */
+#define SAGA_SESSION_DEADLOCK_LOOKS	10
+#define SAGA_SESSION_DEADLOCK_MIN_MS	10
 
 typedef struct KeptText
 {
@@ -86,8 +95,10 @@ static uint64 use_counter = 0;
 static pg_uuid_t current_saga;
 static bool running = false;
 
+/* Is the time of the compensation limited? */
 static bool armed = false;
 static TimeoutId grace_timeout;
+static TimeoutId deadlock_look;
 static Oid	initial_user = InvalidOid;
 static Oid	initial_session_user = InvalidOid;
 static bool initial_superuser = false;
@@ -146,6 +157,8 @@ saga_session_init(void)
 	initial_superuser =
 		strcmp(GetConfigOption("is_superuser", false, false), "on") == 0;
 	grace_timeout = RegisterTimeout(USER_TIMEOUT, grace_is_over);
+	/* As if deadlock_timeout were over; a process that does not wait ignores it. */
+	deadlock_look = RegisterTimeout(USER_TIMEOUT, CheckDeadLockAlert);
 	prev_emit_log_hook = emit_log_hook;
 	emit_log_hook = hold_back;
 
@@ -288,8 +301,8 @@ apply_settings(const SagaStep *step)
 static void
 arm(const SagaPolicy *policy)
 {
-	EnableTimeoutParams timeouts[2];
-	int			ms;
+	EnableTimeoutParams timeouts[3];
+	int			count = 0;
 
 	if (LockTimeout != saga_guc_lock_timeout)
 	{
@@ -298,18 +311,24 @@ arm(const SagaPolicy *policy)
 		snprintf(text, sizeof(text), "%d", saga_guc_lock_timeout);
 		set_option("lock_timeout", text);
 	}
-	if (policy->timeout <= 0)
-		return;
+	timeouts[count].id = deadlock_look;
+	timeouts[count].type = TMPARAM_EVERY;
+	timeouts[count++].delay_ms = Max(DeadlockTimeout / SAGA_SESSION_DEADLOCK_LOOKS,
+									 SAGA_SESSION_DEADLOCK_MIN_MS);
+	if (policy->timeout > 0)
+	{
+		int			ms = (int) Min(policy->timeout,
+								   INT_MAX - SAGA_SESSION_GRACE_MS);
 
-	ms = (int) Min(policy->timeout, INT_MAX - SAGA_SESSION_GRACE_MS);
-	timeouts[0].id = STATEMENT_TIMEOUT;
-	timeouts[0].type = TMPARAM_AFTER;
-	timeouts[0].delay_ms = ms;
-	timeouts[1].id = grace_timeout;
-	timeouts[1].type = TMPARAM_AFTER;
-	timeouts[1].delay_ms = ms + SAGA_SESSION_GRACE_MS;
-	armed = true;
-	enable_timeouts(timeouts, 2);
+		timeouts[count].id = STATEMENT_TIMEOUT;
+		timeouts[count].type = TMPARAM_AFTER;
+		timeouts[count++].delay_ms = ms;
+		timeouts[count].id = grace_timeout;
+		timeouts[count].type = TMPARAM_AFTER;
+		timeouts[count++].delay_ms = ms + SAGA_SESSION_GRACE_MS;
+		armed = true;
+	}
+	enable_timeouts(timeouts, count);
 }
 
 /* Did our timeout fire?  To be asked before disarming. */
@@ -327,17 +346,16 @@ saga_session_timed_out(void)
 void
 saga_session_disarm(void)
 {
-	if (armed)
-	{
-		DisableTimeoutParams timeouts[2];
+	DisableTimeoutParams timeouts[3];
 
-		timeouts[0].id = STATEMENT_TIMEOUT;
-		timeouts[0].keep_indicator = false;
-		timeouts[1].id = grace_timeout;
-		timeouts[1].keep_indicator = false;
-		disable_timeouts(timeouts, 2);
-		armed = false;
-	}
+	timeouts[0].id = deadlock_look;
+	timeouts[0].keep_indicator = false;
+	timeouts[1].id = STATEMENT_TIMEOUT;
+	timeouts[1].keep_indicator = false;
+	timeouts[2].id = grace_timeout;
+	timeouts[2].keep_indicator = false;
+	disable_timeouts(timeouts, 3);
+	armed = false;
 	QueryCancelPending = false;
 	running = false;
 	debug_query_string = NULL;
