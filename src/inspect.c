@@ -11,6 +11,8 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/subtrans.h"
+#include "access/transam.h"
 #include "clock.h"
 #include "compat.h"
 #include "context.h"
@@ -23,6 +25,7 @@
 #include "shmem.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
+#include "storage/procarray.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -160,6 +163,22 @@ blocking_pid(const pg_uuid_t *id)
 	return 0;
 }
 
+/*
+ * The process that is writing the row of a saga which is being undone, and so
+ * keeps ours away from it; 0: none.
+ */
+static int
+writing_pid(const pg_uuid_t *id)
+{
+	SagaRow		saga;
+
+	if (saga_ledger_get_saga(id, &saga) != SAGA_FOUND ||
+		!TransactionIdIsValid(saga.version.writer) ||
+		saga_owner_reach(saga.owner, saga.owner_name) == SAGA_REACH_NOTHING)
+		return 0;
+	return BackendXidGetPid(SubTransGetTopmostTransaction(saga.version.writer));
+}
+
 /* Has the database a worker at this moment? */
 static bool
 has_worker(void)
@@ -204,6 +223,7 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 	TimestampTz now = saga_clock_now();
 	const char *step;
 	const char *why;
+	int			pid;
 	StringInfoData buf;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
@@ -219,8 +239,7 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 		case SAGA_RUNNING:
 			if (!PG_ARGISNULL(3) && PG_GETARG_TIMESTAMPTZ(3) <= now && !paused)
 			{
-				int			pid = blocking_pid(id);
-
+				pid = blocking_pid(id);
 				appendStringInfoString(&buf, "its deadline has passed: it is about to fail");
 				if (pid != 0)
 					appendStringInfo(&buf, ", once the transaction of process %d ends",
@@ -277,6 +296,9 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 									 timestamptz_to_str(PG_GETARG_TIMESTAMPTZ(4)));
 				else if (!has_worker())
 					appendStringInfoString(&buf, " as soon as this database has a worker (saga.max_databases, max_worker_processes)");
+				else if ((pid = writing_pid(id)) != 0)
+					appendStringInfo(&buf, ", once the transaction of process %d ends",
+									 pid);
 				else if (!PG_ARGISNULL(8))
 					appendStringInfo(&buf, " by a listener on channel \"%s\"",
 									 text_to_cstring(PG_GETARG_TEXT_PP(8)));
