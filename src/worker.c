@@ -376,6 +376,8 @@ own_saga(const pg_uuid_t *id, TimestampTz now)
 	}
 	if (saga.due == 0 || saga.due > now || OidIsValid(saga.lane))
 		return true;
+	/* What came in until now came before what is written now. */
+	now = saga_clock_now();
 	saga_ledger_get_steps(id, &steps);
 	if (now < own_notify_at)
 	{
