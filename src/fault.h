@@ -10,6 +10,12 @@
  * SAGA_FAULT_SET("ledger.step.status") is true when the named value should be
  * spoiled, so that the caller can prove that its verification refuses it.
  *
+ * Calls run in their client's transaction.  Their points are those of whatever
+ * transaction writes to the ledger: SAGA_FAULT_WRITE() behind its nth write is
+ * the point "table.write_n", and fault.c itself reaches
+ * "transaction.before_commit" (or before_prepare) and
+ * "transaction.after_commit" (after_prepare).
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef SAGA_FAULT_H
@@ -18,12 +24,15 @@
 #ifdef SAGA_TEST
 extern void saga_fault_define(void);
 extern void saga_fault_reach(const char *name);
+extern void saga_fault_write(void);
 extern bool saga_fault_is_set(const char *name);
 
 #define SAGA_FAULT(name)		saga_fault_reach(name)
+#define SAGA_FAULT_WRITE()		saga_fault_write()
 #define SAGA_FAULT_SET(name)	saga_fault_is_set(name)
 #else
 #define SAGA_FAULT(name)		((void) 0)
+#define SAGA_FAULT_WRITE()		((void) 0)
 #define SAGA_FAULT_SET(name)	false
 #endif
 

@@ -15,6 +15,7 @@
 #include "catalog/pg_type_d.h"
 #include "errors.h"
 #include "executor/spi.h"
+#include "fault.h"
 #include "fmgr.h"
 #include "home.h"
 #include "keepaway.h"
@@ -50,6 +51,7 @@ run(const Reassignment *what, const char *sql, int expected)
 	values[3] = CStringGetTextDatum(what->actor);
 	if (SPI_execute_with_args(sql, 4, types, values, NULL, false, 0) != expected)
 		elog(ERROR, "could not reassign the sagas of a role");
+	SAGA_FAULT_WRITE();
 	return (int64) SPI_processed;
 }
 

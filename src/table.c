@@ -40,6 +40,7 @@
 #include "catalog/pg_am_d.h"
 #include "compat.h"
 #include "executor/executor.h"
+#include "fault.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
@@ -362,6 +363,7 @@ saga_table_insert(Relation heap, Datum *values, bool *nulls, Oid arbiter,
 	{
 		if (stored != NULL)
 			*stored = tuple;
+		SAGA_FAULT_WRITE();
 		return true;
 	}
 
@@ -401,6 +403,7 @@ saga_table_update(Relation heap, HeapTuple old, bool own, Datum *values,
 				(void) insert_into_indexes(heap, tuple, values, nulls,
 										   InvalidOid);
 			*stored = tuple;
+			SAGA_FAULT_WRITE();
 			return SAGA_WRITTEN;
 		case TM_Updated:
 		case TM_Deleted:
@@ -454,4 +457,5 @@ saga_table_delete(Relation heap, HeapTuple old, bool own)
 	if (own)
 		CommandCounterIncrement();
 	simple_heap_delete(heap, &old->t_self);
+	SAGA_FAULT_WRITE();
 }

@@ -8,6 +8,8 @@
  *
  *	CREATE FUNCTION test_advance_clock(interval) RETURNS void
  *	  AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
+ *	CREATE FUNCTION test_set_back_clock(interval) RETURNS void
+ *	  AS 'saga', 'saga_sql_test_set_back_clock' LANGUAGE C STRICT;
  *
  *-------------------------------------------------------------------------
  */
@@ -24,19 +26,36 @@
 #include "wakeup.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_test_advance_clock);
+PG_FUNCTION_INFO_V1(saga_sql_test_set_back_clock);
 
-/* Moves the time of all processes of the server on, and lets them look. */
+/* Moves the time of all processes of the server. */
+static void
+move_clock(FunctionCallInfo fcinfo, int direction)
+{
+	saga_clock_advance(direction * 1000 *
+					   saga_input_milliseconds(PG_GETARG_INTERVAL_P(0),
+											   "interval"));
+}
+
+/* On, and lets them look. */
 Datum
 saga_sql_test_advance_clock(PG_FUNCTION_ARGS)
 {
 	SagaDatabaseSlot *slot;
 
-	saga_clock_advance(1000 * saga_input_milliseconds(PG_GETARG_INTERVAL_P(0),
-													  "interval"));
+	move_clock(fcinfo, 1);
 	slot = saga_shmem_my_database();
 	/* Earlier than whatever the worker sleeps for. */
 	if (slot != NULL)
 		saga_wakeup_post(slot, DT_NOBEGIN);
+	PG_RETURN_VOID();
+}
+
+/* Back, which nobody is told. */
+Datum
+saga_sql_test_set_back_clock(PG_FUNCTION_ARGS)
+{
+	move_clock(fcinfo, -1);
 	PG_RETURN_VOID();
 }
 
