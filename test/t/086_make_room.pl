@@ -8,11 +8,12 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use SagaTest;
+use List::Util qw(min);
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
-my $rounds = 3;
+my $rounds = 2;
 my @names = qw(none idle busy);
 my $node = saga_cluster('main', databases => [],
 	conf => "autovacuum = off\nsaga.max_executors = 10\nsaga.max_databases = 10\n"
@@ -104,14 +105,14 @@ foreach my $round (1 .. $rounds)
 	}
 }
 
-sub median { my @s = sort { $a <=> $b } @_; return $s[ $#s / 2 ]; }
 foreach my $what (sort keys %took)
 {
-	my %median = map { $_ => median(@{ $took{$what}{$_} }) } @names;
+	# The best of each: what else the machine does is none of ours.
+	my %best = map { $_ => min(@{ $took{$what}{$_} }) } @names;
 	diag(sprintf '%-26s %5.0f ms; with an idle worker %5.0f ms (%.2f), a busy one %5.0f ms (%.2f)', $what,
-		1000 * $median{none}, map { 1000 * $median{$_}, $median{$_} / $median{none} } 'idle', 'busy');
+		1000 * $best{none}, map { 1000 * $best{$_}, $best{$_} / $best{none} } 'idle', 'busy');
 	# So wide that only one that waits to be told, or for the server's 5 s, fails.
-	cmp_ok($median{$_}, '<', 3 * $median{none} + 1, "$what, $_: about as quick as without us") foreach 'idle', 'busy';
+	cmp_ok($best{$_}, '<', 3 * $best{none} + 1, "$what, $_: about as quick as without us") foreach 'idle', 'busy';
 }
 guarantees($node, $_) foreach @names;
 
@@ -139,8 +140,8 @@ my $id = $node->safe_psql('idle', q{
 	DROP EXTENSION saga;
 	CREATE EXTENSION saga;
 	SELECT saga.begin('order', 'new') AS id \gset
-	SELECT FROM saga.step(:'id', 'a', notify => 'tasks');
-	SELECT FROM saga.step(:'id', 'b', compensation => 'SELECT 1');
+	SELECT FROM saga.step(:'id', 'a', compensation => 'SELECT 1');
+	SELECT FROM saga.step(:'id', 'b', notify => 'tasks');
 	SELECT saga.fail(:'id') AS state \gset
 	COMMIT;
 	SELECT :'id'}) =~ s/.*\n//sr;
@@ -153,9 +154,9 @@ SKIP:
 	ok(scalar(wait_heard($listener, "^tasks.*$id", 2)), 'nothing is remembered of the old one');
 }
 $listener->quit;
-is($node->safe_psql('idle', q{SELECT compensation_status FROM saga.steps WHERE key = 'b'}), 'compensated', 'the new one undoes');
 is($node->safe_psql('idle', q{SELECT saga.complete_compensation(compensation_key) FROM saga.claim_compensations('tasks')}), 'compensated',
-	'with its listeners');
+	'the new one undoes, with its listeners');
+is($node->safe_psql('idle', "SELECT saga.wait('$id')"), 'compensated', 'and without');
 guarantees($node, 'idle');
 $node->stop;
 done_testing();
