@@ -145,8 +145,16 @@ sub script
 		$sql .= "COMMIT PREPARED '$gid';\n\\echo ack ${call}ed :s\n" if chance(0.7) && $call eq 'fail';
 		$sql .= "ROLLBACK PREPARED '$gid';\n" if chance(0.5) && $call eq 'complete';
 	}
+	elsif ($end < 0.85)
+	{
+		# What it did outside is known when the undo is under way, or over.
+		my $k = 'late' . ($shared ? "-c$client-$number" : '');
+		$sql .= "SELECT start(:'s', '$k', 'outside', '{\"nap\": " . one_of('0', '0.05') . "}', '{\"tries\": 1000}');\n\\echo ack step :s $k\n"
+		  . "SELECT saga.fail(:'s', 'no answer');\n\\echo ack failed :s\nSELECT pg_sleep(" . one_of('0', '0.02', '0.2') . ");\n"
+		  . "SELECT saga.complete_step(:'s', '$k', '\"$k\"', late => 'record');\n\\echo ack output :s $k\n";
+	}
 	# The others are left in the middle, some of them in a transaction.
-	elsif ($end < 0.85) { $sql .= "BEGIN;\nSELECT saga.step(:'s', 'same', 'never');\nSELECT saga.fail(:'s');\n\\q\n"; }
+	elsif ($end < 0.90) { $sql .= "BEGIN;\nSELECT saga.step(:'s', 'same', 'never');\nSELECT saga.fail(:'s');\n\\q\n"; }
 	return $sql;
 }
 
