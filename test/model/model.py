@@ -666,24 +666,26 @@ class Saga:
         self.failure_kind = self.reason = self.failed_step = self.deadline = None
         self.behind_pivot = False
         self.event("reopened")
-        late = any(s.late for s in self.steps)
         for step in self.steps:
-            # Ours: what a partial undo had undone before the failure, or a person had settled, may start
-            # afresh; what it had only passed over counts as before.
-            if step.rolled_back:
+            if step.rolled_back or step.compensation == "none":
                 continue
-            if step.compensation == "compensated" or step.late:
+            # “also those that a partial undo before the failure tried to undo in vain”; and, Ours, what it
+            # had only passed over
+            stays = step.compensation in ("registered", "pending", "dispatched", "failed") or \
+                step.kind == "retriable" or step.compensate_on == "completed" and step.status != "completed"
+            if step.compensation == "compensated" or step.late or not stays:
+                # “What that had undone is to be started afresh.”
                 step.rolled_back = True
-            elif step.compensation == "skipped":
-                unwanted = step.kind == "retriable" or \
-                    step.compensate_on == "completed" and step.status != "completed"
-                if unwanted:
-                    step.compensation = "registered"
-                else:
-                    step.rolled_back = True
-        if late:
-            # Ours: first a person decides about the results that came too late.
-            self.target = NOTHING
+            elif step.compensation != "registered" or step.asked:
+                step.compensation = "registered"
+                step.asked = step.released = False
+                step.next_at = None
+                step.charged = step.deferrals = 0
+        # “`needs_review` or `compensating` while a late result of a run that was rolled back before is still
+        # to be decided about, or undone”
+        self.target = NOTHING
+        if any(self.in_range(s) for s in self.steps):
+            self.advance()
         else:
             self.target = None
             self.state = "running"
