@@ -371,7 +371,6 @@ try_step(bool alone)
 			return WALK_LEAVE;
 	}
 	MemoryContextSwitchTo(attempt_context);
-	now = saga_clock_now();
 
 	if (saga_ledger_get_saga(&attempt.saga, &saga) != SAGA_FOUND)
 	{
@@ -383,6 +382,8 @@ try_step(bool alone)
 		saga_turn_commit();
 		return WALK_SKIP;
 	}
+	/* Asked now: behind the attempts that the row tells of. */
+	now = saga_clock_now();
 	if (!is_for_me(&saga, now))
 	{
 		walk.later = saga.due != 0;

@@ -420,8 +420,10 @@ park_next(Lane *lane)
 	}
 	lane->position = found;
 	if (is_withheld(&found.saga) ||
-		saga_ledger_get_saga(&found.saga, &saga) != SAGA_FOUND)
+		saga_ledger_get_saga(&found.saga, &saga) != SAGA_FOUND ||
+		saga.state == SAGA_RUNNING)
 	{
+		/* Gone, or in the worker's own lane by now, which asks for its lock. */
 		saga_turn_commit();
 		return true;
 	}

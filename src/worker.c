@@ -354,6 +354,7 @@ own_saga(const pg_uuid_t *id, TimestampTz now)
 	SagaRow		saga;
 	SagaSteps	steps;
 	SagaHand	hand = SAGA_HAND_WORKER;
+	bool		locked;
 
 	if (saga_ledger_get_saga(id, &saga) != SAGA_FOUND)
 		return true;
@@ -362,8 +363,8 @@ own_saga(const pg_uuid_t *id, TimestampTz now)
 	 * Of a running saga, the lock first: behind it, no step is on its way in.
 	 * Then the newest row.
 	 */
-	if (saga.state == SAGA_RUNNING &&
-		!saga_ledger_lock(id, ExclusiveLock, SAGA_NOWAIT))
+	locked = saga.state == SAGA_RUNNING;
+	if (locked && !saga_ledger_lock(id, ExclusiveLock, SAGA_NOWAIT))
 		return false;
 	switch (saga_ledger_reread_saga(&saga, SAGA_NOWAIT))
 	{
@@ -374,6 +375,9 @@ own_saga(const pg_uuid_t *id, TimestampTz now)
 		case SAGA_BUSY:
 			return false;
 	}
+	/* It is running only since the end of a partial undo. */
+	if (saga.state == SAGA_RUNNING && !locked)
+		return false;
 	if (saga.due == 0 || saga.due > now || OidIsValid(saga.lane))
 		return true;
 	/* What came in until now came before what is written now. */

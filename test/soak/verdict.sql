@@ -149,9 +149,9 @@ FULL JOIN (
 		OR event = 'rolling back' AND detail->>'reason' LIKE 'said %'
 	GROUP BY 1, 2, 3, 4) e
 ON d.saga = e.saga AND d.step IS NOT DISTINCT FROM e.step AND d.what = e.what AND d.who = e.who
-WHERE d.saga IS NULL OR e.saga IS NULL
-	-- Back to where it is going already is no decision.
-	OR (d.what = 'rolling back' AND d.times < e.times) OR (d.what <> 'rolling back' AND d.times <> e.times)
+WHERE d.saga IS NULL
+	-- Back to where it is going already changes nothing.
+	OR CASE d.what WHEN 'rolling back' THEN d.times < e.times ELSE d.times IS DISTINCT FROM e.times END
 
 -- == each undo got the output that there is
 SELECT u.saga, u.seq, u.output, t.output FROM undos u
@@ -177,12 +177,12 @@ WHERE s.id IS NULL OR h.state <> s.state AND NOT EXISTS (
 		WHEN 'running' THEN e.event IN ('rolled back', 'reopened', 'running again')
 		ELSE e.event = h.state END)
 
--- == and, where nobody decided or went back, in order
+-- == and, where nobody decided, went back or came late, in order
 SELECT saga, heard, s.state FROM (
 	SELECT saga, array_agg(h.state ORDER BY n) AS heard FROM (
 		SELECT saga, state, min(n) AS n FROM heard GROUP BY 1, 2) h GROUP BY saga) x
 JOIN saga_now s ON s.id = saga
-WHERE NOT EXISTS (SELECT FROM event_now e WHERE e.saga_id = saga AND e.event IN ('resolved', 'abandoned', 'reopened', 'rolling back'))
+WHERE NOT EXISTS (SELECT FROM event_now e WHERE e.saga_id = saga AND e.event IN ('resolved', 'abandoned', 'reopened', 'rolling back', 'late acknowledgement'))
 	AND NOT CASE s.state
 		WHEN 'completed' THEN heard = '{completed}'
 		ELSE heard <@ '{compensating,compensated,needs_review}' AND NOT 'compensating' = ANY (heard[2:]) END

@@ -147,6 +147,30 @@ advance('11 minutes');
 wait_state($node, $pivot, 'needs_review');
 is(undone('pivot'), '', 'after a pivot, a deadline parks');
 
+# A step that is in before the worker, at work on others, comes to the deadline
+my $other = $node->safe_psql('postgres', q{
+	SELECT saga.begin('order', 'other') AS id \gset
+	SELECT saga.step(:'id', 'a', notify => 'somebody') AS s \gset
+	SELECT saga.fail(:'id') AS s \gset
+	SELECT :'id'});
+wait_until($node, q{SELECT count(*) = 1 FROM saga.ledger_queue});
+$node->safe_psql('postgres', q{
+	SELECT saga.fail_compensation(compensation_key, attempt, 'not yet', retry_after => '30 minutes')
+	FROM saga.claim_compensations('somebody')});
+my $just = begin('just in time', '40 minutes');
+my $offset = log_offset($node);
+set_faults($node, 'notify.before_queue=wait');
+advance('50 minutes');
+wait_lines($node, qr/waiting at fault point "notify\.before_queue"/, $offset);
+$node->safe_psql('postgres', "SELECT saga.step('$just', 'c', $undo, output => '1')");
+set_faults($node, '');
+wait_state($node, $just, 'compensated');
+is(undone('just in time'), 'c b a', 'what was in before the deadline had its effect is undone');
+is($node->safe_psql('postgres', "SELECT string_agg(event, ', ' ORDER BY position) FROM saga.events WHERE saga_id = '$just' AND (step = 'c' OR event = 'failing')"),
+	'step started, step completed, failing, compensation succeeded', 'and the history tells it in that order');
+$node->safe_psql('postgres', q{SELECT saga.complete_compensation(compensation_key) FROM saga.claim_compensations('somebody')});
+wait_state($node, $other, 'compensated');
+
 # Many at once
 $node->safe_psql('postgres', q{
 	SELECT count(saga.begin('many', n::text, timeout => '10 minutes')) FROM generate_series(1, 500) n});

@@ -233,7 +233,7 @@ unlike($log, qr/TRAP: |PANIC:  |terminated by signal (?!9\b)/, 'no crash but tho
 my @errors = grep { /saga (launcher|worker|executor) .*(ERROR|WARNING):  /
 	  && !/ERROR:  a compensation failed/
 	  # cancelled, and not in user SQL: one of the events
-	  && !/saga (worker|executor) .*ERROR:  canceling statement due to user request/
+	  && !/saga (worker|executor) .*(ERROR:  |WARNING:  could not notify listeners: )canceling statement due to user request/
 	  && !/WARNING:  terminating connection because of crash/ } split /\n/, $log;
 is(join("\n", @errors[ 0 .. ($#errors < 9 ? $#errors : 9) ]), '', 'no error in our processes');
 note("clients met: $_") foreach soak_errors('client');
