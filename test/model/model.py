@@ -745,8 +745,8 @@ class Saga:
             # “as long as nothing at or before the savepoint was tried or settled”
             for step in self.steps:
                 if step.position <= target and not step.rolled_back:
-                    if step.attempts or step.claimed_at is not None or \
-                            step.compensation not in ("none", "registered"):
+                    # Ours: what was tried before a saga was reopened does not count.
+                    if step.compensation not in ("none", "registered"):
                         raise Refused("SG002", "the undo has gone past that savepoint")
             for step in self.steps:
                 if step.position <= target and not step.rolled_back:
