@@ -125,7 +125,8 @@ sub script
 		{
 			my $to = int(rand $i);
 			my $savepoint = $to == 0 ? 'NULL' : "'$steps[$to - 1]{key}'";
-			$sql .= "SELECT saga.rollback_to(:'s', $savepoint, 'once more');\n\\echo ack rollingback :s\n";
+			# (A deadline that has passed is cleared by that.)
+			$sql .= "BEGIN;\nSELECT saga.rollback_to(:'s', $savepoint, 'once more');\nINSERT INTO reopened VALUES (:'s');\nCOMMIT;\n\\echo ack rollingback :s\n";
 			next if chance(0.1);
 			$sql .= "SELECT saga.wait(:'s', '3 s', 'running');\n" . join '', map { $_->{text} } @steps[ $to .. $#steps ];
 		}

@@ -26,7 +26,7 @@ CREATE INDEX ON undos (saga, seq);
 CREATE TABLE calls (n bigint DEFAULT nextval('n'), key text, attempt int, consumer text, at timestamptz DEFAULT clock_timestamp());
 -- What a person decided, written with the decision
 CREATE TABLE decisions (n bigint DEFAULT nextval('n'), saga uuid, step text, what text, who text);
--- Whom a person let go forward again, to be brought to an end by one
+-- Who goes forward again, or waits; without a deadline, a person is to end it
 CREATE TABLE reopened (saga uuid);
 -- What both of them change, in opposite order: deadlocks
 CREATE TABLE account (id int PRIMARY KEY, n int) WITH (fillfactor = 20);
@@ -219,9 +219,9 @@ BEGIN
 		END IF;
 		COMMIT;
 	END LOOP;
-	-- What goes forward again has nobody but a person to end it, if he may.
+	-- What has lost its deadline has nobody but a person to end it, if he may.
 	FOR q IN
-		SELECT r.saga, s.state, s.paused FROM (SELECT DISTINCT saga FROM reopened LIMIT 100) r JOIN saga.sagas s ON s.id = r.saga
+		SELECT r.saga, s.state, s.paused, s.deadline FROM (SELECT saga FROM reopened GROUP BY saga ORDER BY random() LIMIT 100) r JOIN saga.sagas s ON s.id = r.saga
 	LOOP
 		chance := random();
 		BEGIN
@@ -229,7 +229,7 @@ BEGIN
 				DELETE FROM reopened WHERE saga = q.saga;
 			ELSIF q.paused THEN
 				PERFORM saga.resume(q.saga, 'said ' || who);
-			ELSIF NOT pg_has_role('app_a', 'USAGE') THEN
+			ELSIF NOT pg_has_role('app_a', 'USAGE') OR q.deadline IS NOT NULL THEN
 				NULL;
 			ELSIF q.state = 'running' AND chance < 0.1 THEN
 				PERFORM saga.complete(q.saga, ignore_failed => true);
