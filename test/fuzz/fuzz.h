@@ -370,6 +370,7 @@ extern void queue_sql(Session *s, int where, const char *format,...) __attribute
 extern void insist(Session *s, const char *sql);
 extern PGresult *ask(Session *s, const char *sql);
 extern void lost(Session *s, const Statement *st);
+extern void timeouts(Session *s);
 extern void settings(Session *s);
 extern void open_session(Session *s);
 extern void take_role(Session *s, int role);

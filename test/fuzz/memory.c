@@ -162,7 +162,8 @@ loop(Session *s, const char *what, int function, long warm_up, long count)
 		else
 		{
 			s->chance.state = seed * UINT64_C(0xD1B54A32D192ED03) + (uint64_t) s->unit * 977;
-			while (s->queued < BATCH)
+			/* A full batch is collected by itself. */
+			for (int i = 0; i < BATCH; i++)
 				loop_statement(s, function);
 			collect(s);
 		}

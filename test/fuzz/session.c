@@ -195,11 +195,18 @@ ask(Session *s, const char *sql)
 	return result;
 }
 
+/* Without them, a session could wait for ever: for its own prepared transaction. */
 void
-settings(Session *s)
+timeouts(Session *s)
 {
 	queue_sql(s, W_CONTROL, "SET lock_timeout = '%d ms'", 60 * slow);
 	queue_sql(s, W_CONTROL, "SET statement_timeout = '%d s'", 50 + 10 * slow);
+}
+
+void
+settings(Session *s)
+{
+	timeouts(s);
 	queue_sql(s, W_CONTROL, "SET saga.retry_delay = '10 ms'");
 	queue_sql(s, W_CONTROL, "SET saga.retry_max_delay = '100 ms'");
 	queue_sql(s, W_CONTROL, "SET saga.max_attempts = 3");

@@ -471,7 +471,8 @@ unit_settings(Session *s)
 		queue_sql(s, W_CONTROL, "%s", sql);
 	}
 	collect(s);
-	/* DISCARD ALL takes the role away. */
+	/* DISCARD ALL takes the role away, too. */
+	timeouts(s);
 	take_role(s, s->role);
 	for (int i = below(c, 3); i >= 0; i--)
 	{
