@@ -190,6 +190,13 @@ loop(Session *s, const char *what, int function, long warm_up, long count)
 	}
 }
 
+/* Does a function look at the whole ledger? */
+static bool
+looks_at_all(const Function *f)
+{
+	return f->dba || strcmp(f->name, "purge") == 0;
+}
+
 int
 memory(void)
 {
@@ -208,9 +215,13 @@ memory(void)
 		collect(s);
 	}
 	loop(s, "the mix", -1, count / 4 + 5000, count);
+	/* Those that look at the whole ledger come first, while it is small. */
 	for (int i = 0; i < FUNCTIONS; i++)
-		loop(s, functions[i].name, i, count / 20 + 500,
-			 functions[i].dba || strcmp(functions[i].name, "purge") == 0 ? count / 20 : count);
+		if (looks_at_all(&functions[i]))
+			loop(s, functions[i].name, i, count / 100 + 100, count / 100 + 100);
+	for (int i = 0; i < FUNCTIONS; i++)
+		if (!looks_at_all(&functions[i]))
+			loop(s, functions[i].name, i, count / 20 + 500, count);
 	PQfinish(s->conn);
 	print_statistics(now_seconds() - start);
 	return shared->findings > 0 ? 1 : 0;
