@@ -149,6 +149,9 @@ settle(PGconn *conn)
 		if (result == NULL || PQntuples(result) == 0)
 			break;
 		PQclear(query(conn, "SELECT pg_catalog.pg_stat_clear_snapshot()"));
+		/* Delays and leases need not be waited for. */
+		if (has_clock)
+			PQclear(query(conn, "SELECT fuzz.advance_clock('1 s')"));
 		nanosleep(&nap, NULL);
 	}
 	if (result == NULL)
