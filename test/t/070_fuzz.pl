@@ -39,7 +39,8 @@ is(system("cc -O2 -g -std=gnu11 -Wall -Wextra -Wno-missing-field-initializers -W
 	'the fuzzer compiles') or BAIL_OUT('no fuzzer');
 
 # After a crash, the server is to stay down, for everybody to see.
-my $node = saga_cluster('main', databases => [], conf => slurp_file("$dir/fuzz.conf"));
+my $node = saga_cluster('main', databases => [], conf => slurp_file("$dir/fuzz.conf")
+	. join('', map { "saga.$_ = '" . 200 * $slow . " ms'\n" } qw(compensation_timeout lock_timeout)));
 
 # One in which any bytes are text.
 $node->safe_psql('postgres', q{
