@@ -73,7 +73,7 @@ CALLS = {
     "pause": "saga.pause('{s}', 'stop')",
     "resume": "saga.resume('{s}', 'go')",
     "redact": "saga.redact('{s}')",
-    "purge": "saga.purge('0')",
+    "purge": "saga.purge('0') IS NOT NULL",
     "wait": "saga.wait('{s}', '0')",
 }
 # The worker's turn on a saga meets a call in these: what is due there, and the
@@ -169,7 +169,7 @@ class Situation:
         self.server, self.name, self.sagas = server, name, []
 
     def take(self, purged=False):
-        """The next saga; what is purged must find no other that is over."""
+        """The next saga; what is purged takes all that are over with it."""
         if purged:
             self.server.look.do("SELECT saga.purge('0')")
         if not self.sagas or purged and self.name in FINISHED:
@@ -207,7 +207,7 @@ def statement(call, saga):
     sql = CALLS[call]
     columns = ("step, status, attempt, output, error, retry_at IS NULL" if "step(" in sql
                else "step, attempt" if "claim_compensations(" in sql else "*")
-    return f"SELECT {columns} FROM {sql} AS answer".format(**saga)
+    return f"SELECT {columns} FROM {sql} AS answer".format(**saga) if " IS " not in sql and " > " not in sql else f"SELECT {sql}".format(**saga)
 
 
 class Pairs:

@@ -628,7 +628,8 @@ sub violations
 	my $rows = $node->{saga_acknowledged}{ $database //= 'postgres' };
 
 	# The views' columns are expressions, of which the planner expects few rows.
-	my $script = "\\set ON_ERROR_STOP 1\nSET enable_nestloop = off;\n";
+	# (What a database holds may be hostile: see 072.)
+	my $script = "\\set ON_ERROR_STOP 1\nSET enable_nestloop = off;\nSET search_path = pg_catalog;\n";
 	if ($rows)
 	{
 		$script .= "CREATE TEMP TABLE acknowledged (what text, saga uuid, key text, value text);\n"

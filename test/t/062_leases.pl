@@ -286,8 +286,8 @@ my %oldest = map { (split /\|/)[1] => 1 } (grep { /^away\|/ } heard($listener))[
 is(scalar keys %oldest, 1, 'with the one that waits longest');
 is(sql(q{SELECT sum(compensation_attempts), sum(comp_charged) FROM saga.steps JOIN saga.ledger_step l ON l.saga = saga_id AND l.seq = steps.seq
 	WHERE steps.channel = 'away'}), '0|', 'nothing is charged for a day');
-is(sql(q{SELECT count(DISTINCT next_action), min(next_action) FROM saga.sagas WHERE idempotency_key LIKE 'away %'}) =~ s/which waits.*//r,
-	'1|a listener on channel "away" is to claim and compensate step "notify", ', 'and the next action says who is missing')
+is(sql(q{SELECT DISTINCT regexp_replace(next_action, 'which waits since .*', '') FROM saga.sagas WHERE idempotency_key LIKE 'away %'}),
+	'a listener on channel "away" is to claim and compensate step "notify", ', 'and the next action says who is missing')
   or diag(sql(q{SELECT DISTINCT next_action FROM saga.sagas WHERE idempotency_key LIKE 'away %'}));
 is(sql(q{SELECT count(*) FROM saga.pending_compensations WHERE channel = 'away' AND now() - since < '1 day' AND attempt = 1}), $many,
 	'all of it is shown as waiting');
