@@ -203,11 +203,13 @@ class Situation:
 
 
 def statement(call, saga):
-    """The call, with what of its answer is the same for every saga."""
+    """The call, asking for what of its answer is the same for every saga."""
     sql = CALLS[call]
-    columns = ("step, status, attempt, output, error, retry_at IS NULL" if "step(" in sql
-               else "step, attempt" if "claim_compensations(" in sql else "*")
-    return f"SELECT {columns} FROM {sql} AS answer".format(**saga) if " IS " not in sql and " > " not in sql else f"SELECT {sql}".format(**saga)
+    if "step(" in sql:
+        sql = f"step, status, attempt, output, error, retry_at IS NULL FROM {sql}"
+    elif "claim_compensations(" in sql:
+        sql = f"step, attempt FROM {sql}"
+    return f"SELECT {sql}".format(**saga)
 
 
 class Pairs:
