@@ -349,9 +349,7 @@ go_forward_again(SagaStep *step, TimestampTz now)
 			stays = false;
 			break;
 		case SAGA_COMP_SKIPPED:
-			stays = step->kind == SAGA_KIND_RETRIABLE ||
-				(step->compensate_on == SAGA_COMPENSATE_ON_COMPLETED &&
-				 step->status != SAGA_STEP_COMPLETED);
+			stays = saga_walk_spares(step);
 			break;
 	}
 	if (stays && !step->late)

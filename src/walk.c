@@ -87,6 +87,15 @@ view_step(const SagaRow *saga, const SagaStep *step, const char **why)
 	return STEP_PERSON;
 }
 
+/* Is it a step that is not undone, whatever its compensation? */
+bool
+saga_walk_spares(const SagaStep *step)
+{
+	return step->kind == SAGA_KIND_RETRIABLE ||
+		(step->compensate_on == SAGA_COMPENSATE_ON_COMPLETED &&
+		 step->status != SAGA_STEP_COMPLETED);
+}
+
 /*
  * Does the walk leave the step as it is, although it has a compensation that
  * nobody has tried yet?
@@ -98,9 +107,7 @@ saga_walk_passes_over(const SagaRow *saga, const SagaStep *step)
 		step->comp_status != SAGA_COMP_PENDING &&
 		step->comp_status != SAGA_COMP_DISPATCHED)
 		return false;
-	return step->kind == SAGA_KIND_RETRIABLE ||
-		(step->compensate_on == SAGA_COMPENSATE_ON_COMPLETED &&
-		 step->status != SAGA_STEP_COMPLETED);
+	return saga_walk_spares(step);
 }
 
 /*

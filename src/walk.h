@@ -30,6 +30,7 @@ extern void saga_walk_next(const SagaRow *saga, SagaSteps *steps,
 						   SagaTask *task);
 extern bool saga_walk_in_range(const SagaRow *saga, const SagaStep *step);
 extern bool saga_walk_passes_over(const SagaRow *saga, const SagaStep *step);
+extern bool saga_walk_spares(const SagaStep *step);
 extern int	saga_walk_count_given_up(const SagaRow *saga,
 									 const SagaSteps *steps);
 extern int	saga_walk_count_to_undo(const SagaRow *saga,
