@@ -53,6 +53,7 @@
 #include "fault.h"
 #include "inflight.h"
 #include "ledger.h"
+#include "mailbox.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "oids.h"
@@ -331,7 +332,7 @@ run_sql(SagaRow *saga, SagaStep *step)
 	SAGA_FAULT("executor.after_inflight");
 
 	context = saga_context_build(saga, step, attempt.end.attempt);
-	saga_pool_set_step(step->seq);
+	saga_mailbox_set_step(step->seq);
 	attempt.phase = ATTEMPT_SQL;
 	attempt.end.rows = saga_session_run(step, context, &policy);
 	attempt.phase = ATTEMPT_MARKING;
@@ -573,7 +574,7 @@ attempt_step(bool alone)
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(attempt_context);
-	saga_pool_set_step(0);
+	saga_mailbox_set_step(0);
 	if (attempt.phase >= ATTEMPT_SQL)
 		saga_session_reset();
 	return result;
@@ -760,7 +761,7 @@ walk_saga(const pg_uuid_t *id)
 	MemoryContextReset(attempt_context);
 	MemoryContextReset(walk_context);
 	walk.valid = false;
-	saga_pool_done(result == WALK_SKIP, walk.later);
+	saga_mailbox_done(result == WALK_SKIP, walk.later);
 	return result != WALK_LEAVE;
 }
 
@@ -811,7 +812,7 @@ saga_executor_main(Datum arg)
 		saga_turn_handle_interrupts();
 		if (saga_pool_must_leave())
 			break;
-		if (saga_pool_take(&id))
+		if (saga_mailbox_take(&id))
 		{
 			idle_since = 0;
 			if (!walk_saga(&id))

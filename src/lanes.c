@@ -35,6 +35,7 @@
 #include "home.h"
 #include "lanes.h"
 #include "ledger.h"
+#include "mailbox.h"
 #include "miscadmin.h"
 #include "owner.h"
 #include "pool.h"
@@ -231,7 +232,7 @@ why_unfit(Oid role)
  * to look again.
  */
 static bool
-get_executor(Lane *lane, SagaPoolLane *pool, TimestampTz now,
+get_executor(Lane *lane, SagaMailboxLane *pool, TimestampTz now,
 			 TimestampTz *next)
 {
 	if (lane->start_at > now)
@@ -272,7 +273,7 @@ take_reports(Lane *lane, TimestampTz now)
 {
 	bool		given_back;
 
-	if (saga_pool_collect_skipped(lane->role, &given_back) > 0)
+	if (saga_mailbox_collect_skipped(lane->role, &given_back) > 0)
 	{
 		if (lane->retry_at == 0)
 		{
@@ -311,7 +312,7 @@ static TimestampTz
 run_lane(Lane *lane, TimestampTz now, bool *away)
 {
 	TimestampTz next = DT_NOEND;
-	SagaPoolLane pool;
+	SagaMailboxLane pool;
 	pg_uuid_t  *in_hand = NULL;
 	int			in_hand_count = 0;
 	bool		more = false;
@@ -321,7 +322,7 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 	if (lane->retry_at != 0)
 		next = lane->retry_at;
 
-	saga_pool_lane(lane->role, &pool);
+	saga_mailbox_lane(lane->role, &pool);
 	for (;;)
 	{
 		SagaDue		found;
@@ -346,7 +347,7 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 				*away = true;
 				return DT_NOEND;
 			}
-			in_hand_count = saga_pool_in_hand(lane->role, &in_hand);
+			in_hand_count = saga_mailbox_in_hand(lane->role, &in_hand);
 			/* How an attempt ended is to be written down first. */
 			if (saga_pool_left_record())
 				return now;
@@ -354,7 +355,7 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 		if (is_withheld(&found.saga) ||
 			(bsearch(&found.saga, in_hand, in_hand_count, sizeof(pg_uuid_t),
 					 compare_ids) != NULL &&
-			 saga_pool_pass_by(lane->role, &found.saga)))
+			 saga_mailbox_pass_by(lane->role, &found.saga)))
 		{
 			lane->position = found;
 			continue;
@@ -366,7 +367,7 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 		}
 		if ((pool.room == 0 &&
 			 (pool.count > 0 || !get_executor(lane, &pool, now, &next))) ||
-			!saga_pool_put(lane->role, &found.saga))
+			!saga_mailbox_put(lane->role, &found.saga))
 		{
 			more = true;
 			break;
@@ -378,7 +379,7 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 
 	if (pool.count > 0)
 	{
-		if (more && !saga_pool_ask_refill(lane->role))
+		if (more && !saga_mailbox_ask_refill(lane->role))
 			next = now;
 		/* More than those that are idle can begin with at once. */
 		if (pool.waiting > pool.idle)

@@ -1,13 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * pool.c
- *	  The executors of the server: who has them, and what they are handed.
+ *	  The executors of the server: who has them.
  *
  * The slots of saga_shmem->executors are shared by all databases.  A worker
- * takes one for a role of its database, starts the process, and puts sagas
- * into its mailbox; the executor takes them out, one at a time, and steals
- * from the others of its role when it has none.  Mailboxes are hints: what is
- * lost with one is still due in the ledger.
+ * takes one for a role of its database and starts the process, which gives it
+ * back when it leaves.  What executors are handed is told in mailbox.c.
  *
  * Fairness.  When none is free, a worker makes an entry in the list of those
  * who wait.  It then gets the next free slot in the order of the entries.  An
@@ -16,10 +14,7 @@
  * longer than a slice of time without getting any takes the place of the
  * executor that has run longest.  Dismissed executors finish the saga in hand.
  *
- * Locks: as shmem.h says.  Stealing needs "lock" exclusively and two mutexes,
- * in the order of the slots; whoever needs to know about all sagas in hand
- * takes "lock" shared, so that none moves behind his back.  SetLatch under a
- * mutex is avoided.
+ * Locks: as shmem.h says.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,6 +23,7 @@
 #include "alone.h"
 #include "clock.h"
 #include "compat.h"
+#include "mailbox.h"
 #include "miscadmin.h"
 #include "pool.h"
 #include "storage/ipc.h"
@@ -40,9 +36,6 @@
 #define SAGA_POOL_SLICE_MS			1000
 /* A slot whose process did not arrive for so long is taken back. */
 #define SAGA_POOL_START_LIMIT_MS	60000
-
-/* Refill a mailbox that has no more than this. */
-#define SAGA_POOL_LOW				(SAGA_MAILBOX_SIZE / 4)
 
 /* What this worker knows of the executors it started. */
 typedef struct Started
@@ -63,31 +56,6 @@ static SagaExecutorSlot *my_slot = NULL;
 static int	my_index = -1;
 static uint32 my_generation = 0;
 static void (*my_at_exit) (int code) = NULL;
-
-static inline uint32
-mail_count(const SagaExecutorSlot *slot)
-{
-	return slot->tail - slot->head;
-}
-
-/* The callers hold "lock". */
-static inline bool
-is_mine(const SagaExecutorSlot *slot, Oid role)
-{
-	return slot->database == MyDatabaseId &&
-		(!OidIsValid(role) || slot->role == role);
-}
-
-static bool
-is_idle(SagaExecutorSlot *slot)
-{
-	bool		idle;
-
-	SpinLockAcquire(&slot->mutex);
-	idle = !slot->working && mail_count(slot) == 0;
-	SpinLockRelease(&slot->mutex);
-	return idle && slot->pid != 0;
-}
 
 /*
  * Wakes the workers that may have to do with a slot that became free: those
@@ -127,28 +95,11 @@ dismiss(SagaExecutorSlot *slot)
 	if (!slot->dismissed)
 		slot->dismissed_at = GetCurrentTimestamp();
 	slot->dismissed = true;
-	SpinLockAcquire(&slot->mutex);
-	mail = mail_count(slot) > 0;
-	slot->skipped += mail_count(slot);
-	slot->head = slot->tail;
-	SpinLockRelease(&slot->mutex);
+	mail = saga_mailbox_empty(slot);
 	if (slot->latch != NULL)
 		SetLatch(slot->latch);
 	if (mail)
 		wake_workers(slot->database);
-}
-
-static void
-wake_own_worker(void)
-{
-	SagaDatabaseSlot *slot = saga_shmem_my_database();
-
-	if (slot == NULL)
-		return;
-	LWLockAcquire(saga_shmem->lock, LW_SHARED);
-	if (slot->worker_latch != NULL)
-		SetLatch(slot->worker_latch);
-	LWLockRelease(saga_shmem->lock);
 }
 
 /* "lock" is held exclusively. */
@@ -162,10 +113,7 @@ free_slot(SagaExecutorSlot *slot)
 	slot->pid = 0;
 	slot->latch = NULL;
 	slot->dismissed = false;
-	SpinLockAcquire(&slot->mutex);
-	slot->working = false;
-	slot->seq = 0;
-	SpinLockRelease(&slot->mutex);
+	saga_mailbox_close(slot);
 	wake_workers(database);
 }
 
@@ -274,7 +222,8 @@ make_room(Oid role, bool has_some, TimestampTz since, TimestampTz now)
 		SagaExecutorSlot *slot = &saga_shmem->executors[i];
 
 		if (OidIsValid(slot->database) && !slot->dismissed &&
-			!is_mine(slot, role) && is_idle(slot))
+			!saga_mailbox_is_of(slot, role) && slot->pid != 0 &&
+			saga_mailbox_is_idle(slot))
 			victim = slot;
 	}
 	if (victim == NULL && has_some)
@@ -367,16 +316,7 @@ take_slot(Oid role, uint32 *generation)
 		slot->taken_at = now;
 		slot->dismissed = false;
 		slot->ready = false;
-		SpinLockAcquire(&slot->mutex);
-		slot->head = slot->tail = 0;
-		slot->working = false;
-		slot->seq = 0;
-		slot->idle_since = now;
-		slot->skipped = 0;
-		slot->passed_by = false;
-		slot->given_back = false;
-		slot->refill = false;
-		SpinLockRelease(&slot->mutex);
+		saga_mailbox_init(slot, now);
 		*generation = slot->generation;
 	}
 	else if (total >= saga_guc_max_executors || mine == 0)
@@ -546,244 +486,6 @@ saga_pool_failed_to_start(Oid role)
 	return failed;
 }
 
-/* ------------------------------------------------------------------------
- * The worker's side: mailboxes
- * ------------------------------------------------------------------------ */
-
-static int
-compare_ids(const void *a, const void *b)
-{
-	return memcmp(a, b, sizeof(pg_uuid_t));
-}
-
-/*
- * The sagas that the role's executors in this database have in hand or in a
- * mailbox, sorted, in the current memory context.  Those of other roles do not
- * count: one of them may have moved a saga to this role's lane, committed that,
- * and not put the saga down yet, and nobody will say so when it does.
- */
-int
-saga_pool_in_hand(Oid role, pg_uuid_t **ids)
-{
-	int			count = 0;
-	int			size = 0;
-	int			i;
-
-	LWLockAcquire(saga_shmem->lock, LW_SHARED);
-	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
-	{
-		if (is_mine(&saga_shmem->executors[i], role))
-			size += SAGA_MAILBOX_SIZE + 1;
-	}
-	LWLockRelease(saga_shmem->lock);
-	*ids = palloc(Max(size, 1) * sizeof(pg_uuid_t));
-
-	LWLockAcquire(saga_shmem->lock, LW_SHARED);
-	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
-	{
-		SagaExecutorSlot *slot = &saga_shmem->executors[i];
-		uint32		at;
-
-		/* Only this process adds slots to this database. */
-		if (!is_mine(slot, role) ||
-			count + SAGA_MAILBOX_SIZE + 1 > size)
-			continue;
-		SpinLockAcquire(&slot->mutex);
-		for (at = slot->head; at != slot->tail; at++)
-			(*ids)[count++] = slot->mailbox[at % SAGA_MAILBOX_SIZE];
-		if (slot->working)
-			(*ids)[count++] = slot->saga;
-		SpinLockRelease(&slot->mutex);
-	}
-	LWLockRelease(saga_shmem->lock);
-	qsort(*ids, count, sizeof(pg_uuid_t), compare_ids);
-	return count;
-}
-
-/*
- * The worker leaves a saga that is due to the executor of the role that has it
- * in hand or in its mailbox.  False if none has it any more.
- *
- * An executor that has it in hand may be about to put it down, having seen it
- * before it became due again; it will then give it back (saga_pool_done).
- */
-bool
-saga_pool_pass_by(Oid role, const pg_uuid_t *id)
-{
-	bool		found = false;
-
-	LWLockAcquire(saga_shmem->lock, LW_SHARED);
-	for (int i = 0; i < SAGA_MAX_EXECUTORS && !found; i++)
-	{
-		SagaExecutorSlot *slot = &saga_shmem->executors[i];
-
-		if (!is_mine(slot, role))
-			continue;
-		SpinLockAcquire(&slot->mutex);
-		if (slot->working && compare_ids(&slot->saga, id) == 0)
-			slot->passed_by = found = true;
-		for (uint32 at = slot->head; at != slot->tail && !found; at++)
-			found = compare_ids(&slot->mailbox[at % SAGA_MAILBOX_SIZE], id) == 0;
-		SpinLockRelease(&slot->mutex);
-	}
-	LWLockRelease(saga_shmem->lock);
-	return found;
-}
-
-/*
- * How many sagas the role's executors had to leave undone, since last asked,
- * and whether they gave back any that the worker had left to them.
- */
-uint32
-saga_pool_collect_skipped(Oid role, bool *given_back)
-{
-	uint32		skipped = 0;
-	int			i;
-
-	*given_back = false;
-	LWLockAcquire(saga_shmem->lock, LW_SHARED);
-	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
-	{
-		SagaExecutorSlot *slot = &saga_shmem->executors[i];
-
-		if (!is_mine(slot, role))
-			continue;
-		SpinLockAcquire(&slot->mutex);
-		skipped += slot->skipped;
-		slot->skipped = 0;
-		*given_back |= slot->given_back;
-		slot->given_back = false;
-		SpinLockRelease(&slot->mutex);
-	}
-	LWLockRelease(saga_shmem->lock);
-	return skipped;
-}
-
-void
-saga_pool_lane(Oid role, SagaPoolLane *lane)
-{
-	int			i;
-
-	memset(lane, 0, sizeof(SagaPoolLane));
-	LWLockAcquire(saga_shmem->lock, LW_SHARED);
-	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
-	{
-		SagaExecutorSlot *slot = &saga_shmem->executors[i];
-		uint32		count;
-		bool		working;
-
-		if (!is_mine(slot, role) || slot->dismissed)
-			continue;
-		SpinLockAcquire(&slot->mutex);
-		count = mail_count(slot);
-		working = slot->working;
-		SpinLockRelease(&slot->mutex);
-		lane->count++;
-		lane->waiting += count;
-		if (!working)
-			lane->idle++;
-		if (count <= SAGA_POOL_LOW)
-			lane->room += SAGA_MAILBOX_SIZE - count;
-	}
-	LWLockRelease(saga_shmem->lock);
-}
-
-/*
- * Puts a saga into the emptiest mailbox of the role's executors; false if
- * they have no room.
- */
-bool
-saga_pool_put(Oid role, const pg_uuid_t *id)
-{
-	SagaExecutorSlot *best = NULL;
-	uint32		best_load = 0;
-	bool		put = false;
-	bool		wake = false;
-	int			i;
-
-	LWLockAcquire(saga_shmem->lock, LW_SHARED);
-	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
-	{
-		SagaExecutorSlot *slot = &saga_shmem->executors[i];
-		uint32		load;
-
-		if (!is_mine(slot, role) || slot->dismissed)
-			continue;
-		SpinLockAcquire(&slot->mutex);
-		load = mail_count(slot) * 2 + (slot->working ? 1 : 0);
-		SpinLockRelease(&slot->mutex);
-		if (best == NULL || load < best_load)
-		{
-			best = slot;
-			best_load = load;
-		}
-	}
-	if (best != NULL)
-	{
-		SpinLockAcquire(&best->mutex);
-		if (mail_count(best) < SAGA_MAILBOX_SIZE)
-		{
-			wake = !best->working && mail_count(best) == 0;
-			best->mailbox[best->tail % SAGA_MAILBOX_SIZE] = *id;
-			best->tail++;
-			put = true;
-		}
-		SpinLockRelease(&best->mutex);
-		if (wake && best->latch != NULL)
-			SetLatch(best->latch);
-	}
-	LWLockRelease(saga_shmem->lock);
-	return put;
-}
-
-/*
- * More is due than the mailboxes could hold: asks to be woken when one runs
- * low.  False if one already does.
- */
-bool
-saga_pool_ask_refill(Oid role)
-{
-	bool		low = false;
-	int			i;
-
-	LWLockAcquire(saga_shmem->lock, LW_SHARED);
-	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
-	{
-		SagaExecutorSlot *slot = &saga_shmem->executors[i];
-
-		if (!is_mine(slot, role) || slot->dismissed)
-			continue;
-		SpinLockAcquire(&slot->mutex);
-		slot->refill = true;
-		if (mail_count(slot) <= SAGA_POOL_LOW)
-			low = true;
-		SpinLockRelease(&slot->mutex);
-	}
-	LWLockRelease(saga_shmem->lock);
-	return !low;
-}
-
-/* Has any executor of this database something in hand or in its mailbox? */
-bool
-saga_pool_has_work(void)
-{
-	bool		work = false;
-
-	LWLockAcquire(saga_shmem->lock, LW_SHARED);
-	for (int i = 0; i < SAGA_MAX_EXECUTORS && !work; i++)
-	{
-		SagaExecutorSlot *slot = &saga_shmem->executors[i];
-
-		if (slot->database != MyDatabaseId)
-			continue;
-		SpinLockAcquire(&slot->mutex);
-		work = slot->working || mail_count(slot) > 0;
-		SpinLockRelease(&slot->mutex);
-	}
-	LWLockRelease(saga_shmem->lock);
-	return work;
-}
-
 /* The worker leaves, or the extension is gone: nobody will feed them. */
 void
 saga_pool_dismiss_all(void)
@@ -793,7 +495,7 @@ saga_pool_dismiss_all(void)
 	LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
 	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
 	{
-		if (is_mine(&saga_shmem->executors[i], InvalidOid))
+		if (saga_mailbox_is_of(&saga_shmem->executors[i], InvalidOid))
 			dismiss(&saga_shmem->executors[i]);
 	}
 	LWLockRelease(saga_shmem->lock);
@@ -847,6 +549,7 @@ saga_pool_attach(const SagaProcess *process, void (*at_exit) (int code))
 			slot->pid = MyProcPid;
 			slot->latch = MyLatch;
 			my_slot = slot;
+			saga_mailbox_attach(slot);
 			my_index = process->slot;
 			my_generation = process->generation;
 			my_at_exit = at_exit;
@@ -865,70 +568,6 @@ saga_pool_ready(void)
 	LWLockRelease(saga_shmem->lock);
 }
 
-/* Moves the next saga of another executor of the role into our hands. */
-static bool
-steal(pg_uuid_t *id)
-{
-	bool		got = false;
-	int			i;
-
-	LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
-	for (i = 0; i < SAGA_MAX_EXECUTORS && !got; i++)
-	{
-		SagaExecutorSlot *slot = &saga_shmem->executors[i];
-
-		if (slot == my_slot || !is_mine(slot, my_slot->role))
-			continue;
-		SpinLockAcquire(&slot->mutex);
-		/* The one that has it now will take the last by itself, if idle. */
-		if (mail_count(slot) > 0 && (slot->working || mail_count(slot) > 1))
-		{
-			*id = slot->mailbox[slot->head % SAGA_MAILBOX_SIZE];
-			slot->head++;
-			got = true;
-		}
-		SpinLockRelease(&slot->mutex);
-	}
-	if (got)
-	{
-		SpinLockAcquire(&my_slot->mutex);
-		my_slot->working = true;
-		my_slot->saga = *id;
-		my_slot->idle_since = 0;
-		SpinLockRelease(&my_slot->mutex);
-	}
-	LWLockRelease(saga_shmem->lock);
-	return got;
-}
-
-/* Takes the next saga in hand; false if there is none. */
-bool
-saga_pool_take(pg_uuid_t *id)
-{
-	bool		got = false;
-	bool		wake = false;
-
-	SpinLockAcquire(&my_slot->mutex);
-	if (mail_count(my_slot) > 0)
-	{
-		*id = my_slot->mailbox[my_slot->head % SAGA_MAILBOX_SIZE];
-		my_slot->head++;
-		my_slot->working = true;
-		my_slot->saga = *id;
-		my_slot->idle_since = 0;
-		got = true;
-	}
-	if (my_slot->refill && mail_count(my_slot) <= SAGA_POOL_LOW)
-	{
-		my_slot->refill = false;
-		wake = true;
-	}
-	SpinLockRelease(&my_slot->mutex);
-	if (wake)
-		wake_own_worker();
-	return got || steal(id);
-}
-
 /* A record is left for the worker, about the saga that is still in hand. */
 void
 saga_pool_leave_record(void)
@@ -937,33 +576,6 @@ saga_pool_leave_record(void)
 
 	if (database != NULL)
 		pg_atomic_write_u32(&database->left_records, 1);
-}
-
-/*
- * Puts the saga in hand down.  "skipped": it is due, and somebody else must
- * do it; "later": when last seen, there was more to do in it, perhaps by
- * another role, which may have done it and sent the saga back meanwhile.
- */
-void
-saga_pool_done(bool skipped, bool later)
-{
-	volatile SagaDatabaseSlot *database;
-	bool		given_back;
-
-	SpinLockAcquire(&my_slot->mutex);
-	my_slot->working = false;
-	given_back = later && my_slot->passed_by;
-	my_slot->given_back |= given_back;
-	my_slot->passed_by = false;
-	my_slot->idle_since = GetCurrentTimestamp();
-	if (skipped)
-		my_slot->skipped++;
-	SpinLockRelease(&my_slot->mutex);
-	/* Or the worker waits for us, to make room for another database. */
-	database = saga_shmem_my_database();
-	if (skipped || given_back ||
-		(database != NULL && database->asked_to_leave))
-		wake_own_worker();
 }
 
 /*
@@ -993,15 +605,6 @@ saga_pool_must_leave(void)
 			others++;
 	}
 	return others >= saga_guc_max_executors;
-}
-
-/* Says which step's SQL is running; 0: none. */
-void
-saga_pool_set_step(int64 seq)
-{
-	SpinLockAcquire(&my_slot->mutex);
-	my_slot->seq = seq;
-	SpinLockRelease(&my_slot->mutex);
 }
 
 /*

@@ -51,6 +51,7 @@
 #include "inflight.h"
 #include "lanes.h"
 #include "ledger.h"
+#include "mailbox.h"
 #include "miscadmin.h"
 #include "notify.h"
 #include "pgstat.h"
@@ -126,7 +127,7 @@ static bool count_prepared = true;
 static void
 leave(void)
 {
-	if (saga_pool_has_work())
+	if (saga_mailbox_has_work())
 	{
 		LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
 		my_database->wanted = true;
@@ -714,7 +715,7 @@ sleep_until(TimestampTz when)
 	 * two databases with long work would take it from each other all the time.
 	 */
 	hold = GetCurrentTimestamp() < started_at + IDLE_FOR * MS &&
-		saga_pool_has_work();
+		saga_mailbox_has_work();
 	if (saga_shmem_worker_must_leave((ms < 0 || ms > IDLE_FOR) && !hold))
 		leave();
 	if (hold && my_database->asked_to_leave && (ms < 0 || ms > IDLE_FOR))

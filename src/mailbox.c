@@ -1,0 +1,450 @@
+/*-------------------------------------------------------------------------
+ *
+ * mailbox.c
+ *	  The sagas that executors are handed, and what they say of them.
+ *
+ * Each executor's slot has a mailbox.  The worker of the database fills it
+ * from the ledger; the executor takes the sagas out, one at a time, and steals
+ * from the others of its role when it has none.  Mailboxes are hints: what is
+ * in them is due in the ledger, and what is lost with one is found there by
+ * the worker, who is woken by whatever loses it.
+ *
+ * Locks: as shmem.h says.  Stealing needs "lock" exclusively and two mutexes,
+ * in the order of the slots; whoever needs to know about all sagas in hand
+ * takes "lock" shared, so that none moves behind his back.  SetLatch under a
+ * mutex is avoided.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "mailbox.h"
+#include "miscadmin.h"
+#include "utils/timestamp.h"
+
+/* Refill a mailbox that has no more than this. */
+#define SAGA_MAILBOX_LOW			(SAGA_MAILBOX_SIZE / 4)
+
+/* The executor's own slot. */
+static SagaExecutorSlot *my_slot = NULL;
+
+/* ------------------------------------------------------------------------
+ * A slot's
+ * ------------------------------------------------------------------------ */
+
+/* A slot taken for a new executor.  The caller holds "lock" exclusively. */
+void
+saga_mailbox_init(SagaExecutorSlot *slot, TimestampTz now)
+{
+	SpinLockAcquire(&slot->mutex);
+	slot->head = slot->tail = 0;
+	slot->working = false;
+	slot->seq = 0;
+	slot->idle_since = now;
+	slot->skipped = 0;
+	slot->passed_by = false;
+	slot->given_back = false;
+	slot->refill = false;
+	SpinLockRelease(&slot->mutex);
+}
+
+/*
+ * The executor is to leave: what waits is for the worker to hand out again.
+ * True if something did.  The caller holds "lock" exclusively.
+ */
+bool
+saga_mailbox_empty(SagaExecutorSlot *slot)
+{
+	bool		mail;
+
+	SpinLockAcquire(&slot->mutex);
+	mail = saga_mailbox_count(slot) > 0;
+	slot->skipped += saga_mailbox_count(slot);
+	slot->head = slot->tail;
+	SpinLockRelease(&slot->mutex);
+	return mail;
+}
+
+/* The executor has left.  The caller holds "lock" exclusively. */
+void
+saga_mailbox_close(SagaExecutorSlot *slot)
+{
+	SpinLockAcquire(&slot->mutex);
+	slot->working = false;
+	slot->seq = 0;
+	SpinLockRelease(&slot->mutex);
+}
+
+/* Has it nothing in hand, and nothing to come?  The caller holds "lock". */
+bool
+saga_mailbox_is_idle(SagaExecutorSlot *slot)
+{
+	bool		idle;
+
+	SpinLockAcquire(&slot->mutex);
+	idle = !slot->working && saga_mailbox_count(slot) == 0;
+	SpinLockRelease(&slot->mutex);
+	return idle;
+}
+
+/* ------------------------------------------------------------------------
+ * The side of those who hand out
+ * ------------------------------------------------------------------------ */
+
+static int
+compare_ids(const void *a, const void *b)
+{
+	return memcmp(a, b, sizeof(pg_uuid_t));
+}
+
+/*
+ * The sagas that the role's executors in this database have in hand or in a
+ * mailbox, sorted, in the current memory context.  Those of other roles do not
+ * count: one of them may have moved a saga to this role's lane, committed that,
+ * and not put the saga down yet, and nobody will say so when it does.
+ */
+int
+saga_mailbox_in_hand(Oid role, pg_uuid_t **ids)
+{
+	int			count = 0;
+	int			size = 0;
+	int			i;
+
+	LWLockAcquire(saga_shmem->lock, LW_SHARED);
+	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
+	{
+		if (saga_mailbox_is_of(&saga_shmem->executors[i], role))
+			size += SAGA_MAILBOX_SIZE + 1;
+	}
+	LWLockRelease(saga_shmem->lock);
+	*ids = palloc(Max(size, 1) * sizeof(pg_uuid_t));
+
+	LWLockAcquire(saga_shmem->lock, LW_SHARED);
+	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
+	{
+		SagaExecutorSlot *slot = &saga_shmem->executors[i];
+		uint32		at;
+
+		/* Only this process adds slots to this database. */
+		if (!saga_mailbox_is_of(slot, role) ||
+			count + SAGA_MAILBOX_SIZE + 1 > size)
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		for (at = slot->head; at != slot->tail; at++)
+			(*ids)[count++] = slot->mailbox[at % SAGA_MAILBOX_SIZE];
+		if (slot->working)
+			(*ids)[count++] = slot->saga;
+		SpinLockRelease(&slot->mutex);
+	}
+	LWLockRelease(saga_shmem->lock);
+	qsort(*ids, count, sizeof(pg_uuid_t), compare_ids);
+	return count;
+}
+
+/*
+ * The worker leaves a saga that is due to the executor of the role that has it
+ * in hand or in its mailbox.  False if none has it any more.
+ *
+ * An executor that has it in hand may be about to put it down, having seen it
+ * before it became due again; it will then give it back (saga_mailbox_done).
+ */
+bool
+saga_mailbox_pass_by(Oid role, const pg_uuid_t *id)
+{
+	bool		found = false;
+
+	LWLockAcquire(saga_shmem->lock, LW_SHARED);
+	for (int i = 0; i < SAGA_MAX_EXECUTORS && !found; i++)
+	{
+		SagaExecutorSlot *slot = &saga_shmem->executors[i];
+
+		if (!saga_mailbox_is_of(slot, role))
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		if (slot->working && compare_ids(&slot->saga, id) == 0)
+			slot->passed_by = found = true;
+		for (uint32 at = slot->head; at != slot->tail && !found; at++)
+			found = compare_ids(&slot->mailbox[at % SAGA_MAILBOX_SIZE], id) == 0;
+		SpinLockRelease(&slot->mutex);
+	}
+	LWLockRelease(saga_shmem->lock);
+	return found;
+}
+
+/*
+ * How many sagas the role's executors had to leave undone, since last asked,
+ * and whether they gave back any that the worker had left to them.
+ */
+uint32
+saga_mailbox_collect_skipped(Oid role, bool *given_back)
+{
+	uint32		skipped = 0;
+	int			i;
+
+	*given_back = false;
+	LWLockAcquire(saga_shmem->lock, LW_SHARED);
+	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
+	{
+		SagaExecutorSlot *slot = &saga_shmem->executors[i];
+
+		if (!saga_mailbox_is_of(slot, role))
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		skipped += slot->skipped;
+		slot->skipped = 0;
+		*given_back |= slot->given_back;
+		slot->given_back = false;
+		SpinLockRelease(&slot->mutex);
+	}
+	LWLockRelease(saga_shmem->lock);
+	return skipped;
+}
+
+void
+saga_mailbox_lane(Oid role, SagaMailboxLane *lane)
+{
+	int			i;
+
+	memset(lane, 0, sizeof(SagaMailboxLane));
+	LWLockAcquire(saga_shmem->lock, LW_SHARED);
+	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
+	{
+		SagaExecutorSlot *slot = &saga_shmem->executors[i];
+		uint32		count;
+		bool		working;
+
+		if (!saga_mailbox_is_of(slot, role) || slot->dismissed)
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		count = saga_mailbox_count(slot);
+		working = slot->working;
+		SpinLockRelease(&slot->mutex);
+		lane->count++;
+		lane->waiting += count;
+		if (!working)
+			lane->idle++;
+		if (count <= SAGA_MAILBOX_LOW)
+			lane->room += SAGA_MAILBOX_SIZE - count;
+	}
+	LWLockRelease(saga_shmem->lock);
+}
+
+/*
+ * Puts a saga into the emptiest mailbox of the role's executors; false if
+ * they have no room.
+ */
+bool
+saga_mailbox_put(Oid role, const pg_uuid_t *id)
+{
+	SagaExecutorSlot *best = NULL;
+	uint32		best_load = 0;
+	bool		put = false;
+	bool		wake = false;
+	int			i;
+
+	LWLockAcquire(saga_shmem->lock, LW_SHARED);
+	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
+	{
+		SagaExecutorSlot *slot = &saga_shmem->executors[i];
+		uint32		load;
+
+		if (!saga_mailbox_is_of(slot, role) || slot->dismissed)
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		load = saga_mailbox_count(slot) * 2 + (slot->working ? 1 : 0);
+		SpinLockRelease(&slot->mutex);
+		if (best == NULL || load < best_load)
+		{
+			best = slot;
+			best_load = load;
+		}
+	}
+	if (best != NULL)
+	{
+		SpinLockAcquire(&best->mutex);
+		if (saga_mailbox_count(best) < SAGA_MAILBOX_SIZE)
+		{
+			wake = !best->working && saga_mailbox_count(best) == 0;
+			best->mailbox[best->tail % SAGA_MAILBOX_SIZE] = *id;
+			best->tail++;
+			put = true;
+		}
+		SpinLockRelease(&best->mutex);
+		if (wake && best->latch != NULL)
+			SetLatch(best->latch);
+	}
+	LWLockRelease(saga_shmem->lock);
+	return put;
+}
+
+/*
+ * More is due than the mailboxes could hold: asks to be woken when one runs
+ * low.  False if one already does.
+ */
+bool
+saga_mailbox_ask_refill(Oid role)
+{
+	bool		low = false;
+	int			i;
+
+	LWLockAcquire(saga_shmem->lock, LW_SHARED);
+	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
+	{
+		SagaExecutorSlot *slot = &saga_shmem->executors[i];
+
+		if (!saga_mailbox_is_of(slot, role) || slot->dismissed)
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		slot->refill = true;
+		if (saga_mailbox_count(slot) <= SAGA_MAILBOX_LOW)
+			low = true;
+		SpinLockRelease(&slot->mutex);
+	}
+	LWLockRelease(saga_shmem->lock);
+	return !low;
+}
+
+/* Has any executor of this database something in hand or in its mailbox? */
+bool
+saga_mailbox_has_work(void)
+{
+	bool		work = false;
+
+	LWLockAcquire(saga_shmem->lock, LW_SHARED);
+	for (int i = 0; i < SAGA_MAX_EXECUTORS && !work; i++)
+	{
+		SagaExecutorSlot *slot = &saga_shmem->executors[i];
+
+		if (slot->database != MyDatabaseId)
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		work = slot->working || saga_mailbox_count(slot) > 0;
+		SpinLockRelease(&slot->mutex);
+	}
+	LWLockRelease(saga_shmem->lock);
+	return work;
+}
+
+/* ------------------------------------------------------------------------
+ * The executor's side
+ * ------------------------------------------------------------------------ */
+
+/* The slot of the current process, from when it attached to it. */
+void
+saga_mailbox_attach(SagaExecutorSlot *slot)
+{
+	my_slot = slot;
+}
+
+static void
+wake_own_worker(void)
+{
+	SagaDatabaseSlot *slot = saga_shmem_my_database();
+
+	if (slot == NULL)
+		return;
+	LWLockAcquire(saga_shmem->lock, LW_SHARED);
+	if (slot->worker_latch != NULL)
+		SetLatch(slot->worker_latch);
+	LWLockRelease(saga_shmem->lock);
+}
+
+/* Moves the next saga of another executor of the role into our hands. */
+static bool
+steal(pg_uuid_t *id)
+{
+	bool		got = false;
+	int			i;
+
+	LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
+	for (i = 0; i < SAGA_MAX_EXECUTORS && !got; i++)
+	{
+		SagaExecutorSlot *slot = &saga_shmem->executors[i];
+
+		if (slot == my_slot || !saga_mailbox_is_of(slot, my_slot->role))
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		/* The one that has it now will take the last by itself, if idle. */
+		if (saga_mailbox_count(slot) > 0 && (slot->working || saga_mailbox_count(slot) > 1))
+		{
+			*id = slot->mailbox[slot->head % SAGA_MAILBOX_SIZE];
+			slot->head++;
+			got = true;
+		}
+		SpinLockRelease(&slot->mutex);
+	}
+	if (got)
+	{
+		SpinLockAcquire(&my_slot->mutex);
+		my_slot->working = true;
+		my_slot->saga = *id;
+		my_slot->idle_since = 0;
+		SpinLockRelease(&my_slot->mutex);
+	}
+	LWLockRelease(saga_shmem->lock);
+	return got;
+}
+
+/* Takes the next saga in hand; false if there is none. */
+bool
+saga_mailbox_take(pg_uuid_t *id)
+{
+	bool		got = false;
+	bool		wake = false;
+
+	SpinLockAcquire(&my_slot->mutex);
+	if (saga_mailbox_count(my_slot) > 0)
+	{
+		*id = my_slot->mailbox[my_slot->head % SAGA_MAILBOX_SIZE];
+		my_slot->head++;
+		my_slot->working = true;
+		my_slot->saga = *id;
+		my_slot->idle_since = 0;
+		got = true;
+	}
+	if (my_slot->refill && saga_mailbox_count(my_slot) <= SAGA_MAILBOX_LOW)
+	{
+		my_slot->refill = false;
+		wake = true;
+	}
+	SpinLockRelease(&my_slot->mutex);
+	if (wake)
+		wake_own_worker();
+	return got || steal(id);
+}
+
+/*
+ * Puts the saga in hand down.  "skipped": it is due, and somebody else must
+ * do it; "later": when last seen, there was more to do in it, perhaps by
+ * another role, which may have done it and sent the saga back meanwhile.
+ */
+void
+saga_mailbox_done(bool skipped, bool later)
+{
+	volatile SagaDatabaseSlot *database;
+	bool		given_back;
+
+	SpinLockAcquire(&my_slot->mutex);
+	my_slot->working = false;
+	given_back = later && my_slot->passed_by;
+	my_slot->given_back |= given_back;
+	my_slot->passed_by = false;
+	my_slot->idle_since = GetCurrentTimestamp();
+	if (skipped)
+		my_slot->skipped++;
+	SpinLockRelease(&my_slot->mutex);
+	/* Or the worker waits for us, to make room for another database. */
+	database = saga_shmem_my_database();
+	if (skipped || given_back ||
+		(database != NULL && database->asked_to_leave))
+		wake_own_worker();
+}
+
+/* Says which step's SQL is running; 0: none. */
+void
+saga_mailbox_set_step(int64 seq)
+{
+	SpinLockAcquire(&my_slot->mutex);
+	my_slot->seq = seq;
+	SpinLockRelease(&my_slot->mutex);
+}
