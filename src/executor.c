@@ -51,6 +51,7 @@
 #include "errors.h"
 #include "executor.h"
 #include "fault.h"
+#include "home.h"
 #include "inflight.h"
 #include "ledger.h"
 #include "mailbox.h"
@@ -70,6 +71,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "wakeup.h"
 #include "walk.h"
 
 #define SAGA_EXECUTOR_IDLE		"saga: idle executor"
@@ -124,6 +126,7 @@ typedef struct Walk
 	int			uses;			/* attempts since they were read */
 	int64		alone_ms;		/* for which the next step should run alone */
 	bool		later;			/* there is more to do in the saga, some time */
+	bool		doubt_home;		/* nobody asked yet whether this is a copy */
 	ItemPointerData saga_tid;	/* the version of the saga's row that we know */
 	TransactionId saga_xmin;
 	uint64		generation;		/* of the tables, when the steps were read */
@@ -373,6 +376,13 @@ try_step(bool alone)
 	}
 	MemoryContextSwitchTo(attempt_context);
 
+	if (walk.doubt_home && saga_home_away() != NULL)
+	{
+		/* Whoever adopts the copy has everything looked at again. */
+		saga_turn_commit();
+		return WALK_DONE;
+	}
+	walk.doubt_home = false;
 	if (saga_ledger_get_saga(&attempt.saga, &saga) != SAGA_FOUND)
 	{
 		saga_turn_commit();
@@ -389,6 +399,9 @@ try_step(bool alone)
 	{
 		walk.later = saga.due != 0;
 		saga_turn_commit();
+		/* By a clock that was set back: nobody else may know of it. */
+		if (saga.due > now)
+			saga_wakeup_post(saga_shmem_my_database(), saga.due);
 		return WALK_DONE;
 	}
 
@@ -727,7 +740,7 @@ record_failure(void)
 
 /* Walks one saga.  False: the process should end. */
 static bool
-walk_saga(const pg_uuid_t *id)
+walk_saga(const pg_uuid_t *id, bool handed_over)
 {
 	bool		alone = false;
 	WalkOn		result = WALK_ON;
@@ -735,6 +748,8 @@ walk_saga(const pg_uuid_t *id)
 	attempt.saga = *id;
 	walk.valid = false;
 	walk.later = false;
+	/* Before the worker hands one out, it asks; who failed it did not. */
+	walk.doubt_home = handed_over;
 	while (result == WALK_ON || result == WALK_ALONE)
 	{
 		alone = (result == WALK_ALONE);
@@ -792,6 +807,7 @@ saga_executor_main(Datum arg)
 	const SagaProcess *process = saga_bgworker_enter();
 	TimestampTz idle_since = 0;
 	pg_uuid_t	id;
+	bool		handed_over;
 
 	if (!saga_pool_attach(process, at_exit))
 		proc_exit(0);
@@ -812,10 +828,10 @@ saga_executor_main(Datum arg)
 		saga_turn_handle_interrupts();
 		if (saga_pool_must_leave())
 			break;
-		if (saga_mailbox_take(&id))
+		if (saga_mailbox_take(&id, &handed_over))
 		{
 			idle_since = 0;
-			if (!walk_saga(&id))
+			if (!walk_saga(&id, handed_over))
 				break;
 		}
 		else if (!wait_for_mail(&idle_since))

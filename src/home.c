@@ -76,17 +76,28 @@ static TransactionId marked_in = InvalidTransactionId;
 /* Rows that are being rewritten by a call of ours are no copy. */
 static bool rewriting = false;
 
+/* It is written before the server starts, and read once. */
 static int64
 read_restore(void)
 {
-	int64		restore = 0;
-	int			fd = OpenTransientFile(RESTORE_FILE, O_RDONLY | PG_BINARY);
+	static bool known = false;
+	static int64 restore = 0;
+	int			fd;
 
-	if (fd < 0)
-		return 0;
-	if (read(fd, &restore, sizeof(restore)) != sizeof(restore))
-		restore = -1;
-	CloseTransientFile(fd);
+	if (known)
+		return restore;
+	fd = OpenTransientFile(RESTORE_FILE, O_RDONLY | PG_BINARY);
+	if (fd >= 0)
+	{
+		if (read(fd, &restore, sizeof(restore)) != sizeof(restore))
+			restore = -1;
+		CloseTransientFile(fd);
+	}
+	else if (errno != ENOENT)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not open file \"%s\": %m", RESTORE_FILE)));
+	known = true;
 	return restore;
 }
 

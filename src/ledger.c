@@ -256,19 +256,21 @@ saga_ledger_get_saga_by_owner_name(text *owner_name, text *name, text *key,
 
 /*
  * Brings a saga's row of ledger_due in line with what its own row, just
- * written, says.
+ * written, says.  "failed": the saga was running, and is to be undone now.
  *
  * At most one row of ledger_due belongs to a saga, and only whoever replaces
  * the saga's row replaces it; so it is simply there, and nobody is writing it.
  */
 static void
-follow_due(SagaRow *row)
+follow_due(SagaRow *row, bool failed)
 {
 	Relation	heap;
 
 	if (row->due == row->stored_due && row->lane == row->stored_lane)
 		return;
-	if (row->due != 0)
+	if (failed && OidIsValid(row->lane))
+		saga_wakeup_failed(&row->id, row->lane, row->due);
+	else if (row->due != 0)
 		saga_wakeup_due(row->due);
 
 	heap = table_open(saga_oids_get()->due, RowExclusiveLock);
@@ -327,7 +329,7 @@ saga_ledger_insert_saga(SagaRow *row)
 	row->stored_state = row->state;
 	if (inserted)
 	{
-		follow_due(row);
+		follow_due(row, false);
 		saga_tally_add(row->owner, 1);
 	}
 	table_close(heap, NoLock);
@@ -349,6 +351,9 @@ saga_ledger_update_saga(SagaRow *row, SagaPatience patience)
 								values, nulls, patience, &row->version.tuple);
 	if (written == SAGA_WRITTEN)
 	{
+		bool		failed = row->stored_state == SAGA_RUNNING &&
+			row->state == SAGA_COMPENSATING;
+
 		row->version.own = true;
 		row->version.writer = InvalidTransactionId;
 		if (row->state != row->stored_state)
@@ -360,7 +365,7 @@ saga_ledger_update_saga(SagaRow *row, SagaPatience patience)
 				saga_tally_add(row->owner, was_over ? 1 : -1);
 		}
 		row->stored_state = row->state;
-		follow_due(row);
+		follow_due(row, failed);
 	}
 	table_close(heap, NoLock);
 	return written;

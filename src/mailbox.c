@@ -4,10 +4,15 @@
  *	  The sagas that executors are handed, and what they say of them.
  *
  * Each executor's slot has a mailbox.  The worker of the database fills it
- * from the ledger; the executor takes the sagas out, one at a time, and steals
- * from the others of its role when it has none.  Mailboxes are hints: what is
- * in them is due in the ledger, and what is lost with one is found there by
- * the worker, who is woken by whatever loses it.
+ * from the ledger, and a transaction that fails a saga may hand that saga to an
+ * executor which has nothing to do, without the way through the worker; the
+ * executor takes the sagas out, one at a time, and steals from the others of
+ * its role when it has none.  Mailboxes are hints: what is in them is due in
+ * the ledger, and what is lost with one is found there by the worker, who is
+ * woken by whatever loses it.
+ *
+ * A saga may come twice, from the ledger and from the transaction that failed
+ * it: the executor to whom it comes second finds nothing to do.
  *
  * Locks: as shmem.h says.  Stealing needs "lock" exclusively and two mutexes,
  * in the order of the slots; whoever needs to know about all sagas in hand
@@ -45,6 +50,7 @@ saga_mailbox_init(SagaExecutorSlot *slot, TimestampTz now)
 	slot->passed_by = false;
 	slot->given_back = false;
 	slot->refill = false;
+	slot->handed_over = false;
 	SpinLockRelease(&slot->mutex);
 }
 
@@ -278,6 +284,51 @@ saga_mailbox_put(Oid role, const pg_uuid_t *id)
 }
 
 /*
+ * Hands a saga, of which it is known to be due, to an executor of its role
+ * that has nothing to do.  False if there is none, or if the worker must see
+ * to something first.
+ *
+ * If that executor leaves instead of taking it, the worker is told, as of
+ * anything that is in the mailbox of one who leaves (pool.c).
+ */
+bool
+saga_mailbox_hand_over(SagaDatabaseSlot *database, Oid role,
+					   const pg_uuid_t *id)
+{
+	Latch	   *latch = NULL;
+	int			i;
+
+	/* How attempts ended is written down before any saga is handed out. */
+	if (!saga_guc_enabled ||
+		pg_atomic_read_u32(&database->left_records) != 0 ||
+		pg_atomic_read_u32(&database->keep_away) != 0)
+		return false;
+
+	LWLockAcquire(saga_shmem->lock, LW_SHARED);
+	for (i = 0; i < SAGA_MAX_EXECUTORS && latch == NULL; i++)
+	{
+		SagaExecutorSlot *slot = &saga_shmem->executors[i];
+
+		if (!saga_mailbox_is_of(slot, role) || !slot->ready ||
+			slot->dismissed)
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		if (!slot->working && saga_mailbox_count(slot) == 0)
+		{
+			slot->mailbox[slot->tail % SAGA_MAILBOX_SIZE] = *id;
+			slot->tail++;
+			slot->handed_over = true;
+			latch = slot->latch;
+		}
+		SpinLockRelease(&slot->mutex);
+	}
+	if (latch != NULL)
+		SetLatch(latch);
+	LWLockRelease(saga_shmem->lock);
+	return latch != NULL;
+}
+
+/*
  * More is due than the mailboxes could hold: asks to be woken when one runs
  * low.  False if one already does.
  */
@@ -351,7 +402,7 @@ wake_own_worker(void)
 
 /* Moves the next saga of another executor of the role into our hands. */
 static bool
-steal(pg_uuid_t *id)
+steal(pg_uuid_t *id, bool *handed_over)
 {
 	bool		got = false;
 	int			i;
@@ -365,10 +416,13 @@ steal(pg_uuid_t *id)
 			continue;
 		SpinLockAcquire(&slot->mutex);
 		/* The one that has it now will take the last by itself, if idle. */
-		if (saga_mailbox_count(slot) > 0 && (slot->working || saga_mailbox_count(slot) > 1))
+		if (saga_mailbox_count(slot) > 0 &&
+			(slot->working || saga_mailbox_count(slot) > 1))
 		{
 			*id = slot->mailbox[slot->head % SAGA_MAILBOX_SIZE];
 			slot->head++;
+			*handed_over = slot->handed_over;
+			slot->handed_over = false;
 			got = true;
 		}
 		SpinLockRelease(&slot->mutex);
@@ -385,9 +439,12 @@ steal(pg_uuid_t *id)
 	return got;
 }
 
-/* Takes the next saga in hand; false if there is none. */
+/*
+ * Takes the next saga in hand; false if there is none.  "handed_over": it may
+ * have come from the transaction that failed it.
+ */
 bool
-saga_mailbox_take(pg_uuid_t *id)
+saga_mailbox_take(pg_uuid_t *id, bool *handed_over)
 {
 	bool		got = false;
 	bool		wake = false;
@@ -400,6 +457,8 @@ saga_mailbox_take(pg_uuid_t *id)
 		my_slot->working = true;
 		my_slot->saga = *id;
 		my_slot->idle_since = 0;
+		*handed_over = my_slot->handed_over;
+		my_slot->handed_over = false;
 		got = true;
 	}
 	if (my_slot->refill && saga_mailbox_count(my_slot) <= SAGA_MAILBOX_LOW)
@@ -410,7 +469,9 @@ saga_mailbox_take(pg_uuid_t *id)
 	SpinLockRelease(&my_slot->mutex);
 	if (wake)
 		wake_own_worker();
-	return got || steal(id);
+	if (got)
+		return true;
+	return steal(id, handed_over);
 }
 
 /*

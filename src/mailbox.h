@@ -44,6 +44,10 @@ extern bool saga_mailbox_empty(SagaExecutorSlot *slot);
 extern void saga_mailbox_close(SagaExecutorSlot *slot);
 extern bool saga_mailbox_is_idle(SagaExecutorSlot *slot);
 
+/* For a transaction that failed a saga, when it is committed */
+extern bool saga_mailbox_hand_over(SagaDatabaseSlot *database, Oid role,
+								   const pg_uuid_t *id);
+
 /* The worker's side */
 extern int	saga_mailbox_in_hand(Oid role, pg_uuid_t **ids);
 extern bool saga_mailbox_pass_by(Oid role, const pg_uuid_t *id);
@@ -55,7 +59,7 @@ extern bool saga_mailbox_has_work(void);
 
 /* The executor's side */
 extern void saga_mailbox_attach(SagaExecutorSlot *slot);
-extern bool saga_mailbox_take(pg_uuid_t *id);
+extern bool saga_mailbox_take(pg_uuid_t *id, bool *handed_over);
 extern void saga_mailbox_done(bool skipped, bool later);
 extern void saga_mailbox_set_step(int64 seq);
 

@@ -136,6 +136,8 @@ typedef struct SagaExecutorSlot
 	bool		refill;			/* more is due than the mailbox could hold:
 								 * wake the worker when it runs low; set by
 								 * the worker, reset by the executor */
+	bool		handed_over;	/* the next saga in the mailbox did not come
+								 * from the worker */
 } SagaExecutorSlot;
 
 /*

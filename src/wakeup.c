@@ -1,12 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * wakeup.c
- *	  Waking a worker, or whoever waits for a saga, once, after commit.
+ *	  Waking those who have work to do, or wait for a saga, after commit.
  *
  * What a transaction makes due is remembered in this backend and told after
  * its commit, from a transaction callback that is registered once for the
  * life of the process; a rolled-back transaction wakes nobody.  A rolled-back
- * savepoint may: the worker then looks in vain.
+ * savepoint may: who is woken then looks in vain.
+ *
+ * The first saga that a transaction fails is handed straight to an executor of
+ * its role, if one has nothing to do (mailbox.c), and the worker sleeps on.
+ * All else is the worker's, who is told of it.
  *
  * How a worker sleeps without polling and without losing a wake-up
  * ----------------------------------------------------------------
@@ -54,6 +58,10 @@
  *	 transactions.  The worker resets it only if it did not change since
  *	 before it looked for some.  (keepaway.c also wakes the worker behind a
  *	 COMMIT PREPARED that it sees.)
+ * - A saga that is handed over: nothing is posted for it.  It is in a mailbox
+ *	 before the committer goes on, and whatever loses a mailbox wakes the
+ *	 worker, which then reads the lane from the start.  An executor that finds
+ *	 it not due yet, by a clock that was set back, posts it.
  * - Locks: they are released after the callback, so that a worker may still
  *	 find the row locked.  Whoever skips a row must look again soon.
  *
@@ -69,6 +77,7 @@
 #include "clock.h"
 #include "compat.h"
 #include "fault.h"
+#include "mailbox.h"
 #include "miscadmin.h"
 #include "shmem.h"
 #include "wakeup.h"
@@ -78,14 +87,19 @@ typedef struct Remembered
 {
 	bool		anything;
 	bool		launcher;		/* the launcher should look here */
-	TimestampTz due;			/* DT_NOEND: nothing became due */
+	TimestampTz due;			/* DT_NOEND: nothing else became due */
+	TimestampTz failed_due;		/* of a failed saga; DT_NOEND: of none */
+	Oid			failed_lane;
+	pg_uuid_t	failed;
 	uint64		partitions;		/* of the sagas that changed their state */
 } Remembered;
 
 StaticAssertDecl(SAGA_WAIT_PARTITIONS == 64, "partitions must fit their mask");
 
-static const Remembered nothing = {false, false, DT_NOEND, 0};
-static Remembered remembered = {false, false, DT_NOEND, 0};
+#define NOTHING {.due = DT_NOEND, .failed_due = DT_NOEND}
+
+static const Remembered nothing = NOTHING;
+static Remembered remembered = NOTHING;
 
 static inline int
 partition_of(const pg_uuid_t *id)
@@ -161,6 +175,7 @@ static void
 tell(const Remembered *what)
 {
 	SagaDatabaseSlot *slot;
+	TimestampTz due = what->due;
 
 	if (what->partitions != 0)
 	{
@@ -173,15 +188,18 @@ tell(const Remembered *what)
 		}
 	}
 
-	if (what->due == DT_NOEND && !what->launcher)
+	if (due == DT_NOEND && what->failed_due == DT_NOEND && !what->launcher)
 		return;
 	slot = saga_shmem_my_database();
 	if (slot == NULL)
 		slot = saga_shmem_database(MyDatabaseId, true);
 	if (slot == NULL)
 		return;
-	if (what->due != DT_NOEND)
-		saga_wakeup_post(slot, what->due);
+	if (what->failed_due != DT_NOEND &&
+		!saga_mailbox_hand_over(slot, what->failed_lane, &what->failed))
+		due = Min(due, what->failed_due);
+	if (due != DT_NOEND)
+		saga_wakeup_post(slot, due);
 	if (what->launcher)
 		want_worker(slot, true);
 }
@@ -226,7 +244,8 @@ at_end_of_transaction(XactEvent event, void *arg)
 		case XACT_EVENT_PREPARE:
 			what = remembered;
 			remembered = nothing;
-			if (what.due != DT_NOEND || what.launcher)
+			if (what.due != DT_NOEND || what.failed_due != DT_NOEND ||
+				what.launcher)
 				tell_prepared();
 			break;
 		case XACT_EVENT_ABORT:
@@ -252,6 +271,26 @@ saga_wakeup_due(TimestampTz due)
 		return;
 	remembered.anything = true;
 	remembered.due = due;
+}
+
+/*
+ * A saga that was running is to be undone, by the SQL of a role, once the
+ * transaction commits.
+ */
+void
+saga_wakeup_failed(const pg_uuid_t *id, Oid lane, TimestampTz due)
+{
+	if (saga_shmem == NULL)
+		return;
+	if (remembered.failed_due != DT_NOEND)
+	{
+		saga_wakeup_due(due);
+		return;
+	}
+	remembered.anything = true;
+	remembered.failed = *id;
+	remembered.failed_lane = lane;
+	remembered.failed_due = due;
 }
 
 /* A saga changes its state with this transaction. */

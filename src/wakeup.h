@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * wakeup.h
- *	  Waking a worker, or whoever waits for a saga, once, after commit.
+ *	  Waking those who have work to do, or wait for a saga, after commit.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,6 +17,7 @@ extern void saga_wakeup_init(void);
 
 /* Told inside a transaction; take effect when it commits. */
 extern void saga_wakeup_due(TimestampTz due);
+extern void saga_wakeup_failed(const pg_uuid_t *id, Oid lane, TimestampTz due);
 extern void saga_wakeup_state(const pg_uuid_t *id);
 /* Make the launcher look whether the extension is in the current database. */
 extern void saga_wakeup_launcher(void);
