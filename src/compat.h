@@ -90,6 +90,17 @@ saga_compat_index_beginscan(Relation heap, Relation index, Snapshot snapshot,
 #endif
 }
 
+/* table_index_fetch_begin: 19 added flags. */
+static inline struct IndexFetchTableData *
+saga_compat_index_fetch_begin(Relation heap)
+{
+#if PG_VERSION_NUM >= 190000
+	return table_index_fetch_begin(heap, 0);
+#else
+	return table_index_fetch_begin(heap);
+#endif
+}
+
 /*
  * 16 replaced the ownership check of each kind of object by one for all.
  * Asked here of databases, extensions and schemas.

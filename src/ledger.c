@@ -38,6 +38,7 @@
 #include "ledger.h"
 #include "miscadmin.h"
 #include "oids.h"
+#include "places.h"
 #include "storage/lmgr.h"
 #include "tally.h"
 #include "utils/builtins.h"
@@ -126,6 +127,62 @@ key_text(ScanKey key, AttrNumber att, const text *value)
 						   C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(value));
 }
 
+/* Where this process saw sagas, and steps. */
+static SagaPlaces saga_places;
+static SagaPlaces step_places;
+
+/* For a place: ids end in random bits. */
+static uint64
+id_bits(const pg_uuid_t *id)
+{
+	uint64		bits;
+
+	memcpy(&bits, id->data + UUID_LEN - sizeof(bits), sizeof(bits));
+	return bits;
+}
+
+static uint64
+step_bits(const pg_uuid_t *id, const text *key)
+{
+	return id_bits(id) ^
+		hash_bytes_extended((const unsigned char *) VARDATA_ANY(key),
+							VARSIZE_ANY_EXHDR(key), 0);
+}
+
+/* Is the saga where it was seen before? */
+static bool
+saga_in_place(Relation heap, const pg_uuid_t *id, SagaRow *row)
+{
+	ItemPointerData root;
+	SagaTuple	version;
+
+	if (!saga_places_get(&saga_places, id_bits(id), &root) ||
+		!saga_table_find_at(heap, &root, &version))
+		return false;
+	saga_rows_unpack_saga(RelationGetDescr(heap), &version, row);
+	return memcmp(&row->id, id, UUID_LEN) == 0;
+}
+
+/*
+ * Is the newest run of a step where it was seen before, with nobody writing
+ * it?  One that was not rolled back is the newest.
+ */
+static bool
+step_in_place(Relation heap, const pg_uuid_t *id, const text *key,
+			  SagaStep *step)
+{
+	ItemPointerData root;
+	SagaTuple	version;
+
+	if (!saga_places_get(&step_places, step_bits(id, key), &root) ||
+		!saga_table_find_at(heap, &root, &version) ||
+		TransactionIdIsValid(version.writer))
+		return false;
+	saga_rows_unpack_step(RelationGetDescr(heap), &version, step);
+	return memcmp(&step->saga, id, UUID_LEN) == 0 &&
+		saga_rows_same_text(step->key, key) && step->rolled_back_at == 0;
+}
+
 /*
  * Finds a saga by its id, without waiting for anybody.  SAGA_BUSY cannot come
  * of it: a saga that is only being begun is not there yet.
@@ -140,11 +197,19 @@ saga_ledger_get_saga(const pg_uuid_t *id, SagaRow *row)
 	SagaFound	found;
 
 	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
+	if (saga_in_place(heap, id, row))
+	{
+		table_close(heap, NoLock);
+		return SAGA_FOUND;
+	}
 	index = index_open(saga_oids_get()->saga_pkey, AccessShareLock);
 	key_uuid(&key, 1, id);
 	found = saga_table_find_sure(heap, index, &key, 1, &version);
 	if (found == SAGA_FOUND)
+	{
 		saga_rows_unpack_saga(RelationGetDescr(heap), &version, row);
+		saga_places_note(&saga_places, id_bits(id), version.tuple);
+	}
 	index_close(index, NoLock);
 	table_close(heap, NoLock);
 	return found == SAGA_FOUND ? SAGA_FOUND : SAGA_MISSING;
@@ -329,6 +394,7 @@ saga_ledger_insert_saga(SagaRow *row)
 	row->stored_state = row->state;
 	if (inserted)
 	{
+		saga_places_note(&saga_places, id_bits(&row->id), row->version.tuple);
 		follow_due(row, false);
 		saga_tally_add(row->owner, 1);
 	}
@@ -356,6 +422,7 @@ saga_ledger_update_saga(SagaRow *row, SagaPatience patience)
 
 		row->version.own = true;
 		row->version.writer = InvalidTransactionId;
+		saga_places_note(&saga_places, id_bits(&row->id), row->version.tuple);
 		if (row->state != row->stored_state)
 		{
 			int			was_over = saga_state_is_final(row->stored_state);
@@ -557,6 +624,11 @@ saga_ledger_get_step(const pg_uuid_t *id, text *key, SagaStep *step)
 	SagaFound	found;
 
 	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
+	if (step_in_place(heap, id, key, step))
+	{
+		table_close(heap, NoLock);
+		return SAGA_FOUND;
+	}
 	index = index_open(saga_oids_get()->step_pkey, AccessShareLock);
 	key_uuid(&keys[0], 1, id);
 	key_text(&keys[1], 2, key);
@@ -569,7 +641,10 @@ saga_ledger_get_step(const pg_uuid_t *id, text *key, SagaStep *step)
 		saga_table_wait(heap, version.writer);
 	}
 	if (found == SAGA_FOUND)
+	{
 		saga_rows_unpack_step(RelationGetDescr(heap), &version, step);
+		saga_places_note(&step_places, step_bits(id, key), version.tuple);
+	}
 	index_close(index, NoLock);
 	table_close(heap, NoLock);
 	return found;
@@ -662,6 +737,9 @@ saga_ledger_insert_step(SagaStep *step)
 	step->version.own = true;
 	step->version.writer = InvalidTransactionId;
 	step->stored_comp_status = step->comp_status;
+	if (inserted)
+		saga_places_note(&step_places, step_bits(&step->saga, step->key),
+						 step->version.tuple);
 	table_close(heap, NoLock);
 	return inserted;
 }
@@ -734,6 +812,8 @@ saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
 		step->version.own = true;
 		step->version.writer = InvalidTransactionId;
 		step->stored_comp_status = step->comp_status;
+		saga_places_note(&step_places, step_bits(&step->saga, step->key),
+						 step->version.tuple);
 		follow_queue(saga, step);
 	}
 	table_close(heap, NoLock);

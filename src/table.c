@@ -91,6 +91,45 @@ really_missing(Relation heap, Relation index, ScanKey keys, int nkeys)
 }
 
 /*
+ * Looks at the row whose versions begin at "root", where some row was seen
+ * before.  False says nothing: ask an index.  True says that there is a row;
+ * the caller sees whether it is the one he means.
+ */
+bool
+saga_table_find_at(Relation heap, const ItemPointerData *root,
+				   SagaTuple *found)
+{
+	SnapshotData dirty;
+	ItemPointerData tid = *root;
+	IndexFetchTableData *fetch;
+	TupleTableSlot *slot;
+	bool		more = false;
+
+	found->tuple = NULL;
+	/* The table may have been truncated since. */
+	if (ItemPointerGetBlockNumber(root) >= RelationGetNumberOfBlocks(heap))
+		return false;
+
+	/* What an index scan does with the place that an entry tells. */
+	InitDirtySnapshot(dirty);
+	slot = table_slot_create(heap, NULL);
+	fetch = saga_compat_index_fetch_begin(heap);
+	while (table_index_fetch_tuple(fetch, &tid, &dirty, slot, &more, NULL))
+	{
+		if (!TransactionIdIsValid(dirty.xmin))
+		{
+			fill_found(found, ExecCopySlotHeapTuple(slot), dirty.xmax);
+			break;
+		}
+		if (!more)
+			break;
+	}
+	table_index_fetch_end(fetch);
+	ExecDropSingleTupleTableSlot(slot);
+	return found->tuple != NULL;
+}
+
+/*
  * Finds the first row that the keys lead to, in the direction given.
  *
  * SAGA_MISSING may be said of a row that moved just now; see

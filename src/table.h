@@ -50,6 +50,8 @@ typedef struct SagaTuple
 } SagaTuple;
 
 extern Snapshot saga_table_snapshot(void);
+extern bool saga_table_find_at(Relation heap, const ItemPointerData *root,
+							   SagaTuple *found);
 extern SagaFound saga_table_find(Relation heap, Relation index, ScanKey keys,
 								 int nkeys, ScanDirection direction,
 								 SagaTuple *found);
