@@ -390,6 +390,7 @@ CREATE OPERATOR pg_temp.<<<< (LEFTARG = jsonb, RIGHTARG = jsonb, FUNCTION = pg_t
 SET enable_nestloop = off;
 SELECT count(*) FROM saga.sagas WHERE pg_temp.leak(input) OR input OPERATOR(pg_temp.<<<<) '1' OR 1 / (length(reason) - length('secret reason')) = 0;
 SELECT count(*) FROM saga.steps WHERE pg_temp.leak(args) OR pg_temp.leak(compensation) OR args OPERATOR(pg_temp.<<<<) '1' OR key::integer = 1;
+SELECT count(*) FROM saga.steps WHERE pg_temp.leak(saga_id);
 SELECT count(*) FROM saga.attempts WHERE pg_temp.leak(error) OR error::integer = 1;
 SELECT count(*) FROM saga.events WHERE pg_temp.leak(detail) OR step::integer = 1;
 SELECT count(*) FROM saga.review_queue WHERE pg_temp.leak(why) OR why::integer = 1;
