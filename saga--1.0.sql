@@ -227,7 +227,7 @@ COMMENT ON COLUMN saga.ledger_step.args IS 'Arguments for the compensation.';
 COMMENT ON COLUMN saga.ledger_step.content_hash IS 'Of a redacted step: the hash of its content.';
 COMMENT ON COLUMN saga.ledger_step.search_path IS 'The caller''s search_path, null when the built-in default.';
 COMMENT ON COLUMN saga.ledger_step.settings IS 'Captured settings.';
-COMMENT ON COLUMN saga.ledger_step.compensation_retry IS 'Retry policy of the compensation: attempts, delay, backoff, longest delay, jitter, timeout; times in ms.';
+COMMENT ON COLUMN saga.ledger_step.compensation_retry IS 'Retry policy of the compensation: attempts, delay, backoff, longest delay, jitter, timeout; times in ms. Left out at the end is what is as in 5 1000 e 300000 0.1 600000.';
 COMMENT ON COLUMN saga.ledger_step.retry IS 'Retry policy of the step, null when the same.';
 COMMENT ON COLUMN saga.ledger_step.attempts IS 'Forward attempts so far.';
 COMMENT ON COLUMN saga.ledger_step.status IS 's(tarted), c(ompleted), f(ailed).';

@@ -161,6 +161,18 @@ SELECT saga.begin('order', timeout => '0') AS id \gset
 SELECT deadline FROM saga.sagas WHERE id = :'id';
 RESET saga.default_timeout;
 
+-- Of a policy only what sets it apart is stored, and it is read back whole.
+SELECT saga.begin('order') AS id \gset
+SELECT count(saga.step(:'id', key, compensation => 'SELECT 1', retry => NULL, compensation_retry => policy))
+FROM (VALUES ('1 all', saga.retry_policy(5, '1 s', 'exponential', '5 min', 0.1, '10 min')),
+  ('2 attempts', saga.retry_policy(max_attempts => 3)), ('3 delay', saga.retry_policy(delay => '2 s')),
+  ('4 backoff', saga.retry_policy(backoff => 'linear')), ('5 max_delay', saga.retry_policy(max_delay => '1 min')),
+  ('6 jitter', saga.retry_policy(jitter => 1.0 / 3)), ('7 timeout', saga.retry_policy(timeout => '0'))) p (key, policy);
+SELECT l.key, l.compensation_retry AS stored, s.compensation_retry, l.retry AS stored_retry, s.retry
+FROM saga.ledger_step l JOIN saga.steps s USING (seq) WHERE l.saga = :'id' ORDER BY l.key;
+SELECT compensation_retry = ROW(5, '1 s'::interval, 'exponential', '5 min'::interval, 1.0::float8 / 3, '10 min'::interval)::saga.retry_policy AS exactly
+FROM saga.steps WHERE saga_id = :'id' AND key = '6 jitter';
+
 -- A rolled back call was never there.
 BEGIN;
 SELECT count(saga.begin('order', 'rolled back')) FROM generate_series(1, 2);

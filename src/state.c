@@ -14,6 +14,7 @@
 
 #include <math.h>
 
+#include "common/shortest_dec.h"
 #include "state.h"
 
 typedef struct CodeName
@@ -296,31 +297,74 @@ saga_state_retry_delay(const SagaPolicy *policy, int attempt, double random)
 }
 
 /*
+ * The policy that stored ones are told apart from.  It is what the settings
+ * say where nobody set them, but whatever they come to say, this stays as it
+ * is: stored policies are read by it.
+ */
+static const SagaPolicy plain_policy = {
+	.max_attempts = 5,
+	.delay = 1000,
+	.backoff = SAGA_BACKOFF_EXPONENTIAL,
+	.max_delay = 300000,
+	.jitter = 0.1,
+	.timeout = 600000
+};
+
+/*
  * A policy as the ledger keeps it: six words, read by people in a dump and by
- * saga_state_policy_decode.  "text" has room for SAGA_POLICY_TEXT_LEN.
+ * saga_state_policy_decode.  Every step has one, and nearly all have the same,
+ * so the words at the end that are those of the plain policy are left out, and
+ * of the plain policy itself nothing is left.  "text" has room for
+ * SAGA_POLICY_TEXT_LEN.
  */
 void
 saga_state_policy_encode(const SagaPolicy *policy, char *text)
 {
+	char		jitter[DOUBLE_SHORTEST_DECIMAL_LEN];
+	int			words;
+
+	if (policy->timeout != plain_policy.timeout)
+		words = 6;
+	else if (policy->jitter != plain_policy.jitter)
+		words = 5;
+	else if (policy->max_delay != plain_policy.max_delay)
+		words = 4;
+	else if (policy->backoff != plain_policy.backoff)
+		words = 3;
+	else if (policy->delay != plain_policy.delay)
+		words = 2;
+	else if (policy->max_attempts != plain_policy.max_attempts)
+		words = 1;
+	else
+		words = 0;
+
+	double_to_shortest_decimal_buf(policy->jitter, jitter);
 	snprintf(text, SAGA_POLICY_TEXT_LEN,
-			 "%d " INT64_FORMAT " %c " INT64_FORMAT " %.17g " INT64_FORMAT,
+			 "%d " INT64_FORMAT " %c " INT64_FORMAT " %s " INT64_FORMAT,
 			 policy->max_attempts, policy->delay, (char) policy->backoff,
-			 policy->max_delay, policy->jitter, policy->timeout);
+			 policy->max_delay, jitter, policy->timeout);
+	if (words == 0)
+		*text = '\0';
+	for (; *text != '\0'; text++)
+		if (*text == ' ' && --words == 0)
+			*text = '\0';
 }
 
 /* The reverse; false for a text that no policy has. */
 bool
 saga_state_policy_decode(const char *text, SagaPolicy *policy)
 {
-	char		backoff;
-	long long	delay;
-	long long	max_delay;
-	long long	timeout;
+	char		backoff = (char) plain_policy.backoff;
+	long long	delay = plain_policy.delay;
+	long long	max_delay = plain_policy.max_delay;
+	long long	timeout = plain_policy.timeout;
+	int			end = 0;
 
-	if (sscanf(text, "%d %lld %c %lld %lf %lld", &policy->max_attempts, &delay,
-			   &backoff, &max_delay, &policy->jitter, &timeout) != 6)
-		return false;
-	if (name_of(backoffs, backoff) == NULL)
+	*policy = plain_policy;
+	(void) sscanf(text, "%d%n %lld%n %c%n %lld%n %lf%n %lld%n",
+				  &policy->max_attempts, &end, &delay, &end, &backoff, &end,
+				  &max_delay, &end, &policy->jitter, &end, &timeout, &end);
+	if (text[end] != '\0' || name_of(backoffs, backoff) == NULL)
 		return false;
 	policy->delay = delay;
 	policy->backoff = (SagaBackoff) backoff;
