@@ -20,6 +20,7 @@
 #include "nodes/execnodes.h"
 #include "nodes/execnodes.h"
 #include "postmaster/bgworker.h"
+#include "storage/bufmgr.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/sinvaladt.h"
@@ -64,6 +65,21 @@ saga_compat_heap_update(Relation rel, ItemPointer otid, HeapTuple newtup,
 #else
 	return heap_update(rel, otid, newtup, cid, InvalidSnapshot, wait, tmfd,
 					   lockmode);
+#endif
+}
+
+/* heap_page_prune_opt: 19 lets it set the visibility map, which we leave alone. */
+static inline void
+saga_compat_heap_page_prune_opt(Relation heap, Buffer buffer)
+{
+#if PG_VERSION_NUM >= 190000
+	Buffer		map = InvalidBuffer;
+
+	heap_page_prune_opt(heap, buffer, &map, false);
+	if (BufferIsValid(map))
+		ReleaseBuffer(map);
+#else
+	heap_page_prune_opt(heap, buffer);
 #endif
 }
 

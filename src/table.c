@@ -382,6 +382,52 @@ insert_into_indexes(Relation heap, HeapTuple tuple, Datum *values, bool *nulls,
 }
 
 /*
+ * Clears old versions off the page that new rows go to, should it have no room
+ * for this one.
+ *
+ * The server clears a page that somebody reads when less is free on it than
+ * the fillfactor keeps for updates; and it turns from a page when less would be
+ * free behind the new row.  Pages that fill up to between the two, nearly half
+ * of them, would be left as they are, half full of what completing their steps
+ * has replaced.  That is more than twice the disk; and what VACUUM then finds
+ * of room takes a row or two a page, each of which is read, and logged whole,
+ * once more.  So here the server is told of a fillfactor that lets it clear the
+ * page before it turns from it.  As ever it does so without waiting for
+ * anybody.
+ */
+static void
+clear_page_for(Relation heap, HeapTuple tuple)
+{
+	StdRdOptions *options = (StdRdOptions *) heap->rd_options;
+	BlockNumber target = RelationGetTargetBlock(heap);
+	Buffer		buffer;
+	Size		needed;
+	int			fillfactor;
+
+	/* Without a fillfactor, it is a table whose rows are not replaced. */
+	if (options == NULL || target == InvalidBlockNumber)
+		return;
+	needed = MAXALIGN(tuple->t_len) +
+		RelationGetTargetPageFreeSpace(heap, HEAP_DEFAULT_FILLFACTOR);
+	buffer = ReadBuffer(heap, target);
+	if (PageGetHeapFreeSpace(BufferGetPage(buffer)) < needed)
+	{
+		fillfactor = options->fillfactor;
+		PG_TRY();
+		{
+			options->fillfactor = 99 - (int) (Min(needed, BLCKSZ) * 100 / BLCKSZ);
+			saga_compat_heap_page_prune_opt(heap, buffer);
+		}
+		PG_FINALLY();
+		{
+			options->fillfactor = fillfactor;
+		}
+		PG_END_TRY();
+	}
+	ReleaseBuffer(buffer);
+}
+
+/*
  * Inserts a row; returns it as stored, in the caller's context.
  *
  * Returns false, and leaves nothing behind that anybody could see, if the
@@ -397,6 +443,7 @@ saga_table_insert(Relation heap, Datum *values, bool *nulls, Oid arbiter,
 #ifdef USE_ASSERT_CHECKING
 	assert_constraints(heap, tuple);
 #endif
+	clear_page_for(heap, tuple);
 	heap_insert(heap, tuple, GetCurrentCommandId(true), 0, NULL);
 	if (insert_into_indexes(heap, tuple, values, nulls, arbiter))
 	{

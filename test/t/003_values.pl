@@ -87,6 +87,35 @@ like(sql_error($node, q{SELECT saga.step(saga.begin('too long'), 'a', output => 
 	qr/ERROR:  SG009:/, 'but no longer');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM saga.sagas WHERE name = 'too long'}), 0, 'and nothing is stored');
 
+# --- pages are full of rows, not of what updates left behind
+
+# Of every length, so that pages fill up to anything; and nobody else clears.
+my $lengths = q{
+	SELECT 'saga' AS of, count(*), sum(pg_column_size(s.*)), pg_relation_size('saga.ledger_saga') FROM saga.ledger_saga s
+	UNION ALL SELECT 'step', count(*), sum(pg_column_size(t.*)), pg_relation_size('saga.ledger_step') FROM saga.ledger_step t};
+$node->safe_psql('postgres', qq{
+	ALTER TABLE saga.ledger_saga SET (autovacuum_enabled = off);
+	ALTER TABLE saga.ledger_step SET (autovacuum_enabled = off);
+	CREATE TABLE lengths AS $lengths;
+	DO \$\$
+	DECLARE
+		s uuid;
+	BEGIN
+		FOR i IN 1 .. 600 LOOP
+			s := saga.start('dense', i || repeat('k', i % 61));
+			COMMIT;
+			PERFORM saga.step(s, 'a', args => to_jsonb(repeat('x', i % 97)));
+			COMMIT;
+			PERFORM saga.complete_step(s, 'a', to_jsonb(repeat('y', i % 89)));
+			COMMIT;
+			PERFORM saga.complete(s);
+			COMMIT;
+		END LOOP;
+	END \$\$;});
+is($node->safe_psql('postgres', qq{
+	SELECT l.of, l.count - o.count, (l.sum - o.sum) / (l.pg_relation_size - o.pg_relation_size)::numeric > 0.6
+	FROM ($lengths) l JOIN lengths o USING (of) ORDER BY 1}), "saga|600|t\nstep|600|t", 'what was replaced makes room for what comes');
+
 # --- updates that leave their page
 
 # Pages as full as they get, so that a version that grows must go elsewhere.
