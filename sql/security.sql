@@ -376,12 +376,12 @@ SELECT (SELECT count(*) FROM saga.sagas) AS sagas, (SELECT count(*) FROM saga.st
   (SELECT count(*) FROM saga.events) AS events, (SELECT count(*) FROM saga.review_queue) AS review,
   (SELECT count(*) FROM saga.pending_compensations) AS pending;
 -- nor by a function that the planner would like to call first, nor an operator
-CREATE FUNCTION pg_temp.leak(what anyelement) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS $$
+CREATE FUNCTION pg_temp.leak(what anyelement) RETURNS boolean LANGUAGE plpgsql STABLE COST 0.0000001 AS $$
 BEGIN
   RAISE NOTICE 'leaked %', what;
   RETURN true;
 END $$;
-CREATE FUNCTION pg_temp.leak2(a jsonb, b jsonb) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS $$
+CREATE FUNCTION pg_temp.leak2(a jsonb, b jsonb) RETURNS boolean LANGUAGE plpgsql STABLE COST 0.0000001 AS $$
 BEGIN
   RAISE NOTICE 'leaked %', a;
   RETURN true;
@@ -390,7 +390,9 @@ CREATE OPERATOR pg_temp.<<<< (LEFTARG = jsonb, RIGHTARG = jsonb, FUNCTION = pg_t
 SET enable_nestloop = off;
 SELECT count(*) FROM saga.sagas WHERE pg_temp.leak(input) OR input OPERATOR(pg_temp.<<<<) '1' OR 1 / (length(reason) - length('secret reason')) = 0;
 SELECT count(*) FROM saga.steps WHERE pg_temp.leak(args) OR pg_temp.leak(compensation) OR args OPERATOR(pg_temp.<<<<) '1' OR key::integer = 1;
+SET enable_hashjoin = off;
 SELECT count(*) FROM saga.steps WHERE pg_temp.leak(saga_id);
+RESET enable_hashjoin;
 SELECT count(*) FROM saga.attempts WHERE pg_temp.leak(error) OR error::integer = 1;
 SELECT count(*) FROM saga.events WHERE pg_temp.leak(detail) OR step::integer = 1;
 SELECT count(*) FROM saga.review_queue WHERE pg_temp.leak(why) OR why::integer = 1;
