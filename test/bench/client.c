@@ -77,6 +77,8 @@ static const char *const output[] = {
 	"{\"booking\": \"0191d0e2-7a53-7c1c-9f5a-2f6a1c9b7e33\", \"label\": \"JD014600003SE\"}"
 };
 
+static const char *const failure = "the third step failed";
+
 /* What a ledger written by hand keeps with each row, to be equal to ours */
 static char *role_oid;
 static char *role_name;
@@ -89,9 +91,18 @@ typedef struct Variant
 	void		(*saga) (const char *id, const char *key);
 } Variant;
 
+#define STEP_ANSWER \
+	" RETURNING saga, seq, key, status, attempts, output, error, retry_at"
+
 static const char *schema = "raw";
 
-/* Prepares a statement in which every @ is the schema of the tables. */
+/* Does the ledger written by hand answer what ours does? */
+static bool answers = false;
+
+/*
+ * Prepares a statement in which every @ is the schema of the tables, and # the
+ * answer, for those that ask for more than the number of rows.
+ */
 static void
 prepare_in(const char *name, const char *sql)
 {
@@ -102,6 +113,8 @@ prepare_in(const char *name, const char *sql)
 	{
 		if (*sql == '@')
 			to += sprintf(to, "%s", schema);
+		else if (*sql == '#')
+			to += sprintf(to, "%s", answers ? STEP_ANSWER : "");
 		else
 			*to++ = *sql;
 	}
@@ -153,19 +166,16 @@ arguments_saga(const char *id, const char *key)
 	"(saga, seq, started_at, run, run_as, kind, compensate_on, acknowledge," \
 	" run_as_name, key, compensation, args, compensation_retry, attempts," \
 	" status, comp_status)"
-#define STEP_ANSWER \
-	"saga, seq, key, status, attempts, output, error, retry_at"
-
 static void
 raw_prepare(void)
 {
-	/* An empty answer: the key is known; the application reads that saga. */
+	/* No row: the key is known; the application reads that saga. */
 	prepare_in("begin",
 			   "INSERT INTO @.saga (id, owner, started_at, on_failure,"
 			   " owner_name, name, key, updated_at, state, paused)"
 			   " VALUES ($1, $3, now(), 'h', $4, 'order', $2, now(), 'r', false)"
-			   " ON CONFLICT (owner, name, key) WHERE key IS NOT NULL DO NOTHING"
-			   " RETURNING id");
+			   " ON CONFLICT (owner, name, key) WHERE key IS NOT NULL DO NOTHING");
+
 	/*
 	 * The saga's row, locked: nobody can fail it before this commits.  If it
 	 * is not running, the null is refused.  (INSERT ... SELECT ... FOR SHARE
@@ -176,20 +186,24 @@ raw_prepare(void)
 			   " VALUES ((SELECT id FROM @.saga WHERE id = $1 AND owner = $5 AND state = 'r' FOR SHARE),"
 			   " nextval('@.start_order'), now(), 1, $5, 'c', 's', true,"
 			   " $6, $2, $3, $4, $7, 1, 's', 'r')"
-			   " ON CONFLICT (saga, key, run) DO NOTHING"
-			   " RETURNING " STEP_ANSWER);
+			   " ON CONFLICT (saga, key, run) DO NOTHING#");
 	/* Whoever fails the saga marks its steps pending: no second lock here. */
 	prepare_in("complete_step",
 			   "UPDATE @.step SET status = 'c', completed_at = now(), output = $3"
 			   " WHERE saga = $1 AND key = $2 AND run = 1 AND run_as = $4"
-			   " AND status = 's' AND comp_status IN ('n', 'r')"
-			   " RETURNING " STEP_ANSWER);
+			   " AND status = 's' AND comp_status IN ('n', 'r')#");
 	prepare_in("complete",
 			   "UPDATE @.saga SET state = 'd', finished_at = now(), updated_at = now()"
 			   " WHERE id = $1 AND owner = $2 AND state = 'r'"
 			   " AND NOT EXISTS (SELECT FROM @.step WHERE saga = $1"
-			   " AND (status = 's' OR status = 'f' AND comp_status <> 'n'))"
-			   " RETURNING state");
+			   " AND (status = 's' OR status = 'f' AND comp_status <> 'n'))");
+}
+
+static void
+answering_prepare(void)
+{
+	answers = true;
+	raw_prepare();
 }
 
 static void
@@ -219,6 +233,82 @@ raw_saga(const char *id, const char *key)
 	CALL("complete", id, role_oid);
 }
 
+/* ---- the same, up to the commit of the failure */
+
+/*
+ * Two prepared statements in one round trip and one transaction; the second
+ * sees what was committed while the first waited for a lock.
+ */
+static void
+call_both(const char *const *names, const int *counts,
+		  const char *const *const *values)
+{
+	if (!PQenterPipelineMode(conn))
+		die("pipeline");
+	for (int i = 0; i < 2; i++)
+		if (!PQsendQueryPrepared(conn, names[i], counts[i], values[i], NULL, NULL, 0))
+			die(names[i]);
+	if (!PQpipelineSync(conn))
+		die("sync");
+	for (int i = 0; i < 2; i++)
+	{
+		PQclear(check_row(PQgetResult(conn), names[i]));
+		PQgetResult(conn);		/* the null behind each result */
+	}
+	PQclear(PQgetResult(conn));
+	if (!PQexitPipelineMode(conn))
+		die("end of the pipeline");
+}
+
+static void
+raw_fail_prepare(void)
+{
+	raw_prepare();
+	/* Waits for the steps that are on their way in, and lets in no other. */
+	prepare_in("fail",
+			   "UPDATE @.saga SET state = 'u', failure_kind = 'f', undo_target = 0,"
+			   " reason = $3, due = now(), lane = $2, updated_at = now()"
+			   " WHERE id = $1 AND owner = $2 AND state = 'r'");
+
+	/*
+	 * All of those steps, marked, so that none completes any more.  It is due
+	 * now if the statement before made it so.
+	 */
+	prepare_in("mark",
+			   "WITH p AS (UPDATE @.step SET comp_status = 'p'"
+			   " WHERE saga = $1 AND comp_status = 'r' RETURNING seq, status),"
+			   " d AS (INSERT INTO @.due (lane, due, saga)"
+			   " SELECT lane, due, id FROM @.saga WHERE id = $1 AND due = now())"
+			   " INSERT INTO @.event (saga, at, seq, event, actor, detail)"
+			   " SELECT $1, now(), max(seq) FILTER (WHERE status <> 'c'), 'failing', $3,"
+			   " jsonb_build_object('kind', 'failed', 'reason', $2::text, 'to_undo', count(*))"
+			   " FROM p HAVING count(*) > 0");
+}
+
+static void
+raw_steps_to_fail(const char *id, const char *key)
+{
+	CALL("begin", id, key, role_oid, role_name);
+	for (int i = 0; i < 3; i++)
+	{
+		CALL("step", id, step_key[i], compensation[i], args[i], role_oid,
+			 role_name, policy);
+		if (i < 2)
+			CALL("complete_step", id, step_key[i], output[i], role_oid);
+	}
+}
+
+static void
+raw_fail_saga(const char *id, const char *key)
+{
+	const char *const fail[] = {id, role_oid, failure};
+	const char *const mark[] = {id, failure, role_name};
+
+	raw_steps_to_fail(id, key);
+	call_both((const char *const[]) {"fail", "mark"}, (const int[]) {3, 3},
+			  (const char *const *const[]) {fail, mark});
+}
+
 /* ---- the same, neighbours in one statement */
 
 static void
@@ -233,7 +323,7 @@ raw4_prepare(void)
 			   " INSERT INTO @.step " STEP_COLUMNS
 			   " VALUES ((SELECT id FROM s), nextval('@.start_order'), now(), 1, $6,"
 			   " 'c', 's', true, $7, $3, $4, $5, $8, 1, 's', 'r')"
-			   " ON CONFLICT (saga, key, run) DO NOTHING RETURNING " STEP_ANSWER);
+			   " ON CONFLICT (saga, key, run) DO NOTHING");
 	prepare_in("complete_step_step",
 			   "WITH c AS (UPDATE @.step SET status = 'c', completed_at = now(), output = $3"
 			   " WHERE saga = $1 AND key = $2 AND run = 1 AND run_as = $7"
@@ -244,7 +334,7 @@ raw4_prepare(void)
 			   " nextval('@.start_order'), now(), 1, $7, 'c', 's', true,"
 			   " $8, $4, $5, $6, $9, 1, 's', 'r')"
 			   " ON CONFLICT (saga, key, run) DO NOTHING"
-			   " RETURNING " STEP_ANSWER ", (SELECT seq FROM c)");
+			   " RETURNING (SELECT seq FROM c)");
 	prepare_in("complete_step_complete",
 			   "WITH c AS (UPDATE @.step SET status = 'c', completed_at = now(), output = $3"
 			   " WHERE saga = $1 AND key = $2 AND run = 1 AND run_as = $4"
@@ -254,7 +344,7 @@ raw4_prepare(void)
 			   " WHERE id = $1 AND owner = $4 AND state = 'r'"
 			   " AND NOT EXISTS (SELECT FROM @.step WHERE saga = $1 AND key <> $2"
 			   " AND (status = 's' OR status = 'f' AND comp_status <> 'n'))"
-			   " RETURNING state, (SELECT seq FROM c)");
+			   " RETURNING (SELECT seq FROM c)");
 }
 
 static void
@@ -286,6 +376,20 @@ plpgsql_prepare(void)
 	prepare_in("step", "SELECT @.start_step($1, $2, $3, $4, $5, $6, $7)");
 	prepare_in("complete_step", "SELECT @.complete_step($1, $2, $3, $4)");
 	prepare_in("complete", "SELECT @.complete($1, $2)");
+}
+
+static void
+plpgsql_fail_prepare(void)
+{
+	plpgsql_prepare();
+	prepare_in("fail", "SELECT @.fail($1, $2, $3, $4)");
+}
+
+static void
+plpgsql_fail_saga(const char *id, const char *key)
+{
+	raw_steps_to_fail(id, key);
+	CALL("fail", id, role_oid, role_name, failure);
 }
 
 static void
@@ -357,7 +461,7 @@ notify_prepare(void)
 	saga_prepare();
 	run("DEALLOCATE step");
 	prepare("step", "SELECT saga.step($1, $2, notify => $3, args => $4)");
-	prepare("fail", "SELECT saga.fail($1, 'the third step failed')");
+	prepare("fail", "SELECT saga.fail($1, $2)");
 }
 
 static void
@@ -378,7 +482,7 @@ static void
 fail_prepare(void)
 {
 	saga_prepare();
-	prepare("fail", "SELECT saga.fail($1, 'the third step failed')");
+	prepare("fail", "SELECT saga.fail($1, $2)");
 }
 
 static void
@@ -391,7 +495,7 @@ fail_by(const char *key, const char *const *how)
 		if (i < 2)
 			CALL("complete_step", id_of_ours, step_key[i], output[i]);
 	}
-	CALL("fail", id_of_ours);
+	CALL("fail", id_of_ours, failure);
 }
 
 static void
@@ -468,6 +572,7 @@ static const Variant variants[] = {
 	{"empty", empty_prepare, empty_saga},
 	{"arguments", arguments_prepare, arguments_saga},
 	{"raw", raw_prepare, raw_saga},
+	{"raw_answers", answering_prepare, raw_saga},
 	{"checked", checked_prepare, raw_saga},
 	{"raw4", raw4_prepare, raw4_saga},
 	{"plpgsql", plpgsql_prepare, raw_saga},
@@ -479,6 +584,8 @@ static const Variant variants[] = {
 	{"saga_status", saga_status_prepare, saga_saga},
 	{"saga4", saga4_prepare, saga4_saga},
 	{"notify", notify_prepare, notify_saga},
+	{"raw_fail", raw_fail_prepare, raw_fail_saga},
+	{"plpgsql_fail", plpgsql_fail_prepare, plpgsql_fail_saga},
 	{"fail", fail_prepare, fail_saga},
 	{"notify_fail", notify_prepare, notify_fail_saga},
 	{"part_begin", saga_prepare, part_begin},

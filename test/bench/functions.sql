@@ -29,23 +29,31 @@ BEGIN
   END LOOP;
 END $$;
 
+-- Why a step cannot start
+CREATE FUNCTION refuse(_saga uuid, _owner oid)
+  RETURNS uuid LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM FROM saga WHERE id = _saga AND owner = _owner;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'no such saga';
+  END IF;
+  RAISE EXCEPTION 'the saga is not running';
+END $$;
+
 CREATE FUNCTION start_step(_saga uuid, _key text, _compensation text,
     _args jsonb, _run_as oid, _run_as_name text, _policy text)
   RETURNS step_result LANGUAGE plpgsql AS $$
 DECLARE
-  s "char";
   r step_result;
 BEGIN
-  SELECT state INTO s FROM saga WHERE id = _saga AND owner = _run_as FOR SHARE;
-  IF NOT FOUND THEN
-    RAISE EXCEPTION 'no such saga';
-  ELSIF s <> 'r' THEN
-    RAISE EXCEPTION 'the saga is not running';
-  END IF;
+  -- One statement, since each costs more than what is in it.
   INSERT INTO step (saga, seq, started_at, run, run_as, kind,
     compensate_on, acknowledge, run_as_name, key, compensation, args,
     compensation_retry, attempts, status, comp_status)
-  VALUES (_saga, nextval('start_order'), now(), 1, _run_as, 'c', 's', true,
+  VALUES (
+    coalesce((SELECT id FROM saga WHERE id = _saga AND owner = _run_as AND state = 'r' FOR SHARE),
+      refuse(_saga, _run_as)),
+    nextval('start_order'), now(), 1, _run_as, 'c', 's', true,
     _run_as_name, _key, _compensation, _args, _policy, 1, 's', 'r')
   ON CONFLICT (saga, key, run) DO NOTHING
   RETURNING saga, seq, key, status, attempts, output, error, retry_at INTO r;
@@ -86,21 +94,24 @@ CREATE FUNCTION complete(_saga uuid, _owner oid)
 DECLARE
   s "char";
 BEGIN
-  SELECT state INTO s FROM saga WHERE id = _saga AND owner = _owner FOR UPDATE;
+  -- Waits for the steps that are on their way in, and lets in no other; so the
+  -- next statement sees all.
+  UPDATE saga SET state = 'd', finished_at = now(), updated_at = now()
+  WHERE id = _saga AND owner = _owner AND state = 'r';
   IF NOT FOUND THEN
-    RAISE EXCEPTION 'no such saga';
-  ELSIF s = 'd' THEN
+    SELECT state INTO s FROM saga WHERE id = _saga AND owner = _owner;
+    IF NOT FOUND THEN
+      RAISE EXCEPTION 'no such saga';
+    ELSIF s <> 'd' THEN
+      RAISE EXCEPTION 'the saga is not running';
+    END IF;
     RETURN 'completed';
-  ELSIF s <> 'r' THEN
-    RAISE EXCEPTION 'the saga is not running';
   END IF;
   PERFORM FROM step WHERE saga = _saga
     AND (status = 's' OR status = 'f' AND comp_status <> 'n');
   IF FOUND THEN
     RAISE EXCEPTION 'a step has not completed';
   END IF;
-  UPDATE saga SET state = 'd', finished_at = now(), updated_at = now()
-  WHERE id = _saga;
   RETURN 'completed';
 END $$;
 

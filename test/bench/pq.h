@@ -58,20 +58,32 @@ prepare(const char *name, const char *sql)
 	PQclear(check(PQprepare(conn, name, sql, 0, NULL), sql));
 }
 
-/* Runs a prepared statement; what should answer one row must. */
-static inline PGresult *
-call(const char *name, int count, const char *const *values)
+/* How many rows it answers, or wrote if it answers none */
+static inline int
+rows_of(PGresult *result)
 {
-	PGresult   *result = check(PQexecPrepared(conn, name, count, values, NULL,
-											  NULL, 0), name);
+	return PQresultStatus(result) == PGRES_TUPLES_OK ?
+		PQntuples(result) : atoi(PQcmdTuples(result));
+}
 
-	if (PQntuples(result) != 1)
+/* What should be about one row must be. */
+static inline PGresult *
+check_row(PGresult *result, const char *name)
+{
+	check(result, name);
+	if (rows_of(result) != 1)
 	{
-		fprintf(stderr, "client: %s answered %d rows\n", name,
-				PQntuples(result));
+		fprintf(stderr, "client: %s: %d rows\n", name, rows_of(result));
 		exit(1);
 	}
 	return result;
+}
+
+static inline PGresult *
+call(const char *name, int count, const char *const *values)
+{
+	return check_row(PQexecPrepared(conn, name, count, values, NULL, NULL, 0),
+					 name);
 }
 
 #define CALL(name, ...) \

@@ -77,11 +77,13 @@ BEGIN
   END LOOP;
 END $$;
 
--- For the drain
+-- For the failure and the drain
 CREATE TABLE raw.attempt (LIKE saga.ledger_attempt);
 ALTER TABLE raw.attempt ADD PRIMARY KEY (saga, seq, phase, attempt);
 CREATE TABLE raw.due (LIKE saga.ledger_due);
 ALTER TABLE raw.due ADD PRIMARY KEY (lane, due, saga);
+CREATE TABLE raw.event (LIKE saga.ledger_event);
+CREATE INDEX ON raw.event (saga, at);
 
 -- What saga stores of its default retry policy, for equal rows
 CREATE SCHEMA bench AUTHORIZATION bench;
@@ -102,6 +104,7 @@ INSERT INTO bench.policy SELECT compensation_retry FROM saga.ledger_step LIMIT 1
 
 \set schema raw
 \i bench/functions.sql
+\i bench/fail.sql
 \set schema lean
 \i bench/functions.sql
 
