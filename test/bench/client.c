@@ -10,6 +10,8 @@
  *											fails COUNT sagas one by one;
  *											prints microseconds, one a line
  *	client CONNINFO hold					an old snapshot, until stdin ends
+ *	client - constants						what pgbench's scripts write, a
+ *											NAME=VALUE a line
  *
  * The variants write the same rows and get the same answers; see README.md.
  *
@@ -623,6 +625,15 @@ sagas(const char *name, int count)
 	printf("%d\n", PQbackendPID(conn));
 }
 
+static void
+constants(void)
+{
+	for (int i = 0; i < 3; i++)
+		printf("step%d=%s\ncompensation%d=%s\nargs%d=%s\noutput%d=%s\n",
+			   i, step_key[i], i, compensation[i], i, args[i], i, output[i]);
+	printf("failure=%s\n", failure);
+}
+
 /* ------------------------------------------------------------------------
  * From the failure to the first compensation
  * ------------------------------------------------------------------------ */
@@ -717,8 +728,13 @@ main(int argc, char **argv)
 {
 	if (argc < 3)
 	{
-		fprintf(stderr, "usage: client CONNINFO sagas|latency|hold ...\n");
+		fprintf(stderr, "usage: client CONNINFO sagas|latency|hold|constants ...\n");
 		return 2;
+	}
+	if (strcmp(argv[2], "constants") == 0)
+	{
+		constants();
+		return 0;
 	}
 	conn = PQconnectdb(argv[1]);
 	if (PQstatus(conn) != CONNECTION_OK)
