@@ -168,8 +168,9 @@ BEGIN
 END $$;
 
 -- The same undo by hand: whatever waits in raw.due, each compensation committed
--- with its mark and its attempt, the last one with the saga's end.
-CREATE PROCEDURE bench.undo_by_hand() LANGUAGE plpgsql AS $$
+-- with its mark and its attempt, the last one with the saga's end.  Several
+-- sessions share the sagas by their ids.
+CREATE PROCEDURE bench.undo_by_hand(part integer DEFAULT 0, parts integer DEFAULT 1) LANGUAGE plpgsql AS $$
 DECLARE
   d record;
   s raw.saga;
@@ -178,7 +179,8 @@ DECLARE
   n bigint;
   first boolean;
 BEGIN
-  FOR d IN SELECT lane, due, saga FROM raw.due WHERE due <= now() ORDER BY lane, due, saga LOOP
+  FOR d IN SELECT lane, due, saga FROM raw.due WHERE due <= now() AND abs(uuid_hash(saga) % parts) = part
+      ORDER BY lane, due, saga LOOP
     SELECT * INTO s FROM raw.saga WHERE id = d.saga FOR UPDATE;
     CONTINUE WHEN s.state <> 'u' OR s.paused;
     first := true;
