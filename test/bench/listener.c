@@ -10,6 +10,9 @@
  *				channel "work" and acknowledges them, until bench_stop is;
  *				prints how many, and the microseconds at the first claim and
  *				behind the last acknowledgement
+ *	listener CONNINFO claims COUNT
+ *				claims COUNT tasks, one at a time, and does not acknowledge them;
+ *				prints its backend's process id
  *	listener CONNINFO woken COUNT PAUSE_MS [async|hand]
  *				fails COUNT sagas one by one; prints the microseconds from COMMIT
  *				to the notification, one a line.  "hand": without saga, a
@@ -135,6 +138,33 @@ acknowledge_together(PGresult *claims)
 }
 
 static void
+prepare_claim(void)
+{
+	prepare("claim", "SELECT compensation_key, attempt, context"
+			" FROM saga.claim_compensations('work', $1::text::integer, consumer => 'bench')");
+}
+
+static void
+claims(int count)
+{
+	const char *const values[] = {"1"};
+
+	prepare_claim();
+	for (int i = 0; i < count; i++)
+	{
+		PGresult   *claimed = call("claim", 1, values);
+
+		if (PQntuples(claimed) != 1)
+		{
+			fprintf(stderr, "listener: there is nothing to claim\n");
+			exit(1);
+		}
+		PQclear(claimed);
+	}
+	printf("%d\n", PQbackendPID(conn));
+}
+
+static void
 work(const char *batch, const char *how)
 {
 	const char *const values[] = {batch};
@@ -142,8 +172,7 @@ work(const char *batch, const char *how)
 	int64_t		last = 0;
 	int			count = 0;
 
-	prepare("claim", "SELECT compensation_key, attempt, context"
-			" FROM saga.claim_compensations('work', $1::text::integer, consumer => 'bench')");
+	prepare_claim();
 	prepare("complete", "SELECT saga.complete_compensation($1)");
 	prepare("complete_all", "SELECT min(saga.complete_compensation(k)) FROM unnest($1::text[]) AS k");
 	run("LISTEN work; LISTEN bench_go; LISTEN bench_stop");
@@ -270,9 +299,9 @@ main(int argc, char **argv)
 	bool		async = argc >= 6 && strcmp(argv[5], "async") == 0;
 	bool		hand = argc >= 6 && strcmp(argv[5], "hand") == 0;
 
-	if (argc < 5)
+	if (argc < 4 || (argc < 5 && strcmp(argv[2], "claims") != 0))
 	{
-		fprintf(stderr, "usage: listener CONNINFO work|woken ...\n");
+		fprintf(stderr, "usage: listener CONNINFO work|claims|woken ...\n");
 		return 2;
 	}
 	conn = PQconnectdb(argv[1]);
@@ -283,6 +312,8 @@ main(int argc, char **argv)
 		run(async ? "SET synchronous_commit = off" : "SET synchronous_commit = on");
 		work(argv[3], argv[4]);
 	}
+	else if (strcmp(argv[2], "claims") == 0)
+		claims(atoi(argv[3]));
 	else if (strcmp(argv[2], "woken") == 0)
 		woken(argv[1], atoi(argv[3]), atoi(argv[4]), async, hand);
 	else

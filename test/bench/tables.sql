@@ -167,6 +167,16 @@ BEGIN
   END LOOP;
 END $$;
 
+-- So many of those are claimed and acknowledged
+CREATE PROCEDURE bench.acknowledge(n integer) LANGUAGE plpgsql AS $$
+BEGIN
+  FOR i IN 1 .. n / 100 LOOP
+    PERFORM saga.complete_compensation(c.compensation_key)
+      FROM saga.claim_compensations('work', 100) c;
+    COMMIT;
+  END LOOP;
+END $$;
+
 -- The same undo by hand: whatever waits in raw.due, each compensation committed
 -- with its mark and its attempt, the last one with the saga's end.  Several
 -- sessions share the sagas by their ids.
