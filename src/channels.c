@@ -28,6 +28,7 @@
 #include "channels.h"
 #include "dispatch.h"
 #include "fault.h"
+#include "front.h"
 #include "home.h"
 #include "ledger.h"
 #include "lib/pairingheap.h"
@@ -83,23 +84,15 @@ static int	told_count = 0;
 /* When to read which channels there are. */
 static TimestampTz look_at = DT_NOBEGIN;
 static TimestampTz look_begun = 0;	/* by the server's clock; 0: not reading */
-static SagaQueued look_position;
+static SagaQueued look_position;	/* a channel */
 static TimestampTz look_not_before = DT_NOBEGIN;
 static bool first_look = true;	/* whatever is found is told at once */
 
+/* From before this turn's snapshot (front.c). */
+static uint64 fronts = 0;
+
 /* After an error, nothing is done before that. */
 static TimestampTz not_before = DT_NOBEGIN;
-
-/* The place in the queue before all, or behind all, that waits on a channel. */
-static void
-position_on(SagaQueued *position, const char *name, bool end)
-{
-	strlcpy(position->channel, name, NAMEDATALEN);
-	position->owner = end ? OID_MAX : InvalidOid;
-	position->since = end ? DT_NOEND : DT_NOBEGIN;
-	memset(&position->saga, end ? 0xff : 0, sizeof(pg_uuid_t));
-	position->seq = 0;
-}
 
 /* Something may have been dispatched, and announced with that. */
 void
@@ -172,23 +165,46 @@ add_channel(const SagaQueued *queued, TimestampTz now)
 	pairingheap_add(by_next, &channel->node);
 }
 
+/*
+ * The first of the next owner for whom something waits on the channel; false if
+ * there is none.
+ */
+static bool
+next_on(SagaQueued *queue)
+{
+	while (saga_ledger_next_owner(queue))
+	{
+		if (saga_ledger_first_queued(queue, fronts, GetActiveSnapshot()))
+			return true;
+		CHECK_FOR_INTERRUPTS();
+	}
+	return false;
+}
+
+static bool
+first_on(const char *name, SagaQueued *first)
+{
+	strlcpy(first->channel, name, NAMEDATALEN);
+	first->owner = InvalidOid;
+	return next_on(first);
+}
+
 /* Reads on which channels there are, as far as a turn goes. */
 static void
 look(TimestampTz now)
 {
-	SagaQueued	found;
+	SagaQueued	first;
 
 	if (look_begun == 0)
 	{
-		position_on(&look_position, "", false);
+		look_position.channel[0] = '\0';
 		look_begun = GetCurrentTimestamp();
 		/* What is dispatched meanwhile may come behind where we are. */
 		look_at = DT_NOEND;
 	}
 	for (int i = 0; i < LOOK_BATCH; i++)
 	{
-		if (!saga_ledger_next_queued(&look_position, SAGA_QUEUE_ALL,
-									 GetActiveSnapshot(), &found))
+		if (!saga_ledger_next_channel(&look_position))
 		{
 			look_not_before = now +
 				(GetCurrentTimestamp() - look_begun) * LOOK_SHARE;
@@ -196,8 +212,8 @@ look(TimestampTz now)
 			first_look = false;
 			return;
 		}
-		add_channel(&found, now);
-		position_on(&look_position, found.channel, true);
+		if (first_on(look_position.channel, &first))
+			add_channel(&first, now);
 		CHECK_FOR_INTERRUPTS();
 	}
 }
@@ -206,14 +222,11 @@ look(TimestampTz now)
 static bool
 tell(const char *name)
 {
-	SagaQueued	position;
-	SagaQueued	found;
+	SagaQueued	first;
 
-	position_on(&position, name, false);
-	if (!saga_ledger_next_queued(&position, SAGA_QUEUE_CHANNEL,
-								 GetActiveSnapshot(), &found))
+	if (!first_on(name, &first))
 		return false;
-	saga_notify_compensate(name, &found.saga, found.seq);
+	saga_notify_compensate(name, &first.saga, first.seq);
 	return true;
 }
 
@@ -224,31 +237,29 @@ tell(const char *name)
 static bool
 park_gone(const char *name, int *parked, TimestampTz now)
 {
-	SagaQueued	position;
+	SagaQueued	queue;
 	SagaRow		saga;
 	SagaSteps	steps;
+	bool		more;
 
-	position_on(&position, name, false);
-	while (saga_ledger_next_queued(&position, SAGA_QUEUE_CHANNEL,
-								   GetActiveSnapshot(), &position))
+	for (more = first_on(name, &queue); more; more = next_on(&queue))
 	{
-		CHECK_FOR_INTERRUPTS();
-		if (saga_ledger_get_saga(&position.saga, &saga) != SAGA_FOUND)
-			continue;
-		if (saga_owner_why_gone(saga.owner, saga.owner_name) == NULL)
+		do
 		{
+			CHECK_FOR_INTERRUPTS();
+			if (saga_ledger_get_saga(&queue.saga, &saga) != SAGA_FOUND)
+				continue;
 			/* Nor have the other sagas of that owner another. */
-			position.since = DT_NOEND;
-			memset(&position.saga, 0xff, sizeof(pg_uuid_t));
-			continue;
-		}
-		if (*parked >= PARK_BATCH)
-			return false;
-		if (saga_ledger_reread_saga(&saga, SAGA_NOWAIT) != SAGA_FOUND)
-			continue;
-		saga_ledger_get_steps(&saga.id, &steps);
-		(void) saga_dispatch_turn(&saga, &steps, SAGA_HAND_WORKER, now);
-		(*parked)++;
+			if (saga_owner_why_gone(saga.owner, saga.owner_name) == NULL)
+				break;
+			if (*parked >= PARK_BATCH)
+				return false;
+			if (saga_ledger_reread_saga(&saga, SAGA_NOWAIT) != SAGA_FOUND)
+				continue;
+			saga_ledger_get_steps(&saga.id, &steps);
+			(void) saga_dispatch_turn(&saga, &steps, SAGA_HAND_WORKER, now);
+			(*parked)++;
+		} while (saga_ledger_next_queued(&queue, GetActiveSnapshot()));
 	}
 	return true;
 }
@@ -350,6 +361,7 @@ saga_channels_turn(TimestampTz now)
 		not_before = DT_NOBEGIN;
 		saga_notify_make_room();
 	}
+	fronts = saga_front_look();
 	if (saga_turn_begin(true) != SAGA_TURN_BEGUN)
 		return now + BLOCKED * MS;
 	MemoryContextSwitchTo(caller);

@@ -42,6 +42,7 @@
 #include "errors.h"
 #include "datatype/timestamp.h"
 #include "executor/spi.h"
+#include "front.h"
 #include "guc.h"
 #include "home.h"
 #include "miscadmin.h"
@@ -450,5 +451,6 @@ saga_sql_adopt(PG_FUNCTION_ARGS)
 	saga_wakeup_launcher();
 	/* Rows that came here by other ways may be due before anything seen yet. */
 	saga_wakeup_due(DT_NOBEGIN);
+	saga_front_queued(DT_NOBEGIN);
 	PG_RETURN_VOID();
 }

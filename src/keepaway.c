@@ -44,6 +44,7 @@
 #include "commands/defrem.h"
 #include "commands/extension.h"
 #include "compat.h"
+#include "front.h"
 #include "keepaway.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
@@ -445,13 +446,14 @@ concerns_extension(Node *stmt)
  * Something prepared is committed in this database, perhaps by a session that
  * knows nothing of it.  Where the worker polls, it need not wait for its next
  * turn; where the extension was created in a prepared transaction, somebody
- * must look now.
+ * must look now.  What waits for listeners may have another owner by it.
  */
 static void
 after_commit_prepared(void)
 {
 	SagaDatabaseSlot *slot = saga_shmem_my_database();
 
+	saga_front_post(DT_NOBEGIN);
 	if (slot != NULL && pg_atomic_read_u32(&slot->prepared) > 0)
 		saga_wakeup_post(slot, saga_clock_now());
 }

@@ -34,6 +34,8 @@
 #include "clock.h"
 #include "common/hashfn.h"
 #include "errors.h"
+#include "fault.h"
+#include "front.h"
 #include "guc.h"
 #include "ledger.h"
 #include "miscadmin.h"
@@ -483,22 +485,21 @@ saga_ledger_set_due(SagaRow *row, TimestampTz due, Oid lane)
 
 /* One member of a row comparison: the three-way comparison, not an operator. */
 static void
-member_key(ScanKey key, int att, Oid collation, RegProcedure compare,
+member_key(ScanKey key, int att, StrategyNumber strategy, RegProcedure compare,
 		   Datum value, bool last)
 {
 	ScanKeyEntryInitialize(key, SK_ROW_MEMBER | (last ? SK_ROW_END : 0), att,
-						   BTGreaterStrategyNumber, InvalidOid, collation,
-						   compare, value);
+						   strategy, InvalidOid, InvalidOid, compare, value);
 }
 
-/* The row comparison: after what its members say. */
+/* The row comparison of its members. */
 static void
-after_key(ScanKey key, ScanKey members)
+row_key(ScanKey key, ScanKey members, StrategyNumber strategy)
 {
 	MemSet(key, 0, sizeof(ScanKeyData));
 	key->sk_flags = SK_ROW_HEADER;
 	key->sk_attno = members[0].sk_attno;
-	key->sk_strategy = BTGreaterStrategyNumber;
+	key->sk_strategy = strategy;
 	key->sk_argument = PointerGetDatum(members);
 }
 
@@ -544,13 +545,13 @@ saga_ledger_next_due(const SagaDue *after, bool in_lane, SagaDue *found)
 	if (in_lane)
 		ScanKeyInit(&keys[nkeys++], Due_lane, BTLessEqualStrategyNumber,
 					F_OIDLE, ObjectIdGetDatum(after->lane));
-	member_key(&members[0], 1, InvalidOid, F_BTOIDCMP,
+	member_key(&members[0], Due_lane, BTGreaterStrategyNumber, F_BTOIDCMP,
 			   ObjectIdGetDatum(after->lane), false);
-	member_key(&members[1], 2, InvalidOid, F_TIMESTAMPTZ_CMP,
-			   TimestampTzGetDatum(after->due), false);
-	member_key(&members[2], 3, InvalidOid, F_UUID_CMP,
+	member_key(&members[1], Due_due, BTGreaterStrategyNumber,
+			   F_TIMESTAMPTZ_CMP, TimestampTzGetDatum(after->due), false);
+	member_key(&members[2], Due_saga, BTGreaterStrategyNumber, F_UUID_CMP,
 			   UUIDPGetDatum(&after->saga), true);
-	after_key(&keys[nkeys++], members);
+	row_key(&keys[nkeys++], members, BTGreaterStrategyNumber);
 	if (!first_row(saga_oids_get()->due, saga_oids_get()->due_pkey,
 				   GetActiveSnapshot(), keys, nkeys, values, nulls))
 		return false;
@@ -560,40 +561,17 @@ saga_ledger_next_due(const SagaDue *after, bool in_lane, SagaDue *found)
 	return true;
 }
 
-/*
- * The first row of what waits for listeners after the one given, by channel,
- * owner, time and saga; false if there is none in the scope.
- */
-bool
-saga_ledger_next_queued(const SagaQueued *after, SagaQueueScope scope,
-						Snapshot snapshot, SagaQueued *found)
+/* ------------------------------------------------------------------------
+ * What waits for listeners
+ * ------------------------------------------------------------------------ */
+
+/* The first row of ledger_queue that fulfils the keys. */
+static bool
+first_queued(Snapshot snapshot, ScanKey keys, int nkeys, SagaQueued *found)
 {
-	text	   *channel = cstring_to_text(after->channel);
-	ScanKeyData members[4];
-	ScanKeyData keys[2];
-	int			nkeys = 0;
 	Datum		values[Queue_natts];
 	bool		nulls[Queue_natts];
 
-	member_key(&members[0], Queue_channel, C_COLLATION_OID, F_BTTEXTCMP,
-			   PointerGetDatum(channel), false);
-	member_key(&members[1], Queue_owner, InvalidOid, F_BTOIDCMP,
-			   ObjectIdGetDatum(after->owner), false);
-	member_key(&members[2], Queue_since, InvalidOid, F_TIMESTAMPTZ_CMP,
-			   TimestampTzGetDatum(after->since), false);
-	member_key(&members[3], Queue_saga, InvalidOid, F_UUID_CMP,
-			   UUIDPGetDatum(&after->saga), true);
-
-	/*
-	 * "<=", where "=" would do: with that, the scan would begin at the first
-	 * row of the channel, not behind the one given.
-	 */
-	if (scope != SAGA_QUEUE_ALL)
-		ScanKeyEntryInitialize(&keys[nkeys++], 0, Queue_channel,
-							   BTLessEqualStrategyNumber, InvalidOid,
-							   C_COLLATION_OID, F_TEXT_LE,
-							   PointerGetDatum(channel));
-	after_key(&keys[nkeys++], members);
 	if (!first_row(saga_oids_get()->queue, saga_oids_get()->queue_pkey,
 				   snapshot, keys, nkeys, values, nulls))
 		return false;
@@ -604,6 +582,93 @@ saga_ledger_next_queued(const SagaQueued *after, SagaQueueScope scope,
 	found->saga = *DatumGetUUIDP(values[Queue_saga - 1]);
 	found->seq = DatumGetInt64(values[Queue_seq - 1]);
 	return true;
+}
+
+/*
+ * The channel after the one that is named, on which something waits, or did
+ * not long ago; false if there is none.  What is dead is not passed by, because
+ * there may be any amount of it.
+ */
+bool
+saga_ledger_next_channel(SagaQueued *queue)
+{
+	text	   *channel = cstring_to_text(queue->channel);
+	ScanKeyData key;
+
+	ScanKeyEntryInitialize(&key, 0, Queue_channel, BTGreaterStrategyNumber,
+						   InvalidOid, C_COLLATION_OID, F_TEXT_GT,
+						   PointerGetDatum(channel));
+	return first_queued(SnapshotAny, &key, 1, queue);
+}
+
+/*
+ * Likewise the owner after the one that is named, on the same channel.
+ *
+ * An index scan reads whatever fulfils its keys on the whole page.  Where an
+ * owner is known, only what comes before is asked for: mostly nothing.
+ */
+bool
+saga_ledger_next_owner(SagaQueued *queue)
+{
+	text	   *channel = cstring_to_text(queue->channel);
+	Oid			known = saga_front_next_owner(queue);
+	ScanKeyData keys[3];
+
+	key_text(&keys[0], Queue_channel, channel);
+	ScanKeyInit(&keys[1], Queue_owner, BTGreaterStrategyNumber, F_OIDGT,
+				ObjectIdGetDatum(queue->owner));
+	ScanKeyInit(&keys[2], Queue_owner, BTLessStrategyNumber, F_OIDLT,
+				ObjectIdGetDatum(known));
+	if (first_queued(SnapshotAny, keys, OidIsValid(known) ? 3 : 2, queue))
+		return true;
+	queue->owner = known;
+	return OidIsValid(known);
+}
+
+/* The first row of the queue's owner and channel from its place on, or after. */
+static bool
+queued_from(SagaQueued *queue, StrategyNumber strategy, Snapshot snapshot)
+{
+	text	   *channel = cstring_to_text(queue->channel);
+	pg_uuid_t	saga = queue->saga;
+	ScanKeyData members[2];
+	ScanKeyData keys[3];
+
+	key_text(&keys[0], Queue_channel, channel);
+	ScanKeyInit(&keys[1], Queue_owner, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(queue->owner));
+	member_key(&members[0], Queue_since, strategy, F_TIMESTAMPTZ_CMP,
+			   TimestampTzGetDatum(queue->since), false);
+	member_key(&members[1], Queue_saga, strategy, F_UUID_CMP,
+			   UUIDPGetDatum(&saga), true);
+	row_key(&keys[2], members, strategy);
+	return first_queued(snapshot, keys, 3, queue);
+}
+
+/*
+ * The first that waits in the queue of an owner on a channel, by time and saga;
+ * false if nothing does.  "look" is from before the snapshot (front.c).
+ */
+bool
+saga_ledger_first_queued(SagaQueued *queue, uint64 look, Snapshot snapshot)
+{
+	bool		whole = !saga_front_get(queue);
+	SagaQueued	front = *queue;
+
+	if (!queued_from(queue, BTGreaterEqualStrategyNumber, snapshot))
+		return false;
+	SAGA_FAULT("ledger.before_front");
+	if (whole || queue->since != front.since ||
+		memcmp(&queue->saga, &front.saga, sizeof(pg_uuid_t)) != 0)
+		saga_front_set(queue, whole, look);
+	return true;
+}
+
+/* The next one behind that. */
+bool
+saga_ledger_next_queued(SagaQueued *queue, Snapshot snapshot)
+{
+	return queued_from(queue, BTGreaterStrategyNumber, snapshot);
 }
 
 /* ------------------------------------------------------------------------
@@ -772,6 +837,7 @@ follow_queue(const SagaRow *saga, SagaStep *step)
 		if (saga_table_find(heap, index, keys, 4, ForwardScanDirection,
 							&version) == SAGA_FOUND)
 			saga_table_delete(heap, version.tuple, version.own);
+		saga_front_taken(step->stored_queued);
 		index_close(index, NoLock);
 	}
 	if (queued != 0)
@@ -785,6 +851,7 @@ follow_queue(const SagaRow *saga, SagaStep *step)
 		values[Queue_saga - 1] = UUIDPGetDatum(&step->saga);
 		values[Queue_seq - 1] = Int64GetDatum(step->seq);
 		saga_table_insert(heap, values, nulls, InvalidOid, NULL);
+		saga_front_queued(queued);
 	}
 	table_close(heap, NoLock);
 	step->stored_queued = queued;

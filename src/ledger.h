@@ -71,15 +71,14 @@ extern bool saga_ledger_last_decision(const pg_uuid_t *id, int64 seq,
 extern bool saga_ledger_next_due(const SagaDue *after, bool in_lane,
 								 SagaDue *found);
 
-/* What waits for listeners: the first row after (channel, owner, since, saga) */
-typedef enum SagaQueueScope
-{
-	SAGA_QUEUE_ALL,
-	SAGA_QUEUE_CHANNEL			/* on the same channel */
-} SagaQueueScope;
-
-extern bool saga_ledger_next_queued(const SagaQueued *after,
-									SagaQueueScope scope, Snapshot snapshot,
-									SagaQueued *found);
+/*
+ * What waits for listeners.  A queue is that of an owner on a channel; each of
+ * these answers in place.
+ */
+extern bool saga_ledger_next_channel(SagaQueued *queue);
+extern bool saga_ledger_next_owner(SagaQueued *queue);
+extern bool saga_ledger_first_queued(SagaQueued *queue, uint64 look,
+									 Snapshot snapshot);
+extern bool saga_ledger_next_queued(SagaQueued *queue, Snapshot snapshot);
 
 #endif							/* SAGA_LEDGER_H */

@@ -27,6 +27,7 @@
 #include "compat.h"
 #include "context.h"
 #include "errors.h"
+#include "front.h"
 #include "funcapi.h"
 #include "input.h"
 #include "ledger.h"
@@ -60,7 +61,8 @@ typedef struct ClaimRequest
 /* The tasks of one owner on the channel, as far as they were looked at. */
 typedef struct OwnerQueue
 {
-	SagaQueued	position;
+	SagaQueued	place;
+	bool		tried;			/* to claim what waits there */
 	bool		end;
 } OwnerQueue;
 
@@ -171,19 +173,12 @@ claim_next(OwnerQueue *queue, const ClaimRequest *request, Snapshot snapshot,
 
 	while (!claimed && !queue->end)
 	{
-		SagaQueued	found;
-
 		CHECK_FOR_INTERRUPTS();
-		/* To the end of the channel: else the scan would run through it. */
-		if (saga_ledger_next_queued(&queue->position, SAGA_QUEUE_CHANNEL,
-									snapshot, &found) &&
-			found.owner == queue->position.owner)
-		{
-			queue->position = found;
-			claimed = claim(&found, request, result);
-		}
-		else
-			queue->end = true;
+		if (queue->tried)
+			queue->end = !saga_ledger_next_queued(&queue->place, snapshot);
+		if (!queue->end)
+			claimed = claim(&queue->place, request, result);
+		queue->tried = true;
 		MemoryContextReset(context);
 	}
 	MemoryContextSwitchTo(caller);
@@ -192,38 +187,31 @@ claim_next(OwnerQueue *queue, const ClaimRequest *request, Snapshot snapshot,
 
 /* The owners of what waits on a channel whose rights the caller has. */
 static OwnerQueue *
-find_owners(const ClaimRequest *request, Snapshot snapshot, int *count)
+find_owners(const ClaimRequest *request, uint64 look, Snapshot snapshot,
+			int *count)
 {
 	OwnerQueue *owners = palloc(sizeof(OwnerQueue) * 8);
 	int			size = 8;
-	SagaQueued	position;
-	SagaQueued	found;
+	SagaQueued	queue;
 
-	memset(&position, 0, sizeof(position));
-	text_to_cstring_buffer(request->channel, position.channel, NAMEDATALEN);
-	position.since = DT_NOBEGIN;
+	text_to_cstring_buffer(request->channel, queue.channel, NAMEDATALEN);
+	queue.owner = InvalidOid;
 	*count = 0;
-	while (saga_ledger_next_queued(&position, SAGA_QUEUE_CHANNEL, snapshot,
-								   &found))
+	while (saga_ledger_next_owner(&queue))
 	{
-		if (saga_owner_has_rights_of(found.owner))
-		{
-			if (*count == size)
-			{
-				size *= 2;
-				owners = repalloc(owners, sizeof(OwnerQueue) * size);
-			}
-			owners[*count].position = position;
-			owners[*count].position.owner = found.owner;
-			owners[*count].position.since = DT_NOBEGIN;
-			owners[*count].end = false;
-			(*count)++;
-		}
-		/* Behind all that is theirs. */
-		position.owner = found.owner;
-		position.since = DT_NOEND;
-		memset(&position.saga, 0xff, sizeof(pg_uuid_t));
 		CHECK_FOR_INTERRUPTS();
+		if (!saga_owner_has_rights_of(queue.owner) ||
+			!saga_ledger_first_queued(&queue, look, snapshot))
+			continue;
+		if (*count == size)
+		{
+			size *= 2;
+			owners = repalloc(owners, sizeof(OwnerQueue) * size);
+		}
+		owners[*count].place = queue;
+		owners[*count].tried = false;
+		owners[*count].end = false;
+		(*count)++;
 	}
 	return owners;
 }
@@ -235,6 +223,7 @@ saga_sql_claim_compensations(PG_FUNCTION_ARGS)
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	ClaimRequest request;
 	MemoryContext context;
+	uint64		look;
 	Snapshot	snapshot;
 	OwnerQueue *owners;
 	int			count;
@@ -261,11 +250,12 @@ saga_sql_claim_compensations(PG_FUNCTION_ARGS)
 									   false);
 	saga_open_undone_here("saga.claim_compensations()");
 
-	InitMaterializedSRF(fcinfo, 0);
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	context = AllocSetContextCreate(CurrentMemoryContext, "saga claim",
 									ALLOCSET_DEFAULT_SIZES);
+	look = saga_front_look();
 	snapshot = saga_table_snapshot();
-	owners = find_owners(&request, snapshot, &count);
+	owners = find_owners(&request, look, snapshot, &count);
 
 	/* In turn, from any of them on: no owner's flood keeps another waiting. */
 	first = count > 0 ? (int) (pg_prng_uint32(&pg_global_prng_state) % count) : 0;

@@ -17,6 +17,7 @@
 #include "executor/spi.h"
 #include "fault.h"
 #include "fmgr.h"
+#include "front.h"
 #include "home.h"
 #include "keepaway.h"
 #include "ledger.h"
@@ -153,7 +154,8 @@ saga_sql_reassign(PG_FUNCTION_ARGS)
 				 errhint("Purge the finished ones of either, and call it again.")));
 	saga_tally_add(what.from, -what.open);
 	saga_tally_add(what.to, what.open);
-	/* Whatever is due anywhere may be somebody else's now. */
+	/* Whatever is due or waits anywhere may be somebody else's now. */
 	saga_wakeup_due(DT_NOBEGIN);
+	saga_front_queued(DT_NOBEGIN);
 	PG_RETURN_INT64(what.sagas);
 }

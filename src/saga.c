@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "front.h"
 #include "guc.h"
 #include "home.h"
 #include "keepaway.h"
@@ -30,6 +31,7 @@ _PG_init(void)
 	saga_shmem_register();
 	saga_wakeup_init();
 	saga_tally_init();
+	saga_front_init();
 	saga_keepaway_init();
 	saga_launcher_register();
 }

@@ -62,7 +62,7 @@ shmem_request(void)
 	if (prev_request_hook)
 		prev_request_hook();
 	RequestAddinShmemSpace(MAXALIGN(sizeof(SagaShmem)));
-	RequestNamedLWLockTranche(SAGA_TRANCHE, 2);
+	RequestNamedLWLockTranche(SAGA_TRANCHE, 3);
 }
 
 /* Caller holds "lock", or nobody else can see the slot yet. */
@@ -95,6 +95,7 @@ initialize(SagaShmem *shmem)
 	memset(shmem, 0, sizeof(SagaShmem));
 	shmem->lock = &(GetNamedLWLockTranche(SAGA_TRANCHE))[0].lock;
 	shmem->tally_lock = &(GetNamedLWLockTranche(SAGA_TRANCHE))[1].lock;
+	shmem->front_lock = &(GetNamedLWLockTranche(SAGA_TRANCHE))[2].lock;
 
 	/* Zero stands for "no life" in files. */
 	while (shmem->life == 0)
@@ -129,6 +130,9 @@ initialize(SagaShmem *shmem)
 	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
 		SpinLockInit(&shmem->executors[i].mutex);
 	pg_atomic_init_u32(&shmem->tally_count, 0);
+	pg_atomic_init_u64(&shmem->queued, 1);
+	for (i = 0; i < SAGA_MAX_FRONTS; i++)
+		pg_atomic_init_u64(&shmem->fronts[i].read_at, 0);
 	for (i = 0; i < SAGA_MAX_TALLIES; i++)
 		pg_atomic_init_u64(&shmem->tallies[i].open, 0);
 }

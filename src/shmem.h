@@ -43,6 +43,8 @@
 #define SAGA_MAX_TALLIES		256
 /* What prepared transactions change of these counts, by owner. */
 #define SAGA_MAX_PREPARED		256
+/* Queues of listeners whose fronts are remembered at a time. */
+#define SAGA_MAX_FRONTS			256
 
 typedef enum SagaDatabaseState
 {
@@ -172,6 +174,19 @@ typedef struct SagaTallyPrepared
 	int64		delta;
 } SagaTallyPrepared;
 
+/* The front of the queue of an owner on a channel; see front.c. */
+typedef struct SagaFront
+{
+	Oid			database;		/* InvalidOid: free */
+	Oid			owner;
+	char		channel[NAMEDATALEN];
+	TimestampTz since;			/* the first that waits is that row, or one */
+	pg_uuid_t	saga;			/* behind it */
+	pg_atomic_uint64 read_at;	/* a TimestampTz: when somebody last began to
+								 * read the queue from its start, by the
+								 * server's clock */
+} SagaFront;
+
 typedef struct SagaShmem
 {
 	LWLock	   *lock;
@@ -208,6 +223,11 @@ typedef struct SagaShmem
 	pg_atomic_uint32 tally_count;
 	SagaTally	tallies[SAGA_MAX_TALLIES];
 	SagaTallyPrepared prepared[SAGA_MAX_PREPARED];
+
+	LWLock	   *front_lock;		/* guards these */
+	pg_atomic_uint64 queued;	/* raised, under the lock, behind each commit
+								 * that puts rows into queues; never 0 */
+	SagaFront	fronts[SAGA_MAX_FRONTS];
 
 	SagaDatabaseSlot databases[SAGA_MAX_DATABASES];
 	SagaExecutorSlot executors[SAGA_MAX_EXECUTORS];
