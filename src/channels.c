@@ -174,7 +174,8 @@ next_on(SagaQueued *queue)
 {
 	while (saga_ledger_next_owner(queue))
 	{
-		if (saga_ledger_first_queued(queue, fronts, GetActiveSnapshot()))
+		if (saga_ledger_first_queued(queue, fronts, GetActiveSnapshot(), queue,
+									 1) > 0)
 			return true;
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -259,7 +260,8 @@ park_gone(const char *name, int *parked, TimestampTz now)
 			saga_ledger_get_steps(&saga.id, &steps);
 			(void) saga_dispatch_turn(&saga, &steps, SAGA_HAND_WORKER, now);
 			(*parked)++;
-		} while (saga_ledger_next_queued(&queue, GetActiveSnapshot()));
+		} while (saga_ledger_next_queued(&queue, GetActiveSnapshot(), &queue,
+										 1) > 0);
 	}
 	return true;
 }

@@ -565,23 +565,39 @@ saga_ledger_next_due(const SagaDue *after, bool in_lane, SagaDue *found)
  * What waits for listeners
  * ------------------------------------------------------------------------ */
 
-/* The first row of ledger_queue that fulfils the keys. */
-static bool
-first_queued(Snapshot snapshot, ScanKey keys, int nkeys, SagaQueued *found)
+/*
+ * The first rows of ledger_queue, in the order of its index, that fulfil the
+ * keys; returns how many.
+ */
+static int
+read_queue(Snapshot snapshot, ScanKey keys, int nkeys, SagaQueued *rows, int max)
 {
-	Datum		values[Queue_natts];
-	bool		nulls[Queue_natts];
+	Relation	heap = table_open(saga_oids_get()->queue, AccessShareLock);
+	Relation	index = index_open(saga_oids_get()->queue_pkey, AccessShareLock);
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	int			count = 0;
 
-	if (!first_row(saga_oids_get()->queue, saga_oids_get()->queue_pkey,
-				   snapshot, keys, nkeys, values, nulls))
-		return false;
-	text_to_cstring_buffer(DatumGetTextPP(values[Queue_channel - 1]),
-						   found->channel, sizeof(found->channel));
-	found->owner = DatumGetObjectId(values[Queue_owner - 1]);
-	found->since = DatumGetTimestampTz(values[Queue_since - 1]);
-	found->saga = *DatumGetUUIDP(values[Queue_saga - 1]);
-	found->seq = DatumGetInt64(values[Queue_seq - 1]);
-	return true;
+	scan = systable_beginscan_ordered(heap, index, snapshot, nkeys, keys);
+	while (count < max &&
+		   HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
+	{
+		SagaQueued *row = &rows[count++];
+		Datum		values[Queue_natts];
+		bool		nulls[Queue_natts];
+
+		heap_deform_tuple(tuple, RelationGetDescr(heap), values, nulls);
+		text_to_cstring_buffer(DatumGetTextPP(values[Queue_channel - 1]),
+							   row->channel, sizeof(row->channel));
+		row->owner = DatumGetObjectId(values[Queue_owner - 1]);
+		row->since = DatumGetTimestampTz(values[Queue_since - 1]);
+		row->saga = *DatumGetUUIDP(values[Queue_saga - 1]);
+		row->seq = DatumGetInt64(values[Queue_seq - 1]);
+	}
+	systable_endscan_ordered(scan);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return count;
 }
 
 /*
@@ -598,7 +614,7 @@ saga_ledger_next_channel(SagaQueued *queue)
 	ScanKeyEntryInitialize(&key, 0, Queue_channel, BTGreaterStrategyNumber,
 						   InvalidOid, C_COLLATION_OID, F_TEXT_GT,
 						   PointerGetDatum(channel));
-	return first_queued(SnapshotAny, &key, 1, queue);
+	return read_queue(SnapshotAny, &key, 1, queue, 1) > 0;
 }
 
 /*
@@ -619,15 +635,16 @@ saga_ledger_next_owner(SagaQueued *queue)
 				ObjectIdGetDatum(queue->owner));
 	ScanKeyInit(&keys[2], Queue_owner, BTLessStrategyNumber, F_OIDLT,
 				ObjectIdGetDatum(known));
-	if (first_queued(SnapshotAny, keys, OidIsValid(known) ? 3 : 2, queue))
+	if (read_queue(SnapshotAny, keys, OidIsValid(known) ? 3 : 2, queue, 1) > 0)
 		return true;
 	queue->owner = known;
 	return OidIsValid(known);
 }
 
-/* The first row of the queue's owner and channel from its place on, or after. */
-static bool
-queued_from(SagaQueued *queue, StrategyNumber strategy, Snapshot snapshot)
+/* The first rows of the queue from its place on, or behind that. */
+static int
+read_from(const SagaQueued *queue, StrategyNumber strategy, Snapshot snapshot,
+		  SagaQueued *rows, int max)
 {
 	text	   *channel = cstring_to_text(queue->channel);
 	pg_uuid_t	saga = queue->saga;
@@ -642,33 +659,36 @@ queued_from(SagaQueued *queue, StrategyNumber strategy, Snapshot snapshot)
 	member_key(&members[1], Queue_saga, strategy, F_UUID_CMP,
 			   UUIDPGetDatum(&saga), true);
 	row_key(&keys[2], members, strategy);
-	return first_queued(snapshot, keys, 3, queue);
+	return read_queue(snapshot, keys, 3, rows, max);
 }
 
 /*
- * The first that waits in the queue of an owner on a channel, by time and saga;
- * false if nothing does.  "look" is from before the snapshot (front.c).
+ * The first that wait in the queue of an owner on a channel, by time and saga;
+ * returns how many.  "look" is from before the snapshot (front.c).
  */
-bool
-saga_ledger_first_queued(SagaQueued *queue, uint64 look, Snapshot snapshot)
+int
+saga_ledger_first_queued(const SagaQueued *queue, uint64 look,
+						 Snapshot snapshot, SagaQueued *rows, int max)
 {
-	bool		whole = !saga_front_get(queue);
 	SagaQueued	front = *queue;
+	bool		whole = !saga_front_get(&front);
+	int			count = read_from(&front, BTGreaterEqualStrategyNumber,
+								  snapshot, rows, max);
 
-	if (!queued_from(queue, BTGreaterEqualStrategyNumber, snapshot))
-		return false;
 	SAGA_FAULT("ledger.before_front");
-	if (whole || queue->since != front.since ||
-		memcmp(&queue->saga, &front.saga, sizeof(pg_uuid_t)) != 0)
-		saga_front_set(queue, whole, look);
-	return true;
+	if (count > 0 &&
+		(whole || rows[0].since != front.since ||
+		 memcmp(&rows[0].saga, &front.saga, sizeof(pg_uuid_t)) != 0))
+		saga_front_set(&rows[0], whole, look);
+	return count;
 }
 
-/* The next one behind that. */
-bool
-saga_ledger_next_queued(SagaQueued *queue, Snapshot snapshot)
+/* The next ones behind one of them. */
+int
+saga_ledger_next_queued(const SagaQueued *after, Snapshot snapshot,
+						SagaQueued *rows, int max)
 {
-	return queued_from(queue, BTGreaterStrategyNumber, snapshot);
+	return read_from(after, BTGreaterStrategyNumber, snapshot, rows, max);
 }
 
 /* ------------------------------------------------------------------------

@@ -71,14 +71,13 @@ extern bool saga_ledger_last_decision(const pg_uuid_t *id, int64 seq,
 extern bool saga_ledger_next_due(const SagaDue *after, bool in_lane,
 								 SagaDue *found);
 
-/*
- * What waits for listeners.  A queue is that of an owner on a channel; each of
- * these answers in place.
- */
+/* What waits for listeners.  A queue is that of an owner on a channel. */
 extern bool saga_ledger_next_channel(SagaQueued *queue);
 extern bool saga_ledger_next_owner(SagaQueued *queue);
-extern bool saga_ledger_first_queued(SagaQueued *queue, uint64 look,
-									 Snapshot snapshot);
-extern bool saga_ledger_next_queued(SagaQueued *queue, Snapshot snapshot);
+extern int	saga_ledger_first_queued(const SagaQueued *queue, uint64 look,
+									 Snapshot snapshot, SagaQueued *rows,
+									 int max);
+extern int	saga_ledger_next_queued(const SagaQueued *after, Snapshot snapshot,
+									SagaQueued *rows, int max);
 
 #endif							/* SAGA_LEDGER_H */

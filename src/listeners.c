@@ -21,6 +21,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "advance.h"
 #include "clock.h"
 #include "common/pg_prng.h"
@@ -49,6 +50,10 @@ PG_FUNCTION_INFO_V1(saga_sql_fail_compensation);
 
 #define DEFAULT_LEASE_MS	60000
 
+/* So many rows of a queue are read at a time: first, and at most. */
+#define READ_FIRST			4
+#define READ_MOST			64
+
 /* What a consumer asks for. */
 typedef struct ClaimRequest
 {
@@ -61,9 +66,10 @@ typedef struct ClaimRequest
 /* The tasks of one owner on the channel, as far as they were looked at. */
 typedef struct OwnerQueue
 {
-	SagaQueued	place;
-	bool		tried;			/* to claim what waits there */
-	bool		end;
+	SagaQueued *rows;
+	int			size;
+	int			count;
+	int			next;			/* not looked at yet */
 } OwnerQueue;
 
 /* ------------------------------------------------------------------------
@@ -163,6 +169,26 @@ claim(const SagaQueued *queued, const ClaimRequest *request,
 	return true;
 }
 
+/* Reads on, behind all that was looked at.  False: there is nothing more. */
+static bool
+read_on(OwnerQueue *queue, Snapshot snapshot)
+{
+	SagaQueued	last = queue->rows[queue->count - 1];
+
+	/* There were fewer than asked for. */
+	if (queue->count < queue->size)
+		return false;
+	if (queue->size < READ_MOST && !IsolationIsSerializable())
+	{
+		queue->size *= 4;
+		queue->rows = repalloc(queue->rows, queue->size * sizeof(SagaQueued));
+	}
+	queue->next = 0;
+	queue->count = saga_ledger_next_queued(&last, snapshot, queue->rows,
+										   queue->size);
+	return queue->count > 0;
+}
+
 /* Claims the next task of an owner that is to be had.  False: there is none. */
 static bool
 claim_next(OwnerQueue *queue, const ClaimRequest *request, Snapshot snapshot,
@@ -171,14 +197,11 @@ claim_next(OwnerQueue *queue, const ClaimRequest *request, Snapshot snapshot,
 	MemoryContext caller = MemoryContextSwitchTo(context);
 	bool		claimed = false;
 
-	while (!claimed && !queue->end)
+	while (!claimed && queue->count > 0 &&
+		   (queue->next < queue->count || read_on(queue, snapshot)))
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (queue->tried)
-			queue->end = !saga_ledger_next_queued(&queue->place, snapshot);
-		if (!queue->end)
-			claimed = claim(&queue->place, request, result);
-		queue->tried = true;
+		claimed = claim(&queue->rows[queue->next++], request, result);
 		MemoryContextReset(context);
 	}
 	MemoryContextSwitchTo(caller);
@@ -192,25 +215,39 @@ find_owners(const ClaimRequest *request, uint64 look, Snapshot snapshot,
 {
 	OwnerQueue *owners = palloc(sizeof(OwnerQueue) * 8);
 	int			size = 8;
+	int			first = READ_FIRST;
+	SagaQueued *rows = NULL;
 	SagaQueued	queue;
 
+	/* What it reads and somebody else claims, it would depend on. */
+	if (IsolationIsSerializable())
+		first = 1;
 	text_to_cstring_buffer(request->channel, queue.channel, NAMEDATALEN);
 	queue.owner = InvalidOid;
 	*count = 0;
 	while (saga_ledger_next_owner(&queue))
 	{
+		OwnerQueue *owner;
+
 		CHECK_FOR_INTERRUPTS();
-		if (!saga_owner_has_rights_of(queue.owner) ||
-			!saga_ledger_first_queued(&queue, look, snapshot))
+		if (!saga_owner_has_rights_of(queue.owner))
 			continue;
 		if (*count == size)
 		{
 			size *= 2;
 			owners = repalloc(owners, sizeof(OwnerQueue) * size);
 		}
-		owners[*count].place = queue;
-		owners[*count].tried = false;
-		owners[*count].end = false;
+		owner = &owners[*count];
+		if (rows == NULL)
+			rows = palloc(sizeof(SagaQueued) * first);
+		owner->rows = rows;
+		owner->size = first;
+		owner->next = 0;
+		owner->count = saga_ledger_first_queued(&queue, look, snapshot, rows,
+												first);
+		if (owner->count == 0)
+			continue;
+		rows = NULL;
 		(*count)++;
 	}
 	return owners;
