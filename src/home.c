@@ -262,8 +262,8 @@ try_write_home(Relation heap, bool copied)
 	}
 	values[Home_copied - 1] = BoolGetDatum(copied);
 	if (old != NULL)
-		return saga_table_update(heap, old, true, values, nulls, SAGA_WAIT,
-								 &stored) == SAGA_WRITTEN;
+		return saga_table_update(heap, old, true, values, nulls, InvalidOid,
+								 SAGA_WAIT, &stored) == SAGA_WRITTEN;
 	saga_table_insert(heap, values, nulls, InvalidOid, NULL);
 	return true;
 }

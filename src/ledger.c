@@ -416,7 +416,8 @@ saga_ledger_update_saga(SagaRow *row, SagaPatience patience)
 	saga_rows_pack_saga(row, values, nulls);
 	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
 	written = saga_table_update(heap, row->version.tuple, row->version.own,
-								values, nulls, patience, &row->version.tuple);
+								values, nulls, saga_oids_get()->saga_by_key,
+								patience, &row->version.tuple);
 	if (written == SAGA_WRITTEN)
 	{
 		bool		failed = row->stored_state == SAGA_RUNNING &&
@@ -697,10 +698,11 @@ saga_ledger_next_queued(const SagaQueued *after, Snapshot snapshot,
 
 /*
  * Finds the newest run of a step.  Waits for whoever is inserting it at this
- * moment, and for whoever is changing it.
+ * moment, and for whoever is changing it.  "sure": missing is the last word;
+ * who would insert it need not pay for that.
  */
 SagaFound
-saga_ledger_get_step(const pg_uuid_t *id, text *key, SagaStep *step)
+saga_ledger_get_step(const pg_uuid_t *id, text *key, bool sure, SagaStep *step)
 {
 	Relation	heap;
 	Relation	index;
@@ -719,8 +721,10 @@ saga_ledger_get_step(const pg_uuid_t *id, text *key, SagaStep *step)
 	key_text(&keys[1], 2, key);
 	for (;;)
 	{
-		found = saga_table_find(heap, index, keys, 2, BackwardScanDirection,
-								&version);
+		found = sure ?
+			saga_table_find_sure(heap, index, keys, 2, &version) :
+			saga_table_find(heap, index, keys, 2, BackwardScanDirection,
+							&version);
 		if (!TransactionIdIsValid(version.writer))
 			break;
 		saga_table_wait(heap, version.writer);
@@ -893,7 +897,8 @@ saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
 	saga_rows_pack_step(step, values, nulls);
 	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
 	written = saga_table_update(heap, step->version.tuple, step->version.own,
-								values, nulls, patience, &step->version.tuple);
+								values, nulls, saga_oids_get()->step_pkey,
+								patience, &step->version.tuple);
 	if (written == SAGA_WRITTEN)
 	{
 		step->version.own = true;
@@ -1231,7 +1236,8 @@ forget_column(Oid relid, Oid index_relid, const pg_uuid_t *id, int natts,
 			continue;
 		nulls[att - 1] = true;
 		if (saga_table_update(heap, found[i].tuple, found[i].own, values,
-							  nulls, SAGA_WAIT, &stored) != SAGA_WRITTEN)
+							  nulls, InvalidOid, SAGA_WAIT,
+							  &stored) != SAGA_WRITTEN)
 			elog(ERROR, "a row of the history changed without its saga");
 	}
 	index_close(index, NoLock);

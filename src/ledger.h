@@ -46,7 +46,7 @@ extern void saga_ledger_set_due(SagaRow *row, TimestampTz due, Oid lane);
 
 /* Steps */
 extern SagaFound saga_ledger_get_step(const pg_uuid_t *id, text *key,
-									  SagaStep *step);
+									  bool sure, SagaStep *step);
 extern void saga_ledger_get_steps(const pg_uuid_t *id, SagaSteps *steps);
 extern int64 saga_ledger_largest_seq(const pg_uuid_t *id);
 extern bool saga_ledger_insert_step(SagaStep *step);

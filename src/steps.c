@@ -376,7 +376,7 @@ saga_sql_step(PG_FUNCTION_ARGS)
 	for (;;)
 	{
 		int			run = 1;
-		bool		known = saga_ledger_get_step(id, request.key,
+		bool		known = saga_ledger_get_step(id, request.key, false,
 												 &step) == SAGA_FOUND;
 
 		/* Not before what had to be waited for. */
@@ -433,7 +433,7 @@ refuse_step_state(const SagaStep *step, const char *what, const char *hint)
 static void
 find_step(const pg_uuid_t *id, text *key, text *forward_key, SagaStep *step)
 {
-	if (saga_ledger_get_step(id, key, step) != SAGA_FOUND)
+	if (saga_ledger_get_step(id, key, true, step) != SAGA_FOUND)
 		refuse_step_not_found(id, key);
 	if (forward_key != NULL &&
 		!saga_rows_same_text(forward_key, saga_context_forward_key(id, step->seq)))

@@ -46,6 +46,7 @@
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
 #include "table.h"
+#include "utils/datum.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -175,7 +176,11 @@ saga_table_find(Relation heap, Relation index, ScanKey keys, int nkeys,
 	return TransactionIdIsValid(found->writer) ? SAGA_BUSY : SAGA_MISSING;
 }
 
-/* The same, where "missing" is the last word. */
+/*
+ * The same, where "missing" is the last word; and "busy": of a row that moved,
+ * the new version may have been seen while its writer was at work, and the old
+ * one when he was done.
+ */
 SagaFound
 saga_table_find_sure(Relation heap, Relation index, ScanKey keys, int nkeys,
 					 SagaTuple *found)
@@ -186,7 +191,7 @@ saga_table_find_sure(Relation heap, Relation index, ScanKey keys, int nkeys,
 
 		result = saga_table_find(heap, index, keys, nkeys,
 								 BackwardScanDirection, found);
-		if (result != SAGA_MISSING ||
+		if (result == SAGA_FOUND ||
 			really_missing(heap, index, keys, nkeys))
 			return result;
 		CHECK_FOR_INTERRUPTS();
@@ -318,16 +323,41 @@ insert_into_foreign_index(Relation heap, Relation index, HeapTuple tuple)
 	FreeExecutorState(estate);
 }
 
+/* Are the columns of an index the same in a row and in what replaces it? */
+static bool
+same_keys(Relation heap, Relation index, HeapTuple old, Datum *values,
+		  bool *nulls)
+{
+	for (int i = 0; i < index->rd_index->indnatts; i++)
+	{
+		AttrNumber	number = index->rd_index->indkey.values[i];
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(heap), number - 1);
+		bool		isnull;
+		Datum		value = heap_getattr(old, number, RelationGetDescr(heap),
+										 &isnull);
+
+		if (isnull != nulls[number - 1] ||
+			(!isnull && !datum_image_eq(value, values[number - 1],
+										att->attbyval, att->attlen)))
+			return false;
+	}
+	return true;
+}
+
 /*
  * Makes the index entries of a stored row.  Returns false if the arbiter, a
  * unique index of ours, tells of a possible conflict.
+ *
+ * A row that replaces "old" under the same keys is as unique as that was, and
+ * asks nobody: it would wait for whoever came second with those keys and is
+ * about to take his row back, while he waits for us.
  *
  * Our own indexes are btrees over plain columns; the only predicate among
  * them is "the last column is not null", on the arbiter of sagas.
  */
 static bool
 insert_into_indexes(Relation heap, HeapTuple tuple, Datum *values, bool *nulls,
-					Oid arbiter)
+					Oid arbiter, HeapTuple old)
 {
 	List	   *indexes = RelationGetIndexList(heap);
 	bool		unique = true;
@@ -363,10 +393,13 @@ insert_into_indexes(Relation heap, HeapTuple tuple, Datum *values, bool *nulls,
 				keys[i] = values[att - 1];
 				key_nulls[i] = last_null = nulls[att - 1];
 			}
-			if (indexid == arbiter)
+			if (!form->indisunique ||
+				(old != NULL && same_keys(heap, index, old, values, nulls)))
+				check = UNIQUE_CHECK_NO;
+			else if (old == NULL && indexid == arbiter)
 				check = UNIQUE_CHECK_PARTIAL;
 			else
-				check = form->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO;
+				check = UNIQUE_CHECK_YES;
 
 			if (!(last_null && indexid == arbiter) &&
 				!index_insert(index, keys, key_nulls, &tuple->t_self, heap,
@@ -445,7 +478,7 @@ saga_table_insert(Relation heap, Datum *values, bool *nulls, Oid arbiter,
 #endif
 	clear_page_for(heap, tuple);
 	heap_insert(heap, tuple, GetCurrentCommandId(true), 0, NULL);
-	if (insert_into_indexes(heap, tuple, values, nulls, arbiter))
+	if (insert_into_indexes(heap, tuple, values, nulls, arbiter, NULL))
 	{
 		if (stored != NULL)
 			*stored = tuple;
@@ -466,7 +499,8 @@ saga_table_insert(Relation heap, Datum *values, bool *nulls, Oid arbiter,
  */
 SagaWritten
 saga_table_update(Relation heap, HeapTuple old, bool own, Datum *values,
-				  bool *nulls, SagaPatience patience, HeapTuple *stored)
+				  bool *nulls, Oid arbiter, SagaPatience patience,
+				  HeapTuple *stored)
 {
 	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(heap), values, nulls);
 	TM_FailureData failure;
@@ -486,8 +520,8 @@ saga_table_update(Relation heap, HeapTuple old, bool own, Datum *values,
 	{
 		case TM_Ok:
 			if (!HeapTupleIsHeapOnly(tuple))
-				(void) insert_into_indexes(heap, tuple, values, nulls,
-										   InvalidOid);
+				(void) insert_into_indexes(heap, tuple, values, nulls, arbiter,
+										   old);
 			*stored = tuple;
 			SAGA_FAULT_WRITE();
 			return SAGA_WRITTEN;

@@ -66,7 +66,7 @@ extern void saga_table_wait(Relation heap, TransactionId writer);
 extern bool saga_table_insert(Relation heap, Datum *values, bool *nulls,
 							  Oid arbiter, HeapTuple *stored);
 extern SagaWritten saga_table_update(Relation heap, HeapTuple old, bool own,
-									 Datum *values, bool *nulls,
+									 Datum *values, bool *nulls, Oid arbiter,
 									 SagaPatience patience, HeapTuple *stored);
 extern SagaWritten saga_table_lock(Relation heap, HeapTuple old, bool own,
 								   SagaPatience patience);
