@@ -12,7 +12,7 @@ INSERT INTO step (saga, seq, started_at, run, run_as, kind, compensate_on,
   status, comp_status)
 VALUES ((SELECT id FROM s),
   nextval('start_order'), now(), 1, :owner, 'c', 's', true, :owner_name, :step0,
-  :compensation0, :args0, :policy, 1, 's', 'r')
+  :compensation0, :args0, '', 1, 's', 'r')
 ON CONFLICT (saga, key, run) DO NOTHING
 RETURNING saga AS id \gset
 WITH c AS (
@@ -25,7 +25,7 @@ INSERT INTO step (saga, seq, started_at, run, run_as, kind, compensate_on,
   status, comp_status)
 VALUES ((SELECT id FROM saga WHERE id = :id AND owner = :owner AND state = 'r' FOR SHARE),
   nextval('start_order'), now(), 1, :owner, 'c', 's', true, :owner_name, :step1,
-  :compensation1, :args1, :policy, 1, 's', 'r')
+  :compensation1, :args1, '', 1, 's', 'r')
 ON CONFLICT (saga, key, run) DO NOTHING
 RETURNING (SELECT seq FROM c);
 WITH c AS (
@@ -38,7 +38,7 @@ INSERT INTO step (saga, seq, started_at, run, run_as, kind, compensate_on,
   status, comp_status)
 VALUES ((SELECT id FROM saga WHERE id = :id AND owner = :owner AND state = 'r' FOR SHARE),
   nextval('start_order'), now(), 1, :owner, 'c', 's', true, :owner_name, :step2,
-  :compensation2, :args2, :policy, 1, 's', 'r')
+  :compensation2, :args2, '', 1, 's', 'r')
 ON CONFLICT (saga, key, run) DO NOTHING
 RETURNING (SELECT seq FROM c);
 WITH c AS (

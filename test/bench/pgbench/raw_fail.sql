@@ -11,7 +11,7 @@ INSERT INTO step (saga, seq, started_at, run, run_as, kind, compensate_on,
   status, comp_status)
 VALUES ((SELECT id FROM saga WHERE id = :id AND owner = :owner AND state = 'r' FOR SHARE),
   nextval('start_order'), now(), 1, :owner, 'c', 's', true, :owner_name, :step0,
-  :compensation0, :args0, :policy, 1, 's', 'r')
+  :compensation0, :args0, '', 1, 's', 'r')
 ON CONFLICT (saga, key, run) DO NOTHING;
 UPDATE step SET status = 'c', completed_at = now(), output = :output0
 WHERE saga = :id AND key = :step0 AND run = 1 AND run_as = :owner
@@ -21,7 +21,7 @@ INSERT INTO step (saga, seq, started_at, run, run_as, kind, compensate_on,
   status, comp_status)
 VALUES ((SELECT id FROM saga WHERE id = :id AND owner = :owner AND state = 'r' FOR SHARE),
   nextval('start_order'), now(), 1, :owner, 'c', 's', true, :owner_name, :step1,
-  :compensation1, :args1, :policy, 1, 's', 'r')
+  :compensation1, :args1, '', 1, 's', 'r')
 ON CONFLICT (saga, key, run) DO NOTHING;
 UPDATE step SET status = 'c', completed_at = now(), output = :output1
 WHERE saga = :id AND key = :step1 AND run = 1 AND run_as = :owner
@@ -31,7 +31,7 @@ INSERT INTO step (saga, seq, started_at, run, run_as, kind, compensate_on,
   status, comp_status)
 VALUES ((SELECT id FROM saga WHERE id = :id AND owner = :owner AND state = 'r' FOR SHARE),
   nextval('start_order'), now(), 1, :owner, 'c', 's', true, :owner_name, :step2,
-  :compensation2, :args2, :policy, 1, 's', 'r')
+  :compensation2, :args2, '', 1, 's', 'r')
 ON CONFLICT (saga, key, run) DO NOTHING;
 \startpipeline
 UPDATE saga SET state = 'u', failure_kind = 'f', undo_target = 0,
