@@ -395,8 +395,7 @@ wake_own_worker(void)
 	if (slot == NULL)
 		return;
 	LWLockAcquire(saga_shmem->lock, LW_SHARED);
-	if (slot->worker_latch != NULL)
-		SetLatch(slot->worker_latch);
+	saga_shmem_poke_worker(slot);
 	LWLockRelease(saga_shmem->lock);
 }
 

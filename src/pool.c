@@ -72,13 +72,13 @@ wake_workers(Oid database)
 		SagaDatabaseSlot *slot = &saga_shmem->databases[i];
 		bool		concerned;
 
-		if (!OidIsValid(slot->database) || slot->worker_latch == NULL)
+		if (!OidIsValid(slot->database))
 			continue;
 		concerned = slot->database == database;
 		for (w = 0; w < SAGA_MAX_EXECUTORS && !concerned; w++)
 			concerned = saga_shmem->waiting[w].database == slot->database;
 		if (concerned)
-			SetLatch(slot->worker_latch);
+			saga_shmem_poke_worker(slot);
 	}
 }
 

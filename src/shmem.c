@@ -123,6 +123,7 @@ initialize(SagaShmem *shmem)
 		pg_atomic_init_u64(&slot->armed_due, 0);
 		pg_atomic_init_u64(&slot->posted_due, 0);
 		pg_atomic_init_u32(&slot->prepared, 0);
+		pg_atomic_init_u32(&slot->poked, 0);
 		pg_atomic_init_u32(&slot->left_records, 0);
 		pg_atomic_init_u64(&slot->high_seq, 0);
 		clear_database_slot(slot);
@@ -288,6 +289,19 @@ saga_shmem_raise_seq(uint64 seq)
 		   !pg_atomic_compare_exchange_u64(&slot->high_seq, &old, seq))
 		;
 	return old;
+}
+
+/*
+ * The flag, because a worker that waits for a lock in the middle of its turn
+ * takes any latch for the end of that.
+ */
+void
+saga_shmem_poke_worker(SagaDatabaseSlot *slot)
+{
+	pg_atomic_write_u32(&slot->poked, 1);
+	pg_memory_barrier();
+	if (slot->worker_latch != NULL)
+		SetLatch(slot->worker_latch);
 }
 
 void

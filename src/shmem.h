@@ -86,6 +86,8 @@ typedef struct SagaDatabaseSlot
 	pg_atomic_uint64 posted_due;
 	/* Prepared transactions that may hold due work: poll while not zero. */
 	pg_atomic_uint32 prepared;
+	/* Executors have something to tell that the worker has not asked yet. */
+	pg_atomic_uint32 poked;
 	/*
 	 * When the last worker would have told the channels on which something
 	 * waits again, and how long it waited in between (channels.c); 0: it told
@@ -248,6 +250,9 @@ extern SagaDatabaseSlot *saga_shmem_my_database(void);
 extern void saga_shmem_free_database(SagaDatabaseSlot *slot, Oid database);
 
 extern uint64 saga_shmem_raise_seq(uint64 seq);
+
+/* Wakes the worker of a database, if there is one.  The caller holds "lock". */
+extern void saga_shmem_poke_worker(SagaDatabaseSlot *slot);
 
 /* Wakes the launcher; "rescan" makes it read pg_database again. */
 extern void saga_shmem_poke_launcher(bool rescan);

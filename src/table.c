@@ -33,6 +33,7 @@
 
 #include "access/genam.h"
 #include "access/heapam.h"
+#include "access/heaptoast.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -43,6 +44,7 @@
 #include "fault.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
+#include "storage/freespace.h"
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
 #include "table.h"
@@ -415,49 +417,75 @@ insert_into_indexes(Relation heap, HeapTuple tuple, Datum *values, bool *nulls,
 }
 
 /*
- * Clears old versions off the page that new rows go to, should it have no room
+ * Clears old versions off a page to which new rows go, and which has no room
  * for this one.
  *
  * The server clears a page that somebody reads when less is free on it than
  * the fillfactor keeps for updates; and it turns from a page when less would be
  * free behind the new row.  Pages that fill up to between the two, nearly half
  * of them, would be left as they are, half full of what completing their steps
- * has replaced.  That is more than twice the disk; and what VACUUM then finds
- * of room takes a row or two a page, each of which is read, and logged whole,
- * once more.  So here the server is told of a fillfactor that lets it clear the
- * page before it turns from it.  As ever it does so without waiting for
+ * has replaced.  So here the server is told of a fillfactor that lets it clear
+ * the page before it turns from it.  As ever it does so without waiting for
  * anybody.
  */
 static void
-clear_page_for(Relation heap, HeapTuple tuple)
+clear_page(Relation heap, Buffer buffer, Size needed)
 {
 	StdRdOptions *options = (StdRdOptions *) heap->rd_options;
+	int			fillfactor = options->fillfactor;
+
+	PG_TRY();
+	{
+		options->fillfactor = 99 - (int) (needed * 100 / BLCKSZ);
+		saga_compat_heap_page_prune_opt(heap, buffer);
+	}
+	PG_FINALLY();
+	{
+		options->fillfactor = fillfactor;
+	}
+	PG_END_TRY();
+}
+
+/*
+ * Chooses the page for a new row; returns options for heap_insert.
+ *
+ * The page at hand is filled up, and then follows one that is half empty, as a
+ * purge leaves them, or else a new one at the end of the table.  The server by
+ * itself would come back to every page of the history on which VACUUM found
+ * room for a row: with a history of a million sagas each new row would go to
+ * another old page, which is read for that, and logged whole behind each
+ * checkpoint.
+ */
+static int
+choose_page(Relation heap, HeapTuple tuple)
+{
 	BlockNumber target = RelationGetTargetBlock(heap);
-	Buffer		buffer;
 	Size		needed;
-	int			fillfactor;
+	bool		room;
 
 	/* Without a fillfactor, it is a table whose rows are not replaced. */
-	if (options == NULL || target == InvalidBlockNumber)
-		return;
-	needed = MAXALIGN(tuple->t_len) +
-		RelationGetTargetPageFreeSpace(heap, HEAP_DEFAULT_FILLFACTOR);
-	buffer = ReadBuffer(heap, target);
-	if (PageGetHeapFreeSpace(BufferGetPage(buffer)) < needed)
+	if (heap->rd_options == NULL)
+		return 0;
+	if (target != InvalidBlockNumber)
 	{
-		fillfactor = options->fillfactor;
-		PG_TRY();
-		{
-			options->fillfactor = 99 - (int) (Min(needed, BLCKSZ) * 100 / BLCKSZ);
-			saga_compat_heap_page_prune_opt(heap, buffer);
-		}
-		PG_FINALLY();
-		{
-			options->fillfactor = fillfactor;
-		}
-		PG_END_TRY();
+		Buffer		buffer = ReadBuffer(heap, target);
+		Page		page = BufferGetPage(buffer);
+
+		/* What is longer goes out of line. */
+		needed = MAXALIGN(Min(tuple->t_len, TOAST_TUPLE_THRESHOLD)) +
+			RelationGetTargetPageFreeSpace(heap, HEAP_DEFAULT_FILLFACTOR);
+		if (PageGetHeapFreeSpace(page) < needed)
+			clear_page(heap, buffer, needed);
+		room = PageGetHeapFreeSpace(page) >= needed;
+		ReleaseBuffer(buffer);
+		if (room)
+			return 0;
 	}
-	ReleaseBuffer(buffer);
+	target = GetPageWithFreeSpace(heap, BLCKSZ / 2);
+	if (target == InvalidBlockNumber)
+		return HEAP_INSERT_SKIP_FSM;
+	RelationSetTargetBlock(heap, target);
+	return 0;
 }
 
 /*
@@ -476,8 +504,8 @@ saga_table_insert(Relation heap, Datum *values, bool *nulls, Oid arbiter,
 #ifdef USE_ASSERT_CHECKING
 	assert_constraints(heap, tuple);
 #endif
-	clear_page_for(heap, tuple);
-	heap_insert(heap, tuple, GetCurrentCommandId(true), 0, NULL);
+	heap_insert(heap, tuple, GetCurrentCommandId(true),
+				choose_page(heap, tuple), NULL);
 	if (insert_into_indexes(heap, tuple, values, nulls, arbiter, NULL))
 	{
 		if (stored != NULL)

@@ -46,6 +46,9 @@
  *
  * What else could lose a wake-up:
  *
+ * - The worker's own waiting for a lock, in the middle of its turn, which resets
+ *	 the latch.  Posts are numbers and stay; who has only something to tell sets
+ *	 "poked" before the latch, which is read with W7.
  * - A backend that dies between commit and post: an orderly end runs the
  *	 callback first; any other makes the server restart its processes, and a
  *	 worker begins by looking.
@@ -324,6 +327,7 @@ saga_wakeup_look(SagaDatabaseSlot *slot)
 	TimestampTz posted;
 
 	pg_atomic_write_u64(&slot->armed_due, (uint64) PG_INT64_MIN);
+	pg_atomic_write_u32(&slot->poked, 0);
 	posted = (TimestampTz) pg_atomic_exchange_u64(&slot->posted_due,
 												  (uint64) DT_NOEND);
 	pg_memory_barrier();
@@ -342,6 +346,8 @@ saga_wakeup_arm(SagaDatabaseSlot *slot, TimestampTz due)
 
 	pg_atomic_write_u64(&slot->armed_due, (uint64) due);
 	pg_memory_barrier();
+	if (pg_atomic_read_u32(&slot->poked) != 0)
+		return DT_NOBEGIN;
 	posted = (TimestampTz) pg_atomic_read_u64(&slot->posted_due);
 	if (posted >= due)
 		return due;

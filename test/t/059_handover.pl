@@ -13,7 +13,7 @@ use SagaTest;
 use Test::More;
 
 my $node = saga_cluster('main',
-	conf => "autovacuum = off\nsaga.max_executors = 1\nsaga.executor_idle_timeout = 1h\n");
+	conf => "autovacuum = off\nsaga.max_executors = 1\nsaga.executor_idle_timeout = 1h\nwal_level = replica\nmax_wal_senders = 1\n");
 witness($node);
 $node->safe_psql('postgres', q{
 	CREATE ROLE alice LOGIN;
@@ -109,6 +109,33 @@ freed($executor);
 wait_state($node, $saga, 'compensated');
 undone_once('what a terminated executor was handed is done by another', $saga);
 isnt(idle_executor(), $executor, 'in another process');
+
+# --- The worker is told that one left while it waits for somebody's notification
+
+$executor = idle_executor();
+held($executor);
+# The first is handed over, the second comes from the worker.
+@sagas = (sql_as('alice', 'SELECT failed()'), sql_as('alice', 'SELECT failed()'));
+wait_until($node, q{SELECT state = 'idle' AND wait_event = 'SagaWorker' OR wait_event = 'Extension'
+	FROM pg_stat_activity WHERE backend_type = 'saga worker'});
+# A commit that notifies holds back all others that do, for as long as it takes.
+$node->safe_psql('postgres', "ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+$node->reload;
+my $slow = session($node);
+background($slow, 'BEGIN; CREATE TABLE slow (); NOTIFY slow; COMMIT');
+wait_until($node, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'});
+$node->safe_psql('postgres', q{
+	SET synchronous_commit = local;
+	SELECT saga.complete(saga.begin('outside', announce => 'handover'))});
+wait_until($node, q{SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE backend_type = 'saga worker'});
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($executor)");
+freed($executor);
+wait_until($node, "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $executor");
+$node->safe_psql('postgres', 'ALTER SYSTEM RESET synchronous_standby_names');
+$node->reload;
+$slow->quit;
+wait_state($node, $_, 'compensated') foreach @sagas;
+undone_once('it looks for what that one had', @sagas);
 
 # --- A saga that was paused before the executor looked
 
