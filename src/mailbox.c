@@ -5,8 +5,7 @@
  *
  * Each executor's slot has a mailbox.  The worker of the database fills it
  * from the ledger, and a transaction that fails a saga may hand that saga to an
- * executor which has nothing to do, without the way through the worker; the
- * executor takes the sagas out, one at a time, and steals from the others of
+ * executor which has nothing to do, ahead of the worker; the executor takes the sagas out, one at a time, and steals from the others of
  * its role when it has none.  Mailboxes are hints: what is in them is due in
  * the ledger, and what is lost with one is found there by the worker, who is
  * woken by whatever loses it.
@@ -285,13 +284,10 @@ saga_mailbox_put(Oid role, const pg_uuid_t *id)
 
 /*
  * Hands a saga, of which it is known to be due, to an executor of its role
- * that has nothing to do.  False if there is none, or if the worker must see
- * to something first.
- *
- * If that executor leaves instead of taking it, the worker is told, as of
- * anything that is in the mailbox of one who leaves (pool.c).
+ * that has nothing to do, unless there is none, or the worker must see to
+ * something first.
  */
-bool
+void
 saga_mailbox_hand_over(SagaDatabaseSlot *database, Oid role,
 					   const pg_uuid_t *id)
 {
@@ -302,7 +298,7 @@ saga_mailbox_hand_over(SagaDatabaseSlot *database, Oid role,
 	if (!saga_guc_enabled ||
 		pg_atomic_read_u32(&database->left_records) != 0 ||
 		pg_atomic_read_u32(&database->keep_away) != 0)
-		return false;
+		return;
 
 	LWLockAcquire(saga_shmem->lock, LW_SHARED);
 	for (i = 0; i < SAGA_MAX_EXECUTORS && latch == NULL; i++)
@@ -325,7 +321,6 @@ saga_mailbox_hand_over(SagaDatabaseSlot *database, Oid role,
 	if (latch != NULL)
 		SetLatch(latch);
 	LWLockRelease(saga_shmem->lock);
-	return latch != NULL;
 }
 
 /*
@@ -399,29 +394,50 @@ wake_own_worker(void)
 	LWLockRelease(saga_shmem->lock);
 }
 
-/* Moves the next saga of another executor of the role into our hands. */
+/* Takes the next saga out of a mailbox.  The caller holds its mutex. */
+static void
+take_out(SagaExecutorSlot *slot, pg_uuid_t *id, bool *handed_over)
+{
+	*id = slot->mailbox[slot->head % SAGA_MAILBOX_SIZE];
+	slot->head++;
+	*handed_over = slot->handed_over;
+	slot->handed_over = false;
+}
+
+/* The saga is in our hands.  The caller holds our mutex. */
+static void
+take_in_hand(const pg_uuid_t *id)
+{
+	my_slot->working = true;
+	my_slot->saga = *id;
+	my_slot->idle_since = 0;
+}
+
+/*
+ * Moves the next saga of another executor of the role into our hands.
+ *
+ * Not before another look into our own mailbox: under this lock nobody hands
+ * anything over, and what came until now must not wait behind what is stolen.
+ */
 static bool
 steal(pg_uuid_t *id, bool *handed_over)
 {
 	bool		got = false;
-	int			i;
 
 	LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
-	for (i = 0; i < SAGA_MAX_EXECUTORS && !got; i++)
+	for (int i = -1; i < SAGA_MAX_EXECUTORS && !got; i++)
 	{
-		SagaExecutorSlot *slot = &saga_shmem->executors[i];
+		SagaExecutorSlot *slot = i < 0 ? my_slot : &saga_shmem->executors[i];
 
-		if (slot == my_slot || !saga_mailbox_is_of(slot, my_slot->role))
+		if (i >= 0 && (slot == my_slot ||
+					   !saga_mailbox_is_of(slot, my_slot->role)))
 			continue;
 		SpinLockAcquire(&slot->mutex);
 		/* The one that has it now will take the last by itself, if idle. */
 		if (saga_mailbox_count(slot) > 0 &&
-			(slot->working || saga_mailbox_count(slot) > 1))
+			(i < 0 || slot->working || saga_mailbox_count(slot) > 1))
 		{
-			*id = slot->mailbox[slot->head % SAGA_MAILBOX_SIZE];
-			slot->head++;
-			*handed_over = slot->handed_over;
-			slot->handed_over = false;
+			take_out(slot, id, handed_over);
 			got = true;
 		}
 		SpinLockRelease(&slot->mutex);
@@ -429,9 +445,7 @@ steal(pg_uuid_t *id, bool *handed_over)
 	if (got)
 	{
 		SpinLockAcquire(&my_slot->mutex);
-		my_slot->working = true;
-		my_slot->saga = *id;
-		my_slot->idle_since = 0;
+		take_in_hand(id);
 		SpinLockRelease(&my_slot->mutex);
 	}
 	LWLockRelease(saga_shmem->lock);
@@ -451,13 +465,8 @@ saga_mailbox_take(pg_uuid_t *id, bool *handed_over)
 	SpinLockAcquire(&my_slot->mutex);
 	if (saga_mailbox_count(my_slot) > 0)
 	{
-		*id = my_slot->mailbox[my_slot->head % SAGA_MAILBOX_SIZE];
-		my_slot->head++;
-		my_slot->working = true;
-		my_slot->saga = *id;
-		my_slot->idle_since = 0;
-		*handed_over = my_slot->handed_over;
-		my_slot->handed_over = false;
+		take_out(my_slot, id, handed_over);
+		take_in_hand(id);
 		got = true;
 	}
 	if (my_slot->refill && saga_mailbox_count(my_slot) <= SAGA_MAILBOX_LOW)
@@ -468,9 +477,7 @@ saga_mailbox_take(pg_uuid_t *id, bool *handed_over)
 	SpinLockRelease(&my_slot->mutex);
 	if (wake)
 		wake_own_worker();
-	if (got)
-		return true;
-	return steal(id, handed_over);
+	return got || steal(id, handed_over);
 }
 
 /*

@@ -45,7 +45,7 @@ extern void saga_mailbox_close(SagaExecutorSlot *slot);
 extern bool saga_mailbox_is_idle(SagaExecutorSlot *slot);
 
 /* For a transaction that failed a saga, when it is committed */
-extern bool saga_mailbox_hand_over(SagaDatabaseSlot *database, Oid role,
+extern void saga_mailbox_hand_over(SagaDatabaseSlot *database, Oid role,
 								   const pg_uuid_t *id);
 
 /* The worker's side */

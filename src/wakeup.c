@@ -9,8 +9,8 @@
  * savepoint may: who is woken then looks in vain.
  *
  * The first saga that a transaction fails is handed straight to an executor of
- * its role, if one has nothing to do (mailbox.c), and the worker sleeps on.
- * All else is the worker's, who is told of it.
+ * its role, if one has nothing to do (mailbox.c).  That is a short cut and no
+ * more: the worker is told of it as of all else, and finds it in hand, or done.
  *
  * How a worker sleeps without polling and without losing a wake-up
  * ----------------------------------------------------------------
@@ -61,10 +61,6 @@
  *	 transactions.  The worker resets it only if it did not change since
  *	 before it looked for some.  (keepaway.c also wakes the worker behind a
  *	 COMMIT PREPARED that it sees.)
- * - A saga that is handed over: nothing is posted for it.  It is in a mailbox
- *	 before the committer goes on, and whatever loses a mailbox wakes the
- *	 worker, which then reads the lane from the start.  An executor that finds
- *	 it not due yet, by a clock that was set back, posts it.
  * - Locks: they are released after the callback, so that a worker may still
  *	 find the row locked.  Whoever skips a row must look again soon.
  *
@@ -198,9 +194,11 @@ tell(const Remembered *what)
 		slot = saga_shmem_database(MyDatabaseId, true);
 	if (slot == NULL)
 		return;
-	if (what->failed_due != DT_NOEND &&
-		!saga_mailbox_hand_over(slot, what->failed_lane, &what->failed))
+	if (what->failed_due != DT_NOEND)
+	{
+		saga_mailbox_hand_over(slot, what->failed_lane, &what->failed);
 		due = Min(due, what->failed_due);
+	}
 	if (due != DT_NOEND)
 		saga_wakeup_post(slot, due);
 	if (what->launcher)

@@ -459,11 +459,13 @@ foreach my $action (qw(error kill wait))
 			wait_state($node, sql("SELECT s('$key else')"), 'needs_review');
 		}
 		halt_worker($node);
-		sql("\\o /dev/null\n" . join('', map { "SELECT saga.fail(make('$key $_', '{$orders[$_]}'));\n" } 0 .. $#orders) . qq{
+		# In one transaction, of which an idle executor is handed the first only
+		sql("\\o /dev/null\nBEGIN;\n" . join('', map { "SELECT saga.fail(make('$key $_', '{$orders[$_]}'));\n" } 0 .. $#orders) . qq{
 			SELECT saga.begin('order', '$key fails') AS id \\gset
 			SELECT saga.step(:'id', 'a', compensation => 'SELECT witness.undo(\$1), 1 / ((\$1->>''attempt'')::integer - 1)',
 				compensation_retry => saga.retry_policy(max_attempts => 1000, delay => '10 ms', backoff => 'constant'));
-			SELECT saga.fail(:'id')});
+			SELECT saga.fail(:'id');
+			COMMIT});
 		my $offset = log_offset($node);
 		set_faults($node, $what);
 		# (Around its SQL, an executor keeps its messages to itself.)
