@@ -399,7 +399,7 @@ try_step(bool alone)
 	{
 		walk.later = saga.due != 0;
 		saga_turn_commit();
-		/* By a clock that was set back: nobody else may know of it. */
+		/* By a clock that was set back: the worker has passed it by as due. */
 		if (saga.due > now)
 			saga_wakeup_post(saga_shmem_my_database(), saga.due);
 		return WALK_DONE;

@@ -335,10 +335,10 @@ follow_due(SagaRow *row, bool failed)
 
 	if (row->due == row->stored_due && row->lane == row->stored_lane)
 		return;
-	if (failed && OidIsValid(row->lane))
-		saga_wakeup_failed(&row->id, row->lane, row->due);
-	else if (row->due != 0)
+	if (row->due != 0)
 		saga_wakeup_due(row->due);
+	if (failed && OidIsValid(row->lane))
+		saga_wakeup_failed(&row->id, row->lane);
 
 	heap = table_open(saga_oids_get()->due, RowExclusiveLock);
 	if (row->stored_due != 0)

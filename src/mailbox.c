@@ -5,10 +5,10 @@
  *
  * Each executor's slot has a mailbox.  The worker of the database fills it
  * from the ledger, and a transaction that fails a saga may hand that saga to an
- * executor which has nothing to do, ahead of the worker; the executor takes the sagas out, one at a time, and steals from the others of
- * its role when it has none.  Mailboxes are hints: what is in them is due in
- * the ledger, and what is lost with one is found there by the worker, who is
- * woken by whatever loses it.
+ * executor which has nothing to do, ahead of the worker; the executor takes the
+ * sagas out, one at a time, and steals from the others of its role when it has
+ * none.  Mailboxes are hints: what is in them is due in the ledger, and what is
+ * lost with one is found there by the worker, who is woken by whatever loses it.
  *
  * A saga may come twice, from the ledger and from the transaction that failed
  * it: the executor to whom it comes second finds nothing to do.
@@ -35,6 +35,31 @@ static SagaExecutorSlot *my_slot = NULL;
 /* ------------------------------------------------------------------------
  * A slot's
  * ------------------------------------------------------------------------ */
+
+/* Has it nothing in hand, and nothing to come?  The caller holds the mutex. */
+static bool
+is_idle(const SagaExecutorSlot *slot)
+{
+	return !slot->working && saga_mailbox_count(slot) == 0;
+}
+
+/* Puts a saga into a mailbox that has room.  The caller holds its mutex. */
+static void
+put_in(SagaExecutorSlot *slot, const pg_uuid_t *id)
+{
+	slot->mailbox[slot->tail % SAGA_MAILBOX_SIZE] = *id;
+	slot->tail++;
+}
+
+/* Takes the next saga out of a mailbox.  The caller holds its mutex. */
+static void
+take_out(SagaExecutorSlot *slot, pg_uuid_t *id, bool *handed_over)
+{
+	*id = slot->mailbox[slot->head % SAGA_MAILBOX_SIZE];
+	slot->head++;
+	*handed_over = slot->handed_over;
+	slot->handed_over = false;
+}
 
 /* A slot taken for a new executor.  The caller holds "lock" exclusively. */
 void
@@ -80,14 +105,14 @@ saga_mailbox_close(SagaExecutorSlot *slot)
 	SpinLockRelease(&slot->mutex);
 }
 
-/* Has it nothing in hand, and nothing to come?  The caller holds "lock". */
+/* The same, of a slot that may change.  The caller holds "lock". */
 bool
 saga_mailbox_is_idle(SagaExecutorSlot *slot)
 {
 	bool		idle;
 
 	SpinLockAcquire(&slot->mutex);
-	idle = !slot->working && saga_mailbox_count(slot) == 0;
+	idle = is_idle(slot);
 	SpinLockRelease(&slot->mutex);
 	return idle;
 }
@@ -269,9 +294,8 @@ saga_mailbox_put(Oid role, const pg_uuid_t *id)
 		SpinLockAcquire(&best->mutex);
 		if (saga_mailbox_count(best) < SAGA_MAILBOX_SIZE)
 		{
-			wake = !best->working && saga_mailbox_count(best) == 0;
-			best->mailbox[best->tail % SAGA_MAILBOX_SIZE] = *id;
-			best->tail++;
+			wake = is_idle(best);
+			put_in(best, id);
 			put = true;
 		}
 		SpinLockRelease(&best->mutex);
@@ -309,10 +333,9 @@ saga_mailbox_hand_over(SagaDatabaseSlot *database, Oid role,
 			slot->dismissed)
 			continue;
 		SpinLockAcquire(&slot->mutex);
-		if (!slot->working && saga_mailbox_count(slot) == 0)
+		if (is_idle(slot))
 		{
-			slot->mailbox[slot->tail % SAGA_MAILBOX_SIZE] = *id;
-			slot->tail++;
+			put_in(slot, id);
 			slot->handed_over = true;
 			latch = slot->latch;
 		}
@@ -392,16 +415,6 @@ wake_own_worker(void)
 	LWLockAcquire(saga_shmem->lock, LW_SHARED);
 	saga_shmem_poke_worker(slot);
 	LWLockRelease(saga_shmem->lock);
-}
-
-/* Takes the next saga out of a mailbox.  The caller holds its mutex. */
-static void
-take_out(SagaExecutorSlot *slot, pg_uuid_t *id, bool *handed_over)
-{
-	*id = slot->mailbox[slot->head % SAGA_MAILBOX_SIZE];
-	slot->head++;
-	*handed_over = slot->handed_over;
-	slot->handed_over = false;
 }
 
 /* The saga is in our hands.  The caller holds our mutex. */

@@ -460,8 +460,6 @@ static int
 choose_page(Relation heap, HeapTuple tuple)
 {
 	BlockNumber target = RelationGetTargetBlock(heap);
-	Size		needed;
-	bool		room;
 
 	/* Without a fillfactor, it is a table whose rows are not replaced. */
 	if (heap->rd_options == NULL)
@@ -470,10 +468,11 @@ choose_page(Relation heap, HeapTuple tuple)
 	{
 		Buffer		buffer = ReadBuffer(heap, target);
 		Page		page = BufferGetPage(buffer);
-
+		bool		room;
 		/* What is longer goes out of line. */
-		needed = MAXALIGN(Min(tuple->t_len, TOAST_TUPLE_THRESHOLD)) +
+		Size		needed = MAXALIGN(Min(tuple->t_len, TOAST_TUPLE_THRESHOLD)) +
 			RelationGetTargetPageFreeSpace(heap, HEAP_DEFAULT_FILLFACTOR);
+
 		if (PageGetHeapFreeSpace(page) < needed)
 			clear_page(heap, buffer, needed);
 		room = PageGetHeapFreeSpace(page) >= needed;

@@ -86,19 +86,17 @@ typedef struct Remembered
 {
 	bool		anything;
 	bool		launcher;		/* the launcher should look here */
-	TimestampTz due;			/* DT_NOEND: nothing else became due */
-	TimestampTz failed_due;		/* of a failed saga; DT_NOEND: of none */
-	Oid			failed_lane;
-	pg_uuid_t	failed;
+	TimestampTz due;			/* DT_NOEND: nothing became due */
 	uint64		partitions;		/* of the sagas that changed their state */
+	Oid			failed_lane;	/* of the first saga that failed, or
+								 * InvalidOid */
+	pg_uuid_t	failed;
 } Remembered;
 
 StaticAssertDecl(SAGA_WAIT_PARTITIONS == 64, "partitions must fit their mask");
 
-#define NOTHING {.due = DT_NOEND, .failed_due = DT_NOEND}
-
-static const Remembered nothing = NOTHING;
-static Remembered remembered = NOTHING;
+static const Remembered nothing = {.due = DT_NOEND};
+static Remembered remembered = {.due = DT_NOEND};
 
 static inline int
 partition_of(const pg_uuid_t *id)
@@ -174,7 +172,6 @@ static void
 tell(const Remembered *what)
 {
 	SagaDatabaseSlot *slot;
-	TimestampTz due = what->due;
 
 	if (what->partitions != 0)
 	{
@@ -187,20 +184,17 @@ tell(const Remembered *what)
 		}
 	}
 
-	if (due == DT_NOEND && what->failed_due == DT_NOEND && !what->launcher)
+	if (what->due == DT_NOEND && !what->launcher)
 		return;
 	slot = saga_shmem_my_database();
 	if (slot == NULL)
 		slot = saga_shmem_database(MyDatabaseId, true);
 	if (slot == NULL)
 		return;
-	if (what->failed_due != DT_NOEND)
-	{
+	if (OidIsValid(what->failed_lane))
 		saga_mailbox_hand_over(slot, what->failed_lane, &what->failed);
-		due = Min(due, what->failed_due);
-	}
-	if (due != DT_NOEND)
-		saga_wakeup_post(slot, due);
+	if (what->due != DT_NOEND)
+		saga_wakeup_post(slot, what->due);
 	if (what->launcher)
 		want_worker(slot, true);
 }
@@ -245,8 +239,7 @@ at_end_of_transaction(XactEvent event, void *arg)
 		case XACT_EVENT_PREPARE:
 			what = remembered;
 			remembered = nothing;
-			if (what.due != DT_NOEND || what.failed_due != DT_NOEND ||
-				what.launcher)
+			if (what.due != DT_NOEND || what.launcher)
 				tell_prepared();
 			break;
 		case XACT_EVENT_ABORT:
@@ -275,23 +268,17 @@ saga_wakeup_due(TimestampTz due)
 }
 
 /*
- * A saga that was running is to be undone, by the SQL of a role, once the
- * transaction commits.
+ * And what is due is the undo of this saga, which was running until now, by the
+ * SQL of a role.
  */
 void
-saga_wakeup_failed(const pg_uuid_t *id, Oid lane, TimestampTz due)
+saga_wakeup_failed(const pg_uuid_t *id, Oid lane)
 {
-	if (saga_shmem == NULL)
+	if (saga_shmem == NULL || OidIsValid(remembered.failed_lane))
 		return;
-	if (remembered.failed_due != DT_NOEND)
-	{
-		saga_wakeup_due(due);
-		return;
-	}
 	remembered.anything = true;
-	remembered.failed = *id;
 	remembered.failed_lane = lane;
-	remembered.failed_due = due;
+	remembered.failed = *id;
 }
 
 /* A saga changes its state with this transaction. */
