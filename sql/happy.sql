@@ -188,11 +188,3 @@ ROLLBACK TO s;
 SELECT status, attempt FROM saga.step(:'id', 'b');
 COMMIT;
 SELECT position, key, status, attempts FROM saga.steps WHERE saga_id = :'id' ORDER BY position;
-BEGIN;
-SELECT saga.begin('order', 'prepared') AS id \gset
-SELECT status FROM saga.step(:'id', 'a', output => '1');
-PREPARE TRANSACTION 'saga happy';
-SELECT count(*) FROM saga.sagas WHERE id = :'id';
-COMMIT PREPARED 'saga happy';
-SELECT saga.begin('order', 'prepared') = :'id' AS it;
-SELECT state, steps FROM saga.sagas WHERE id = :'id';

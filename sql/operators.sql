@@ -5,19 +5,6 @@
 \i sql/include/people.sql
 \set ECHO all
 
--- Another test may have left roles of these names.
-DO $$
-DECLARE
-  name text;
-BEGIN
-  FOREACH name IN ARRAY '{operators,operator,auditor,monitor,outside}'::text[] LOOP
-    name := 'regress_saga_' || name;
-    IF EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
-      EXECUTE format('DROP OWNED BY %I', name);
-      EXECUTE format('DROP ROLE %I', name);
-    END IF;
-  END LOOP;
-END $$;
 CREATE ROLE regress_saga_shop LOGIN;
 CREATE ROLE regress_saga_member IN ROLE regress_saga_shop;
 CREATE ROLE regress_saga_heir NOINHERIT IN ROLE regress_saga_shop;

@@ -314,3 +314,5 @@ SELECT status FROM saga.step(:'tampered', 'c', completed => true);
 SELECT status FROM saga.step(:'tampered', 'd', completed => true);
 SELECT position, key FROM saga.steps WHERE saga_id = :'tampered' ORDER BY position;
 SELECT last_value > (SELECT max(seq) FROM saga.steps WHERE saga_id = :'tampered' AND key = 'b') AS moved_past FROM saga.start_order;
+\set ECHO none
+\i sql/include/drop_roles.sql

@@ -664,3 +664,5 @@ WHERE outcome !~ '^(ok|SG0\d\d|22\w{3}|42601|42704|428\w\w)$' GROUP BY outcome;
 SELECT relation FROM test.ledger() l JOIN test.ledger_then b USING (relation) WHERE l.rows <> b.rows OR l.digest <> b.digest;
 
 ALTER DATABASE :"DBNAME" OWNER TO :"database_owner";
+\set ECHO none
+\i sql/include/drop_roles.sql

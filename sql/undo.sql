@@ -68,12 +68,7 @@ ROLLBACK TO s;
 SELECT status, attempt FROM saga.step(:'id', 'a', compensation => 'SELECT test.undo($1)');
 COMMIT;
 SELECT state, failure_kind, reason FROM saga.sagas WHERE id = :'id';
--- Prepared, it waits for the second phase.
-BEGIN;
 SELECT saga.fail(:'id', 'yes');
-PREPARE TRANSACTION 'saga undo';
-SELECT state FROM saga.sagas WHERE id = :'id';
-COMMIT PREPARED 'saga undo';
 SELECT saga.wait(:'id');
 SELECT test.undone('rolled back');
 

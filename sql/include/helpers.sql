@@ -7,6 +7,7 @@ SET timezone = UTC;
 DROP SCHEMA IF EXISTS test CASCADE;
 CREATE SCHEMA test;
 GRANT USAGE ON SCHEMA test TO PUBLIC;
+\i sql/include/drop_roles.sql
 
 -- Ids, numbers in the start order and times are never the same twice.
 CREATE FUNCTION test.mask(what text) RETURNS text LANGUAGE sql IMMUTABLE
