@@ -9,6 +9,13 @@
  * it for itself, which no reload changes, waits until the setting of everyone
  * else names "release".
  *
+ * "name=action once TOKEN" strikes the first process that comes to the point,
+ * and never again, however long the setting stays as it is.  That it struck is
+ * a file in the data directory, which is made before the process is struck and
+ * holds its process id: it has to outlive a crash, which shared memory does
+ * not.  "name=action after TOKEN" counts only once the fault with that token
+ * has struck; so what is to happen after a crash is set before it.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -17,17 +24,29 @@
 
 #ifdef SAGA_TEST
 
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "access/xact.h"
+#include "common/file_perm.h"
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "storage/latch.h"
 #include "utils/guc.h"
 #include "utils/wait_event.h"
 
-#define SAGA_FAULT_ACTION_LEN	16
+#define SAGA_FAULT_ENTRY_LEN	128
+#define SAGA_FAULT_WORD_LEN		32
+
+/* One entry of the setting, without its name */
+typedef struct SagaFault
+{
+	char		action[SAGA_FAULT_WORD_LEN];
+	char		once[SAGA_FAULT_WORD_LEN];	/* its token, or empty */
+	char		after[SAGA_FAULT_WORD_LEN];	/* another one's, or empty */
+} SagaFault;
 
 static char *saga_guc_test_faults = NULL;
 
@@ -50,17 +69,87 @@ saga_fault_define(void)
 							   NULL, NULL, NULL);
 }
 
+/* Where it is remembered that the fault with this token struck */
+static void
+struck_path(const char *token, char *path)
+{
+	snprintf(path, MAXPGPATH, "saga_fault.%s", token);
+}
+
+static bool
+has_struck(const char *token)
+{
+	char		path[MAXPGPATH];
+	struct stat st;
+
+	struck_path(token, path);
+	return stat(path, &st) == 0;
+}
+
 /*
- * Finds a name in a setting and copies its action; a bare name has an empty
- * one.
+ * Whether this process is the one that the fault with this token strikes.  An
+ * error would be wrong where it may be called, after a commit.
  */
 static bool
-lookup_action(const char *setting, const char *name, char *action)
+take_strike(const char *token)
+{
+	char		path[MAXPGPATH];
+	char		pid[16];
+	int			fd;
+
+	struck_path(token, path);
+	fd = open(path, O_WRONLY | O_CREAT | O_EXCL, pg_file_create_mode);
+	if (fd < 0)
+	{
+		if (errno != EEXIST)
+			elog(LOG, "could not create file \"%s\": %m", path);
+		return false;
+	}
+	snprintf(pid, sizeof(pid), "%d\n", MyProcPid);
+	if (write(fd, pid, strlen(pid)) != (ssize_t) strlen(pid))
+		elog(LOG, "could not write file \"%s\": %m", path);
+	close(fd);
+	return true;
+}
+
+/* Reads "action [once TOKEN] [after TOKEN]"; a bare name has no action. */
+static void
+parse_fault(const char *text, SagaFault *fault)
+{
+	char		copy[SAGA_FAULT_ENTRY_LEN];
+	char	   *rest = NULL;
+	char	   *word;
+
+	memset(fault, 0, sizeof(SagaFault));
+	strlcpy(copy, text, sizeof(copy));
+	for (word = strtok_r(copy, " ", &rest); word != NULL;
+		 word = strtok_r(NULL, " ", &rest))
+	{
+		char	   *value = fault->action;
+
+		if (strcmp(word, "once") == 0 || strcmp(word, "after") == 0)
+		{
+			value = word[0] == 'o' ? fault->once : fault->after;
+			word = strtok_r(NULL, " ", &rest);
+		}
+		if (word == NULL || value[0] != '\0')
+			elog(ERROR, "\"%s\" is no fault", text);
+		strlcpy(value, word, SAGA_FAULT_WORD_LEN);
+	}
+}
+
+/*
+ * Finds the fault that a setting has for a name now, if any; a name may have
+ * several that follow each other.  A process that a fault with a token strikes
+ * already, because it waits in it, says which one that is.
+ */
+static bool
+find_fault(const char *setting, const char *name, const char *mine,
+		   SagaFault *fault)
 {
 	const char *at = setting;
 	size_t		len = strlen(name);
 
-	action[0] = '\0';
 	while (at != NULL && *at != '\0')
 	{
 		size_t		entry = strcspn(at, ",");
@@ -68,10 +157,15 @@ lookup_action(const char *setting, const char *name, char *action)
 		if (entry >= len && strncmp(at, name, len) == 0 &&
 			(entry == len || at[len] == '='))
 		{
+			char		text[SAGA_FAULT_ENTRY_LEN] = "";
+
 			if (entry > len)
-				strlcpy(action, at + len + 1,
-						Min(entry - len, SAGA_FAULT_ACTION_LEN));
-			return true;
+				strlcpy(text, at + len + 1, Min(entry - len, sizeof(text)));
+			parse_fault(text, fault);
+			if ((fault->after[0] == '\0' || has_struck(fault->after)) &&
+				(fault->once[0] == '\0' || strcmp(fault->once, mine) == 0 ||
+				 (!has_struck(fault->once) && take_strike(fault->once))))
+				return true;
 		}
 		at += entry;
 		if (*at == ',')
@@ -84,37 +178,39 @@ lookup_action(const char *setting, const char *name, char *action)
 static bool
 released(void)
 {
-	char		action[SAGA_FAULT_ACTION_LEN];
+	SagaFault	fault;
 
-	return lookup_action(GetConfigOptionResetString("saga.test_faults"),
-						 "release", action);
+	return find_fault(GetConfigOptionResetString("saga.test_faults"),
+					  "release", "", &fault);
 }
 
 void
 saga_fault_reach(const char *name)
 {
-	char		action[SAGA_FAULT_ACTION_LEN];
+	SagaFault	fault;
+	char		mine[SAGA_FAULT_WORD_LEN] = "";
 	bool		waits = false;
 
 	if (saga_guc_test_faults == NULL || saga_guc_test_faults[0] == '\0')
 		return;
-	while (lookup_action(saga_guc_test_faults, name, action))
+	while (find_fault(saga_guc_test_faults, name, mine, &fault))
 	{
-		if (strcmp(action, "error") == 0)
+		if (strcmp(fault.action, "error") == 0)
 			elog(ERROR, "fault point \"%s\"", name);
-		else if (strcmp(action, "fatal") == 0)
+		else if (strcmp(fault.action, "fatal") == 0)
 			elog(FATAL, "fault point \"%s\"", name);
-		else if (strcmp(action, "kill") == 0)
+		else if (strcmp(fault.action, "kill") == 0)
 			kill(MyProcPid, SIGKILL);
-		else if (strcmp(action, "queue_full") == 0)
+		else if (strcmp(fault.action, "queue_full") == 0)
 			/* What PreCommit_Notify says then. */
 			ereport(ERROR,
 					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 					 errmsg("too many notifications in the NOTIFY queue")));
-		else if (strcmp(action, "wait") != 0)
+		else if (strcmp(fault.action, "wait") != 0)
 			elog(ERROR, "unknown action \"%s\" at fault point \"%s\"",
-				 action, name);
+				 fault.action, name);
 
+		strlcpy(mine, fault.once, sizeof(mine));
 		if (!waits)
 			elog(LOG, "waiting at fault point \"%s\"", name);
 		waits = true;
@@ -182,9 +278,9 @@ at_end_of_transaction(XactEvent event, void *arg)
 bool
 saga_fault_is_set(const char *name)
 {
-	char		action[SAGA_FAULT_ACTION_LEN];
+	SagaFault	fault;
 
-	return lookup_action(saga_guc_test_faults, name, action);
+	return find_fault(saga_guc_test_faults, name, "", &fault);
 }
 
 #endif							/* SAGA_TEST */

@@ -7,6 +7,8 @@
  * saga.test_faults asks of that name: nothing, 'error', 'fatal', 'kill'
  * (SIGKILL to itself), 'queue_full' (the error of a full queue of
  * notifications) or 'wait' (until the name is taken off the setting).
+ * 'kill once TOKEN' does so for the first process that comes there and for no
+ * other, 'wait after TOKEN' only when the fault with that token has struck.
  * SAGA_FAULT_SET("ledger.step.status") is true when the named value should be
  * spoiled, so that the caller can prove that its verification refuses it.
  *

@@ -278,7 +278,8 @@ database_of(Node *stmt)
 			name = ((DropdbStmt *) stmt)->dbname;
 			break;
 		case T_RenameStmt:
-			name = ((RenameStmt *) stmt)->subname;
+			if (((RenameStmt *) stmt)->renameType == OBJECT_DATABASE)
+				name = ((RenameStmt *) stmt)->subname;
 			break;
 		case T_AlterDatabaseStmt:
 			foreach(lc, ((AlterDatabaseStmt *) stmt)->options)
@@ -471,9 +472,6 @@ keepaway_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	switch (nodeTag(stmt))
 	{
 		case T_RenameStmt:
-			if (((RenameStmt *) stmt)->renameType != OBJECT_DATABASE)
-				break;
-			/* FALLTHROUGH */
 		case T_DropdbStmt:
 		case T_AlterDatabaseStmt:
 		case T_CreatedbStmt:

@@ -43,7 +43,7 @@ use Time::HiRes qw(usleep);
 our @EXPORT = qw(saga_cluster saga_conf is_test_build wait_until wait_state
   session background log_offset wait_log no_log worker_pid executor_pids
   witness acknowledged guarantees guarantee_violations sql_error report
-  set_faults halt_worker try_psql wait_server wait_lines listen_to listen_again heard wait_heard
+  set_faults wait_struck halt_worker try_psql wait_server wait_lines listen_to listen_again heard wait_heard
   interpreter start_program wait_program stop_program kill_program start_payments payments_record start_listener);
 
 =head1 FUNCTIONS
@@ -286,32 +286,74 @@ sub executor_pids
 		q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'saga executor' ORDER BY 1});
 }
 
-=head2 set_faults($node, $faults), halt_worker($node)
+=head2 set_faults($node, $faults), wait_struck($node), halt_worker($node)
 
 Sets C<saga.test_faults> for all processes, in a file, so that it can be done in
-the middle of a crash; an empty one lets go what waits.  Makes the worker stand
-still before its next turn, until other faults are set.
+the middle of a crash, or before the start; an empty one lets go what waits.
+
+A test that means one strike says so: C<'worker.before_commit=kill once'>.  (A
+fault that stays armed until the test has seen it strikes as often as the machine
+gives it time to.)  C<wait_struck> waits until each of those that were set last
+has struck, and the process that it ended, if it is one that ends it, is gone.
+C<'... once,worker.before_turn=wait after'> adds a fault that counts once the one
+before it has struck, at the moment that it has.
+
+Makes the worker stand still before its next turn, until other faults are set.
 
 =head2 try_psql($node, $sql), wait_server($node), wait_lines($node, $regex, $offset, $count)
 
 For a server that crashes: undef if the SQL failed, else its output.  Waits until
-the server takes connections again.  Waits for so many (one) lines of the log,
-looking often: a fault left armed strikes again.
+the server takes connections again.  Waits for so many (one) lines of the log.
 
 =cut
+
+my $strikes = 0;
 
 sub set_faults
 {
 	my ($node, $faults) = @_;
 	my $conf = $node->data_dir . '/postgresql.auto.conf';
-	my ($postmaster) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+	my $running = $node->data_dir . '/postmaster.pid';
+	my ($token, @set, @struck);
 
+	# A token that no other fault has or had
+	foreach my $fault (split /,/, $faults)
+	{
+		$fault =~ s/ after$/ " after " . ($token \/\/ die "$faults: after what?")/e;
+		if ($fault =~ s/ once\b(?! \d)/ " once " . ($token = "$$-" . ++$strikes)/e)
+		{
+			push @struck, { token => $token, ends => $fault =~ /=(?:kill|fatal) / };
+		}
+		push @set, $fault;
+	}
+	$node->{saga_strikes} = \@struck if $faults ne '';
 	open my $file, '>', "$conf.new" or die "$conf.new: $!";
-	print $file $faults eq '' ? '' : "saga.test_faults = '$faults'\n";
+	print $file "saga.test_faults = '@{[ join ',', @set ]}'\n" if @set;
 	close $file;
 	rename "$conf.new", $conf or die "$conf: $!";
-	kill 'HUP', $postmaster or die "postmaster: $!";
+	return if !-e $running;
+	slurp_file($running) =~ /^(\d+)/ && kill 'HUP', $1 or die "postmaster: $!";
 	return;
+}
+
+sub wait_struck
+{
+	my ($node) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	for my $try (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		my $left = 0;
+		foreach my $strike (@{ $node->{saga_strikes} })
+		{
+			my $file = $node->data_dir . "/saga_fault.$strike->{token}";
+			my ($pid) = -e $file && slurp_file($file) =~ /^(\d+)\n/;
+			$left++ if !$pid || $strike->{ends} && kill 0, $pid;
+		}
+		return 1 if !$left;
+		usleep(10_000);
+	}
+	return fail('timed out waiting for faults to strike: ' . slurp_file($node->data_dir . '/postgresql.auto.conf'));
 }
 
 sub halt_worker

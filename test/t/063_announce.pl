@@ -256,12 +256,11 @@ foreach my $point (qw(worker.before_turn notify.before_queue worker.before_commi
 		my $name = "$point=$action";
 		halt_worker($node);
 		my $id = happen($name);
-		my $offset = log_offset($node);
-		set_faults($node, $name);
-		wait_lines($node, $action eq 'kill' ? qr/\(PID \d+\) was terminated by signal 9/ : qr/fault point "\Q$point\E"/, $offset);
+		# The listener is back before the worker.
+		set_faults($node, "$name once" . ($action eq 'kill' ? ',worker.before_turn=wait after' : ''));
+		wait_struck($node);
 		if ($action eq 'kill')
 		{
-			set_faults($node, 'worker.before_turn=wait');
 			wait_server($node);
 			$listener = listen_again($node, $listener, @channels);
 		}

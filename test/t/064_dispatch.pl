@@ -135,16 +135,13 @@ foreach my $point (qw(worker.before_turn worker.before_commit worker.after_commi
 			SELECT saga.fail(make('$name forget', 'forgets', acknowledge => false));
 			SELECT saga.fail(make('$name state', 'nobody', acknowledge => false, announce => 'states'))});
 		my $offset = log_offset($node);
-		set_faults($node, $name);
-		wait_lines($node,
-			$crash ? qr/\(PID \d+\) was terminated by signal 9/
-			: $action eq 'wait' ? qr/waiting at fault point "\Q$point\E"/
-			: qr/fault point "\Q$point\E"/, $offset) if $name ne 'worker.before_turn=wait';
+		# After a crash, the listener is back before the worker.
+		set_faults($node, $action eq 'wait' ? $name : "$name once" . ($crash ? ',worker.before_turn=wait after' : ''));
+		if ($action ne 'wait') { wait_struck($node); }
+		elsif ($point ne 'worker.before_turn') { wait_lines($node, qr/waiting at fault point "\Q$point\E"/, $offset); }
 		is(claim('none', 1, 'x'), '', "$name: claims go on") if $action eq 'wait';
 		if ($crash)
 		{
-			# The listener is back before the worker.
-			set_faults($node, 'worker.before_turn=wait');
 			wait_server($node);
 			$listener = listen_again($node, $listener, @channels);
 		}

@@ -73,22 +73,6 @@ $node->safe_psql('postgres', q{
 		END IF;
 	END $$;});
 
-my $conf = $node->data_dir . '/postgresql.auto.conf';
-my $postmaster = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
-
-# Written to the file, since the server may be in the middle of a crash
-sub arm
-{
-	my ($faults) = @_;
-
-	open my $file, '>', "$conf.new" or die "$conf.new: $!";
-	print $file $faults eq '' ? '' : "saga.test_faults = '$faults'\n";
-	close $file;
-	rename "$conf.new", $conf or die "$conf: $!";
-	kill 'HUP', $postmaster or die "postmaster: $!";
-	return;
-}
-
 # Calls it until nobody strikes it down.
 sub insist
 {
@@ -103,22 +87,6 @@ sub insist
 	die "in vain: $sql";
 }
 
-# Waits for evidence that the fault struck, looking often: left armed, it strikes
-# again.
-sub wait_struck
-{
-	my ($point, $action, $offset) = @_;
-	my $regex = $action eq 'kill' ? qr/\(PID \d+\) was terminated by signal 9/ : qr/fault point "\Q$point\E"/;
-
-	for my $try (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default)
-	{
-		return if slurp_file($node->logfile, $offset) =~ $regex;
-		usleep(10_000);
-	}
-	fail("timed out waiting for $point=$action");
-	return;
-}
-
 # --- Killed on the way into a park and back to a savepoint; then again on the way
 # out, when a person has decided and the saga goes on
 
@@ -130,15 +98,14 @@ my @points = qw(
 sub struck
 {
 	my ($point, $action, @sql) = @_;
-	my $offset = log_offset($node);
 
-	arm("$point=$action");
+	set_faults($node, "$point=$action once");
 	foreach my $sql (@sql)
 	{
 		$node->psql('postgres', $sql, stdout => \my $out, stderr => \my $err);
 	}
-	wait_struck($point, $action, $offset);
-	arm('');
+	wait_struck($node);
+	set_faults($node, '');
 	insist($_) foreach @sql;
 	return;
 }
@@ -184,7 +151,6 @@ foreach my $action (qw(fatal kill))
 {
 	foreach my $point (@points)
 	{
-		# Behind its commit, an executor that ends leaves a trace only in the log.
 		round("$point=$action", $point, $action);
 	}
 }
@@ -214,7 +180,7 @@ guarantees($node);
 # Behind it, what is under way is done, and nothing begins.
 
 {
-	arm('executor.before_commit=wait');
+	set_faults($node, 'executor.before_commit=wait');
 	my $id = $node->safe_psql('postgres', q{
 		SELECT saga.begin('people', 'paused') AS id \gset
 		SELECT count(saga.step(:'id', 'step ' || i, compensation => 'SELECT undo($1), pg_sleep(0.01)')) FROM generate_series(1, 20) i;
@@ -225,7 +191,7 @@ guarantees($node);
 	my $session = session($node);
 	background($session, "SELECT saga.pause('$id', 'wait');");
 	wait_until($node, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'SELECT saga.pause%' AND wait_event_type = 'Lock'});
-	arm('');
+	set_faults($node, '');
 	is($session->query('SELECT 1') =~ s/\s+/ /gr, 'compensating 1', 'the pause waited for the commit');
 	$session->quit;
 	wait_until($node, qq{SELECT next_action LIKE 'nothing: it is paused%' FROM saga.sagas WHERE id = '$id'});
@@ -281,7 +247,6 @@ sub is_heard
 
 $node->append_conf('postgresql.conf', "saga.review_channel = 'night_shift'");
 $node->restart;
-$postmaster = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
 foreach my $fault ('', 'worker.before_commit=fatal', 'worker.after_commit=fatal')
 {
 	my $session = listener(qw(people_states night_shift));
@@ -290,11 +255,10 @@ foreach my $fault ('', 'worker.before_commit=fatal', 'worker.after_commit=fatal'
 		SELECT saga.begin('people', announce => 'people_states') AS id \gset
 		SELECT steps(:'id', 'review');
 		SELECT :'id'}) =~ s/.*\n//sr;
-	my $offset = log_offset($node);
-	arm($fault);
+	set_faults($node, "$fault once") if $fault ne '';
 	$node->safe_psql('postgres', "SELECT saga.fail('$id')");
-	wait_struck(split(/=/, $fault), $offset) if $fault ne '';
-	arm('');
+	wait_struck($node) if $fault ne '';
+	set_faults($node, '');
 	wait_state($node, $id, 'needs_review');
 	is_heard($session, $id, qr/(?=.*people_states compensating)(?=.*people_states needs_review)(?=.*night_shift needs_review)/,
 		"$what: it needs review");
