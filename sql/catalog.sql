@@ -78,6 +78,9 @@ SELECT count(*), max(steps) FROM saga.sagas;
 DROP SCHEMA saga CASCADE;
 DROP EXTENSION saga;
 CREATE SCHEMA saga;
+-- (From 18 on, the context names the line of the script.)
+\set SHOW_CONTEXT never
 CREATE EXTENSION saga;
+\set SHOW_CONTEXT errors
 \c :home
 DROP DATABASE regress_saga_again;

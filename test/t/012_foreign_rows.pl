@@ -115,6 +115,7 @@ adopt($origin, 'copied', 'COPY', 'one', $here);
 my $parked = as_app($origin, q{SELECT saga.begin('order', 'parked') AS id \gset
 	SELECT FROM saga.step(:'id', 'a', review => 'look');
 	SELECT saga.fail(:'id');
+	SELECT saga.wait(:'id');
 	SELECT :'id'}, 'copied');
 $parked =~ s/.*\n//s;
 my %write = (
@@ -192,6 +193,7 @@ wait_until($origin, q{SELECT count(*) = 1 FROM saga.ledger_queue});
 as_app($origin, q{SELECT saga.begin('order', 'parked') AS id \gset
 	SELECT FROM saga.step(:'id', 'a', review => 'look');
 	SELECT saga.fail(:'id');
+	SELECT saga.wait(:'id');
 	SELECT saga.resolve(:'id', 'a', 'done', 'seen')});
 $origin->safe_psql('postgres', q{SELECT saga.purge('0')});
 $origin->safe_psql('postgres', q{ALTER SYSTEM SET saga.enabled = off; SELECT pg_reload_conf()});

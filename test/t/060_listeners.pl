@@ -254,6 +254,9 @@ wait_until($node, q{SELECT NOT EXISTS (SELECT FROM saga.sagas WHERE state IN ('r
 note(sprintf 'all done: %.1f s', time - $begin_of_time);
 foreach my $language (sort keys %consumer)
 {
+	# One that was started only just now would end by the signal itself: when it
+	# connects, it has its handlers.
+	wait_until($node, qq{SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name LIKE '% $consumer{$language}{pid}'});
 	is(stop_program($consumer{$language}), 0, "$language ends");
 }
 

@@ -239,7 +239,8 @@ sub run_as
 my $file = $node->basedir . '/business.dump';
 my ($ok, $err) = run_as('owner', 'pg_dump', '-Fc', '-f', $file, '-d', 'CONN', 'business');
 ok(!$ok, 'N17: the owner of the database, who may not read the ledger, dumps it in vain');
-like($err, qr/permission denied for (?:table|schema|sequence) (?:ledger_|saga|start_order)/, 'N17: with that reason');
+# (From 18 on, pg_dump reads sequences with its own rights, and says it in its own words.)
+like($err, qr/permission denied for (?:table|schema|sequence) (?:ledger_|saga|start_order)|"start_order"; user may lack SELECT privilege/, 'N17: with that reason');
 $node->safe_psql('postgres', 'GRANT pg_read_all_data TO owner');
 ($ok, $err) = run_as('owner', 'pg_dump', '-Fc', '-f', $file, '-d', 'CONN', 'business');
 ok($ok, 'N17: the owner, who may read everything, dumps it') or diag($err);
