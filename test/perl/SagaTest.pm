@@ -75,7 +75,8 @@ sub is_test_build
 
 =head2 saga_cluster($name, %options)
 
-A started server that preloads saga.  Options:
+A started server that preloads saga, whose databases are UTF8 in the locale C.
+Options:
 
 =over
 
@@ -114,7 +115,10 @@ sub saga_cluster
 	my $node = PostgreSQL::Test::Cluster->new($name,
 		defined $opt{install_path} ? (install_path => $opt{install_path}) : ());
 
-	$node->init(@{ $opt{init} // [] });
+	# The same in every environment; a driver may hand out bytes if the database
+	# has no encoding.
+	my %init = @{ $opt{init} // [] };
+	$node->init(%init, extra => [ @{ $init{extra} // [] }, '--encoding=UTF8', '--no-locale' ]);
 	my $conf = saga_conf();
 	$conf =~ s/^shared_preload_libraries.*$//m if !($opt{preload} // 1);
 	$node->append_conf('postgresql.conf', $conf);
