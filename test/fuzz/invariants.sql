@@ -188,7 +188,13 @@ BEGIN
       OR EXISTS (SELECT FROM saga.ledger_event e WHERE e.saga = t.saga AND e.event = 'reopened' AND e.at >= a.started_at)))
     -- A late result asks again about a step that the walk had passed.
     AND NOT EXISTS (SELECT FROM saga.ledger_event e
-      WHERE e.saga = t.saga AND e.seq = t.seq AND e.event IN ('late result', 'late acknowledgement', 'resolved'));
+      WHERE e.saga = t.saga AND e.seq = t.seq AND e.event IN ('late result', 'late acknowledgement', 'resolved'))
+    -- A late result of a run that was rolled back opens that one alone, which a
+    -- person releases.
+    AND NOT EXISTS (SELECT FROM saga.ledger_event e, saga.ledger_event r, saga.ledger_step o
+      WHERE o.saga = a.saga AND o.seq = a.seq AND e.saga = a.saga AND e.seq = a.seq AND r.saga = a.saga AND r.seq = a.seq
+        AND e.event = 'late result' AND e.at >= o.rolled_back_at
+        AND r.event = 'resolved' AND r.at >= e.at AND r.at <= a.started_at);
 
   -- Each state is what its steps explain
 
