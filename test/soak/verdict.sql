@@ -105,6 +105,15 @@ LEFT JOIN undo_attempts a ON a.saga_id = t.saga_id AND a.seq = t.seq
 	AND a.attempt = c.attempt AND a.consumer = c.consumer AND a.started_at < c.at
 WHERE a IS NULL OR t.name <> 'listener'
 
+-- == what a listener reports as done is compensated, or a person skipped it before
+SELECT r.*, t.compensation_status FROM reports r LEFT JOIN step_now t ON t.compensation_key = r.key
+WHERE NOT CASE r.answer
+	WHEN 'compensated' THEN t.compensation_status = 'compensated'
+		-- reported in time, and then asked again by a late result
+		OR (t.saga_id, t.seq) IN (SELECT saga_id, seq FROM late)
+	WHEN 'skipped' THEN EXISTS (SELECT FROM resolved d WHERE d.saga_id = t.saga_id AND d.seq = t.seq AND d.what = 'skip')
+	ELSE false END
+
 -- == nothing is undone before a pivot that completed
 SELECT u.saga, u.seq, p.seq FROM undos u
 JOIN step_now t ON t.saga_id = u.saga AND t.seq = u.seq
@@ -129,6 +138,9 @@ JOIN done b ON b.saga = a.saga AND b.seq > a.seq AND b.n > a.n
 JOIN starts w ON w.saga = b.saga AND w.seq = b.seq
 -- A later run starts when the earlier one has been undone.
 WHERE w.n < a.n
+	-- A late result of a run that was rolled back has that one undone again, alone.
+	AND NOT EXISTS (SELECT FROM step_now o WHERE o.saga_id = a.saga AND o.seq = a.seq AND o.rolled_back_at IS NOT NULL
+		AND (o.saga_id, o.seq) IN (SELECT saga_id, seq FROM late))
 	-- What was given up, or decided, counts as settled; and may be undone yet.
 	AND (b.saga, b.seq) NOT IN (SELECT saga_id, seq FROM late)
 	AND NOT EXISTS (SELECT FROM resolved r WHERE r.saga_id = b.saga AND r.seq = b.seq)
