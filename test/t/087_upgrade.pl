@@ -14,7 +14,9 @@ use Test::More;
 
 my $old_bindir = $ENV{SAGA_TEST_OLD_BINDIR};
 chomp(my $bindir = `pg_config --bindir`);
-my $before = saga_cluster('old', databases => [ 'postgres', 'second' ],
+# (Up to 17, checksums are off by default, and both clusters must have them or not.)
+my @init = (init => [ extra => [ '--data-checksums' ] ]);
+my $before = saga_cluster('old', @init, databases => [ 'postgres', 'second' ],
 	$old_bindir ? (install_path => $old_bindir =~ s{/bin/?$}{}r) : ());
 note('from ' . $before->safe_psql('postgres', 'SELECT version()'));
 
@@ -91,13 +93,14 @@ sub ledger
 my %ledger = map { $_ => ledger($before, $_) } 'postgres', 'second';
 $before->stop;
 
-my $after = saga_cluster('new', start => 0);
+my $after = saga_cluster('new', @init, start => 0);
 chdir $PostgreSQL::Test::Utils::tmp_check or die;
 command_ok([ 'pg_upgrade', '--no-sync', '-b', $old_bindir // $bindir, '-B', $bindir, '-d', $before->data_dir, '-D', $after->data_dir,
 	'-s', $after->host, '-p', $before->port, '-P', $after->port ], 'pg_upgrade')
   or do
 {
 	note(slurp_file($_)) foreach grep { -f } glob($after->data_dir . '/pg_upgrade_output.d/*/*.txt ' . $after->data_dir . '/pg_upgrade_output.d/*/log/*');
+	die 'without pg_upgrade there is nothing to see';
 };
 $after->start;
 note('to ' . $after->safe_psql('postgres', 'SELECT version()'));
