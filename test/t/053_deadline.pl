@@ -74,14 +74,14 @@ $node->safe_psql('postgres', "SELECT saga.complete_step('$done', 'b'); SELECT sa
 is($node->safe_psql('postgres', qq{
 	SELECT deadline - started_at, next_action_at = deadline FROM saga.sagas WHERE id IN ('$early', '$none') ORDER BY 1}),
 	"00:30:00|t\n|", 'the view has the deadline');
-advance('59 minutes');
+advance('45 minutes');
 wait_state($node, $early, 'compensated');
 is(state($late) . ' ' . state($none) . ' ' . state($done), 'running running completed', 'not before, and not without one');
 is($node->safe_psql('postgres', qq{
 	SELECT failure_kind, failed_step, reason IS NOT NULL AS reason FROM saga.sagas WHERE id = '$early'}) =~ s/\|[tf]$//r,
 	'timed out|b', 'the saga timed out');
 is(undone('early'), 'b a', 'its steps are undone');
-advance('61 seconds');
+advance('16 minutes');
 wait_state($node, $late, 'compensated');
 is(undone('late'), 'b a', 'the later one, later');
 like(sql_error($node, "SELECT saga.complete_step('$late', 'b')"), qr/ERROR:  SG005: /, 'whoever comes then is too late');

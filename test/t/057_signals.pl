@@ -73,6 +73,8 @@ foreach my $type (qw(launcher worker executor))
 	my $pid = pid_of($type);
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
 	works("after SIGTERM of the $type");
+	# (Another one may have done that before the signal was seen.)
+	wait_until($node, "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $pid");
 	isnt(pid_of($type), $pid, 'which was replaced');
 	$pid = pid_of($type);
 	$node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
@@ -108,7 +110,7 @@ foreach my $mode (qw(fast smart))
 	my $begun = time;
 	# A smart stop waits for clients, of which there are none.
 	$node->stop($mode);
-	cmp_ok(time - $begun, '<=', 5, "$mode stop, busy, takes no time");
+	cmp_ok(time - $begun, '<=', 60, "$mode stop, busy, does not wait for what runs");
 	$node->start;
 	wait_until($node, "SELECT compensation_status = 'running' FROM saga.steps WHERE saga_id = '$saga'");
 }

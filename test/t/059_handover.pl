@@ -9,8 +9,12 @@ use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
+use PostgreSQL::Test::Utils;
 use SagaTest;
 use Test::More;
+use Time::HiRes qw(usleep);
+
+plan skip_all => 'needs /proc' if !-r '/proc/self/stat';
 
 my $node = saga_cluster('main',
 	conf => "autovacuum = off\nsaga.max_executors = 1\nsaga.executor_idle_timeout = 1h\nwal_level = replica\nmax_wal_senders = 1\n");
@@ -36,11 +40,20 @@ sub sql_as
 	return $node->safe_psql('postgres', $sql, extra_params => [ '-U', $user ]);
 }
 
+# Stopped while it waits for its latch, so that it holds no lock
 sub held
 {
-	my (@pids) = @_;
-	kill('STOP', @pids) == @pids or die "cannot stop @pids";
-	return;
+	my ($pid) = @_;
+	for (1 .. 50 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		kill('STOP', $pid) or die "cannot stop $pid";
+		# (The kernel stops it a little later, perhaps.)
+		usleep(1000) until slurp_file("/proc/$pid/stat") =~ /^\d+ \(.*\) T /s;
+		return if $node->safe_psql('postgres', "SELECT wait_event_type = 'Extension' FROM pg_stat_activity WHERE pid = $pid") eq 't';
+		kill('CONT', $pid);
+		usleep(20_000);
+	}
+	die "$pid does not rest";
 }
 
 sub freed

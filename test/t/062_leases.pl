@@ -259,7 +259,8 @@ is(scalar keys %announced, $many, 'each is announced as it is dispatched');
 foreach my $pause (1, 1, 2, 4, 8, 16, 32, 60, 60)
 {
 	$before = told('away');
-	if ($pause >= 16 && $pause < 60)
+	# (For less, a busy machine may take longer to look.)
+	if ($pause == 32)
 	{
 		advance($pause / 2 . ' s');
 		look_twice();

@@ -181,7 +181,7 @@ foreach my $call (sort keys %call)
 	my $id = make('prepared lease', q{notify => 'tasks'});
 	sql("SELECT saga.fail('$id')");
 	wait_until($node, q{SELECT count(*) = 1 FROM saga.ledger_queue WHERE channel = 'tasks'});
-	sql(q{BEGIN; SELECT count(*) FROM saga.claim_compensations('tasks', lease => '3 s'); PREPARE TRANSACTION 'lease'});
+	sql(q{BEGIN; SELECT count(*) FROM saga.claim_compensations('tasks', lease => '10 s'); PREPARE TRANSACTION 'lease'});
 	sql(q{COMMIT PREPARED 'lease'});
 	is(sql("SELECT count(*) FROM saga.pending_compensations WHERE saga_id = '$id' AND lease_until > now()"), 1, 'a prepared claim, committed');
 	wait_states($id, 'compensating needs_review', 'ends with its lease');

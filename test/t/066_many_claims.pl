@@ -27,6 +27,9 @@ $node->safe_psql('postgres', q{
 	DECLARE
 		keys text[];
 	BEGIN
+		-- Until all are there
+		PERFORM pg_advisory_lock_shared(1);
+		PERFORM pg_advisory_unlock_shared(1);
 		LOOP
 			keys := ARRAY(SELECT compensation_key FROM saga.claim_compensations('many', 50, consumer => who));
 			COMMIT;
@@ -60,9 +63,13 @@ wait_until($node, q{SELECT count(*) > 0 FROM saga.ledger_queue WHERE channel = '
 note(sprintf 'dispatching since %.1f s', time - $began);
 for (my $round = 1; $round <= 50; $round++)
 {
+	my $gate = session($node);
+	$gate->query_safe('SELECT pg_advisory_lock(1)');
 	my @programs = map {
 		start_program("consumer$_", {}, 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('postgres'), '-c', "CALL consume('consumer $_')")
 	} 1 .. $consumers;
+	wait_until($node, "SELECT count(*) = $consumers FROM pg_locks WHERE locktype = 'advisory' AND NOT granted");
+	$gate->quit;
 	is(join(' ', map { wait_program($_) } @programs), join(' ', (0) x $consumers), 'the consumers find nothing more, and end')
 	  or diag(map { slurp_file($_->{log}) } @programs);
 	last if $node->safe_psql('postgres', q{

@@ -133,7 +133,7 @@ is($node->safe_psql('postgres', 'SELECT count(*), count(DISTINCT saga) FROM undo
 # Slow ones, so that many are waiting all the time
 my $waiting = 2_000;
 $node->safe_psql('postgres', 'TRUNCATE undone');
-$node->safe_psql('postgres', "UPDATE pace SET nap = 0.02; SELECT make($waiting)");
+$node->safe_psql('postgres', "UPDATE pace SET nap = 0.1; SELECT make($waiting)");
 foreach my $kind ('saga executor', 'saga worker', 'postmaster')
 {
 	wait_until($node, q{SELECT count(*) > 3 FROM undone});
