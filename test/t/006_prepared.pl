@@ -42,14 +42,14 @@ sub prepare
 sub commit_prepared
 {
 	my ($key) = @_;
-	# From the commit to the end of the undo; contract: it starts within 2 s.
+	# From the commit to the end of the undo, which starts within 2 s: only a hang takes longer.
 	my $took = $node->safe_psql('postgres', qq{
 		COMMIT PREPARED '$key';
 		SELECT clock_timestamp() AS committed \\gset
 		SELECT saga.wait(id) FROM saga.sagas WHERE idempotency_key = '$key';
 		SELECT extract(epoch FROM clock_timestamp() - :'committed')});
 	$took =~ /^compensated\n(.*)$/ or return "not undone: $took";
-	return $1 < 10 ? '' : "undone only after $1 s";
+	return $1 < 60 ? '' : "undone only after $1 s";
 }
 
 is(prepare('one'), "started\nstarted\ncompensating", 'a saga begun, stepped and failed in a prepared transaction');
