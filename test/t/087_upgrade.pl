@@ -95,8 +95,8 @@ $before->stop;
 
 my $after = saga_cluster('new', @init, start => 0);
 chdir $PostgreSQL::Test::Utils::tmp_check or die;
-command_ok([ 'pg_upgrade', '--no-sync', '-b', $old_bindir // $bindir, '-B', $bindir, '-d', $before->data_dir, '-D', $after->data_dir,
-	'-s', $after->host, '-p', $before->port, '-P', $after->port ], 'pg_upgrade')
+is(system_log('pg_upgrade', '--no-sync', '-b', $old_bindir // $bindir, '-B', $bindir, '-d', $before->data_dir, '-D', $after->data_dir,
+	'-s', $after->host, '-p', $before->port, '-P', $after->port), 0, 'pg_upgrade')
   or do
 {
 	note(slurp_file($_)) foreach grep { -f } glob($after->data_dir . '/pg_upgrade_output.d/*/*.txt ' . $after->data_dir . '/pg_upgrade_output.d/*/log/*');
