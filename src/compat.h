@@ -227,13 +227,16 @@ saga_compat_interval_is_infinite(const Interval *interval)
  */
 #if PG_VERSION_NUM >= 190000
 #define SAGA_COMPAT_ANALYZE_JUMBLE		const JumbleState *
-#define SAGA_COMPAT_PLANNER_MORE		, struct ExplainState *es
-#define SAGA_COMPAT_PLANNER_MORE_ARG	, es
+#define SAGA_COMPAT_PLANNER_PARAMS \
+	Query *query, const char *source, int options, ParamListInfo params, \
+	struct ExplainState *es
+#define SAGA_COMPAT_PLANNER_ARGS		query, source, options, params, es
 #define SAGA_COMPAT_SYSCACHE_ID			SysCacheIdentifier
 #else
 #define SAGA_COMPAT_ANALYZE_JUMBLE		JumbleState *
-#define SAGA_COMPAT_PLANNER_MORE
-#define SAGA_COMPAT_PLANNER_MORE_ARG
+#define SAGA_COMPAT_PLANNER_PARAMS \
+	Query *query, const char *source, int options, ParamListInfo params
+#define SAGA_COMPAT_PLANNER_ARGS		query, source, options, params
 #define SAGA_COMPAT_SYSCACHE_ID			int
 #endif
 

@@ -30,8 +30,9 @@
  *	  anything else.  A call of a function that its author declared immutable
  *	  becomes a constant when it is planned, if its arguments are constants; an
  *	  author may be wrong ("the tenant of this session").  Hooks of the analysis
- *	  and of the planner look for both.  Where they find any, or cannot be sure,
- *	  the plans are discarded after the compensation (saga_kept_end).
+ *	  and of the planner look for both, the latter also into functions in SQL
+ *	  that may be inlined.  Where they find any, or cannot be sure, the plans
+ *	  are discarded after the compensation (saga_kept_end).
  *
  * Whether something is "passing" is always decided on the safe side: to be
  * wrong in that direction costs a compensation its analysis.
@@ -49,21 +50,27 @@
 
 #include <ctype.h>
 
+#include "access/htup_details.h"
 #include "access/transam.h"
+#include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "compat.h"
+#include "executor/functions.h"
 #include "kept.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/parsenodes.h"
-#include "nodes/plannodes.h"
+#include "nodes/readfuncs.h"
 #include "optimizer/planner.h"
 #include "parser/analyze.h"
 #include "parser/parse_expr.h"
+#include "parser/parser.h"
 #include "parser/parsetree.h"
+#include "tcop/tcopprot.h"
 #include "tcop/utility.h"
 #include "utils/array.h"
+#include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -73,6 +80,8 @@
 #define SAGA_KEPT_TEXTS		256
 /* Memory of all kept texts, with their plans */
 #define SAGA_KEPT_BYTES		(16 * 1024 * 1024)
+/* How deep functions in SQL are looked into */
+#define SAGA_KEPT_DEPTH		8
 
 typedef struct KeptText
 {
@@ -88,10 +97,14 @@ typedef struct KeptText
 /* What the walk through a query knows. */
 typedef struct Reading
 {
-	const char *text;			/* that locations point into, or NULL */
+	const char *source;			/* that locations point into, or NULL */
 	Query	   *query;			/* the innermost, or NULL */
 	struct Reading *outer;
+	bool		planning;		/* functions in SQL may be inlined */
+	int			depth;			/* of functions whose body is looked at */
 } Reading;
+
+static bool find_passing(Node *node, Reading *reading);
 
 static KeptText texts[SAGA_KEPT_TEXTS];
 static Size total_bytes = 0;
@@ -128,13 +141,13 @@ static const int watched_caches[] = {
  * with it.
  */
 static bool
-is_plain_interval(const Const *constant, const char *text)
+is_plain_interval(const Const *constant, const char *source)
 {
 	const char *literal;
 
-	if (text == NULL || (size_t) constant->location + 1 >= strlen(text))
+	if (source == NULL || (size_t) constant->location + 1 >= strlen(source))
 		return false;
-	literal = text + constant->location;
+	literal = source + constant->location;
 	return literal[0] == '\'' && isalnum((unsigned char) literal[1]);
 }
 
@@ -143,7 +156,7 @@ is_plain_interval(const Const *constant, const char *text)
  * but the literal, and on catalogs that are watched?
  */
 static bool
-is_plain_type(Oid type, const Const *constant, const char *text)
+is_plain_type(Oid type, const Const *constant, const char *source)
 {
 	Oid			input;
 	Oid			param;
@@ -171,7 +184,7 @@ is_plain_type(Oid type, const Const *constant, const char *text)
 		case REGDICTIONARYOID:
 			return true;
 		case INTERVALOID:
-			return is_plain_interval(constant, text);
+			return is_plain_interval(constant, source);
 		default:
 			break;
 	}
@@ -180,14 +193,14 @@ is_plain_type(Oid type, const Const *constant, const char *text)
 	if (OidIsValid(part = get_element_type(type)) ||
 		OidIsValid(part = get_range_subtype(type)) ||
 		OidIsValid(part = get_multirange_range(type)))
-		return part != INTERVALOID && is_plain_type(part, constant, text);
+		return part != INTERVALOID && is_plain_type(part, constant, source);
 	switch (get_typtype(type))
 	{
 		case TYPTYPE_ENUM:
 			return true;
 		case TYPTYPE_DOMAIN:
 			part = getBaseType(type);
-			return part != INTERVALOID && is_plain_type(part, constant, text);
+			return part != INTERVALOID && is_plain_type(part, constant, source);
 		default:
 			getTypeInputInfo(type, &input, &param);
 			return func_volatile(input) == PROVOLATILE_IMMUTABLE;
@@ -195,7 +208,7 @@ is_plain_type(Oid type, const Const *constant, const char *text)
 }
 
 static bool
-is_passing_constant(const Const *constant, const char *text)
+is_passing_constant(const Const *constant, const char *source)
 {
 	/* Not of a text: it was stored. */
 	if (constant->location < 0 || constant->constisnull)
@@ -204,7 +217,7 @@ is_passing_constant(const Const *constant, const char *text)
 	if (OidIsValid(get_element_type(constant->consttype)) &&
 		array_contains_nulls(DatumGetArrayTypeP(constant->constvalue)))
 		return true;
-	return !is_plain_type(constant->consttype, constant, text);
+	return !is_plain_type(constant->consttype, constant, source);
 }
 
 static bool
@@ -242,7 +255,8 @@ surely_varies(Node *node, const Reading *reading)
 	switch (nodeTag(node))
 	{
 		case T_Param:
-			return true;
+			/* Of a function's body, it is replaced by the argument. */
+			return reading->depth == 0;
 		case T_Var:
 			{
 				Var		   *var = (Var *) node;
@@ -250,6 +264,7 @@ surely_varies(Node *node, const Reading *reading)
 				for (Index up = var->varlevelsup; up > 0 && reading != NULL; up--)
 					reading = reading->outer;
 				return reading != NULL && reading->query != NULL &&
+					reading->depth == 0 &&
 					var->varno > 0 &&
 					var->varno <= list_length(reading->query->rtable) &&
 					rt_fetch(var->varno, reading->query->rtable)->rtekind == RTE_RELATION;
@@ -332,6 +347,107 @@ may_be_folded(Node *node, const Reading *reading)
 	return true;
 }
 
+/*
+ * Is there anything that holds for one compensation only in a function in SQL
+ * that the planner may inline?  It may be one if it consists of one SELECT; if
+ * it returns a set, it must not be volatile, otherwise select from nothing.
+ * (The planner analyzes those, too; of others, no error is to be brought about.)
+ */
+static bool
+find_passing_in_body(HeapTuple tuple, Node *call, const Reading *reading)
+{
+	Form_pg_proc function = (Form_pg_proc) GETSTRUCT(tuple);
+	Reading		inner;
+	Datum		body;
+	bool		isnull;
+	char	   *source;
+	List	   *queries;
+	ListCell   *lc;
+
+	if (function->proretset && function->provolatile == PROVOLATILE_VOLATILE)
+		return false;
+	if (reading->depth >= SAGA_KEPT_DEPTH)
+		return true;
+	memset(&inner, 0, sizeof(inner));
+	inner.planning = true;
+	inner.depth = reading->depth + 1;
+
+	body = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosqlbody, &isnull);
+	if (!isnull)
+		return find_passing(stringToNode(TextDatumGetCString(body)), &inner);
+
+	body = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosrc, &isnull);
+	if (isnull)
+		return false;
+	source = TextDatumGetCString(body);
+	queries = raw_parser(source, RAW_PARSE_DEFAULT);
+	if (list_length(queries) != 1)
+		return false;
+	else
+	{
+		RawStmt    *raw = linitial_node(RawStmt, queries);
+		SQLFunctionParseInfoPtr info;
+
+		if (!IsA(raw->stmt, SelectStmt) ||
+			(((SelectStmt *) raw->stmt)->fromClause != NIL && !function->proretset))
+			return false;
+		info = prepare_sql_fn_parse_info(tuple, call, InvalidOid);
+		queries = pg_analyze_and_rewrite_withcb(raw, source,
+												(ParserSetupHook) sql_fn_parser_setup,
+												info, NULL);
+	}
+	inner.source = source;
+	foreach(lc, queries)
+	{
+		if (find_passing((Node *) lfirst(lc), &inner))
+			return true;
+	}
+	return false;
+}
+
+typedef struct BodySearch
+{
+	Node	   *call;
+	const Reading *reading;
+	bool		found;
+} BodySearch;
+
+/* Of a function that is called somewhere: is it one that may be inlined? */
+static bool
+look_into(Oid function, void *context)
+{
+	BodySearch *search = context;
+	HeapTuple	tuple;
+	Form_pg_proc form;
+
+	if (function < FirstNormalObjectId)
+		return false;
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	form = (Form_pg_proc) GETSTRUCT(tuple);
+	if (form->prolang == SQLlanguageId && form->prokind == PROKIND_FUNCTION &&
+		!form->prosecdef && heap_attisnull(tuple, Anum_pg_proc_proconfig, NULL))
+		search->found = find_passing_in_body(tuple, search->call,
+											 search->reading);
+	ReleaseSysCache(tuple);
+	return search->found;
+}
+
+/* The same of the functions that a node calls. */
+static bool
+calls_passing_body(Node *node, const Reading *reading)
+{
+	BodySearch	search;
+
+	if (!reading->planning)
+		return false;
+	search.call = node;
+	search.reading = reading;
+	search.found = false;
+	return check_functions_in_node(node, look_into, &search);
+}
+
 /* Is there anything in the query that holds for one compensation only? */
 static bool
 find_passing(Node *node, Reading *reading)
@@ -341,8 +457,11 @@ find_passing(Node *node, Reading *reading)
 	if (IsA(node, Query))
 	{
 		Query	   *query = (Query *) node;
-		Reading		inner = {reading->text, query, reading};
+		Reading		inner;
 
+		inner = *reading;
+		inner.query = query;
+		inner.outer = reading;
 		if (query->commandType != CMD_UTILITY)
 			return query_tree_walker(query, find_passing, &inner, 0);
 		if (IsA(query->utilityStmt, CallStmt))
@@ -355,19 +474,22 @@ find_passing(Node *node, Reading *reading)
 							reading);
 	}
 	if (IsA(node, Const))
-		return is_passing_constant((Const *) node, reading->text);
+		return is_passing_constant((Const *) node, reading->source);
 	if (IsA(node, OpExpr) && has_null_constant(((OpExpr *) node)->args))
 		return true;
-	if (may_be_folded(node, reading))
+	if (may_be_folded(node, reading) || calls_passing_body(node, reading))
 		return true;
 	return expression_tree_walker(node, find_passing, reading);
 }
 
 static void
-note_passing(Query *query, const char *text)
+note_passing(Query *query, const char *source, bool planning)
 {
-	Reading		reading = {text, NULL, NULL};
+	Reading		reading;
 
+	memset(&reading, 0, sizeof(reading));
+	reading.source = source;
+	reading.planning = planning;
 	if (!passing)
 		passing = find_passing((Node *) query, &reading);
 }
@@ -381,32 +503,17 @@ note_analyzed(ParseState *pstate, Query *query,
 	/* With these, other queries than those we look for mean something else. */
 	if (Transform_null_equals || !Array_nulls)
 		passing = true;
-	note_passing(query, pstate->p_sourcetext);
+	note_passing(query, pstate->p_sourcetext, false);
 }
 
 static PlannedStmt *
-note_planned(Query *query, const char *text, int options, ParamListInfo params
-			 SAGA_COMPAT_PLANNER_MORE)
+note_planned(SAGA_COMPAT_PLANNER_PARAMS)
 {
-	PlannedStmt *plan;
-	ListCell   *lc;
-
 	/* The query as rewritten, with views and policies. */
-	note_passing(query, text);
-	if (prev_planner_hook)
-		plan = prev_planner_hook(query, text, options, params
-								 SAGA_COMPAT_PLANNER_MORE_ARG);
-	else
-		plan = standard_planner(query, text, options, params
-								SAGA_COMPAT_PLANNER_MORE_ARG);
-
-	/* Functions in SQL that were inlined: their bodies passed by nobody. */
-	foreach(lc, plan->invalItems)
-	{
-		if (((PlanInvalItem *) lfirst(lc))->cacheId == PROCOID)
-			passing = true;
-	}
-	return plan;
+	note_passing(query, source, true);
+	return prev_planner_hook != NULL ?
+		prev_planner_hook(SAGA_COMPAT_PLANNER_ARGS) :
+		standard_planner(SAGA_COMPAT_PLANNER_ARGS);
 }
 
 static void

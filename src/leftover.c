@@ -74,11 +74,13 @@ static Oid	my_role = InvalidOid;
 
 /* Libraries that were there when the process had connected. */
 static int	preloaded = 0;
+
 /* Size of the server's list when it was looked at last */
 static Size list_size = 0;
 
 /* A library that may remember something was used. */
 static bool library_used = false;
+
 /* A language whose library does not. */
 static Oid	stateless_language = InvalidOid;
 
