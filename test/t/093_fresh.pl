@@ -282,7 +282,7 @@ warm('steps that capture the same', sub {
 
 SKIP:
 {
-	skip 'dblink is not installed', 8 if $node->safe_psql('postgres', q{SELECT count(*) FROM pg_available_extensions WHERE name = 'dblink'}) eq '0';
+	skip 'dblink is not installed', 12 if $node->safe_psql('postgres', q{SELECT count(*) FROM pg_available_extensions WHERE name = 'dblink'}) eq '0';
 	my $connection = "host='" . $node->host . "' port=" . $node->port . " dbname=postgres user=app";
 	$node->safe_psql('postgres', 'CREATE EXTENSION dblink; GRANT EXECUTE ON FUNCTION dblink_connect_u(text, text) TO app');
 	my $remote = qq{SELECT dblink_connect_u('remote', \$d\$$connection\$d\$)};
@@ -304,6 +304,13 @@ SKIP:
 	is(compensate($remote), '', 'one that does');
 	is(compensate("$remote; SELECT see('connected')"), 'connected', 'leaves nothing for the next');
 	is(compensate("DO \$\$ BEGIN PERFORM dblink_connect_u('plpgsql', \$d\$$connection\$d\$); PERFORM see('block'); END \$\$"), 'block', 'in a block') for 1 .. 2;
+
+	# A DBA may know better
+	$node->append_conf('postgresql.conf', q{saga.stateless_libraries = 'dblink'});
+	$node->restart;
+	my $closed = "$remote; SELECT dblink_disconnect('remote'); SELECT see('closed')";
+	is(compensate($closed), 'closed', 'a library that the DBA knows to keep nothing');
+	warm('a library that the DBA knows to keep nothing', sub { is(compensate($closed), 'closed', 'again'); });
 }
 
 # Libraries that nobody calls, and those that keep nothing
