@@ -29,6 +29,9 @@
  * context is given back by reading the steps again, once per as many attempts
  * as there are steps; so time is linear and memory flat.
  *
+ * After an attempt whose session cannot be made as good as new, and before one
+ * for which it is not (leftover.c), the process leaves what is due to another.
+ *
  * Memory: attempt_context, reset before each attempt; walk_context, for the
  * steps, reset when they are read again.
  *
