@@ -18,8 +18,10 @@
 #include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
 #include "nodes/execnodes.h"
-#include "nodes/execnodes.h"
+#include "parser/parser.h"
 #include "postmaster/bgworker.h"
+#include "replication/origin.h"
+#include "replication/slot.h"
 #include "storage/bufmgr.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
@@ -216,6 +218,58 @@ saga_compat_interval_is_infinite(const Interval *interval)
 	return INTERVAL_NOT_FINITE(interval);
 #else
 	return false;
+#endif
+}
+
+/*
+ * Hooks of the analysis and of the planner, and callbacks of the system
+ * caches: 19 made one argument const, added one, and gave one its own type.
+ */
+#if PG_VERSION_NUM >= 190000
+#define SAGA_COMPAT_ANALYZE_JUMBLE		const JumbleState *
+#define SAGA_COMPAT_PLANNER_PARAMS \
+	Query *query, const char *source, int options, ParamListInfo params, \
+	struct ExplainState *es
+#define SAGA_COMPAT_PLANNER_ARGS		query, source, options, params, es
+#define SAGA_COMPAT_SYSCACHE_ID			SysCacheIdentifier
+#else
+#define SAGA_COMPAT_ANALYZE_JUMBLE		JumbleState *
+#define SAGA_COMPAT_PLANNER_PARAMS \
+	Query *query, const char *source, int options, ParamListInfo params
+#define SAGA_COMPAT_PLANNER_ARGS		query, source, options, params
+#define SAGA_COMPAT_SYSCACHE_ID			int
+#endif
+
+/* How backslashes in plain literals are read: 19 knows one way only. */
+static inline bool
+saga_compat_plain_strings(void)
+{
+#if PG_VERSION_NUM >= 190000
+	return true;
+#else
+	return standard_conforming_strings;
+#endif
+}
+
+/* Does the session replay for a replication origin?  19 made it a struct. */
+static inline bool
+saga_compat_has_replication_origin(void)
+{
+#if PG_VERSION_NUM >= 190000
+	return replorigin_xact_state.origin != InvalidReplOriginId;
+#else
+	return replorigin_session_origin != InvalidRepOriginId;
+#endif
+}
+
+/* Temporary replication slots: 17 can drop the synchronized ones alone. */
+static inline void
+saga_compat_drop_temporary_slots(void)
+{
+#if PG_VERSION_NUM >= 170000
+	ReplicationSlotCleanup(false);
+#else
+	ReplicationSlotCleanup();
 #endif
 }
 

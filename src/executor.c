@@ -29,6 +29,9 @@
  * context is given back by reading the steps again, once per as many attempts
  * as there are steps; so time is linear and memory flat.
  *
+ * After an attempt whose session cannot be made as good as new, and before one
+ * for which it is not (leftover.c), the process leaves what is due to another.
+ *
  * Memory: attempt_context, reset before each attempt; walk_context, for the
  * steps, reset when they are read again.
  *
@@ -127,6 +130,7 @@ typedef struct Walk
 	int64		alone_ms;		/* for which the next step should run alone */
 	bool		later;			/* there is more to do in the saga, some time */
 	bool		doubt_home;		/* nobody asked yet whether this is a copy */
+	bool		spent;			/* the process is not to run another attempt */
 	ItemPointerData saga_tid;	/* the version of the saga's row that we know */
 	TransactionId saga_xmin;
 	uint64		generation;		/* of the tables, when the steps were read */
@@ -431,7 +435,7 @@ try_step(bool alone)
 	}
 
 	why = saga_session_check_identity(&saga, step);
-	if (why == NULL && saga_session_is_outdated())
+	if (why == NULL && saga_session_is_outdated(step))
 	{
 		/* The worker starts another for what is due. */
 		saga_turn_commit();
@@ -589,7 +593,10 @@ attempt_step(bool alone)
 	MemoryContextSwitchTo(attempt_context);
 	saga_mailbox_set_step(0);
 	if (attempt.phase >= ATTEMPT_SQL)
+	{
 		saga_session_reset();
+		walk.spent = saga_session_is_spent();
+	}
 	return result;
 }
 
@@ -770,6 +777,9 @@ walk_saga(const pg_uuid_t *id, bool handed_over)
 				result = WALK_SKIP;
 		}
 		saga_alone_leave();
+		/* What is due, here or in the mailbox, is for another process. */
+		if (walk.spent)
+			result = WALK_LEAVE;
 		if (attempt.trouble)
 			wait_out(SAGA_EXECUTOR_TROUBLE_MS);
 	}

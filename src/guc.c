@@ -43,6 +43,7 @@ int			saga_guc_retention = 0;
 char	   *saga_guc_review_channel = NULL;
 char	   *saga_guc_operator_role = NULL;
 char	   *saga_guc_capture_settings = NULL;
+char	   *saga_guc_stateless_libraries = NULL;
 bool		saga_guc_allow_superuser = true;
 bool		saga_guc_log_sql = false;
 
@@ -188,6 +189,12 @@ saga_guc_define(void)
 							   "A comma separated list of names.",
 							   &saga_guc_capture_settings, "",
 							   PGC_USERSET, GUC_LIST_INPUT,
+							   check_name_list, NULL, NULL);
+	DefineCustomStringVariable("saga.stateless_libraries",
+							   "Libraries whose functions leave nothing behind in a session.",
+							   "After a compensation that used another one, its process is not used again.",
+							   &saga_guc_stateless_libraries, "",
+							   PGC_SIGHUP, GUC_LIST_INPUT,
 							   check_name_list, NULL, NULL);
 	DefineCustomBoolVariable("saga.allow_superuser",
 							 "Lets superusers register SQL compensations.",

@@ -33,6 +33,7 @@ extern int	saga_guc_retention; /* minutes */
 extern char *saga_guc_review_channel;
 extern char *saga_guc_operator_role;
 extern char *saga_guc_capture_settings;
+extern char *saga_guc_stateless_libraries;
 extern bool saga_guc_allow_superuser;
 extern bool saga_guc_log_sql;
 

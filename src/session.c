@@ -6,9 +6,12 @@
  * The process is connected as the role, so whatever the SQL does to settings
  * or to the current user gains it nothing; but what it leaves behind must not
  * reach the next one.  saga_session_reset does what DISCARD ALL would, save
- * for the plans that we keep ourselves.  It runs between transactions: a
- * change of settings made inside of one would be taken back with it, and some
- * settings (default_transaction_isolation) count when a transaction begins.
+ * for plans, which are kept where that cannot be noticed (kept.c), and what
+ * DISCARD ALL forgets: the seed of random() and temporary replication slots.
+ * What nothing can reset ends the process (leftover.c).  The reset runs between
+ * transactions: a change of settings made inside of one would be taken back
+ * with it, and some settings (default_transaction_isolation) count when a
+ * transaction begins.
  *
  * Order of a run.  Settings, then timeouts, then the statements one after the
  * other (each is planned when the one before it has run, for it may use what
@@ -28,9 +31,6 @@
  * looks much more often: in a deadlock it is the one to be taken back, and its
  * attempt is made again.
  *
- * Kept plans.  The texts used last, with the search_path they were planned
- * for, in a cache of fixed size; the least recently used goes.
- *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -45,11 +45,15 @@
 #include "commands/prepare.h"
 #include "commands/sequence.h"
 #include "commands/trigger.h"
-#include "common/hashfn.h"
+#include "common/pg_prng.h"
+#include "compat.h"
 #include "errors.h"
 #include "executor/spi.h"
 #include "guc.h"
 #include "inflight.h"
+#include "kept.h"
+#include "leftover.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "owner.h"
@@ -61,6 +65,8 @@
 #include "tcop/tcopprot.h"
 #include "utils/backend_status.h"
 #include "utils/builtins.h"
+#include "utils/float.h"
+#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
@@ -69,27 +75,11 @@
 
 #define SAGA_SESSION_ACTIVITY		"saga: compensation"
 #define SAGA_SESSION_SEARCH_PATH	"\"$user\", public"
-#define SAGA_SESSION_KEPT_TEXTS		256
 /* An executor that runs on so long after its timeout is ended. */
 #define SAGA_SESSION_GRACE_MS		5000
 /* So often within deadlock_timeout does it look for a deadlock that it is in. */
 #define SAGA_SESSION_DEADLOCK_LOOKS	10
 #define SAGA_SESSION_DEADLOCK_MIN_MS	10
-
-typedef struct KeptText
-{
-	MemoryContext context;		/* of what follows; NULL: free */
-	uint64		hash;
-	uint64		last_used;
-	char	   *sql;
-	char	   *search_path;
-	int			count;
-	SPIPlanPtr *plans;			/* one per statement */
-	bool	   *takes_context;	/* does it take $1? */
-} KeptText;
-
-static KeptText kept[SAGA_SESSION_KEPT_TEXTS];
-static uint64 use_counter = 0;
 
 /* The saga whose compensation is running. */
 static pg_uuid_t current_saga;
@@ -102,6 +92,7 @@ static TimeoutId deadlock_look;
 static Oid	initial_user = InvalidOid;
 static Oid	initial_session_user = InvalidOid;
 static bool initial_superuser = false;
+static bool may_replicate = false;
 
 static emit_log_hook_type prev_emit_log_hook = NULL;
 
@@ -148,10 +139,17 @@ set_option(const char *name, const char *value)
 	SetConfigOption(name, value, PGC_SUSET, PGC_S_OVERRIDE);
 }
 
-/* Once per executor, behind the connection. */
+/* Once per executor, right after it connects. */
 void
 saga_session_init(void)
 {
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	saga_leftover_init();
+	may_replicate = has_rolreplication(GetUserId());
+	CommitTransactionCommand();
+	saga_kept_init();
+
 	initial_user = GetUserId();
 	initial_session_user = GetSessionUserId();
 	initial_superuser =
@@ -172,6 +170,8 @@ saga_session_init(void)
 	/* 17 has it; armed when a transaction starts, and fatal. */
 	if (GetConfigOption("transaction_timeout", true, false) != NULL)
 		set_option("transaction_timeout", "0");
+	/* As a step's text was read when it was recorded, if that does not say. */
+	set_option("standard_conforming_strings", "on");
 }
 
 static bool
@@ -179,6 +179,15 @@ is_moved(void)
 {
 	return GetUserId() != initial_user ||
 		GetSessionUserId() != initial_session_user;
+}
+
+/* The next random numbers are to follow from no seed that anybody set. */
+static void
+reset_random(void)
+{
+	double		seed = 2.0 * pg_prng_double(&pg_global_prng_state) - 1.0;
+
+	(void) DirectFunctionCall1(setseed, Float8GetDatum(seed));
 }
 
 /*
@@ -200,6 +209,10 @@ saga_session_reset(void)
 	DropAllPreparedStatements();
 	LockReleaseSession(USER_LOCKMETHOD);
 	ResetSequenceCaches();
+	reset_random();
+	if (initial_superuser || may_replicate)
+		saga_compat_drop_temporary_slots();
+	saga_kept_end();
 	/* LISTEN is refused in a background worker: nothing to undo. */
 
 	GetTempNamespaceState(&temp, &temp_toast);
@@ -241,16 +254,32 @@ saga_session_check_identity(const SagaRow *saga, const SagaStep *step)
 	return saga_owner_why_not_told(step->run_as, saga->owner, saga->owner_name);
 }
 
+static Jsonb *
+kept_settings(const SagaStep *step)
+{
+	return step->settings == NULL ? NULL :
+		DatumGetJsonbP(PointerGetDatum(step->settings));
+}
+
 /*
- * Has the role become a superuser, or ceased to be one, since the process
- * connected?  Such a session keeps what only a superuser may do (SET SESSION
- * AUTHORIZATION, settings of the role): then only a new one has exactly the
- * role's rights.  To be asked when the identity was found right.
+ * Would a new session not be as this one is, before the step's compensation
+ * runs?  Has the role become a superuser, or ceased to be one, the session
+ * keeps what only a superuser may do (SET SESSION AUTHORIZATION, settings of
+ * the role).  To be asked when the identity was found right.
  */
 bool
-saga_session_is_outdated(void)
+saga_session_is_outdated(const SagaStep *step)
 {
-	return superuser_arg(initial_user) != initial_superuser;
+	return superuser_arg(initial_user) != initial_superuser ||
+		!saga_leftover_fits(kept_settings(step)) ||
+		saga_leftover_role_settings_changed();
+}
+
+/* Does the session hold what no reset takes back?  To be asked after one. */
+bool
+saga_session_is_spent(void)
+{
+	return saga_leftover_found();
 }
 
 /* ------------------------------------------------------------------------
@@ -272,10 +301,14 @@ apply_search_path(const SagaStep *step)
 	return path;
 }
 
-/* The captured settings, for this transaction; as the role might set them. */
+/*
+ * The captured settings, for this transaction; as the role might set them.
+ * Custom ones mean nothing to the server, so that no plan depends on them.
+ */
 static void
 apply_settings(const SagaStep *step)
 {
+	StringInfoData servers;
 	JsonbIterator *it;
 	JsonbIteratorToken token;
 	JsonbValue	value;
@@ -283,19 +316,29 @@ apply_settings(const SagaStep *step)
 	GucContext	context = superuser() ? PGC_SUSET : PGC_USERSET;
 
 	if (step->settings == NULL)
+	{
+		saga_kept_use_settings("");
 		return;
-	it = JsonbIteratorInit(&((Jsonb *) PG_DETOAST_DATUM(PointerGetDatum(step->settings)))->root);
+	}
+	initStringInfo(&servers);
+	it = JsonbIteratorInit(&kept_settings(step)->root);
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
 	{
 		if (token == WJB_KEY)
 			name = pnstrdup(value.val.string.val, value.val.string.len);
 		else if (token == WJB_VALUE && value.type == jbvString && name != NULL)
-			(void) set_config_option(name,
-									 pnstrdup(value.val.string.val,
-											  value.val.string.len),
-									 context, PGC_S_SESSION, GUC_ACTION_LOCAL,
-									 true, 0, false);
+		{
+			char	   *set = pnstrdup(value.val.string.val,
+									   value.val.string.len);
+
+			saga_leftover_note_setting(name);
+			(void) set_config_option(name, set, context, PGC_S_SESSION,
+									 GUC_ACTION_LOCAL, true, 0, false);
+			if (strchr(name, '.') == NULL)
+				appendStringInfo(&servers, "%s=%s\n", name, set);
+		}
 	}
+	saga_kept_use_settings(servers.data);
 }
 
 static void
@@ -362,84 +405,6 @@ saga_session_disarm(void)
 }
 
 /* ------------------------------------------------------------------------
- * Kept plans
- * ------------------------------------------------------------------------ */
-
-static uint64
-hash_text(const char *sql, const char *search_path)
-{
-	uint64		hash;
-
-	hash = hash_bytes_extended((const unsigned char *) sql, strlen(sql), 0);
-	return hash_bytes_extended((const unsigned char *) search_path,
-							   strlen(search_path), hash);
-}
-
-static KeptText *
-find_kept(const char *sql, const char *search_path, uint64 hash)
-{
-	int			i;
-
-	for (i = 0; i < SAGA_SESSION_KEPT_TEXTS; i++)
-	{
-		KeptText   *k = &kept[i];
-
-		if (k->hash == hash && k->context != NULL &&
-			strcmp(k->sql, sql) == 0 &&
-			strcmp(k->search_path, search_path) == 0)
-			return k;
-	}
-	return NULL;
-}
-
-/* Keeps the plans of a text that was run from beginning to end. */
-static void
-keep(const char *sql, const char *search_path, uint64 hash, int count,
-	 SPIPlanPtr *plans, const bool *takes_context)
-{
-	KeptText   *k = &kept[0];
-	MemoryContext context;
-	MemoryContext caller;
-	int			i;
-
-	for (i = 1; i < SAGA_SESSION_KEPT_TEXTS && k->context != NULL; i++)
-	{
-		if (kept[i].context == NULL || kept[i].last_used < k->last_used)
-			k = &kept[i];
-	}
-
-	context = AllocSetContextCreate(TopMemoryContext, "saga kept plans",
-									ALLOCSET_SMALL_SIZES);
-	if (k->context != NULL)
-	{
-		MemoryContext old = k->context;
-
-		k->context = NULL;
-		for (i = 0; i < k->count; i++)
-			SPI_freeplan(k->plans[i]);
-		MemoryContextDelete(old);
-	}
-
-	caller = MemoryContextSwitchTo(context);
-	k->sql = pstrdup(sql);
-	k->search_path = pstrdup(search_path);
-	k->plans = palloc(count * sizeof(SPIPlanPtr));
-	k->takes_context = palloc(count * sizeof(bool));
-	MemoryContextSwitchTo(caller);
-	for (i = 0; i < count; i++)
-	{
-		/* Cannot fail: the plan is no kept one yet. */
-		(void) SPI_keepplan(plans[i]);
-		k->plans[i] = plans[i];
-		k->takes_context[i] = takes_context[i];
-	}
-	k->count = count;
-	k->hash = hash;
-	k->last_used = ++use_counter;
-	k->context = context;
-}
-
-/* ------------------------------------------------------------------------
  * Statements
  * ------------------------------------------------------------------------ */
 
@@ -500,8 +465,7 @@ can_take_context(const Node *statement)
 
 /* Plans and runs a text statement by statement, and keeps the plans. */
 static int64
-run_first_time(const char *sql, const char *search_path, uint64 hash,
-			   Jsonb *context)
+run_first_time(const char *sql, const char *search_path, Jsonb *context)
 {
 	List	   *statements = raw_parser(sql, RAW_PARSE_DEFAULT);
 	int			count = list_length(statements);
@@ -530,7 +494,7 @@ run_first_time(const char *sql, const char *search_path, uint64 hash,
 				 SPI_result_code_string(SPI_result));
 		rows = run_plan(plans[i], takes[i], context);
 	}
-	keep(sql, search_path, hash, count, plans, takes);
+	saga_kept_keep(sql, search_path, count, plans, takes);
 	return rows;
 }
 
@@ -545,8 +509,7 @@ saga_session_run(const SagaStep *step, Jsonb *context,
 {
 	char	   *sql = text_to_cstring(step->compensation);
 	const char *search_path;
-	KeptText   *k;
-	uint64		hash;
+	const SagaKept *kept;
 	int64		rows = 0;
 
 	current_saga = step->saga;
@@ -559,17 +522,13 @@ saga_session_run(const SagaStep *step, Jsonb *context,
 	arm(policy);
 
 	SPI_connect();
-	hash = hash_text(sql, search_path);
-	k = find_kept(sql, search_path, hash);
-	if (k == NULL)
-		rows = run_first_time(sql, search_path, hash, context);
+	kept = saga_kept_find(sql, search_path);
+	if (kept == NULL)
+		rows = run_first_time(sql, search_path, context);
 	else
 	{
-		int			i;
-
-		k->last_used = ++use_counter;
-		for (i = 0; i < k->count; i++)
-			rows = run_plan(k->plans[i], k->takes_context[i], context);
+		for (int i = 0; i < kept->count; i++)
+			rows = run_plan(kept->plans[i], kept->takes_context[i], context);
 	}
 	SPI_finish();
 

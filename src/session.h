@@ -14,7 +14,8 @@ extern void saga_session_init(void);
 extern void saga_session_reset(void);
 extern const char *saga_session_check_identity(const SagaRow *saga,
 											   const SagaStep *step);
-extern bool saga_session_is_outdated(void);
+extern bool saga_session_is_outdated(const SagaStep *step);
+extern bool saga_session_is_spent(void);
 extern int64 saga_session_run(const SagaStep *step, Jsonb *context,
 							  const SagaPolicy *policy);
 extern bool saga_session_timed_out(void);

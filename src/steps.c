@@ -19,6 +19,7 @@
 #include "catalog/pg_collation_d.h"
 #include "clock.h"
 #include "common/pg_prng.h"
+#include "compat.h"
 #include "context.h"
 #include "dispatch.h"
 #include "errors.h"
@@ -136,22 +137,26 @@ same_policy(const SagaPolicy *a, const SagaPolicy *b)
 
 /*
  * The settings named in saga.capture_settings, as an object, or NULL.  A name
- * that is not set here is left out: it will not be set there either.
+ * that is not set here is left out: it will not be set there either.  How a
+ * compensation's text was read here is kept where that is not the usual way.
  */
 static Jsonb *
-capture_settings(void)
+capture_settings(bool has_text)
 {
 	SagaJson	json;
-	List	   *names;
+	List	   *names = NIL;
 	ListCell   *lc;
-	bool		any = false;
+	bool		any = has_text && !saga_compat_plain_strings();
 
-	if (saga_guc_capture_settings == NULL ||
-		saga_guc_capture_settings[0] == '\0')
+	if (!any && (saga_guc_capture_settings == NULL ||
+				 saga_guc_capture_settings[0] == '\0'))
 		return NULL;
-	if (!SplitGUCList(pstrdup(saga_guc_capture_settings), ',', &names))
+	if (saga_guc_capture_settings != NULL &&
+		!SplitGUCList(pstrdup(saga_guc_capture_settings), ',', &names))
 		return NULL;
 	saga_json_begin(&json);
+	if (any)
+		saga_json_string(&json, "standard_conforming_strings", "off");
 	foreach(lc, names)
 	{
 		char	   *name = (char *) lfirst(lc);
@@ -280,7 +285,7 @@ make_step(const SagaRow *saga, const StepRequest *request, int run,
 	step->args = request->args;
 	if (strcmp(namespace_search_path, BUILTIN_SEARCH_PATH) != 0)
 		step->search_path = cstring_to_text(namespace_search_path);
-	step->settings = capture_settings();
+	step->settings = capture_settings(step->compensation != NULL);
 	step->compensation_retry = encode_policy(&request->compensation_retry);
 	if (!same_policy(&request->retry, &request->compensation_retry))
 	{

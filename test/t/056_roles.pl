@@ -147,7 +147,7 @@ is(compensate('alice', q{SELECT note('kept', concat_ws(',', here(), current_sett
 	'compensated', 'search_path and captured settings');
 is(witness('extra'), 'seven,123kB,tenant, public', 'are set again');
 is(compensate('alice', q{SELECT note('kept', concat_ws(',', current_setting('app.tenant', true), current_setting('work_mem'), current_setting('search_path')))})
-	. ' ' . witness('extra'), 'compensated ,4MB,"$user", public', 'N7: and gone again');
+	. ' ' . witness('extra'), 'compensated 4MB,"$user", public', 'N7: and gone again: the custom one is not there');
 
 # --- Lost ground
 

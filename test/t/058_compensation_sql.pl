@@ -186,6 +186,22 @@ $before = texts(1000);
 $after = texts(2000);
 cmp_ok($after - $before, '<', 4 * 1024, 'the plans kept are bounded') or diag("$before kB, then $after kB");
 
+# By their size, too: of long texts, few are kept.
+sub long_texts
+{
+	my ($from, $to) = @_;
+	sql(qq{SELECT count(failed('INSERT INTO t (what) SELECT v FROM (VALUES ' ||
+			(SELECT string_agg(format('(''text %s value %s'')', n, i), ', ') FROM generate_series(1, 5000) i) || ') v (v) LIMIT 1'))
+		FROM generate_series($from, $to) n});
+	wait_until($node, q{SELECT count(*) = 0 FROM saga.sagas WHERE state = 'compensating'});
+	return executor_memory();
+}
+sql('TRUNCATE t');
+$before = long_texts(1, 5);
+$after = long_texts(6, 30);
+is(sql('SELECT count(DISTINCT what) FROM t'), 30, '30 long texts');
+cmp_ok($after, '<', $before + 24 * 1024, 'the plans kept are bounded by their size') or diag("$before kB, then $after kB");
+
 guarantees($node);
 $node->stop;
 done_testing();

@@ -1,0 +1,19 @@
+/*-------------------------------------------------------------------------
+ *
+ * leftover.h
+ *	  What a compensation leaves in its process, which no reset takes back.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_LEFTOVER_H
+#define SAGA_LEFTOVER_H
+
+#include "utils/jsonb.h"
+
+extern void saga_leftover_init(void);
+extern bool saga_leftover_found(void);
+extern bool saga_leftover_fits(Jsonb *settings);
+extern void saga_leftover_note_setting(const char *name);
+extern bool saga_leftover_role_settings_changed(void);
+
+#endif							/* SAGA_LEFTOVER_H */
