@@ -7,7 +7,8 @@
  * of a bare name for the points that spoil a value.  It is read anew at each
  * point, and a reload reaches processes that wait in one.  A session that set
  * it for itself, which no reload changes, waits until the setting of everyone
- * else names "release".
+ * else names "release".  A process that is delayed goes on by itself, so that
+ * nothing else is woken when it does.
  *
  * "name=action once TOKEN" strikes the first process that comes to the point,
  * and never again, however long the setting stays as it is.  That it struck is
@@ -47,6 +48,8 @@ typedef struct SagaFault
 	char		once[SAGA_FAULT_WORD_LEN];	/* its token, or empty */
 	char		after[SAGA_FAULT_WORD_LEN];	/* another one's, or empty */
 } SagaFault;
+/* Milliseconds: longer than whoever is woken meanwhile takes to look. */
+#define SAGA_FAULT_DELAY		300
 
 static char *saga_guc_test_faults = NULL;
 
@@ -201,6 +204,11 @@ saga_fault_reach(const char *name)
 			elog(FATAL, "fault point \"%s\"", name);
 		else if (strcmp(fault.action, "kill") == 0)
 			kill(MyProcPid, SIGKILL);
+		else if (strcmp(fault.action, "delay") == 0)
+		{
+			pg_usleep(SAGA_FAULT_DELAY * 1000L);
+			break;
+		}
 		else if (strcmp(fault.action, "queue_full") == 0)
 			/* What PreCommit_Notify says then. */
 			ereport(ERROR,

@@ -26,7 +26,7 @@
  * advance, and once more by the statement itself.
  *
  * COMMIT PREPARED passes here too: it may be what makes something due, and
- * does not know.
+ * does not know.  And so does ALTER DATABASE, of which the launcher is to know.
  *
  *-------------------------------------------------------------------------
  */
@@ -447,13 +447,15 @@ concerns_extension(Node *stmt)
  * Something prepared is committed in this database, perhaps by a session that
  * knows nothing of it.  Where the worker polls, it need not wait for its next
  * turn; where the extension was created in a prepared transaction, somebody
- * must look now.  What waits for listeners may have another owner by it.
+ * must look now.  What waits for listeners may have another owner by it, and a
+ * saga that is waited for another state.
  */
 static void
 after_commit_prepared(void)
 {
 	SagaDatabaseSlot *slot = saga_shmem_my_database();
 
+	saga_wakeup_all_waiting();
 	saga_front_post(DT_NOBEGIN);
 	if (slot != NULL && pg_atomic_read_u32(&slot->prepared) > 0)
 		saga_wakeup_post(slot, saga_clock_now());
@@ -468,6 +470,7 @@ keepaway_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	Node	   *stmt = pstmt->utilityStmt;
 	Oid			database;
 	TransactionStmt *transaction = NULL;
+	bool		alter_database = IsA(stmt, AlterDatabaseStmt);
 
 	switch (nodeTag(stmt))
 	{
@@ -501,6 +504,9 @@ keepaway_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		standard_ProcessUtility(pstmt, query, read_only_tree, context, params,
 								query_env, dest, qc);
 
+	/* ALLOW_CONNECTIONS, IS_TEMPLATE: whether our processes may be there. */
+	if (alter_database)
+		saga_wakeup_databases();
 	if (transaction != NULL && transaction->kind == TRANS_STMT_COMMIT_PREPARED)
 	{
 		saga_tally_finish_prepared(transaction->gid, true);

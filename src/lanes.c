@@ -252,6 +252,7 @@ get_executor(Lane *lane, SagaMailboxLane *pool, TimestampTz now,
 		case SAGA_POOL_FULL:
 			if (pool->count == 0)
 			{
+				/* Woken by whatever changes, but for what time alone does. */
 				lane->waiting = true;
 				*next = Min(*next, now + WAIT_FOR_SLOT * MS);
 			}
@@ -476,6 +477,19 @@ park_next(Lane *lane)
 	return true;
 }
 
+/* No lane waits for an executor: none could be handed anything. */
+static void
+stop_waiting(void)
+{
+	for (int i = 0; i < lane_count; i++)
+	{
+		if (!lanes[i].waiting)
+			continue;
+		lanes[i].waiting = false;
+		saga_pool_forget_waiting(lanes[i].role);
+	}
+}
+
 /*
  * One turn: hands out what can be handed out.  Returns when to look again.
  */
@@ -487,8 +501,12 @@ saga_lanes_turn(TimestampTz now)
 	bool		away = false;
 	int			i;
 
+	saga_pool_want_none();
 	if (saga_turn_begin(true) != SAGA_TURN_BEGUN)
+	{
+		stop_waiting();
 		return now + BLOCKED * MS;
+	}
 	if (discover_wanted)
 	{
 		TimestampTz real = GetCurrentTimestamp();
@@ -506,7 +524,11 @@ saga_lanes_turn(TimestampTz now)
 	}
 	saga_turn_commit();
 	if (away)
+	{
+		stop_waiting();
+		saga_pool_want_none();
 		return DT_NOEND;
+	}
 
 	begun = GetCurrentTimestamp();
 	for (i = 0; i < lane_count; i++)

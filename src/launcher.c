@@ -11,16 +11,35 @@
  * At most saga.max_databases workers run at once.  With fewer databases than
  * that, each has its worker always.  With more, they take turns.  When a
  * database needs a worker (something is due there, or nobody looked yet), the
- * worker that came first among the idle ones is asked to leave; if none is
- * idle, all are asked to leave as soon as they are, and one that is busy for
- * too long is told to.  Of the databases that wait, the one that was left
- * longest ago comes first.
+ * worker that came first among the idle ones is asked to leave, one whose
+ * executors work only if there is no other; if it does not leave at once, the
+ * next is asked.  If none is idle, all are asked to leave as soon as they are,
+ * and one that is busy for too long is told to.  Of the databases that wait,
+ * the one that was left longest ago comes first.
  *
  * The launcher decides in turns.  A turn copies what the slots say, under the
  * lock, then decides without it, then acts on each slot under the lock again,
- * if it still says the same.  Between turns it sleeps on its latch: set by
- * whoever changes a slot, by the postmaster when a worker it started ends,
- * and by signals.  There is a time limit only when something is planned.
+ * if it still says the same.  Between turns it sleeps on its latch.  There is
+ * a time limit only when something is planned.  What ends the sleep:
+ *
+ * - a database needs a worker that had none: whoever commits what is due, or
+ *	 has something else to tell, and finds no worker (wakeup.c, shmem.c);
+ * - a worker came, and can be asked to leave: it, as it attaches;
+ * - a worker left, or must not come: it, as it detaches or does not attach;
+ * - a worker ended before it could do either: the postmaster, because of
+ *	 bgw_notify_pid; for one that an earlier launcher asked for, nobody needs to:
+ *	 this one does not count on it;
+ * - a worker that was asked to leave became idle: it leaves, see above;
+ * - databases came, went, or changed: CREATE, DROP and ALTER DATABASE
+ *	 (keepaway.c).  A superuser's UPDATE of pg_database is found by looking
+ *	 again each minute while a database that has a slot may have no worker;
+ * - nobody is to be kept away from a database any more: keepaway.c;
+ * - settings: the postmaster's signal;
+ * - time: a due time where there is no worker, and the pauses below.
+ *
+ * Reading pg_database may wait for a lock, which takes any latch for the end of
+ * that wait; so what can be set meanwhile is looked at once more before the
+ * sleep.
  *
  * An error ends the launcher, and the postmaster starts another one after a
  * second, which finds everything it needs in shared memory: workers go on
@@ -45,6 +64,7 @@
 #include "guc.h"
 #include "inflight.h"
 #include "launcher.h"
+#include "mailbox.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "portability/instr_time.h"
@@ -62,9 +82,8 @@
 #define PATIENT_RESTARTS	5	/* how many before the pause grows */
 #define NO_PLACE_PAUSE		5000	/* when the postmaster has no place */
 #define TURN_OF_BUSY		5000	/* others wait so long for a busy worker */
-
-/* A worker that sleeps at least this long (microseconds) is idle. */
-#define IDLE_FOR			INT64CONST(1000000)
+#define TURN_OF_IDLE		100		/* and so long for one that seemed idle */
+#define LOOK_AGAIN			60000	/* for databases that may have no worker */
 
 /*
  * What the launcher remembers of a slot: when it may and should act again.
@@ -91,6 +110,7 @@ typedef struct Seen
 	bool		failed;
 	bool		asked;
 	bool		kept_away;
+	bool		short_of_executors; /* so the worker is busy */
 	TimestampTz due;			/* when the worker wakes, or should */
 	bool		urgent;			/* needs a worker now */
 	bool		waits;			/* may be given one now */
@@ -109,6 +129,9 @@ static List *known_absent = NIL;
 
 /* There are databases to look into for which there was no slot. */
 static bool crowded = false;
+
+/* When pg_database was last read. */
+static int64 read_at = 0;
 
 /* Of the pause after the postmaster had no place: its end, and was it said. */
 static int64 no_place_until = 0;
@@ -166,8 +189,7 @@ read_databases(List **existing, List **allowed)
 
 /*
  * Brings the slots in line with pg_database: frees those of databases that
- * are gone, takes some for those that are new, and sends workers away from
- * where they may not be any more.
+ * are gone, and takes some for those that are new.
  */
 static void
 rescan(void)
@@ -209,16 +231,6 @@ rescan(void)
 			continue;
 		if (!list_member_oid(existing, before[i]))
 			saga_shmem_free_database(slot, before[i]);
-		else if (!list_member_oid(served, before[i]))
-		{
-			LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
-			if (slot->database == before[i] && slot->worker_latch != NULL)
-			{
-				slot->told_to_leave = true;
-				SetLatch(slot->worker_latch);
-			}
-			LWLockRelease(saga_shmem->lock);
-		}
 	}
 
 	for (i = list_length(known_absent) - 1; i >= 0; i--)
@@ -244,13 +256,14 @@ rescan(void)
  * A worker was there at the last turn and is gone.  One that left of its own
  * accord may come back at any time; one that failed is restarted at once the
  * first time, and then only with pauses.  To leave soon and to need a worker
- * at once, although nobody called for one meanwhile, counts as failure too,
- * or it might go round and round.
+ * at once, although nobody asked it to leave or called for one meanwhile,
+ * counts as failure too, or it might go round and round.
  */
 static void
 note_departure(Turn *turn, const Seen *now_seen, int64 now)
 {
 	int64		lived = now - turn->since;
+	bool		asked = turn->asked != 0;
 
 	turn->running = false;
 	turn->asked = 0;
@@ -258,7 +271,8 @@ note_departure(Turn *turn, const Seen *now_seen, int64 now)
 	if (now_seen->kept_away)
 		turn->failures = 0;
 	else if (!now_seen->failed &&
-			 (lived >= RESTART_PAUSE || now_seen->wanted || !now_seen->urgent))
+			 (lived >= RESTART_PAUSE || asked || now_seen->wanted ||
+			  !now_seen->urgent))
 		turn->failures = 0;
 	else
 	{
@@ -314,10 +328,13 @@ look_at_slots(int64 now)
 		seen[i].database = slot->database;
 		seen[i].state = slot->state;
 		seen[i].pid = slot->worker_pid;
-		seen[i].wanted = slot->wanted;
+		seen[i].wanted = slot->wanted ||
+			(slot->worker_pid == 0 && pg_atomic_read_u32(&slot->poked) != 0);
 		seen[i].failed = slot->worker_failed;
 		seen[i].asked = slot->asked_to_leave;
 		seen[i].kept_away = pg_atomic_read_u32(&slot->keep_away) > 0;
+		seen[i].short_of_executors =
+			pg_atomic_read_u32(&slot->wants_executor) == SAGA_WANTS_FIRST;
 		seen[i].due = Min((TimestampTz) pg_atomic_read_u64(&slot->armed_due),
 						  (TimestampTz) pg_atomic_read_u64(&slot->posted_due));
 	}
@@ -455,18 +472,40 @@ take_back(void)
 	}
 }
 
-/* The worker that came first, of those that are idle or of the busy ones. */
-static int
-first_come(bool idle, const bool *leaving)
+/* How much a worker has to do. */
+typedef enum Busy
 {
-	TimestampTz soon = saga_clock_now() + IDLE_FOR;
+	BUSY_NOT,
+	BUSY_EXECUTORS,				/* others work for it, and that may go on */
+	BUSY_ITSELF
+} Busy;
+
+/* The same questions as the worker asks itself (worker.c). */
+static Busy
+how_busy(int i, int64 now, TimestampTz wall)
+{
+	/* One that has not looked yet is armed like a busy one. */
+	if (seen[i].due <= wall + SAGA_IDLE_MS * INT64CONST(1000) ||
+		seen[i].short_of_executors)
+		return BUSY_ITSELF;
+	/* It should have left by now: something came up. */
+	if (turns[i].asked != 0 && now - turns[i].asked >= TURN_OF_IDLE)
+		return BUSY_ITSELF;
+	if (!saga_mailbox_has_work(seen[i].database))
+		return BUSY_NOT;
+	return now - turns[i].since < SAGA_HOLD_MS ? BUSY_ITSELF : BUSY_EXECUTORS;
+}
+
+/* The worker that came first, of those that are so busy. */
+static int
+first_come(Busy want, const Busy *busy, const bool *leaving)
+{
 	int			best = -1;
 	int			i;
 
 	for (i = 0; i < SAGA_MAX_DATABASES; i++)
 	{
-		/* One that has not looked yet is armed like a busy one. */
-		if (seen[i].pid <= 0 || leaving[i] || (seen[i].due > soon) != idle)
+		if (seen[i].pid <= 0 || leaving[i] || busy[i] != want)
 			continue;
 		if (best < 0 || turns[i].since < turns[best].since)
 			best = i;
@@ -481,7 +520,10 @@ first_come(bool idle, const bool *leaving)
 static int64
 make_room(int needed, int64 now, int64 wake)
 {
+	TimestampTz wall = saga_clock_now();
 	bool		leaving[SAGA_MAX_DATABASES];
+	Busy		busy[SAGA_MAX_DATABASES];
+	Busy		kind;
 	int			i;
 
 	if (needed <= 0)
@@ -490,16 +532,28 @@ make_room(int needed, int64 now, int64 wake)
 		return wake;
 	}
 
-	memset(leaving, 0, sizeof(leaving));
-	while (needed > 0 && (i = first_come(true, leaving)) >= 0)
+	for (i = 0; i < SAGA_MAX_DATABASES; i++)
 	{
-		leaving[i] = true;
-		ask_to_leave(i, false, now);
-		needed--;
+		leaving[i] = false;
+		if (seen[i].pid > 0)
+			busy[i] = how_busy(i, now, wall);
+	}
+	for (kind = BUSY_NOT; kind < BUSY_ITSELF; kind++)
+	{
+		while (needed > 0 && (i = first_come(kind, busy, leaving)) >= 0)
+		{
+			leaving[i] = true;
+			ask_to_leave(i, false, now);
+			needed--;
+			wake = Min(wake, turns[i].asked + TURN_OF_IDLE);
+		}
 	}
 
-	/* The rest of the room must come from whoever is idle first. */
-	while (needed > 0 && (i = first_come(false, leaving)) >= 0)
+	/*
+	 * The rest of the room must come from whoever is idle first.  Who is on
+	 * the way here wakes us as it comes, to be asked then.
+	 */
+	while (needed > 0 && (i = first_come(BUSY_ITSELF, busy, leaving)) >= 0)
 	{
 		bool		too_long;
 
@@ -516,6 +570,57 @@ make_room(int needed, int64 now, int64 wake)
 	return wake;
 }
 
+/* Workers leave databases where they may not be any more. */
+static void
+send_away(void)
+{
+	int			i;
+
+	for (i = 0; i < SAGA_MAX_DATABASES; i++)
+	{
+		SagaDatabaseSlot *slot = &saga_shmem->databases[i];
+
+		if (seen[i].pid <= 0 || list_member_oid(served, seen[i].database))
+			continue;
+		LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
+		if (slot->database == seen[i].database &&
+			slot->worker_pid == seen[i].pid && !slot->told_to_leave)
+		{
+			slot->told_to_leave = true;
+			if (slot->worker_latch != NULL)
+				SetLatch(slot->worker_latch);
+		}
+		LWLockRelease(saga_shmem->lock);
+	}
+}
+
+/* May a database that has a slot, and perhaps work, have no worker? */
+static bool
+any_not_served(void)
+{
+	int			i;
+
+	for (i = 0; i < SAGA_MAX_DATABASES; i++)
+	{
+		if (OidIsValid(seen[i].database) &&
+			seen[i].state != SAGA_DATABASE_ABSENT &&
+			!list_member_oid(served, seen[i].database))
+			return true;
+	}
+	return false;
+}
+
+static bool
+must_rescan(void)
+{
+	bool		again;
+
+	LWLockAcquire(saga_shmem->lock, LW_SHARED);
+	again = saga_shmem->rescan;
+	LWLockRelease(saga_shmem->lock);
+	return again;
+}
+
 /*
  * One turn.  Returns for how many milliseconds there is nothing to do unless
  * somebody sets the latch, or -1: for ever.
@@ -527,25 +632,28 @@ take_turn(void)
 	int64		wake = PG_INT64_MAX;
 	int			running = 0;
 	int			short_of = 0;
-	bool		absent = false;
 	bool		again;
+	bool		absent = false;
 	int			i;
 
 	look_at_slots(now);
-	LWLockAcquire(saga_shmem->lock, LW_SHARED);
-	again = saga_shmem->rescan;
-	LWLockRelease(saga_shmem->lock);
+	again = must_rescan() ||
+		(any_not_served() && now - read_at >= LOOK_AGAIN);
 	for (i = 0; crowded && i < SAGA_MAX_DATABASES; i++)
 		absent |= seen[i].state == SAGA_DATABASE_ABSENT && seen[i].pid == 0;
 	if (again || absent)
 	{
 		rescan();
+		read_at = now;
 		look_at_slots(now);
 	}
+	send_away();
 
-	/* Whoever runs while we should not be here at all leaves by himself. */
+	/* Whoever runs while we should not be here at all leaves by itself. */
 	if (!saga_guc_enabled)
 		return -1;
+	if (any_not_served())
+		wake = read_at + LOOK_AGAIN;
 
 	for (i = 0; i < SAGA_MAX_DATABASES; i++)
 	{
@@ -660,6 +768,9 @@ saga_launcher_main(Datum arg)
 		}
 
 		timeout = take_turn();
+		/* Reset, perhaps, while we waited for a lock. */
+		if (ConfigReloadPending || must_rescan())
+			continue;
 
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |

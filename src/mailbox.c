@@ -373,9 +373,9 @@ saga_mailbox_ask_refill(Oid role)
 	return !low;
 }
 
-/* Has any executor of this database something in hand or in its mailbox? */
+/* Has any executor of a database something in hand or in its mailbox? */
 bool
-saga_mailbox_has_work(void)
+saga_mailbox_has_work(Oid database)
 {
 	bool		work = false;
 
@@ -384,7 +384,7 @@ saga_mailbox_has_work(void)
 	{
 		SagaExecutorSlot *slot = &saga_shmem->executors[i];
 
-		if (slot->database != MyDatabaseId)
+		if (slot->database != database)
 			continue;
 		SpinLockAcquire(&slot->mutex);
 		work = slot->working || saga_mailbox_count(slot) > 0;
@@ -466,8 +466,9 @@ steal(pg_uuid_t *id, bool *handed_over)
 }
 
 /*
- * Takes the next saga in hand; false if there is none.  "handed_over": it may
- * have come from the transaction that failed it.
+ * Takes the next saga in hand; false if there is none, after which whoever
+ * wants an executor knows that this one is idle.  "handed_over": it may have
+ * come from the transaction that failed it.
  */
 bool
 saga_mailbox_take(pg_uuid_t *id, bool *handed_over)
@@ -490,7 +491,10 @@ saga_mailbox_take(pg_uuid_t *id, bool *handed_over)
 	SpinLockRelease(&my_slot->mutex);
 	if (wake)
 		wake_own_worker();
-	return got || steal(id, handed_over);
+	if (got || steal(id, handed_over))
+		return true;
+	saga_shmem_executor_idle();
+	return false;
 }
 
 /*

@@ -55,7 +55,7 @@ extern uint32 saga_mailbox_collect_skipped(Oid role, bool *given_back);
 extern void saga_mailbox_lane(Oid role, SagaMailboxLane *lane);
 extern bool saga_mailbox_put(Oid role, const pg_uuid_t *id);
 extern bool saga_mailbox_ask_refill(Oid role);
-extern bool saga_mailbox_has_work(void);
+extern bool saga_mailbox_has_work(Oid database);
 
 /* The executor's side */
 extern void saga_mailbox_attach(SagaExecutorSlot *slot);

@@ -14,6 +14,11 @@
  * longer than a slice of time without getting any takes the place of the
  * executor that has run longest.  Dismissed executors finish the saga in hand.
  *
+ * A worker that was refused an executor is woken when that may have changed:
+ * when one leaves or becomes idle, in whatever database, when somebody gives
+ * up waiting, and when nobody waits any more.  (It looks again now and then
+ * for what time alone changes, the slices.)
+ *
  * Locks: as shmem.h says.
  *
  *-------------------------------------------------------------------------
@@ -58,31 +63,6 @@ static uint32 my_generation = 0;
 static void (*my_at_exit) (int code) = NULL;
 
 /*
- * Wakes the workers that may have to do with a slot that became free: those
- * who wait, and the one whose executor it was.
- */
-static void
-wake_workers(Oid database)
-{
-	int			i;
-	int			w;
-
-	for (i = 0; i < SAGA_MAX_DATABASES; i++)
-	{
-		SagaDatabaseSlot *slot = &saga_shmem->databases[i];
-		bool		concerned;
-
-		if (!OidIsValid(slot->database))
-			continue;
-		concerned = slot->database == database;
-		for (w = 0; w < SAGA_MAX_EXECUTORS && !concerned; w++)
-			concerned = saga_shmem->waiting[w].database == slot->database;
-		if (concerned)
-			saga_shmem_poke_worker(slot);
-	}
-}
-
-/*
  * Tells an executor to leave when the saga in hand is done, which may take
  * long.  What waits in its mailbox is for the worker to hand out again.  The
  * caller holds "lock" exclusively.
@@ -99,7 +79,7 @@ dismiss(SagaExecutorSlot *slot)
 	if (slot->latch != NULL)
 		SetLatch(slot->latch);
 	if (mail)
-		wake_workers(slot->database);
+		saga_shmem_wake_wanting(slot->database);
 }
 
 /* "lock" is held exclusively. */
@@ -114,7 +94,7 @@ free_slot(SagaExecutorSlot *slot)
 	slot->latch = NULL;
 	slot->dismissed = false;
 	saga_mailbox_close(slot);
-	wake_workers(database);
+	saga_shmem_wake_wanting(database);
 }
 
 /* ------------------------------------------------------------------------
@@ -279,6 +259,7 @@ take_slot(Oid role, uint32 *generation)
 	int			mine;
 	int			limit;
 	int			index = -1;
+	bool		waited = false;
 	int			i;
 
 	LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
@@ -305,7 +286,10 @@ take_slot(Oid role, uint32 *generation)
 		SagaWaiter *own = find_waiter(MyDatabaseId, role);
 
 		if (own != NULL)
+		{
 			own->database = InvalidOid;
+			waited = true;
+		}
 		slot->generation++;
 		if (slot->generation == 0)
 			slot->generation = 1;
@@ -319,12 +303,22 @@ take_slot(Oid role, uint32 *generation)
 		saga_mailbox_init(slot, now);
 		*generation = slot->generation;
 	}
-	else if (total >= saga_guc_max_executors || mine == 0)
+	else
 	{
+		/* If all are the role's own, none that is idle is of use to it. */
+		if (mine < saga_guc_max_executors)
+			saga_shmem_want_executor(saga_shmem_my_database(),
+									 mine == 0 ? SAGA_WANTS_FIRST :
+									 SAGA_WANTS_MORE);
 		if (mine == 0)
 			note_waiting(role, now);
-		make_room(role, mine > 0, since, now);
+		if (total >= saga_guc_max_executors || mine == 0)
+			make_room(role, mine > 0, since, now);
 	}
+	/* Those who held back because somebody waits need not any more. */
+	if (index >= 0 && others == 0 && waited &&
+		total + 1 < saga_guc_max_executors)
+		saga_shmem_wake_wanting(InvalidOid);
 	LWLockRelease(saga_shmem->lock);
 	return index;
 }
@@ -371,22 +365,37 @@ saga_pool_start(Oid role)
 	return SAGA_POOL_NO_PLACE;
 }
 
-/* The role (InvalidOid: no role of this database) does not wait any more. */
+/* The role does not wait any more: it may be somebody else's turn. */
 void
 saga_pool_forget_waiting(Oid role)
 {
-	int			i;
+	SagaWaiter *w;
 
 	LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
-	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
+	w = find_waiter(MyDatabaseId, role);
+	if (w != NULL)
 	{
-		SagaWaiter *w = &saga_shmem->waiting[i];
-
-		if (w->database == MyDatabaseId &&
-			(!OidIsValid(role) || w->role == role))
-			w->database = InvalidOid;
+		w->database = InvalidOid;
+		if (count_role(InvalidOid, InvalidOid) < saga_guc_max_executors)
+			saga_shmem_wake_wanting(InvalidOid);
 	}
 	LWLockRelease(saga_shmem->lock);
+}
+
+/* The worker looks anew who needs an executor. */
+void
+saga_pool_want_none(void)
+{
+	pg_atomic_write_u32(&saga_shmem_my_database()->wants_executor,
+						SAGA_WANTS_NONE);
+}
+
+/* Is there a role that waits for its first executor? */
+bool
+saga_pool_waits(void)
+{
+	return pg_atomic_read_u32(&saga_shmem_my_database()->wants_executor) ==
+		SAGA_WANTS_FIRST;
 }
 
 static void
@@ -454,6 +463,36 @@ saga_pool_tend(void)
 	if (pg_atomic_exchange_u32(&saga_shmem_my_database()->left_records, 0) != 0)
 		left = true;
 	return left;
+}
+
+/*
+ * In how many milliseconds must the slots be looked after, for an executor that
+ * did not arrive?  -1: somebody will wake the worker.
+ *
+ * One that it asked for itself ended, and the postmaster's signal came while it
+ * waited for a lock, which resets the latch: at once.  One that an earlier
+ * worker asked for: the postmaster tells that one.
+ */
+long
+saga_pool_look_again(void)
+{
+	long		ms = -1;
+	int			i;
+
+	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
+	{
+		SagaExecutorSlot *slot = &saga_shmem->executors[i];
+		pid_t		pid;
+
+		/* Only this process takes slots for this database: no lock needed. */
+		if (slot->database != MyDatabaseId || slot->pid != 0)
+			continue;
+		if (started[i].handle == NULL)
+			ms = SAGA_POOL_START_LIMIT_MS;
+		else if (GetBackgroundWorkerPid(started[i].handle, &pid) == BGWH_STOPPED)
+			return 0;
+	}
+	return ms;
 }
 
 /*

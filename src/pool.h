@@ -22,6 +22,9 @@ typedef enum SagaPoolStart
 /* The worker's side */
 extern SagaPoolStart saga_pool_start(Oid role);
 extern void saga_pool_forget_waiting(Oid role);
+extern void saga_pool_want_none(void);
+extern bool saga_pool_waits(void);
+extern long saga_pool_look_again(void);
 extern bool saga_pool_tend(void);
 extern bool saga_pool_left_record(void);
 extern bool saga_pool_failed_to_start(Oid role);

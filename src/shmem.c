@@ -79,6 +79,8 @@ clear_database_slot(SagaDatabaseSlot *slot)
 	slot->told_to_leave = false;
 	slot->channels_next = 0;
 	slot->channels_pause = 0;
+	pg_atomic_write_u32(&slot->poked, 0);
+	pg_atomic_write_u32(&slot->wants_executor, SAGA_WANTS_NONE);
 	pg_atomic_write_u32(&slot->keep_away, 0);
 	pg_atomic_write_u64(&slot->armed_due, (uint64) PG_INT64_MIN);
 	pg_atomic_write_u64(&slot->posted_due, (uint64) DT_NOEND);
@@ -124,12 +126,14 @@ initialize(SagaShmem *shmem)
 		pg_atomic_init_u64(&slot->posted_due, 0);
 		pg_atomic_init_u32(&slot->prepared, 0);
 		pg_atomic_init_u32(&slot->poked, 0);
+		pg_atomic_init_u32(&slot->wants_executor, 0);
 		pg_atomic_init_u32(&slot->left_records, 0);
 		pg_atomic_init_u64(&slot->high_seq, 0);
 		clear_database_slot(slot);
 	}
 	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
 		SpinLockInit(&shmem->executors[i].mutex);
+	pg_atomic_init_u32(&shmem->executor_wanted, 0);
 	pg_atomic_init_u32(&shmem->tally_count, 0);
 	pg_atomic_init_u64(&shmem->queued, 1);
 	for (i = 0; i < SAGA_MAX_FRONTS; i++)
@@ -293,7 +297,8 @@ saga_shmem_raise_seq(uint64 seq)
 
 /*
  * The flag, because a worker that waits for a lock in the middle of its turn
- * takes any latch for the end of that.
+ * takes any latch for the end of that; and because the launcher sends a worker
+ * where it is set.
  */
 void
 saga_shmem_poke_worker(SagaDatabaseSlot *slot)
@@ -302,6 +307,57 @@ saga_shmem_poke_worker(SagaDatabaseSlot *slot)
 	pg_memory_barrier();
 	if (slot->worker_latch != NULL)
 		SetLatch(slot->worker_latch);
+	else if (saga_shmem->launcher_latch != NULL)
+		SetLatch(saga_shmem->launcher_latch);
+}
+
+/*
+ * The worker of a database was refused an executor, and wants to be woken when
+ * one becomes free or idle.
+ *
+ * It says so before it looks for one that is idle, under "lock" held
+ * exclusively; an executor puts its saga down before it asks whether somebody
+ * wants it, and in between takes that lock (saga_mailbox_take).  So one of the
+ * two sees the other.
+ */
+void
+saga_shmem_want_executor(SagaDatabaseSlot *slot, SagaWants wants)
+{
+	if (pg_atomic_read_u32(&slot->wants_executor) < (uint32) wants)
+		pg_atomic_write_u32(&slot->wants_executor, wants);
+	pg_atomic_write_u32(&saga_shmem->executor_wanted, 1);
+}
+
+/*
+ * Wakes the workers that want an executor, and that of the given database, if
+ * there is one.
+ */
+void
+saga_shmem_wake_wanting(Oid database)
+{
+	int			i;
+
+	for (i = 0; i < SAGA_MAX_DATABASES; i++)
+	{
+		SagaDatabaseSlot *slot = &saga_shmem->databases[i];
+
+		if (slot->worker_latch != NULL &&
+			(slot->database == database ||
+			 pg_atomic_read_u32(&slot->wants_executor) != SAGA_WANTS_NONE))
+			saga_shmem_poke_worker(slot);
+	}
+}
+
+/* An executor has nothing to do: another role may want its place. */
+void
+saga_shmem_executor_idle(void)
+{
+	if (pg_atomic_read_u32(&saga_shmem->executor_wanted) == 0 ||
+		pg_atomic_exchange_u32(&saga_shmem->executor_wanted, 0) == 0)
+		return;
+	LWLockAcquire(saga_shmem->lock, LW_SHARED);
+	saga_shmem_wake_wanting(InvalidOid);
+	LWLockRelease(saga_shmem->lock);
 }
 
 void
@@ -317,7 +373,50 @@ saga_shmem_poke_launcher(bool rescan)
 	LWLockRelease(saga_shmem->lock);
 }
 
-/* before_shmem_exit: the worker leaves, for whatever reason. */
+/* Roles of the database do not wait any more; lock held exclusively. */
+static void
+forget_waiting(SagaDatabaseSlot *slot)
+{
+	bool		any = false;
+	int			i;
+
+	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
+	{
+		if (saga_shmem->waiting[i].database != slot->database)
+			continue;
+		saga_shmem->waiting[i].database = InvalidOid;
+		any = true;
+	}
+	pg_atomic_write_u32(&slot->wants_executor, SAGA_WANTS_NONE);
+	/* It may have been their turn. */
+	if (any)
+		saga_shmem_wake_wanting(InvalidOid);
+}
+
+/*
+ * The worker is about to leave of its own accord.  "work": executors have
+ * something in hand, or will have what was handed out done by somebody else.
+ * From now on, what is to be told is told to the launcher; what was told the
+ * worker until now, and it did not look at any more, is for the next one.
+ */
+void
+saga_shmem_worker_leaves(bool work)
+{
+	SagaDatabaseSlot *slot = attached_slot;
+
+	Assert(slot != NULL);
+	LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
+	slot->worker_latch = NULL;
+	if (slot->state != SAGA_DATABASE_ABSENT &&
+		(work || pg_atomic_read_u32(&slot->poked) != 0))
+		slot->wanted = true;
+	LWLockRelease(saga_shmem->lock);
+}
+
+/*
+ * before_shmem_exit: the worker leaves, for whatever reason.  Of one that did
+ * not mean to, nobody knows what it had still to do.
+ */
 static void
 worker_detach(int code, Datum arg)
 {
@@ -330,6 +429,9 @@ worker_detach(int code, Datum arg)
 	LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
 	slot->worker_pid = 0;
 	slot->worker_latch = NULL;
+	if (code != 0 && slot->state != SAGA_DATABASE_ABSENT)
+		slot->wanted = true;
+	forget_waiting(slot);
 	slot->asked_to_leave = false;
 	slot->told_to_leave = false;
 	slot->worker_failed = (code != 0);
@@ -340,7 +442,9 @@ worker_detach(int code, Datum arg)
 
 /*
  * The current process becomes the worker of a database.  NULL when it must
- * not: our processes are kept away from it, or it has a worker already.
+ * not: our processes are kept away from it, or it has a worker already.  The
+ * launcher is woken, because what it would ask of a worker it asks of none
+ * that is still on its way.
  */
 SagaDatabaseSlot *
 saga_shmem_worker_attach(Oid database)
@@ -371,6 +475,8 @@ saga_shmem_worker_attach(Oid database)
 			slot->worker_pid = 0;
 		slot = NULL;
 	}
+	if (saga_shmem->launcher_latch != NULL)
+		SetLatch(saga_shmem->launcher_latch);
 	LWLockRelease(saga_shmem->lock);
 	return slot;
 }

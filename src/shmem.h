@@ -35,6 +35,13 @@
 #define SAGA_MAX_DATABASES		256
 /* In worker_pid: the launcher has asked for a worker, which is on its way. */
 #define SAGA_PID_STARTING		(-1)
+/*
+ * Milliseconds.  A worker that has nothing due for so long makes room for
+ * another database; but while its executors work, it keeps its place for a
+ * moment after it came.
+ */
+#define SAGA_IDLE_MS			100
+#define SAGA_HOLD_MS			1000
 /* Sagas handed to one executor at a time; a power of 2. */
 #define SAGA_MAILBOX_SIZE		64
 /* Waiters for a saga's state share this many condition variables. */
@@ -89,6 +96,11 @@ typedef struct SagaDatabaseSlot
 	/* Executors have something to tell that the worker has not asked yet. */
 	pg_atomic_uint32 poked;
 	/*
+	 * The worker was refused an executor; a SagaWants.  Written by the worker,
+	 * read by whoever sees an executor become free or idle.
+	 */
+	pg_atomic_uint32 wants_executor;
+	/*
 	 * When the last worker would have told the channels on which something
 	 * waits again, and how long it waited in between (channels.c); 0: it told
 	 * none.  Each worker's own, and kept for the next; forgotten, when there is
@@ -102,6 +114,14 @@ typedef struct SagaDatabaseSlot
 	/* Largest number drawn from the start order since the server started. */
 	pg_atomic_uint64 high_seq;
 } SagaDatabaseSlot;
+
+/* What a worker, when it last looked, would do with another executor. */
+typedef enum SagaWants
+{
+	SAGA_WANTS_NONE,
+	SAGA_WANTS_MORE,			/* a role that has some could use it */
+	SAGA_WANTS_FIRST			/* a role waits that has none */
+} SagaWants;
 
 /*
  * One executor: a process connected to a database as a role.  The worker of
@@ -234,6 +254,9 @@ typedef struct SagaShmem
 	SagaDatabaseSlot databases[SAGA_MAX_DATABASES];
 	SagaExecutorSlot executors[SAGA_MAX_EXECUTORS];
 	SagaWaiter	waiting[SAGA_MAX_EXECUTORS];	/* under "lock" */
+
+	/* Some database's "wants_executor" was set since it was last looked for. */
+	pg_atomic_uint32 executor_wanted;
 } SagaShmem;
 
 /* NULL unless the library was preloaded. */
@@ -251,8 +274,19 @@ extern void saga_shmem_free_database(SagaDatabaseSlot *slot, Oid database);
 
 extern uint64 saga_shmem_raise_seq(uint64 seq);
 
-/* Wakes the worker of a database, if there is one.  The caller holds "lock". */
+/*
+ * Wakes the worker of a database; if there is none, the launcher, which sends
+ * one.  The caller holds "lock".
+ */
 extern void saga_shmem_poke_worker(SagaDatabaseSlot *slot);
+
+/*
+ * Executors and those who want one; see shmem.c.  The caller of the first two
+ * holds "lock", of the third nothing.
+ */
+extern void saga_shmem_want_executor(SagaDatabaseSlot *slot, SagaWants wants);
+extern void saga_shmem_wake_wanting(Oid database);
+extern void saga_shmem_executor_idle(void);
 
 /* Wakes the launcher; "rescan" makes it read pg_database again. */
 extern void saga_shmem_poke_launcher(bool rescan);
@@ -265,5 +299,6 @@ extern void saga_shmem_poke_launcher(bool rescan);
 extern SagaDatabaseSlot *saga_shmem_worker_attach(Oid database);
 extern void saga_shmem_worker_found(SagaDatabaseState state);
 extern bool saga_shmem_worker_must_leave(bool idle);
+extern void saga_shmem_worker_leaves(bool work);
 
 #endif							/* SAGA_SHMEM_H */

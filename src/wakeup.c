@@ -59,8 +59,8 @@
  * - COMMIT PREPARED, which remembers nothing of what PREPARE knew: "prepared"
  *	 makes the worker look each second for as long as there are prepared
  *	 transactions.  The worker resets it only if it did not change since
- *	 before it looked for some.  (keepaway.c also wakes the worker behind a
- *	 COMMIT PREPARED that it sees.)
+ *	 before it looked for some.  (keepaway.c also wakes the worker, and all who
+ *	 wait for a saga, after a COMMIT PREPARED that it sees.)
  * - Locks: they are released after the callback, so that a worker may still
  *	 find the row locked.  Whoever skips a row must look again soon.
  *
@@ -86,6 +86,7 @@ typedef struct Remembered
 {
 	bool		anything;
 	bool		launcher;		/* the launcher should look here */
+	bool		databases;		/* it should look which databases there are */
 	TimestampTz due;			/* DT_NOEND: nothing became due */
 	uint64		partitions;		/* of the sagas that changed their state */
 	Oid			failed_lane;	/* of the first saga that failed, or
@@ -184,6 +185,8 @@ tell(const Remembered *what)
 		}
 	}
 
+	if (what->databases)
+		saga_shmem_poke_launcher(true);
 	if (what->due == DT_NOEND && !what->launcher)
 		return;
 	slot = saga_shmem_my_database();
@@ -281,6 +284,19 @@ saga_wakeup_failed(const pg_uuid_t *id, Oid lane)
 	remembered.failed = *id;
 }
 
+/*
+ * Sagas may have changed their state by a transaction of which nobody remembers
+ * what it did: all who wait look.
+ */
+void
+saga_wakeup_all_waiting(void)
+{
+	if (saga_shmem == NULL)
+		return;
+	for (int i = 0; i < SAGA_WAIT_PARTITIONS; i++)
+		ConditionVariableBroadcast(&saga_shmem->state_changed[i]);
+}
+
 /* A saga changes its state with this transaction. */
 void
 saga_wakeup_state(const pg_uuid_t *id)
@@ -299,6 +315,16 @@ saga_wakeup_launcher(void)
 		return;
 	remembered.anything = true;
 	remembered.launcher = true;
+}
+
+/* With this transaction, a database may be one that is served, or not. */
+void
+saga_wakeup_databases(void)
+{
+	if (saga_shmem == NULL)
+		return;
+	remembered.anything = true;
+	remembered.databases = true;
 }
 
 /*

@@ -21,6 +21,8 @@ extern void saga_wakeup_failed(const pg_uuid_t *id, Oid lane);
 extern void saga_wakeup_state(const pg_uuid_t *id);
 /* Make the launcher look whether the extension is in the current database. */
 extern void saga_wakeup_launcher(void);
+extern void saga_wakeup_all_waiting(void);
+extern void saga_wakeup_databases(void);
 
 /* At once: something is due in a database (known to be committed). */
 extern void saga_wakeup_post(SagaDatabaseSlot *slot, TimestampTz due);

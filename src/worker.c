@@ -77,7 +77,7 @@
 #define PREPARED_POLL	1000
 #define AWAY_POLL		60000
 #define NOTIFY_AGAIN	5000	/* when the queue of notifications was full */
-/* "Nothing is due" means: not within so long. */
+/* So long a sleep is shown as idleness. */
 #define IDLE_FOR		1000
 
 /* Most sagas of its own lane that a worker does in one transaction. */
@@ -127,14 +127,8 @@ static bool count_prepared = true;
 static void
 leave(void)
 {
-	if (saga_mailbox_has_work())
-	{
-		LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
-		my_database->wanted = true;
-		LWLockRelease(saga_shmem->lock);
-		saga_wakeup_post(my_database, saga_clock_now());
-	}
-	saga_pool_forget_waiting(InvalidOid);
+	SAGA_FAULT("worker.before_leave");
+	saga_shmem_worker_leaves(saga_mailbox_has_work(MyDatabaseId));
 	saga_pool_dismiss_all();
 	proc_exit(0);
 }
@@ -699,6 +693,8 @@ sleep_until(TimestampTz when)
 	static uint32 wait_event = 0;
 	long		ms = -1;
 	int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
+	long		look_again;
+	bool		idle;
 	bool		hold;
 
 	if (wait_event == 0)
@@ -714,13 +710,20 @@ sleep_until(TimestampTz when)
 	 * While its executors work, a worker keeps its place for a moment: else
 	 * two databases with long work would take it from each other all the time.
 	 */
-	hold = GetCurrentTimestamp() < started_at + IDLE_FOR * MS &&
-		saga_mailbox_has_work();
-	if (saga_shmem_worker_must_leave((ms < 0 || ms > IDLE_FOR) && !hold))
+	idle = (ms < 0 || ms > SAGA_IDLE_MS) && !saga_pool_waits();
+	hold = GetCurrentTimestamp() < started_at + SAGA_HOLD_MS * MS &&
+		saga_mailbox_has_work(MyDatabaseId);
+	if (saga_shmem_worker_must_leave(idle && !hold))
 		leave();
-	if (hold && my_database->asked_to_leave && (ms < 0 || ms > IDLE_FOR))
+	if (idle && hold && my_database->asked_to_leave)
 	{
-		ms = IDLE_FOR;
+		ms = Min(ms < 0 ? SAGA_HOLD_MS : ms, SAGA_HOLD_MS);
+		events |= WL_TIMEOUT;
+	}
+	look_again = saga_pool_look_again();
+	if (look_again >= 0 && (ms < 0 || look_again < ms))
+	{
+		ms = look_again;
 		events |= WL_TIMEOUT;
 	}
 	if (ms == 0)
@@ -739,6 +742,7 @@ saga_worker_main(Datum arg)
 	const SagaProcess *process = saga_bgworker_enter();
 	sigjmp_buf	local_sigjmp_buf;
 
+	SAGA_FAULT("worker.before_attach");
 	my_database = saga_shmem_worker_attach(process->database);
 	if (my_database == NULL)
 		proc_exit(0);
