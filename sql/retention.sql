@@ -309,7 +309,39 @@ CALL test.refuses(format('SELECT saga.step(%L, %L, compensation => %L, args => %
 CALL test.refuses(format('SELECT saga.step(%L, %L, compensation => %L)', :'done', 'a', 'SELECT test.undo($1)'));
 CALL test.refuses(format('SELECT saga.step(%L, %L, args => %L)', :'done', 'no args', '1'));
 SELECT status, output FROM saga.complete_step(:'done', 'a', '{"canary": "output"}');
+CALL test.refuses(format('SELECT saga.complete_step(%L, %L, %L)', :'done', 'a', '{"canary": "other"}'));
 SELECT saga.complete(:'done');
+-- Same means as jsonb compares, and nothing else: of every two values, those
+-- that are equal pass for each other, as input, as args and as output.
+CREATE TABLE test.contents (n integer GENERATED ALWAYS AS IDENTITY, content jsonb);
+INSERT INTO test.contents (content) VALUES (NULL), ('null'), ('""'), ('"null"'), ('true'), ('"true"'), ('false'), ('0'), ('"0"'),
+  ('5'), ('5.0'), ('5.00'), ('"5"'), ('[5]'), ('[[5]]'), ('["5"]'), ('-5'), ('0.5'), ('50'), ('5e1'),
+  ('[]'), ('{}'), ('[[]]'), ('[{}]'), ('[[], []]'), ('[null]'), ('[null, null]'),
+  ('[[1, 2], 3]'), ('[[1, 2, 3]]'), ('[1, 2, 3]'), ('[1, [2, 3]]'), ('[12, 3]'), ('["1", "2", "3"]'), ('["1, 2", "3"]'),
+  ('{"to": {"iban": "X"}, "cents": 5}'), ('{"to": {"iban": "X", "cents": 5}}'), ('{"cents": 5.0, "to": {"iban": "X"}}'),
+  ('{"a": "b"}'), ('["a", "b"]'), ('{"a": {"b": "c"}}'), ('{"a": ["b", "c"]}'), ('{"a": "b", "c": null}'), ('{"a": "bs1:c"}'),
+  ('["s1:a", "b"]'), ('["s1:as1:b"]'), ('["a", "s1:b"]');
+CREATE TABLE test.redacted AS
+  SELECT n, content, saga.begin('same', n::text, content) AS id FROM test.contents;
+SELECT count(saga.step(id, 'a', args => content)) FROM test.redacted;
+SELECT count(saga.complete_step(id, 'a', content)) FROM test.redacted;
+SELECT count(saga.complete(id)) FROM test.redacted;
+SELECT count(saga.redact(id)) FROM test.redacted;
+CREATE FUNCTION test.passes(call text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  EXECUTE call;
+  RETURN true;
+EXCEPTION WHEN SQLSTATE 'SG003' THEN
+  RETURN false;
+END $$;
+-- (An output that is not given is not compared.)
+SELECT count(*) AS pairs, count(*) FILTER (WHERE same) AS same, count(*) FILTER (WHERE as_input <> same) AS wrong_input,
+  count(*) FILTER (WHERE as_args <> same) AS wrong_args, count(*) FILTER (WHERE as_output <> same AND given IS NOT NULL) AS wrong_output
+FROM (SELECT r.content IS NOT DISTINCT FROM g.content AS same, g.content AS given,
+    test.passes(format('SELECT saga.begin(%L, %L, %L)', 'same', r.n, g.content)) AS as_input,
+    test.passes(format('SELECT saga.step(%L, %L, args => %L)', r.id, 'a', g.content)) AS as_args,
+    test.passes(format('SELECT saga.complete_step(%L, %L, %L)', r.id, 'a', g.content)) AS as_output
+  FROM test.redacted r, test.contents g OFFSET 0) x;
 -- What comes in after that is kept until it is redacted once more.
 SELECT saga.begin('redact', 'late', '7') AS late \gset
 SELECT status FROM saga.step(:'late', 'a', compensation => 'SELECT test.undo($1)', args => '1');
@@ -323,6 +355,8 @@ CALL test.refuses(format('SELECT saga.complete_step(%L, %L, %L, late => %L)', :'
 CALL test.refuses(format('SELECT saga.redact(%L)', :'late'));
 SELECT saga.resolve(:'late', 'a', 'skip', 'n');
 SELECT saga.redact(:'late');
+SELECT status, output FROM saga.complete_step(:'late', 'a', '"canary"', late => 'record');
+CALL test.refuses(format('SELECT saga.complete_step(%L, %L, %L, late => %L)', :'late', 'a', '"other"', 'record'));
 SELECT * FROM test.canaries() WHERE canaries > 0;
 SELECT saga.begin('redact', 'late', '7') = :'late' AS the_same;
 CALL test.refuses('SELECT saga.begin(''redact'', ''late'')');

@@ -11,9 +11,11 @@
 #ifndef SAGA_COMPAT_H
 #define SAGA_COMPAT_H
 
+#include "access/amapi.h"
 #include "access/genam.h"
 #include "access/heapam.h"
 #include "access/relscan.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
@@ -46,27 +48,55 @@
 #endif
 
 /*
- * heap_update: 16 added the set of indexes that need new entries, 19 added
- * options.
+ * heap_update: 16 added which indexes need new entries, since an update that
+ * stays on its page (HOT) may need them in those that only summarize blocks,
+ * as BRIN does; before, a column in any index made an update leave its page.
+ * 19 added options.
  */
+typedef enum SagaCompatUpdateIndexes
+{
+	SAGA_COMPAT_UPDATE_NONE,
+	SAGA_COMPAT_UPDATE_SUMMARIZING,
+	SAGA_COMPAT_UPDATE_ALL
+} SagaCompatUpdateIndexes;
+
 static inline TM_Result
 saga_compat_heap_update(Relation rel, ItemPointer otid, HeapTuple newtup,
 						CommandId cid, bool wait, TM_FailureData *tmfd,
-						LockTupleMode *lockmode)
+						LockTupleMode *lockmode,
+						SagaCompatUpdateIndexes *indexes)
 {
+	TM_Result	result;
+#if PG_VERSION_NUM >= 160000
+	TU_UpdateIndexes update = TU_None;
+
 #if PG_VERSION_NUM >= 190000
-	TU_UpdateIndexes update_indexes;
-
-	return heap_update(rel, otid, newtup, cid, 0, InvalidSnapshot, wait, tmfd,
-					   lockmode, &update_indexes);
-#elif PG_VERSION_NUM >= 160000
-	TU_UpdateIndexes update_indexes;
-
-	return heap_update(rel, otid, newtup, cid, InvalidSnapshot, wait, tmfd,
-					   lockmode, &update_indexes);
+	result = heap_update(rel, otid, newtup, cid, 0, InvalidSnapshot, wait,
+						 tmfd, lockmode, &update);
 #else
-	return heap_update(rel, otid, newtup, cid, InvalidSnapshot, wait, tmfd,
-					   lockmode);
+	result = heap_update(rel, otid, newtup, cid, InvalidSnapshot, wait, tmfd,
+						 lockmode, &update);
+#endif
+	*indexes = update == TU_All ? SAGA_COMPAT_UPDATE_ALL :
+		update == TU_Summarizing ? SAGA_COMPAT_UPDATE_SUMMARIZING :
+		SAGA_COMPAT_UPDATE_NONE;
+#else
+	result = heap_update(rel, otid, newtup, cid, InvalidSnapshot, wait, tmfd,
+						 lockmode);
+	*indexes = HeapTupleIsHeapOnly(newtup) ? SAGA_COMPAT_UPDATE_NONE :
+		SAGA_COMPAT_UPDATE_ALL;
+#endif
+	return result;
+}
+
+/* Does an index only summarize blocks?  16; before, that made no difference. */
+static inline bool
+saga_compat_is_summarizing(Relation index)
+{
+#if PG_VERSION_NUM >= 160000
+	return index->rd_indam->amsummarizing;
+#else
+	return false;
 #endif
 }
 
@@ -121,7 +151,7 @@ saga_compat_index_fetch_begin(Relation heap)
 
 /*
  * 16 replaced the ownership check of each kind of object by one for all.
- * Asked here of databases, extensions and schemas.
+ * Asked here of databases, extensions, schemas and relations.
  */
 static inline bool
 saga_compat_owns(Oid catalog, Oid object, Oid role)
@@ -137,6 +167,8 @@ saga_compat_owns(Oid catalog, Oid object, Oid role)
 			return pg_extension_ownercheck(object, role);
 		case NamespaceRelationId:
 			return pg_namespace_ownercheck(object, role);
+		case RelationRelationId:
+			return pg_class_ownercheck(object, role);
 	}
 	Assert(false);
 	return false;

@@ -90,7 +90,7 @@ saga_sql_redact(PG_FUNCTION_ARGS)
 		if (is_redacted(&saga, &steps))
 			PG_RETURN_VOID();
 		if (saga.content_hash == NULL)
-			saga.content_hash = saga_input_hash(saga.input);
+			saga.content_hash = saga_input_hash(NULL, &saga.input, 1);
 		saga.input = NULL;
 		saga.details = NULL;
 		saga.result = NULL;
@@ -104,9 +104,12 @@ saga_sql_redact(PG_FUNCTION_ARGS)
 		for (int i = 0; i < steps.count; i++)
 		{
 			SagaStep   *step = &steps.step[i];
+			Jsonb	   *forgotten[SAGA_STEP_HASHES];
 
-			if (step->content_hash == NULL)
-				step->content_hash = saga_input_hash(step->args);
+			forgotten[SAGA_HASH_ARGS] = step->args;
+			forgotten[SAGA_HASH_OUTPUT] = step->output;
+			step->content_hash = saga_input_hash(step->content_hash, forgotten,
+												 SAGA_STEP_HASHES);
 			step->args = NULL;
 			step->settings = NULL;
 			step->output = NULL;

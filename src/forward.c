@@ -50,7 +50,7 @@ check_same_input(const SagaRow *saga, Jsonb *input)
 
 	if (saga->content_hash != NULL)
 	{
-		if (saga_input_same_hash(saga->content_hash, input))
+		if (saga_input_same_hash(saga->content_hash, 0, input))
 			return;
 	}
 	else if (saga->input == NULL && input == NULL)

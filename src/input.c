@@ -14,7 +14,9 @@
 #include "access/detoast.h"
 #include "access/htup_details.h"
 #include "catalog/pg_type_d.h"
+#include "common/cryptohash.h"
 #include "common/hashfn.h"
+#include "common/sha2.h"
 #include "compat.h"
 #include "errors.h"
 #include "executor/executor.h"
@@ -27,14 +29,12 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
+#include "utils/numeric.h"
 
 /*
  * SQL texts found good lately, so that the compensation of a step that is
  * recorded again and again is parsed once per session.
  */
-/* Of the hashes of values; part of what is stored. */
-#define HASH_SEED			INT64CONST(0x5A6A)
-
 #define GOOD_SQL_TEXTS		64
 #define GOOD_SQL_MAX_LEN	4096
 
@@ -66,33 +66,125 @@ saga_input_jsonb(FunctionCallInfo fcinfo, int arg, const char *what)
 }
 
 /*
- * What is kept of a value that is forgotten: enough to tell the same one when
- * it is given again.  As jsonb compares: 1 and 1.0 are the same.
+ * Writes a value so that two are written the same if and only if jsonb compares
+ * them as equal: 1 and 1.0 are, and [[1, 2], 3] and [[1, 2, 3]] are not.
+ *
+ * Each scalar has its type and length before it, so that no string can be
+ * taken for what follows it.  Keys need no mark of their own: in an object, keys
+ * and values take turns.  What is written is stored as a hash: it must not
+ * change.
+ */
+static void
+write_canonical(StringInfo buffer, Jsonb *value)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(&value->root);
+	JsonbIteratorToken token;
+	JsonbValue	part;
+
+	while ((token = JsonbIteratorNext(&iterator, &part, false)) != WJB_DONE)
+	{
+		const char *bytes = "";
+		int			length = 0;
+		char		type = 'n';
+
+		switch (token)
+		{
+			case WJB_BEGIN_ARRAY:
+				/* A scalar by itself is stored as an array of one. */
+				appendStringInfoChar(buffer, part.val.array.rawScalar ? '=' : '[');
+				continue;
+			case WJB_END_ARRAY:
+				appendStringInfoChar(buffer, ']');
+				continue;
+			case WJB_BEGIN_OBJECT:
+				appendStringInfoChar(buffer, '{');
+				continue;
+			case WJB_END_OBJECT:
+				appendStringInfoChar(buffer, '}');
+				continue;
+			default:
+				break;
+		}
+		switch (part.type)
+		{
+			case jbvNull:
+				break;
+			case jbvBool:
+				type = part.val.boolean ? 't' : 'f';
+				break;
+			case jbvString:
+				type = 's';
+				bytes = part.val.string.val;
+				length = part.val.string.len;
+				break;
+			case jbvNumeric:
+				type = '#';
+				bytes = numeric_normalize(part.val.numeric);
+				length = strlen(bytes);
+				break;
+			default:
+				elog(ERROR, "unexpected type of jsonb value: %d",
+					 (int) part.type);
+		}
+		appendStringInfo(buffer, "%c%d:", type, length);
+		appendBinaryStringInfo(buffer, bytes, length);
+	}
+}
+
+static void
+hash_value(Jsonb *value, uint8 *hash)
+{
+	pg_cryptohash_ctx *context = pg_cryptohash_create(PG_SHA256);
+	StringInfoData buffer;
+
+	initStringInfo(&buffer);
+	if (value != NULL)
+		write_canonical(&buffer, DatumGetJsonbP(PointerGetDatum(value)));
+	if (pg_cryptohash_init(context) < 0 ||
+		pg_cryptohash_update(context, (uint8 *) buffer.data, buffer.len) < 0 ||
+		pg_cryptohash_final(context, hash, PG_SHA256_DIGEST_LENGTH) < 0)
+		elog(ERROR, "could not compute SHA-256 hash: %s",
+			 pg_cryptohash_error(context));
+	pg_cryptohash_free(context);
+	pfree(buffer.data);
+}
+
+/*
+ * What is kept of values that are forgotten: enough to know the same ones when
+ * they are given again.  They are compared by it alone, so it is a
+ * cryptographic hash.  Of a NULL value that was forgotten before, "known" has
+ * the hash.
  */
 bytea *
-saga_input_hash(Jsonb *value)
+saga_input_hash(const bytea *known, Jsonb **values, int count)
 {
-	uint64		hash[2] = {0, 0};
-	bytea	   *result = palloc(VARHDRSZ + sizeof(hash));
+	Size		size = VARHDRSZ + count * PG_SHA256_DIGEST_LENGTH;
+	bytea	   *result = palloc(size);
 
-	if (value != NULL)
-		for (int i = 0; i < 2; i++)
-			hash[i] = DatumGetUInt64(DirectFunctionCall2(jsonb_hash_extended,
-														 PointerGetDatum(value),
-														 Int64GetDatum(HASH_SEED + i)));
-	SET_VARSIZE(result, VARHDRSZ + sizeof(hash));
-	memcpy(VARDATA(result), hash, sizeof(hash));
+	SET_VARSIZE(result, size);
+	for (int i = 0; i < count; i++)
+	{
+		int			at = i * PG_SHA256_DIGEST_LENGTH;
+
+		if (values[i] == NULL && known != NULL)
+			memcpy(VARDATA(result) + at, VARDATA_ANY(known) + at,
+				   PG_SHA256_DIGEST_LENGTH);
+		else
+			hash_value(values[i], (uint8 *) VARDATA(result) + at);
+	}
 	return result;
 }
 
+/* Is a value the one of that number that was forgotten? */
 bool
-saga_input_same_hash(const bytea *hash, Jsonb *value)
+saga_input_same_hash(const bytea *known, int number, Jsonb *value)
 {
-	const bytea *other = saga_input_hash(value);
+	uint8		hash[PG_SHA256_DIGEST_LENGTH];
 
-	return VARSIZE_ANY_EXHDR(hash) == VARSIZE_ANY_EXHDR(other) &&
-		memcmp(VARDATA_ANY(hash), VARDATA_ANY(other),
-			   VARSIZE_ANY_EXHDR(other)) == 0;
+	Assert(VARSIZE_ANY_EXHDR(known) >= (number + 1) * sizeof(hash));
+	hash_value(value, hash);
+	return memcmp(VARDATA_ANY(known) + number * sizeof(hash), hash,
+				  sizeof(hash)) == 0;
 }
 
 /* A name or key of 1 to "limit" characters. */

@@ -27,8 +27,8 @@ extern text *saga_input_name(FunctionCallInfo fcinfo, int arg,
 							 const char *what, int limit, bool required);
 extern text *saga_input_channel(FunctionCallInfo fcinfo, int arg,
 								const char *what);
-extern bytea *saga_input_hash(Jsonb *value);
-extern bool saga_input_same_hash(const bytea *hash, Jsonb *value);
+extern bytea *saga_input_hash(const bytea *known, Jsonb **values, int count);
+extern bool saga_input_same_hash(const bytea *known, int number, Jsonb *value);
 extern int64 saga_input_milliseconds(const Interval *interval,
 									 const char *what);
 extern void saga_input_check_sql(const text *sql);

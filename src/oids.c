@@ -33,7 +33,8 @@ forget_oids(Datum arg, Oid relid)
 {
 	if (!OidIsValid(relid) || relid == oids.saga || relid == oids.step ||
 		relid == oids.attempt || relid == oids.event || relid == oids.due ||
-		relid == oids.queue || relid == oids.start_order)
+		relid == oids.queue || relid == oids.home ||
+		relid == oids.start_order)
 	{
 		valid = false;
 		generation++;
@@ -65,13 +66,12 @@ has_columns(Oid relid, int natts)
 		get_attname(relid, natts + 1, true) == NULL;
 }
 
+/* Finds them, whether or not they fit this library. */
 static bool
-lookup_oids(void)
+find_oids(void)
 {
 	Oid			schema;
 
-	if (valid)
-		return true;
 	if (!callback_registered)
 	{
 		CacheRegisterRelcacheCallback(forget_oids, (Datum) 0);
@@ -94,17 +94,27 @@ lookup_oids(void)
 	oids.due_pkey = lookup_relation("ledger_due_key", schema);
 	oids.queue = lookup_relation("ledger_queue", schema);
 	oids.queue_pkey = lookup_relation("ledger_queue_key", schema);
+	oids.home = lookup_relation("ledger_home", schema);
 	oids.start_order = lookup_relation("start_order", schema);
 	oids.step_result = lookup_type("step_result", schema);
 	oids.retry_policy = lookup_type("retry_policy", schema);
-	if (!OidIsValid(oids.saga) || !OidIsValid(oids.saga_pkey) ||
-		!OidIsValid(oids.saga_by_key) || !OidIsValid(oids.step) ||
-		!OidIsValid(oids.step_pkey) || !OidIsValid(oids.attempt) ||
-		!OidIsValid(oids.attempt_pkey) || !OidIsValid(oids.event_by_saga) ||
-		!OidIsValid(oids.event) || !OidIsValid(oids.due) ||
-		!OidIsValid(oids.due_pkey) || !OidIsValid(oids.queue) ||
-		!OidIsValid(oids.queue_pkey) || !OidIsValid(oids.start_order) ||
-		!OidIsValid(oids.step_result) || !OidIsValid(oids.retry_policy))
+	return OidIsValid(oids.saga) && OidIsValid(oids.saga_pkey) &&
+		OidIsValid(oids.saga_by_key) && OidIsValid(oids.step) &&
+		OidIsValid(oids.step_pkey) && OidIsValid(oids.attempt) &&
+		OidIsValid(oids.attempt_pkey) && OidIsValid(oids.event_by_saga) &&
+		OidIsValid(oids.event) && OidIsValid(oids.due) &&
+		OidIsValid(oids.due_pkey) && OidIsValid(oids.queue) &&
+		OidIsValid(oids.queue_pkey) && OidIsValid(oids.home) &&
+		OidIsValid(oids.start_order) &&
+		OidIsValid(oids.step_result) && OidIsValid(oids.retry_policy);
+}
+
+static bool
+lookup_oids(void)
+{
+	if (valid)
+		return true;
+	if (!find_oids())
 		return false;
 	if (!has_columns(oids.saga, Saga_natts) ||
 		!has_columns(oids.step, Step_natts) ||
@@ -117,6 +127,26 @@ lookup_oids(void)
 				 errmsg("the installed version of extension \"saga\" does not fit its library"),
 				 errhint("Run ALTER EXTENSION saga UPDATE.")));
 	valid = true;
+	return true;
+}
+
+/*
+ * The tables of the ledger, of whatever version; false if the extension is not
+ * created here.  From then on, saga_oids_generation follows what becomes of
+ * them.
+ */
+bool
+saga_oids_tables(Oid *relids)
+{
+	if (!valid && !find_oids())
+		return false;
+	relids[0] = oids.saga;
+	relids[1] = oids.step;
+	relids[2] = oids.attempt;
+	relids[3] = oids.event;
+	relids[4] = oids.due;
+	relids[5] = oids.queue;
+	relids[6] = oids.home;
 	return true;
 }
 

@@ -8,6 +8,9 @@
 #ifndef SAGA_OIDS_H
 #define SAGA_OIDS_H
 
+/* The tables of the ledger. */
+#define SAGA_OIDS_TABLES	7
+
 typedef struct SagaOids
 {
 	Oid			saga;
@@ -23,11 +26,13 @@ typedef struct SagaOids
 	Oid			due_pkey;
 	Oid			queue;
 	Oid			queue_pkey;
+	Oid			home;
 	Oid			start_order;
 	Oid			step_result;
 	Oid			retry_policy;
 } SagaOids;
 
+extern bool saga_oids_tables(Oid *relids);
 extern bool saga_oids_exist(void);
 extern uint64 saga_oids_generation(void);
 extern const SagaOids *saga_oids_get(void);

@@ -94,7 +94,7 @@ typedef struct SagaRow
 	text	   *key;			/* or NULL */
 	text	   *announce;		/* or NULL */
 	Jsonb	   *input;			/* or NULL */
-	bytea	   *content_hash;	/* of a redacted saga's input, or NULL */
+	bytea	   *content_hash;	/* of a redacted saga: of its input; or NULL */
 
 	/* mutable from here on; 0 stands for NULL in times and seqs */
 	TimestampTz deadline;
@@ -135,7 +135,7 @@ typedef struct SagaStep
 	text	   *channel;		/* of listeners, or NULL */
 	text	   *review;			/* words for a person, or NULL */
 	Jsonb	   *args;
-	bytea	   *content_hash;
+	bytea	   *content_hash;	/* of a redacted step, by SagaStepHash; or NULL */
 	text	   *search_path;	/* NULL: the server's built-in default */
 	Jsonb	   *settings;		/* captured settings, an object, or NULL */
 	text	   *compensation_retry; /* an encoded SagaPolicy */
@@ -185,6 +185,14 @@ typedef struct SagaAttempt
 	const char *error;
 	const char *consumer;
 } SagaAttempt;
+
+/* What the hashes of a redacted step are of. */
+enum SagaStepHash
+{
+	SAGA_HASH_ARGS,
+	SAGA_HASH_OUTPUT,
+	SAGA_STEP_HASHES
+};
 
 /* What a person decided, as it is told. */
 typedef struct SagaEvent

@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "ddl.h"
 #include "fmgr.h"
 #include "front.h"
 #include "guc.h"
@@ -33,5 +34,6 @@ _PG_init(void)
 	saga_tally_init();
 	saga_front_init();
 	saga_keepaway_init();
+	saga_ddl_init();
 	saga_launcher_register();
 }

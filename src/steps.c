@@ -247,7 +247,8 @@ check_same_content(const SagaStep *step, const StepRequest *request)
 	else if (!saga_rows_same_text(step->review, request->review))
 		what = "review";
 	else if (step->content_hash != NULL ?
-			 !saga_input_same_hash(step->content_hash, request->args) :
+			 !saga_input_same_hash(step->content_hash, SAGA_HASH_ARGS,
+								   request->args) :
 			 !same_jsonb(step->args, request->args))
 		what = "args";
 	else if (step->kind != request->kind)
@@ -455,10 +456,12 @@ find_step(const pg_uuid_t *id, text *key, text *forward_key, SagaStep *step)
 static Datum
 repeated_completion(const SagaStep *step, Jsonb *output)
 {
-	/* Redacted, the output that it came with is not known any more. */
 	bool		forgotten = step->content_hash != NULL && step->output == NULL;
 
-	if (output != NULL && !forgotten && !same_jsonb(step->output, output))
+	if (output != NULL &&
+		(forgotten ?
+		 !saga_input_same_hash(step->content_hash, SAGA_HASH_OUTPUT, output) :
+		 !same_jsonb(step->output, output)))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
 				 errmsg("step \"%s\" was completed with another output",

@@ -20,7 +20,8 @@
  * index entry and tells of a possible conflict instead of raising an error or
  * waiting: the loser takes its row back and looks again.  Entering and looking
  * are one under the index page's lock, so of two inserters only the second can
- * lose, and both never do.  Waiting then happens in saga_table_wait, outside of
+ * lose, and both never do.  (Of an index that is being rebuilt there are two:
+ * see insert_into_indexes.)  Waiting then happens in saga_table_wait, outside of
  * any page lock, under the caller's lock_timeout, and in sight of the deadlock
  * detector.
  *
@@ -39,7 +40,10 @@
 #include "access/xact.h"
 #include "catalog/index.h"
 #include "catalog/pg_am_d.h"
+#include "commands/trigger.h"
+#include "common/hashfn.h"
 #include "compat.h"
+#include "errors.h"
 #include "executor/executor.h"
 #include "fault.h"
 #include "miscadmin.h"
@@ -51,6 +55,12 @@
 #include "utils/datum.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+
+/*
+ * The class of the advisory locks of keys; those of users have 1 or 2, those of
+ * sagas another.
+ */
+#define KEY_LOCK	0x5A6B
 
 static void
 fill_found(SagaTuple *found, HeapTuple tuple, TransactionId writer)
@@ -269,6 +279,63 @@ saga_table_recheck(Relation heap, SagaTuple *found)
 	return TransactionIdIsValid(found->writer) ? SAGA_BUSY : SAGA_FOUND;
 }
 
+/*
+ * The first trigger on a table that is none of ours; NULL if there is none.
+ * Ours are the guards of writes by SQL.
+ */
+const Trigger *
+saga_table_foreign_trigger(Relation heap)
+{
+	TriggerDesc *desc = heap->trigdesc;
+
+	for (int i = 0; desc != NULL && i < desc->numtriggers; i++)
+	{
+		const Trigger *trigger = &desc->triggers[i];
+
+		if (strcmp(trigger->tgname, "guard") != 0 &&
+			strcmp(trigger->tgname, "guard_truncate") != 0)
+			return trigger;
+	}
+	return NULL;
+}
+
+/*
+ * Refuses to write a table on which there is a trigger, rule or foreign key
+ * that would miss what is written; see ddl.c, which keeps them away where it
+ * can.
+ */
+static void
+refuse_followers(Relation heap)
+{
+	const Trigger *trigger = saga_table_foreign_trigger(heap);
+	const char *name = RelationGetRelationName(heap);
+
+	if (trigger == NULL && heap->rd_rules == NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_UNAVAILABLE),
+			 trigger == NULL ?
+			 errmsg("table \"%s\" has a rule, which saga does not apply", name) :
+			 trigger->tgisinternal ?
+			 errmsg("table \"%s\" has a foreign key, which saga does not check", name) :
+			 errmsg("table \"%s\" has trigger \"%s\", which saga does not fire",
+					name, trigger->tgname),
+			 errdetail("Saga writes the ledger directly, and whatever relies on that would miss what is written."),
+			 errhint("Drop it, or let the tool that created it do so.")));
+}
+
+/* Is there nothing on the table but the two guards?  The usual case, quickly. */
+static inline void
+check_followers(Relation heap)
+{
+	TriggerDesc *triggers = heap->trigdesc;
+
+	if (triggers == NULL || triggers->numtriggers != 2 ||
+		triggers->triggers[0].tgfoid != triggers->triggers[1].tgfoid ||
+		heap->rd_rules != NULL)
+		refuse_followers(heap);
+}
+
 /* Waits for the end of a transaction that is writing a row. */
 void
 saga_table_wait(Relation heap, TransactionId writer)
@@ -298,27 +365,76 @@ assert_constraints(Relation heap, HeapTuple tuple)
 }
 #endif
 
-/* Makes the entry of an index that is not plain columns of a btree. */
+/*
+ * Forms the entry of an index for a row.  Returns false if its predicate
+ * leaves the row out.
+ */
+static bool
+form_entry(IndexInfo *info, EState *estate, TupleTableSlot *slot,
+		   HeapTuple tuple, Datum *values, bool *nulls)
+{
+	ExprContext *econtext = GetPerTupleExprContext(estate);
+
+	ExecStoreHeapTuple(tuple, slot, false);
+	econtext->ecxt_scantuple = slot;
+	if (info->ii_Predicate != NIL &&
+		!ExecQual(ExecPrepareQual(info->ii_Predicate, estate), econtext))
+		return false;
+	FormIndexDatum(info, slot, estate, values, nulls);
+	return true;
+}
+
+/* Are two entries of an index the same? */
+static bool
+same_entry(Relation index, Datum *values, bool *nulls, Datum *others,
+		   bool *other_nulls)
+{
+	for (int i = 0; i < index->rd_index->indnatts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(index), i);
+
+		if (nulls[i] != other_nulls[i] ||
+			(!nulls[i] && !datum_image_eq(values[i], others[i], att->attbyval,
+										  att->attlen)))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Makes the entry of an index that is not plain columns of a btree.  "lost":
+ * the row will be taken back, so nobody is asked.  Nor is anybody where a row
+ * is replaced under the same keys; see insert_into_indexes.
+ */
 static void
-insert_into_foreign_index(Relation heap, Relation index, HeapTuple tuple)
+insert_into_foreign_index(Relation heap, Relation index, HeapTuple tuple,
+						  HeapTuple old, bool lost)
 {
 	IndexInfo  *info = BuildIndexInfo(index);
 	EState	   *estate = CreateExecutorState();
-	ExprContext *econtext = GetPerTupleExprContext(estate);
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(heap),
 													&TTSOpsHeapTuple);
 	Datum		values[INDEX_MAX_KEYS];
 	bool		nulls[INDEX_MAX_KEYS];
 
-	ExecStoreHeapTuple(tuple, slot, false);
-	econtext->ecxt_scantuple = slot;
-	if (info->ii_Predicate == NIL ||
-		ExecQual(ExecPrepareQual(info->ii_Predicate, estate), econtext))
+	if (form_entry(info, estate, slot, tuple, values, nulls))
 	{
-		FormIndexDatum(info, slot, estate, values, nulls);
+		bool		ask = info->ii_Unique && !lost;
+
+		if (ask && old != NULL)
+		{
+			TupleTableSlot *old_slot = MakeSingleTupleTableSlot(RelationGetDescr(heap),
+																&TTSOpsHeapTuple);
+			Datum		old_values[INDEX_MAX_KEYS];
+			bool		old_nulls[INDEX_MAX_KEYS];
+
+			ask = !form_entry(info, estate, old_slot, old, old_values,
+							  old_nulls) ||
+				!same_entry(index, values, nulls, old_values, old_nulls);
+			ExecDropSingleTupleTableSlot(old_slot);
+		}
 		index_insert(index, values, nulls, &tuple->t_self, heap,
-					 info->ii_Unique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
-					 false, info);
+					 ask ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, false, info);
 		saga_compat_index_insert_cleanup(index, info);
 	}
 	ExecDropSingleTupleTableSlot(slot);
@@ -347,73 +463,175 @@ same_keys(Relation heap, Relation index, HeapTuple old, Datum *values,
 }
 
 /*
+ * Can two rows have the same key in a unique index only if they have the same
+ * in the arbiter, too?  So it is with the twin that REINDEX CONCURRENTLY builds
+ * beside it, and with the index that was the arbiter until a moment ago.
+ */
+static bool
+follows_from(Relation index, Relation arbiter)
+{
+	Form_pg_index form = index->rd_index;
+	Form_pg_index of_arbiter = arbiter->rd_index;
+
+	if (form->indnullsnotdistinct || index->rd_rel->relam != BTREE_AM_OID)
+		return false;
+	for (int i = 0; i < of_arbiter->indnkeyatts; i++)
+	{
+		int			j = 0;
+
+		while (j < form->indnkeyatts &&
+			   (form->indkey.values[j] != of_arbiter->indkey.values[i] ||
+				index->rd_opfamily[j] != arbiter->rd_opfamily[i] ||
+				index->rd_indcollation[j] != arbiter->rd_indcollation[i]))
+			j++;
+		if (j == form->indnkeyatts)
+			return false;
+	}
+	return RelationGetIndexExpressions(index) == NIL &&
+		(RelationGetIndexPredicate(index) == NIL ||
+		 equal(RelationGetIndexPredicate(index),
+			   RelationGetIndexPredicate(arbiter)));
+}
+
+/* Locks the key of a new row in the arbiter; see insert_into_indexes. */
+static void
+lock_key(Relation heap, Relation arbiter, Datum *values, LOCKTAG *tag)
+{
+	uint32		hash = 0;
+
+	for (int i = 0; i < arbiter->rd_index->indnkeyatts; i++)
+	{
+		AttrNumber	number = arbiter->rd_index->indkey.values[i];
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(heap), number - 1);
+
+		hash = hash_combine(hash, datum_image_hash(values[number - 1],
+												   att->attbyval, att->attlen));
+	}
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, RelationGetRelid(heap), hash,
+						 KEY_LOCK);
+	(void) LockAcquire(tag, ExclusiveLock, false, false);
+}
+
+/*
  * Makes the index entries of a stored row.  Returns false if the arbiter, a
- * unique index of ours, tells of a possible conflict.
+ * unique index of ours, or one that follows from it tells of a possible
+ * conflict.
  *
  * A row that replaces "old" under the same keys is as unique as that was, and
  * asks nobody: it would wait for whoever came second with those keys and is
- * about to take his row back, while he waits for us.
+ * about to take his row back, while he waits for us.  For the same reason, a
+ * row that has lost asks nobody any more.
+ *
+ * While an index is rebuilt (REINDEX CONCURRENTLY) there are two of it, both
+ * kept up and both asked: which of them is the arbiter depends on the moment at
+ * which a session looks, and only what both sessions ask can decide between
+ * them.  Of two rows under one key, each could then be second in one index, and
+ * both would lose, each waiting for the other.  So where there is more than one
+ * unique index, the entries of a new row are made under a lock of its key.
+ * Primary keys that are not the arbiter do not count, being made of our ids.
  *
  * Our own indexes are btrees over plain columns; the only predicate among
  * them is "the last column is not null", on the arbiter of sagas.
  */
 static bool
 insert_into_indexes(Relation heap, HeapTuple tuple, Datum *values, bool *nulls,
-					Oid arbiter, HeapTuple old)
+					Oid arbiter_id, HeapTuple old, bool only_summarizing)
 {
-	List	   *indexes = RelationGetIndexList(heap);
-	bool		unique = true;
-	ListCell   *lc;
+	List	   *ids = RelationGetIndexList(heap);
+	int			count = list_length(ids);
+	Relation	few[4];
+	Relation   *indexes = few;
+	IndexInfo  *info = NULL;
+	Relation	arbiter = NULL;
+	bool		rivals = false;
+	bool		left_out = false;
+	bool		lost = false;
+	LOCKTAG		tag;
 
-	foreach(lc, indexes)
+	if (count > (int) lengthof(few))
+		indexes = palloc(count * sizeof(Relation));
+	for (int i = 0; i < count; i++)
 	{
-		Oid			indexid = lfirst_oid(lc);
-		Relation	index = index_open(indexid, RowExclusiveLock);
-		Form_pg_index form = index->rd_index;
-		bool		plain = index->rd_rel->relam == BTREE_AM_OID &&
-			RelationGetIndexExpressions(index) == NIL &&
-			(indexid == arbiter || RelationGetIndexPredicate(index) == NIL);
+		indexes[i] = index_open(list_nth_oid(ids, i), RowExclusiveLock);
+		if (RelationGetRelid(indexes[i]) == arbiter_id)
+			arbiter = indexes[i];
+		else if (indexes[i]->rd_index->indisunique &&
+				 !indexes[i]->rd_index->indisprimary)
+			rivals = true;
+	}
+	if (OidIsValid(arbiter_id))
+	{
+		Form_pg_index form;
 
-		if (!form->indisready)
+		if (arbiter == NULL)
+			elog(ERROR, "index %u of table \"%s\" is gone", arbiter_id,
+				 RelationGetRelationName(heap));
+		form = arbiter->rd_index;
+		left_out = nulls[form->indkey.values[form->indnkeyatts - 1] - 1];
+	}
+	rivals = rivals && arbiter != NULL && old == NULL && !left_out;
+	if (rivals)
+		lock_key(heap, arbiter, values, &tag);
+
+	for (int i = 0; i < count; i++)
+	{
+		Relation	index = indexes[i];
+		Form_pg_index form = index->rd_index;
+		bool		decides = index == arbiter ||
+			(form->indisunique && arbiter != NULL &&
+			 follows_from(index, arbiter));
+
+		/* CREATE INDEX CONCURRENTLY may not have come to its second half. */
+		if (!form->indisready ||
+			(only_summarizing && !saga_compat_is_summarizing(index)))
+			continue;
+		if (index->rd_rel->relam != BTREE_AM_OID ||
+			RelationGetIndexExpressions(index) != NIL ||
+			(!decides && RelationGetIndexPredicate(index) != NIL))
+			insert_into_foreign_index(heap, index, tuple, old, lost);
+		else if (!decides || !left_out || (index != arbiter &&
+										   RelationGetIndexPredicate(index) == NIL))
 		{
-			/* CREATE INDEX CONCURRENTLY has not come to its second half. */
-		}
-		else if (!plain)
-			insert_into_foreign_index(heap, index, tuple);
-		else
-		{
-			IndexInfo  *info = makeNode(IndexInfo);
 			Datum		keys[INDEX_MAX_KEYS];
 			bool		key_nulls[INDEX_MAX_KEYS];
 			IndexUniqueCheck check;
-			bool		last_null = false;
 
-			for (int i = 0; i < form->indnatts; i++)
+			if (info == NULL)
+				info = makeNode(IndexInfo);
+			for (int j = 0; j < form->indnatts; j++)
 			{
-				AttrNumber	att = form->indkey.values[i];
+				AttrNumber	att = form->indkey.values[j];
 
-				keys[i] = values[att - 1];
-				key_nulls[i] = last_null = nulls[att - 1];
+				keys[j] = values[att - 1];
+				key_nulls[j] = nulls[att - 1];
 			}
-			if (!form->indisunique ||
+			if (!form->indisunique || lost ||
 				(old != NULL && same_keys(heap, index, old, values, nulls)))
 				check = UNIQUE_CHECK_NO;
-			else if (old == NULL && indexid == arbiter)
+			else if (old == NULL && decides)
 				check = UNIQUE_CHECK_PARTIAL;
 			else
 				check = UNIQUE_CHECK_YES;
 
-			if (!(last_null && indexid == arbiter) &&
-				!index_insert(index, keys, key_nulls, &tuple->t_self, heap,
+			if (!index_insert(index, keys, key_nulls, &tuple->t_self, heap,
 							  check, false, info) &&
-				indexid == arbiter)
-				unique = false;
-			pfree(info);
+				check == UNIQUE_CHECK_PARTIAL)
+				lost = true;
 		}
-		index_close(index, NoLock);
+		if (rivals && decides)
+			SAGA_FAULT("table.index_entry");
 	}
-	list_free(indexes);
-	return unique;
+	if (rivals)
+		(void) LockRelease(&tag, ExclusiveLock, false);
+
+	for (int i = 0; i < count; i++)
+		index_close(indexes[i], NoLock);
+	if (indexes != few)
+		pfree(indexes);
+	if (info != NULL)
+		pfree(info);
+	list_free(ids);
+	return !lost;
 }
 
 /*
@@ -500,12 +718,13 @@ saga_table_insert(Relation heap, Datum *values, bool *nulls, Oid arbiter,
 {
 	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(heap), values, nulls);
 
+	check_followers(heap);
 #ifdef USE_ASSERT_CHECKING
 	assert_constraints(heap, tuple);
 #endif
 	heap_insert(heap, tuple, GetCurrentCommandId(true),
 				choose_page(heap, tuple), NULL);
-	if (insert_into_indexes(heap, tuple, values, nulls, arbiter, NULL))
+	if (insert_into_indexes(heap, tuple, values, nulls, arbiter, NULL, false))
 	{
 		if (stored != NULL)
 			*stored = tuple;
@@ -532,8 +751,10 @@ saga_table_update(Relation heap, HeapTuple old, bool own, Datum *values,
 	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(heap), values, nulls);
 	TM_FailureData failure;
 	LockTupleMode lockmode;
+	SagaCompatUpdateIndexes indexes;
 	TM_Result	result;
 
+	check_followers(heap);
 #ifdef USE_ASSERT_CHECKING
 	assert_constraints(heap, tuple);
 #endif
@@ -542,13 +763,13 @@ saga_table_update(Relation heap, HeapTuple old, bool own, Datum *values,
 	result = saga_compat_heap_update(heap, &old->t_self, tuple,
 									 GetCurrentCommandId(true),
 									 patience == SAGA_WAIT, &failure,
-									 &lockmode);
+									 &lockmode, &indexes);
 	switch (result)
 	{
 		case TM_Ok:
-			if (!HeapTupleIsHeapOnly(tuple))
+			if (indexes != SAGA_COMPAT_UPDATE_NONE)
 				(void) insert_into_indexes(heap, tuple, values, nulls, arbiter,
-										   old);
+										   old, indexes == SAGA_COMPAT_UPDATE_SUMMARIZING);
 			*stored = tuple;
 			SAGA_FAULT_WRITE();
 			return SAGA_WRITTEN;
@@ -601,6 +822,7 @@ saga_table_lock(Relation heap, HeapTuple old, bool own, SagaPatience patience)
 void
 saga_table_delete(Relation heap, HeapTuple old, bool own)
 {
+	check_followers(heap);
 	if (own)
 		CommandCounterIncrement();
 	simple_heap_delete(heap, &old->t_self);

@@ -49,6 +49,7 @@ typedef struct SagaTuple
 	TransactionId writer;
 } SagaTuple;
 
+extern const struct Trigger *saga_table_foreign_trigger(Relation heap);
 extern Snapshot saga_table_snapshot(void);
 extern bool saga_table_find_at(Relation heap, const ItemPointerData *root,
 							   SagaTuple *found);

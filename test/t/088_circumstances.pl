@@ -212,7 +212,7 @@ guarantees($node);
 	my $id = sql(q{SELECT make('version')});
 	my $offset = log_offset($node);
 	# The worker is there, comes anew, and is called.
-	sql(q{ALTER TABLE saga.ledger_event ADD COLUMN later integer});
+	sql(q{SET allow_system_table_mods = on; ALTER TABLE saga.ledger_event ADD COLUMN later integer});
 	sql(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'saga worker'});
 	like(sql_error($node, "SELECT saga.fail('$id')"), qr/ERROR:  SG008: .*\n(.*\n)*HINT:  .*ALTER EXTENSION saga UPDATE/, 'another version: refused with a hint');
 	wait_lines($node, qr/saga worker.*(ERROR|FATAL|WARNING):  /, $offset);
