@@ -319,6 +319,18 @@ CALL test.until_dispatched('old run');
 SELECT test.done('old run', step) FROM test.claim('k_again');
 SELECT state FROM saga.sagas WHERE id = :'id';
 
+-- What a person skipped while its listener was at work is not done after all: the
+-- listener is told so, and nothing changes.
+SELECT test.listen('skipped', 'k_skipped') AS id \gset
+CALL test.fail('skipped');
+SELECT * FROM test.claim('k_skipped');
+SELECT saga.fail_compensation(test.key('skipped', 'a'), 1, 'no', retryable => false);
+SELECT saga.resolve(:'id', 'a', 'skip', 'nothing to undo');
+SELECT test.picture('skipped') AS before \gset
+SELECT test.done('skipped', 'a');
+SELECT test.picture('skipped') = :'before' AS unchanged;
+SELECT * FROM test.attempts('skipped');
+
 -- The owner under another name is another, for the calls of its members, too.
 CREATE ROLE regress_saga_owner LOGIN;
 CREATE ROLE regress_saga_member LOGIN IN ROLE regress_saga_owner;

@@ -46,7 +46,7 @@ typedef struct SagaFault
 {
 	char		action[SAGA_FAULT_WORD_LEN];
 	char		once[SAGA_FAULT_WORD_LEN];	/* its token, or empty */
-	char		after[SAGA_FAULT_WORD_LEN];	/* another one's, or empty */
+	char		after[SAGA_FAULT_WORD_LEN]; /* of another, or empty */
 } SagaFault;
 /* Milliseconds: longer than whoever is woken meanwhile takes to look. */
 #define SAGA_FAULT_DELAY		300
@@ -160,8 +160,9 @@ find_fault(const char *setting, const char *name, const char *mine,
 		if (entry >= len && strncmp(at, name, len) == 0 &&
 			(entry == len || at[len] == '='))
 		{
-			char		text[SAGA_FAULT_ENTRY_LEN] = "";
+			char		text[SAGA_FAULT_ENTRY_LEN];
 
+			text[0] = '\0';
 			if (entry > len)
 				strlcpy(text, at + len + 1, Min(entry - len, sizeof(text)));
 			parse_fault(text, fault);

@@ -110,6 +110,8 @@ wait_state($one, $lost, 'compensated');
 # --- The primary crashes; the promoted one does, too, twice
 
 $one->stop('immediate');
+# (Else it may undo everything before it is stopped.)
+set_faults($two, 'worker.before_turn=wait') if is_test_build();
 $two->promote;
 $two->stop('immediate');
 my $attempts = 1;
