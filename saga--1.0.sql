@@ -635,7 +635,7 @@ COMMENT ON FUNCTION saga.internal_compensation_key(uuid, bigint) IS 'The compens
 
 CREATE FUNCTION saga.internal_is_running(saga uuid, seq bigint) RETURNS boolean
   AS 'MODULE_PATHNAME', 'saga_sql_is_running'
-  LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+  LANGUAGE C STABLE STRICT PARALLEL RESTRICTED;
 
 COMMENT ON FUNCTION saga.internal_is_running(uuid, bigint) IS 'Is the step''s SQL compensation running at this moment?';
 
@@ -646,7 +646,7 @@ CREATE FUNCTION saga.internal_next_action(
   lease_until timestamptz DEFAULT NULL, consumer text DEFAULT NULL)
   RETURNS text
   AS 'MODULE_PATHNAME', 'saga_sql_next_action'
-  LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+  LANGUAGE C STABLE PARALLEL RESTRICTED;
 
 COMMENT ON FUNCTION saga.internal_next_action(uuid, "char", boolean, timestamptz, timestamptz, oid, text, text, text, timestamptz, timestamptz, text) IS
   'What happens next to a saga, or who must do what, in words.';

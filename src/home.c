@@ -144,13 +144,12 @@ open_home(LOCKMODE mode)
 	return table_open(relid, mode);
 }
 
-/* The row of ledger_home; NULL if there is none. */
+/* The row of ledger_home to a snapshot; NULL if there is none. */
 static HeapTuple
-read_home(Relation heap, Datum *values, bool *nulls)
+read_home_at(Snapshot snapshot, Relation heap, Datum *values, bool *nulls)
 {
 	SysScanDesc scan;
 	HeapTuple	tuple;
-	Snapshot	snapshot = saga_table_snapshot();
 
 	scan = systable_beginscan(heap, InvalidOid, false, snapshot, 0, NULL);
 	tuple = systable_getnext(scan);
@@ -160,6 +159,16 @@ read_home(Relation heap, Datum *values, bool *nulls)
 		heap_deform_tuple(tuple, RelationGetDescr(heap), values, nulls);
 	}
 	systable_endscan(scan);
+	return tuple;
+}
+
+/* The newest one. */
+static HeapTuple
+read_home(Relation heap, Datum *values, bool *nulls)
+{
+	Snapshot	snapshot = saga_table_snapshot();
+	HeapTuple	tuple = read_home_at(snapshot, heap, values, nulls);
+
 	UnregisterSnapshot(snapshot);
 	return tuple;
 }
@@ -192,9 +201,8 @@ is_guarded(void)
 	return true;
 }
 
-/* Why this ledger must not compensate here; NULL if it may. */
-const char *
-saga_home_away(void)
+static const char *
+why_away(Snapshot snapshot)
 {
 	Relation	heap = open_home(AccessShareLock);
 	Datum		values[Home_natts];
@@ -202,7 +210,7 @@ saga_home_away(void)
 	int64		restore = read_restore();
 	const char *why = NULL;
 
-	if (read_home(heap, values, nulls) == NULL)
+	if (read_home_at(snapshot, heap, values, nulls) == NULL)
 		why = "nobody wrote down where its home is";
 	else if (DatumGetInt64(values[Home_system_identifier - 1]) !=
 			 (int64) GetSystemIdentifier() ||
@@ -219,9 +227,23 @@ saga_home_away(void)
 	return why;
 }
 
-/* Why nothing is undone in this database now; NULL if nothing is wrong. */
+/* Why this ledger must not compensate here; NULL if it may. */
 const char *
-saga_home_why_idle(void)
+saga_home_away(void)
+{
+	Snapshot	snapshot = saga_table_snapshot();
+	const char *why = why_away(snapshot);
+
+	UnregisterSnapshot(snapshot);
+	return why;
+}
+
+/*
+ * Why nothing is undone in this database now; NULL if nothing is wrong.  A
+ * query asks with its own snapshot, a call with none: the newest counts.
+ */
+const char *
+saga_home_why_idle(Snapshot snapshot)
 {
 	const char *away;
 
@@ -233,7 +255,7 @@ saga_home_why_idle(void)
 		return "saga.enabled is off";
 	if (!saga_guc_serves(get_database_name(MyDatabaseId)))
 		return "saga.databases does not name this database";
-	away = saga_home_away();
+	away = snapshot != NULL ? why_away(snapshot) : saga_home_away();
 	if (away != NULL)
 		return psprintf("this copy of the database is not adopted (%s); see saga.adopt()",
 						away);

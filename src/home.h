@@ -8,9 +8,11 @@
 #ifndef SAGA_HOME_H
 #define SAGA_HOME_H
 
+#include "utils/snapshot.h"
+
 extern void saga_home_note_restore(void);
 extern void saga_home_rewrite(void (*rewrite) (void *), void *arg);
 extern const char *saga_home_away(void);
-extern const char *saga_home_why_idle(void);
+extern const char *saga_home_why_idle(Snapshot snapshot);
 
 #endif							/* SAGA_HOME_H */

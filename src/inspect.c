@@ -6,6 +6,11 @@
  * What they tell of processes is read from shared memory without ceremony: it
  * was true a moment ago.  None of them waits for a lock.
  *
+ * What they read of the ledger they read with the snapshot of the query that
+ * calls them, as its other columns are read.  So they are STABLE: the planner
+ * leaves out what nobody selects, and computes the rest for the rows that are
+ * returned.  A newer snapshot cannot be taken in a parallel plan.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -27,6 +32,7 @@
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "utils/builtins.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_reach);
@@ -106,10 +112,11 @@ saga_sql_compensation_key(PG_FUNCTION_ARGS)
 static bool
 may_see(const pg_uuid_t *id)
 {
-	SagaRow		saga;
+	Oid			owner;
+	text	   *owner_name;
 
-	return saga_ledger_get_saga(id, &saga) == SAGA_FOUND &&
-		saga_owner_reach(saga.owner, saga.owner_name) != SAGA_REACH_NOTHING;
+	return saga_ledger_owner_of(id, &owner, &owner_name) &&
+		saga_owner_reach(owner, owner_name) != SAGA_REACH_NOTHING;
 }
 
 /* Is an executor running the SQL of this step, or (seq 0) of any step? */
@@ -170,13 +177,11 @@ blocking_pid(const pg_uuid_t *id)
 static int
 writing_pid(const pg_uuid_t *id)
 {
-	SagaRow		saga;
+	TransactionId writer = saga_ledger_writer_of(id);
 
-	if (saga_ledger_get_saga(id, &saga) != SAGA_FOUND ||
-		!TransactionIdIsValid(saga.version.writer) ||
-		saga_owner_reach(saga.owner, saga.owner_name) == SAGA_REACH_NOTHING)
+	if (!TransactionIdIsValid(writer) || !may_see(id))
 		return 0;
-	return BackendXidGetPid(SubTransGetTopmostTransaction(saga.version.writer));
+	return BackendXidGetPid(SubTransGetTopmostTransaction(writer));
 }
 
 /* Has the database a worker at this moment? */
@@ -244,7 +249,7 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 				if (pid != 0)
 					appendStringInfo(&buf, ", once the transaction of process %d ends",
 									 pid);
-				else if ((why = saga_home_why_idle()) != NULL)
+				else if ((why = saga_home_why_idle(GetActiveSnapshot())) != NULL)
 					appendStringInfo(&buf, ", but: %s", why);
 			}
 			else
@@ -283,13 +288,13 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 				append_listener(&buf, fcinfo, step ? step : "");
 				if (paused)
 					appendStringInfoString(&buf, PAUSED);
-				else if ((why = saga_home_why_idle()) != NULL)
+				else if ((why = saga_home_why_idle(GetActiveSnapshot())) != NULL)
 					appendStringInfo(&buf, ", but: %s", why);
 			}
 			else
 			{
 				appendStringInfo(&buf, "compensate step \"%s\"", step ? step : "");
-				if ((why = saga_home_why_idle()) != NULL)
+				if ((why = saga_home_why_idle(GetActiveSnapshot())) != NULL)
 					appendStringInfo(&buf, ", but: %s", why);
 				else if (!PG_ARGISNULL(4) && PG_GETARG_TIMESTAMPTZ(4) > now)
 					appendStringInfo(&buf, " again at %s",

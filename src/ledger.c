@@ -529,6 +529,49 @@ first_row(Oid relid, Oid index_relid, Snapshot snapshot, ScanKey keys,
 }
 
 /*
+ * Whose saga is it, to the query that asks?  For the functions behind the
+ * views, which may be called while a parallel plan runs: a newer snapshot than
+ * that of the query cannot be had then, and would not fit its rows.  False:
+ * there is none.
+ */
+bool
+saga_ledger_owner_of(const pg_uuid_t *id, Oid *owner, text **owner_name)
+{
+	ScanKeyData key;
+	Datum		values[Saga_natts];
+	bool		nulls[Saga_natts];
+
+	key_uuid(&key, Saga_id, id);
+	if (!first_row(saga_oids_get()->saga, saga_oids_get()->saga_pkey,
+				   GetActiveSnapshot(), &key, 1, values, nulls))
+		return false;
+	*owner = DatumGetObjectId(values[Saga_owner - 1]);
+	*owner_name = DatumGetTextPP(values[Saga_owner_name - 1]);
+	return true;
+}
+
+/*
+ * The transaction that is writing a saga's row at this moment, for the same
+ * functions; invalid if there is none.  That one of a row which moves meanwhile
+ * is not seen does no harm: what they tell was true a moment ago.
+ */
+TransactionId
+saga_ledger_writer_of(const pg_uuid_t *id)
+{
+	Relation	heap = table_open(saga_oids_get()->saga, AccessShareLock);
+	Relation	index = index_open(saga_oids_get()->saga_pkey, AccessShareLock);
+	ScanKeyData key;
+	SagaTuple	version;
+
+	key_uuid(&key, Saga_id, id);
+	(void) saga_table_find(heap, index, &key, 1, BackwardScanDirection,
+						   &version);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return version.writer;
+}
+
+/*
  * The first row of the due work after the one given, by lane, time and saga,
  * for the caller's snapshot; false if there is none.  "in_lane" keeps to the
  * lane of the one given: a look beyond its end would have to step over all

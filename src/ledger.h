@@ -34,6 +34,9 @@ extern SagaFound saga_ledger_get_saga_by_key(Oid owner, text *name, text *key,
 extern SagaFound saga_ledger_get_saga_by_owner_name(text *owner_name,
 													text *name, text *key,
 													SagaRow *row);
+extern bool saga_ledger_owner_of(const pg_uuid_t *id, Oid *owner,
+								 text **owner_name);
+extern TransactionId saga_ledger_writer_of(const pg_uuid_t *id);
 extern int64 saga_ledger_count_open(Oid owner);
 extern bool saga_ledger_insert_saga(SagaRow *row);
 extern SagaWritten saga_ledger_update_saga(SagaRow *row, SagaPatience patience);

@@ -77,7 +77,7 @@ saga_open_away(void)
 void
 saga_open_undone_here(const char *function)
 {
-	const char *why = saga_home_why_idle();
+	const char *why = saga_home_why_idle(NULL);
 
 	if (why != NULL)
 		ereport(ERROR,

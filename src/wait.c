@@ -41,7 +41,7 @@ is_awaited(SagaState state, bool until_given, SagaState until)
 static void
 check_worker(const SagaRow *saga)
 {
-	const char *why = saga_home_why_idle();
+	const char *why = saga_home_why_idle(NULL);
 
 	if (why == NULL)
 		return;

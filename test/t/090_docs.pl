@@ -103,10 +103,23 @@ sub check
 
 my $node = saga_cluster('docs', databases => [],
 	init => [ allows_streaming => 1 ], start => 0);
+
+# Every documented query also stands a parallel plan: here it gets one wherever
+# there is one.
+$node->append_conf('postgresql.conf', join("\n", 'max_parallel_workers_per_gather = 2',
+	'parallel_setup_cost = 0', 'parallel_tuple_cost = 0', 'min_parallel_table_scan_size = 0',
+	'min_parallel_index_scan_size = 0', parallel_plans($node->pg_version) . ' = regress', ''));
 my $original_conf = slurp_file($node->data_dir . '/postgresql.conf');
 $node->start;
 
 my %role_of;
+
+# The setting that asks for parallel plans without need: 16 renamed it.
+sub parallel_plans
+{
+	my ($version) = @_;
+	return $version < 16 ? 'force_parallel_mode' : 'debug_parallel_query';
+}
 
 sub run_sql
 {
