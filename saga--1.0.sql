@@ -114,7 +114,8 @@ CREATE TABLE saga.ledger_saga (
   CONSTRAINT ledger_saga_undo CHECK (state OPERATOR(pg_catalog.<>) 'u' OR undo_target IS NOT NULL)
 ) USING heap WITH (fillfactor = 80);
 
-CREATE UNIQUE INDEX ledger_saga_owner_name_key ON saga.ledger_saga (owner, name, key)
+-- The key first, by which people look for a saga, too.
+CREATE UNIQUE INDEX ledger_saga_key_name_owner ON saga.ledger_saga (key, name, owner)
   WHERE key IS NOT NULL;
 
 COMMENT ON TABLE saga.ledger_saga IS 'One row per saga. Read saga.sagas instead.';
@@ -340,6 +341,14 @@ COMMENT ON COLUMN saga.ledger_queue.since IS 'When it was dispatched.';
 COMMENT ON COLUMN saga.ledger_queue.saga IS 'The saga.';
 COMMENT ON COLUMN saga.ledger_queue.seq IS 'The step.';
 
+CREATE TABLE saga.ledger_held (
+  saga uuid NOT NULL,
+  CONSTRAINT ledger_held_key PRIMARY KEY (saga)
+) USING heap;
+
+COMMENT ON TABLE saga.ledger_held IS 'Sagas that a person holds: they wait for a decision or are paused. Whatever is being undone is here, or is due, or waits for a listener. Read saga.sagas instead.';
+COMMENT ON COLUMN saga.ledger_held.saga IS 'The saga.';
+
 CREATE TABLE saga.ledger_home (
   one               boolean NOT NULL PRIMARY KEY DEFAULT true CHECK (one),
   system_identifier bigint  NOT NULL,
@@ -363,6 +372,7 @@ SELECT pg_catalog.pg_extension_config_dump('saga.ledger_attempt', '');
 SELECT pg_catalog.pg_extension_config_dump('saga.ledger_event', '');
 SELECT pg_catalog.pg_extension_config_dump('saga.ledger_due', '');
 SELECT pg_catalog.pg_extension_config_dump('saga.ledger_queue', '');
+SELECT pg_catalog.pg_extension_config_dump('saga.ledger_held', '');
 
 -- ---------------------------------------------------------------------------
 -- Functions of the application
@@ -599,6 +609,17 @@ COMMENT ON FUNCTION saga.reassign(oid, regrole) IS
   'Gives the sagas of a role, known by its OID though it may be gone or renamed, to another, and lets their compensations run as that one. Answers how many sagas. For superusers, and the owner of the database if a member of the new role; SG010 for others.';
 
 -- ---------------------------------------------------------------------------
+-- A function for those who read
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION saga.first_id(at timestamptz) RETURNS uuid
+  AS 'MODULE_PATHNAME', 'saga_sql_first_id'
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+COMMENT ON FUNCTION saga.first_id(timestamptz) IS
+  'The smallest id that a saga begun at that time can have: ids are in the order of time, so that id >= saga.first_id(...) finds the sagas since then by the index.';
+
+-- ---------------------------------------------------------------------------
 -- Functions behind the views and the triggers
 -- ---------------------------------------------------------------------------
 
@@ -711,6 +732,13 @@ CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON saga.ledger_queue
 ALTER TABLE saga.ledger_queue ENABLE ALWAYS TRIGGER guard;
 ALTER TABLE saga.ledger_queue ENABLE ALWAYS TRIGGER guard_truncate;
 
+CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON saga.ledger_held
+  FOR EACH ROW EXECUTE FUNCTION saga.internal_guard();
+CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON saga.ledger_held
+  FOR EACH STATEMENT EXECUTE FUNCTION saga.internal_guard();
+ALTER TABLE saga.ledger_held ENABLE ALWAYS TRIGGER guard;
+ALTER TABLE saga.ledger_held ENABLE ALWAYS TRIGGER guard_truncate;
+
 CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON saga.ledger_home
   FOR EACH ROW EXECUTE FUNCTION saga.internal_guard();
 CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON saga.ledger_home
@@ -722,8 +750,21 @@ ALTER TABLE saga.ledger_home ENABLE ALWAYS TRIGGER guard_truncate;
 -- Views
 --
 -- They read the tables with the rights of the extension's owner and show each
--- reader what internal_reach allows.  The barrier keeps a reader's own
--- functions from seeing rows before that.
+-- reader what internal_reach allows.  A reader's own functions must not see
+-- rows before that.  Two kinds of views see to it:
+--
+-- Barriers.  Conditions of the reader get in only if they cannot leak, so that
+-- a key, a range of ids or a state finds its index; joins do not get in.
+--
+-- Views of what belongs to a saga.  Here joins must get in.  So the outermost
+-- query joins a table, of which it shows nothing, with a subquery that refers to
+-- it, looks at the rights, and is fenced by OFFSET 0: the planner moves nothing
+-- into or out of such a one.  All that the reader can name are its columns.  The
+-- equality at the end tells the planner what it may use to find the rows of the
+-- table: any saga_id that it knows by then.
+--
+-- What is computed for a column is a subquery or STABLE, so that nobody pays for
+-- a column that is not selected.
 -- ---------------------------------------------------------------------------
 
 CREATE VIEW saga.sagas WITH (security_barrier) AS
@@ -747,40 +788,44 @@ CREATE VIEW saga.sagas WITH (security_barrier) AS
       ORDER BY t.seq DESC LIMIT 1) AS last_completed_step,
     (SELECT pg_catalog.count(*) FROM saga.ledger_step t
       WHERE t.saga OPERATOR(pg_catalog.=) s.id) AS steps,
-    saga.internal_next_action(
-      s.id, s.state, s.paused, s.deadline, s.due, s.lane,
-      CASE WHEN s.parked IS NULL OR s.state OPERATOR(pg_catalog.<>) 'p'::pg_catalog."char" THEN next.key END,
-      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2
-        THEN COALESCE(s.parked, next.parked) END,
-      next.channel,
-      CASE WHEN next.comp_status OPERATOR(pg_catalog.=) 'd'::pg_catalog."char" THEN next.dispatched_at END,
-      next.lease_until, next.consumer) AS next_action,
+    (SELECT
+      saga.internal_next_action(
+        s.id, s.state, s.paused, s.deadline, s.due, s.lane,
+        CASE WHEN s.parked IS NULL OR s.state OPERATOR(pg_catalog.<>) 'p'::pg_catalog."char" THEN next.key END,
+        CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2
+          THEN COALESCE(s.parked, next.parked) END,
+        next.channel,
+        CASE WHEN next.comp_status OPERATOR(pg_catalog.=) 'd'::pg_catalog."char" THEN next.dispatched_at END,
+        next.lease_until, next.consumer)
+      FROM (VALUES (1)) once
+      LEFT JOIN LATERAL (
+        SELECT t.key, t.parked, t.channel, t.comp_status, t.dispatched_at,
+          t.lease_until, t.consumer
+        FROM saga.ledger_step t
+        WHERE t.saga OPERATOR(pg_catalog.=) s.id
+          AND s.state OPERATOR(pg_catalog.=) ANY ('{u,p}'::pg_catalog."char"[])
+          AND CASE WHEN t.rolled_back_at IS NULL
+            THEN t.seq OPERATOR(pg_catalog.>) COALESCE(s.undo_target, 0)
+              AND (t.comp_status OPERATOR(pg_catalog.=) ANY ('{r,p,d,f}'::pg_catalog."char"[])
+                   OR t.parked IS NOT NULL)
+            -- A late result opened it again.
+            ELSE t.parked IS NOT NULL
+              OR t.comp_status OPERATOR(pg_catalog.=) ANY ('{p,d}'::pg_catalog."char"[])
+            END
+        -- First the step that stopped the walk, not one that it went past.
+        ORDER BY s.on_failure OPERATOR(pg_catalog.=) 'c'::pg_catalog."char"
+            AND t.comp_status OPERATOR(pg_catalog.=) 'f'::pg_catalog."char",
+          t.parked IS NULL,
+          t.seq DESC LIMIT 1) next ON true) AS next_action,
     s.due AS next_action_at,
     s.deadline,
     s.state OPERATOR(pg_catalog.=) 'p'::pg_catalog."char" AS requires_review,
     s.started_at, s.updated_at, s.finished_at
   FROM saga.ledger_saga s
   CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner, s.owner_name) AS reach) reach
-  LEFT JOIN LATERAL (
-    SELECT t.key, t.parked, t.channel, t.comp_status, t.dispatched_at,
-      t.lease_until, t.consumer
-    FROM saga.ledger_step t
-    WHERE t.saga OPERATOR(pg_catalog.=) s.id
-      AND s.state OPERATOR(pg_catalog.=) ANY ('{u,p}'::pg_catalog."char"[])
-      AND CASE WHEN t.rolled_back_at IS NULL
-        THEN t.seq OPERATOR(pg_catalog.>) COALESCE(s.undo_target, 0)
-          AND (t.comp_status OPERATOR(pg_catalog.=) ANY ('{r,p,d,f}'::pg_catalog."char"[])
-               OR t.parked IS NOT NULL)
-        -- A late result opened it again.
-        ELSE t.parked IS NOT NULL
-          OR t.comp_status OPERATOR(pg_catalog.=) ANY ('{p,d}'::pg_catalog."char"[])
-        END
-    -- First the step that stopped the walk, not one that it went past.
-    ORDER BY s.on_failure OPERATOR(pg_catalog.=) 'c'::pg_catalog."char"
-        AND t.comp_status OPERATOR(pg_catalog.=) 'f'::pg_catalog."char",
-      t.parked IS NULL,
-      t.seq DESC LIMIT 1) next ON true
-  WHERE reach.reach OPERATOR(pg_catalog.>) 0;
+  WHERE reach.reach OPERATOR(pg_catalog.>) 0
+  -- The newest first: through the barrier no other order of an index gets out.
+  ORDER BY s.id DESC;
 
 COMMENT ON VIEW saga.sagas IS 'One row per saga that the reader may see.';
 COMMENT ON COLUMN saga.sagas.id IS 'Time-ordered UUID (version 7).';
@@ -805,58 +850,115 @@ COMMENT ON COLUMN saga.sagas.started_at IS 'When saga.begin was called.';
 COMMENT ON COLUMN saga.sagas.updated_at IS 'When the saga itself last changed.';
 COMMENT ON COLUMN saga.sagas.finished_at IS 'When it was completed, compensated or abandoned.';
 
-CREATE VIEW saga.steps WITH (security_barrier) AS
+CREATE VIEW saga.undoing WITH (security_barrier) AS
   SELECT
-    t.saga AS saga_id, t.seq,
-    pg_catalog.row_number() OVER (PARTITION BY t.saga ORDER BY t.seq) AS position,
-    COALESCE(t.name, t.key) AS name, t.key, t.run,
-    CASE t.kind
-      WHEN 'c' THEN 'compensatable' WHEN 'p' THEN 'pivot' WHEN 'r' THEN 'retriable'
-    END AS kind,
-    CASE t.status
-      WHEN 's' THEN 'started' WHEN 'c' THEN 'completed' WHEN 'f' THEN 'failed'
-    END AS status,
-    t.attempts,
-    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.output END AS output,
-    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.error END AS error,
-    CASE
-      WHEN t.compensation IS NOT NULL THEN 'sql'
-      WHEN t.channel IS NOT NULL THEN 'notify'
-      WHEN t.review IS NOT NULL THEN 'review'
-    END AS compensation_kind,
-    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.compensation END AS compensation,
-    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.args END AS args,
-    t.channel,
-    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.review END AS review,
-    t.run_as::pg_catalog.regrole AS run_as,
-    CASE t.comp_status
-      WHEN 'n' THEN 'none' WHEN 'd' THEN 'dispatched' WHEN 'c' THEN 'compensated'
-      WHEN 'f' THEN 'failed' WHEN 's' THEN 'skipped'
-      ELSE CASE
-        WHEN NOT s.state OPERATOR(pg_catalog.=) ANY ('{u,p}'::pg_catalog."char"[]) OR s.undo_target IS NULL
-          THEN CASE WHEN t.comp_status OPERATOR(pg_catalog.=) 'r'::pg_catalog."char"
-              OR s.state OPERATOR(pg_catalog.=) ANY ('{r,d}'::pg_catalog."char"[])
-            THEN 'registered' ELSE 'pending' END
-        WHEN t.rolled_back_at IS NULL AND t.seq OPERATOR(pg_catalog.<=) s.undo_target THEN 'registered'
-        WHEN saga.internal_is_running(t.saga, t.seq) THEN 'running'
-        ELSE 'pending'
-      END
-    END AS compensation_status,
-    COALESCE(t.comp_attempts, 0) AS compensation_attempts,
-    t.next_attempt_at,
-    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.last_error END AS last_error,
-    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.parked END AS parked,
-    t.compensated_at,
-    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.comp_output END AS compensation_output,
-    t.started_at, t.completed_at, t.rolled_back_at,
-    saga.internal_policy(COALESCE(t.retry, t.compensation_retry)) AS retry,
-    saga.internal_policy(t.compensation_retry) AS compensation_retry,
-    saga.internal_forward_key(t.saga, t.seq) AS forward_key,
-    saga.internal_compensation_key(t.saga, t.seq) AS compensation_key
-  FROM saga.ledger_step t
-  JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) t.saga
-  CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner, s.owner_name) AS reach) reach
-  WHERE reach.reach OPERATOR(pg_catalog.>) 0;
+    b.id, b.name, b.idempotency_key, b.state, b.failure_kind, b.paused, b.owner, b.input, b.result,
+    b.reason, b.details, b.failed_step, b.last_completed_step, b.steps, b.next_action,
+    b.next_action_at, b.deadline, b.requires_review, b.started_at, b.updated_at, b.finished_at
+  -- Whatever is being undone is in one of these.
+  FROM (
+    SELECT u.saga FROM saga.ledger_due u
+    UNION
+    SELECT q.saga FROM saga.ledger_queue q
+    UNION
+    SELECT h.saga FROM saga.ledger_held h) w
+  CROSS JOIN LATERAL (
+    SELECT
+      s.id, s.name, s.idempotency_key, s.state, s.failure_kind, s.paused, s.owner, s.input, s.result,
+      s.reason, s.details, s.failed_step, s.last_completed_step, s.steps, s.next_action,
+      s.next_action_at, s.deadline, s.requires_review, s.started_at, s.updated_at, s.finished_at
+    FROM saga.sagas s
+    WHERE s.id OPERATOR(pg_catalog.=) w.saga
+    -- Keeps it a subquery, which knows the id; lets conditions in, by which few
+    -- may be left for which next_action is to be computed.
+    ORDER BY s.id) b
+  WHERE b.state OPERATOR(pg_catalog.=) ANY ('{compensating,needs_review}'::pg_catalog.text[]);
+
+COMMENT ON VIEW saga.undoing IS 'Of saga.sagas those that are compensating or need review; found without looking at the others.';
+COMMENT ON COLUMN saga.undoing.id IS 'Time-ordered UUID (version 7).';
+COMMENT ON COLUMN saga.undoing.name IS 'The kind of saga.';
+COMMENT ON COLUMN saga.undoing.idempotency_key IS 'The caller''s name for this very operation.';
+COMMENT ON COLUMN saga.undoing.state IS 'running, completed, compensating, compensated, needs_review or abandoned.';
+COMMENT ON COLUMN saga.undoing.failure_kind IS 'failed, cancelled or timed out.';
+COMMENT ON COLUMN saga.undoing.paused IS 'A person paused it: nothing is dispatched.';
+COMMENT ON COLUMN saga.undoing.owner IS 'current_user at saga.begin.';
+COMMENT ON COLUMN saga.undoing.input IS 'Input of saga.begin.';
+COMMENT ON COLUMN saga.undoing.result IS 'Result of saga.complete.';
+COMMENT ON COLUMN saga.undoing.reason IS 'Reason of the failure.';
+COMMENT ON COLUMN saga.undoing.details IS 'Details of the failure.';
+COMMENT ON COLUMN saga.undoing.failed_step IS 'Key of the step at which it failed.';
+COMMENT ON COLUMN saga.undoing.last_completed_step IS 'Key of the step that started last of those completed.';
+COMMENT ON COLUMN saga.undoing.steps IS 'How many steps it has, all runs counted.';
+COMMENT ON COLUMN saga.undoing.next_action IS 'What happens next, or who must do what, in words.';
+COMMENT ON COLUMN saga.undoing.next_action_at IS 'When something is due: an attempt, or the deadline.';
+COMMENT ON COLUMN saga.undoing.deadline IS 'When it fails if it is still running.';
+COMMENT ON COLUMN saga.undoing.requires_review IS 'No machine may go on; a person decides.';
+COMMENT ON COLUMN saga.undoing.started_at IS 'When saga.begin was called.';
+COMMENT ON COLUMN saga.undoing.updated_at IS 'When the saga itself last changed.';
+COMMENT ON COLUMN saga.undoing.finished_at IS 'When it was completed, compensated or abandoned.';
+
+CREATE VIEW saga.steps AS
+  SELECT
+    b.saga_id, b.seq, b.position, b.name, b.key, b.run, b.kind, b.status, b.attempts, b.output,
+    b.error, b.compensation_kind, b.compensation, b.args, b.channel, b.review, b.run_as,
+    b.compensation_status, b.compensation_attempts, b.next_attempt_at, b.last_error, b.parked,
+    b.compensated_at, b.compensation_output, b.started_at, b.completed_at, b.rolled_back_at,
+    b.retry, b.compensation_retry, b.forward_key, b.compensation_key
+  FROM saga.ledger_saga o
+  CROSS JOIN LATERAL (
+    SELECT
+      t.saga AS saga_id, t.seq,
+      pg_catalog.row_number() OVER (ORDER BY t.seq) AS position,
+      COALESCE(t.name, t.key) AS name, t.key, t.run,
+      CASE t.kind
+        WHEN 'c' THEN 'compensatable' WHEN 'p' THEN 'pivot' WHEN 'r' THEN 'retriable'
+      END AS kind,
+      CASE t.status
+        WHEN 's' THEN 'started' WHEN 'c' THEN 'completed' WHEN 'f' THEN 'failed'
+      END AS status,
+      t.attempts,
+      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.output END AS output,
+      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.error END AS error,
+      CASE
+        WHEN t.compensation IS NOT NULL THEN 'sql'
+        WHEN t.channel IS NOT NULL THEN 'notify'
+        WHEN t.review IS NOT NULL THEN 'review'
+      END AS compensation_kind,
+      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.compensation END AS compensation,
+      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.args END AS args,
+      t.channel,
+      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.review END AS review,
+      t.run_as::pg_catalog.regrole AS run_as,
+      CASE t.comp_status
+        WHEN 'n' THEN 'none' WHEN 'd' THEN 'dispatched' WHEN 'c' THEN 'compensated'
+        WHEN 'f' THEN 'failed' WHEN 's' THEN 'skipped'
+        ELSE CASE
+          WHEN NOT o.state OPERATOR(pg_catalog.=) ANY ('{u,p}'::pg_catalog."char"[]) OR o.undo_target IS NULL
+            THEN CASE WHEN t.comp_status OPERATOR(pg_catalog.=) 'r'::pg_catalog."char"
+                OR o.state OPERATOR(pg_catalog.=) ANY ('{r,d}'::pg_catalog."char"[])
+              THEN 'registered' ELSE 'pending' END
+          WHEN t.rolled_back_at IS NULL AND t.seq OPERATOR(pg_catalog.<=) o.undo_target THEN 'registered'
+          WHEN saga.internal_is_running(t.saga, t.seq) THEN 'running'
+          ELSE 'pending'
+        END
+      END AS compensation_status,
+      COALESCE(t.comp_attempts, 0) AS compensation_attempts,
+      t.next_attempt_at,
+      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.last_error END AS last_error,
+      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.parked END AS parked,
+      t.compensated_at,
+      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.comp_output END AS compensation_output,
+      t.started_at, t.completed_at, t.rolled_back_at,
+      saga.internal_policy(COALESCE(t.retry, t.compensation_retry)) AS retry,
+      saga.internal_policy(t.compensation_retry) AS compensation_retry,
+      saga.internal_forward_key(t.saga, t.seq) AS forward_key,
+      saga.internal_compensation_key(t.saga, t.seq) AS compensation_key
+    FROM saga.ledger_step t
+    CROSS JOIN LATERAL (SELECT saga.internal_reach(o.owner, o.owner_name) AS reach) reach
+    WHERE t.saga OPERATOR(pg_catalog.=) o.id
+      AND reach.reach OPERATOR(pg_catalog.>) 0
+    OFFSET 0) b
+  WHERE b.saga_id OPERATOR(pg_catalog.=) o.id;
 
 COMMENT ON VIEW saga.steps IS 'One row per run of a step of the sagas that the reader may see.';
 COMMENT ON COLUMN saga.steps.saga_id IS 'The saga.';
@@ -891,48 +993,56 @@ COMMENT ON COLUMN saga.steps.compensation_retry IS 'Retry policy of the compensa
 COMMENT ON COLUMN saga.steps.forward_key IS 'Idempotency key of its effect outside.';
 COMMENT ON COLUMN saga.steps.compensation_key IS 'Idempotency key of undoing it.';
 
-CREATE VIEW saga.attempts WITH (security_barrier) AS
+CREATE VIEW saga.attempts AS
   SELECT
-    a.saga_id, a.seq, a.phase, a.attempt, a.outcome,
-    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN a.sqlstate END AS sqlstate,
-    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN a.error END AS error,
-    a.rows, a.started_at, a.finished_at, a.consumer
-  FROM (
+    b.saga_id, b.seq, b.phase, b.attempt, b.outcome, b.sqlstate, b.error, b.rows, b.started_at,
+    b.finished_at, b.consumer
+  FROM saga.ledger_saga o
+  CROSS JOIN LATERAL (
     SELECT
-      h.saga AS saga_id, h.seq,
-      CASE h.phase WHEN 'f' THEN 'forward' ELSE 'compensation' END AS phase,
-      h.attempt,
-      CASE h.outcome
-        WHEN 's' THEN 'succeeded' WHEN 'f' THEN 'failed' WHEN 'i' THEN 'interrupted'
-        WHEN 't' THEN 'timed out' WHEN 'd' THEN 'deferred'
-      END AS outcome,
-      h.sqlstate, h.error, h.rows, h.started_at, h.finished_at, h.consumer
-    FROM saga.ledger_attempt h
-    UNION ALL
-    -- The last forward attempt is told by the step's own row, unless it failed.
-    SELECT
-      t.saga, t.seq, 'forward', t.attempts,
-      CASE
-        WHEN t.status OPERATOR(pg_catalog.=) 'c'::pg_catalog."char" THEN 'succeeded'
-        WHEN s.state OPERATOR(pg_catalog.<>) 'r'::pg_catalog."char" OR t.rolled_back_at IS NOT NULL
-          THEN 'interrupted'
-      END,
-      NULL, NULL, NULL, COALESCE(t.attempt_at, t.started_at), t.completed_at, NULL
-    FROM saga.ledger_step t
-    JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) t.saga
-    WHERE t.status OPERATOR(pg_catalog.<>) 'f'::pg_catalog."char"
-    UNION ALL
-    -- What a listener holds.
-    SELECT
-      t.saga, t.seq, 'compensation',
-      COALESCE(t.comp_attempts, 0) OPERATOR(pg_catalog.+) 1,
-      NULL, NULL, NULL, NULL, t.claimed_at, NULL, t.consumer
-    FROM saga.ledger_step t
-    WHERE t.claimed_at IS NOT NULL
-  ) a
-  JOIN saga.ledger_saga o ON o.id OPERATOR(pg_catalog.=) a.saga_id
-  CROSS JOIN LATERAL (SELECT saga.internal_reach(o.owner, o.owner_name) AS reach) reach
-  WHERE reach.reach OPERATOR(pg_catalog.>) 0;
+      o.id AS saga_id, a.seq, a.phase, a.attempt, a.outcome,
+      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN a.sqlstate END AS sqlstate,
+      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN a.error END AS error,
+      a.rows, a.started_at, a.finished_at, a.consumer
+    FROM (
+      SELECT
+        h.seq,
+        CASE h.phase WHEN 'f' THEN 'forward' ELSE 'compensation' END AS phase,
+        h.attempt,
+        CASE h.outcome
+          WHEN 's' THEN 'succeeded' WHEN 'f' THEN 'failed' WHEN 'i' THEN 'interrupted'
+          WHEN 't' THEN 'timed out' WHEN 'd' THEN 'deferred'
+        END AS outcome,
+        h.sqlstate, h.error, h.rows, h.started_at, h.finished_at, h.consumer
+      FROM saga.ledger_attempt h
+      WHERE h.saga OPERATOR(pg_catalog.=) o.id
+      UNION ALL
+      -- The last forward attempt is told by the step's own row, unless it failed.
+      SELECT
+        t.seq, 'forward', t.attempts,
+        CASE
+          WHEN t.status OPERATOR(pg_catalog.=) 'c'::pg_catalog."char" THEN 'succeeded'
+          WHEN o.state OPERATOR(pg_catalog.<>) 'r'::pg_catalog."char" OR t.rolled_back_at IS NOT NULL
+            THEN 'interrupted'
+        END,
+        NULL, NULL, NULL, COALESCE(t.attempt_at, t.started_at), t.completed_at, NULL
+      FROM saga.ledger_step t
+      WHERE t.saga OPERATOR(pg_catalog.=) o.id
+        AND t.status OPERATOR(pg_catalog.<>) 'f'::pg_catalog."char"
+      UNION ALL
+      -- What a listener holds.
+      SELECT
+        t.seq, 'compensation',
+        COALESCE(t.comp_attempts, 0) OPERATOR(pg_catalog.+) 1,
+        NULL, NULL, NULL, NULL, t.claimed_at, NULL, t.consumer
+      FROM saga.ledger_step t
+      WHERE t.saga OPERATOR(pg_catalog.=) o.id
+        AND t.claimed_at IS NOT NULL
+    ) a
+    CROSS JOIN LATERAL (SELECT saga.internal_reach(o.owner, o.owner_name) AS reach) reach
+    WHERE reach.reach OPERATOR(pg_catalog.>) 0
+    OFFSET 0) b
+  WHERE b.saga_id OPERATOR(pg_catalog.=) o.id;
 
 COMMENT ON VIEW saga.attempts IS 'Every attempt of every step and compensation that the reader may see.';
 COMMENT ON COLUMN saga.attempts.saga_id IS 'The saga.';
@@ -947,99 +1057,113 @@ COMMENT ON COLUMN saga.attempts.started_at IS 'Its start.';
 COMMENT ON COLUMN saga.attempts.finished_at IS 'Its end.';
 COMMENT ON COLUMN saga.attempts.consumer IS 'The listener that made it.';
 
-CREATE VIEW saga.events WITH (security_barrier) AS
+CREATE VIEW saga.events AS
   SELECT
-    e.saga_id,
-    pg_catalog.row_number() OVER (PARTITION BY e.saga_id ORDER BY e.at, e.rank, e.seq) AS position,
-    e.at, e.event, e.seq,
-    (SELECT t.key FROM saga.ledger_step t
-      WHERE t.saga OPERATOR(pg_catalog.=) e.saga_id
-        AND t.seq OPERATOR(pg_catalog.=) e.seq) AS step,
-    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN e.detail END AS detail
-  FROM (
-    SELECT s.id AS saga_id, 0 AS rank, s.started_at AS at, 'begun' AS event,
-      NULL::bigint AS seq, NULL::pg_catalog.jsonb AS detail
-    FROM saga.ledger_saga s
-    UNION ALL
-    SELECT t.saga, 1, t.started_at, 'step started', t.seq, NULL
-    FROM saga.ledger_step t
-    UNION ALL
-    -- Another attempt may begin, and succeed, in the moment in which one ends.
-    SELECT t.saga, 3, t.completed_at, 'step completed', t.seq, NULL
-    FROM saga.ledger_step t
-    WHERE t.status OPERATOR(pg_catalog.=) 'c'::pg_catalog."char"
-    UNION ALL
-    SELECT h.saga, CASE h.phase WHEN 'f' THEN 2 ELSE 7 END, h.finished_at,
-      CASE h.phase WHEN 'f' THEN 'step ' ELSE 'compensation ' END
-      OPERATOR(pg_catalog.||) CASE h.outcome
-        WHEN 's' THEN 'succeeded' WHEN 'f' THEN 'failed' WHEN 'i' THEN 'interrupted'
-        WHEN 't' THEN 'timed out' WHEN 'd' THEN 'deferred'
-      END,
-      h.seq,
-      pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-        'attempt', h.attempt, 'sqlstate', h.sqlstate, 'error', h.error))
-    FROM saga.ledger_attempt h
-    UNION ALL
-    -- Nobody acknowledges what succeeds by being dispatched.  All else is
-    -- dispatched behind what ended in that moment.
-    SELECT t.saga, CASE WHEN t.acknowledge THEN 8 ELSE 6 END, t.dispatched_at, 'compensation dispatched', t.seq,
-      pg_catalog.jsonb_build_object('channel', t.channel)
-    FROM saga.ledger_step t
-    WHERE t.dispatched_at IS NOT NULL
-    UNION ALL
-    -- What is parked or over was failing, or decided, first.
-    SELECT v.saga,
-      CASE
-        WHEN v.event OPERATOR(pg_catalog.=) ANY ('{failing,rolling back,resolved,reopened,paused,resumed}'::pg_catalog.text[]) THEN 4
-        WHEN v.event OPERATOR(pg_catalog.=) 'compensation dispatched' THEN (
-          SELECT CASE WHEN t.acknowledge THEN 8 ELSE 6 END
-          FROM saga.ledger_step t
-          WHERE t.saga OPERATOR(pg_catalog.=) v.saga AND t.seq OPERATOR(pg_catalog.=) v.seq)
-        WHEN v.event OPERATOR(pg_catalog.=) 'parked' THEN 9
-        WHEN v.event OPERATOR(pg_catalog.=) 'abandoned' THEN 10
-        ELSE 8
-      END,
-      v.at, v.event, NULLIF(v.seq, 0),
-      pg_catalog.jsonb_strip_nulls(
-        -- What a machine did, nobody did.
-        CASE WHEN NOT v.event OPERATOR(pg_catalog.=) ANY ('{compensation dispatched,parked,rolled back,running again}'::pg_catalog.text[])
-          THEN pg_catalog.jsonb_build_object('by', v.actor) ELSE '{}'::pg_catalog.jsonb END
-        OPERATOR(pg_catalog.||) COALESCE(v.detail, '{}'::pg_catalog.jsonb)
-        OPERATOR(pg_catalog.-) 'to_undo'::pg_catalog.text)
-    FROM saga.ledger_event v
-    UNION ALL
-    SELECT v.saga, 5, v.at, 'undo started', NULL,
-      pg_catalog.jsonb_build_object('steps', v.detail OPERATOR(pg_catalog.->) 'to_undo')
-    FROM saga.ledger_event v
-    WHERE (v.detail OPERATOR(pg_catalog.->>) 'to_undo')::bigint OPERATOR(pg_catalog.>) 0
-    UNION ALL
-    SELECT s.id, 10, s.finished_at, saga.internal_state(s.state), NULL, NULL
-    FROM saga.ledger_saga s
-    WHERE s.finished_at IS NOT NULL
-      -- Of an abandoned one, the person's decision tells.
-      AND s.state OPERATOR(pg_catalog.<>) 'a'::pg_catalog."char"
-  ) e
-  JOIN saga.ledger_saga o ON o.id OPERATOR(pg_catalog.=) e.saga_id
-  CROSS JOIN LATERAL (SELECT saga.internal_reach(o.owner, o.owner_name) AS reach) reach
-  WHERE reach.reach OPERATOR(pg_catalog.>) 0
-  UNION ALL
-  -- Of what was purged there is only how much it was; shown to those who may see
-  -- the sagas of the role that purged.
-  SELECT
-    NULL, pg_catalog.row_number() OVER (ORDER BY v.at), v.at, v.event, NULL, NULL,
-    pg_catalog.jsonb_build_object('by', v.actor) OPERATOR(pg_catalog.||) v.detail
-  FROM saga.ledger_event v
-  WHERE v.saga OPERATOR(pg_catalog.=) '00000000-0000-0000-0000-000000000000'::pg_catalog.uuid
-    AND saga.internal_reach(COALESCE(pg_catalog.to_regrole(pg_catalog.quote_ident(v.actor))::pg_catalog.oid, 0::pg_catalog.oid), v.actor) OPERATOR(pg_catalog.>) 0;
+    b.saga_id, b.position, b.at, b.event, b.seq, b.step, b.detail
+  FROM saga.ledger_saga o
+  CROSS JOIN LATERAL (
+    SELECT
+      o.id AS saga_id,
+      pg_catalog.row_number() OVER (ORDER BY e.at, e.rank, e.seq) AS position,
+      e.at, e.event, e.seq,
+      (SELECT t.key FROM saga.ledger_step t
+        WHERE t.saga OPERATOR(pg_catalog.=) o.id
+          AND t.seq OPERATOR(pg_catalog.=) e.seq) AS step,
+      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN e.detail END AS detail
+    FROM (
+      SELECT 0 AS rank, o.started_at AS at, 'begun' AS event,
+        NULL::bigint AS seq, NULL::pg_catalog.jsonb AS detail
+      UNION ALL
+      SELECT 1, t.started_at, 'step started', t.seq, NULL
+      FROM saga.ledger_step t
+      WHERE t.saga OPERATOR(pg_catalog.=) o.id
+      UNION ALL
+      -- Another attempt may begin, and succeed, in the moment in which one ends.
+      SELECT 3, t.completed_at, 'step completed', t.seq, NULL
+      FROM saga.ledger_step t
+      WHERE t.saga OPERATOR(pg_catalog.=) o.id AND t.status OPERATOR(pg_catalog.=) 'c'::pg_catalog."char"
+      UNION ALL
+      SELECT CASE h.phase WHEN 'f' THEN 2 ELSE 7 END, h.finished_at,
+        CASE h.phase WHEN 'f' THEN 'step ' ELSE 'compensation ' END
+        OPERATOR(pg_catalog.||) CASE h.outcome
+          WHEN 's' THEN 'succeeded' WHEN 'f' THEN 'failed' WHEN 'i' THEN 'interrupted'
+          WHEN 't' THEN 'timed out' WHEN 'd' THEN 'deferred'
+        END,
+        h.seq,
+        pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+          'attempt', h.attempt, 'sqlstate', h.sqlstate, 'error', h.error))
+      FROM saga.ledger_attempt h
+      WHERE h.saga OPERATOR(pg_catalog.=) o.id
+      UNION ALL
+      -- Nobody acknowledges what succeeds by being dispatched.  All else is
+      -- dispatched behind what ended in that moment.
+      SELECT CASE WHEN t.acknowledge THEN 8 ELSE 6 END, t.dispatched_at, 'compensation dispatched', t.seq,
+        pg_catalog.jsonb_build_object('channel', t.channel)
+      FROM saga.ledger_step t
+      WHERE t.saga OPERATOR(pg_catalog.=) o.id AND t.dispatched_at IS NOT NULL
+      UNION ALL
+      -- What is parked or over was failing, or decided, first.
+      SELECT
+        CASE
+          WHEN v.event OPERATOR(pg_catalog.=) ANY ('{failing,rolling back,resolved,reopened,paused,resumed}'::pg_catalog.text[]) THEN 4
+          WHEN v.event OPERATOR(pg_catalog.=) 'compensation dispatched' THEN (
+            SELECT CASE WHEN t.acknowledge THEN 8 ELSE 6 END
+            FROM saga.ledger_step t
+            WHERE t.saga OPERATOR(pg_catalog.=) v.saga AND t.seq OPERATOR(pg_catalog.=) v.seq)
+          WHEN v.event OPERATOR(pg_catalog.=) 'parked' THEN 9
+          WHEN v.event OPERATOR(pg_catalog.=) 'abandoned' THEN 10
+          ELSE 8
+        END,
+        v.at, v.event, NULLIF(v.seq, 0),
+        pg_catalog.jsonb_strip_nulls(
+          -- What a machine did, nobody did.
+          CASE WHEN NOT v.event OPERATOR(pg_catalog.=) ANY ('{compensation dispatched,parked,rolled back,running again}'::pg_catalog.text[])
+            THEN pg_catalog.jsonb_build_object('by', v.actor) ELSE '{}'::pg_catalog.jsonb END
+          OPERATOR(pg_catalog.||) COALESCE(v.detail, '{}'::pg_catalog.jsonb)
+          OPERATOR(pg_catalog.-) 'to_undo'::pg_catalog.text)
+      FROM saga.ledger_event v
+      WHERE v.saga OPERATOR(pg_catalog.=) o.id
+      UNION ALL
+      SELECT 5, v.at, 'undo started', NULL,
+        pg_catalog.jsonb_build_object('steps', v.detail OPERATOR(pg_catalog.->) 'to_undo')
+      FROM saga.ledger_event v
+      WHERE v.saga OPERATOR(pg_catalog.=) o.id
+        AND (v.detail OPERATOR(pg_catalog.->>) 'to_undo')::bigint OPERATOR(pg_catalog.>) 0
+      UNION ALL
+      SELECT 10, o.finished_at, saga.internal_state(o.state), NULL, NULL
+      WHERE o.finished_at IS NOT NULL
+        -- Of an abandoned one, the person's decision tells.
+        AND o.state OPERATOR(pg_catalog.<>) 'a'::pg_catalog."char"
+    ) e
+    CROSS JOIN LATERAL (SELECT saga.internal_reach(o.owner, o.owner_name) AS reach) reach
+    WHERE reach.reach OPERATOR(pg_catalog.>) 0
+    OFFSET 0) b
+  WHERE b.saga_id OPERATOR(pg_catalog.=) o.id;
 
-COMMENT ON VIEW saga.events IS 'The whole life of a saga, one row per thing that happened, in order; and how many sagas were purged.';
-COMMENT ON COLUMN saga.events.saga_id IS 'The saga; null: those that were purged.';
+COMMENT ON VIEW saga.events IS 'The whole life of a saga, one row per thing that happened, in order.';
+COMMENT ON COLUMN saga.events.saga_id IS 'The saga.';
 COMMENT ON COLUMN saga.events.position IS '1, 2, 3 ... in the order in which things happened.';
 COMMENT ON COLUMN saga.events.at IS 'When.';
 COMMENT ON COLUMN saga.events.event IS 'What.';
 COMMENT ON COLUMN saga.events.seq IS 'The step it is about, by start order.';
 COMMENT ON COLUMN saga.events.step IS 'That step''s key.';
 COMMENT ON COLUMN saga.events.detail IS 'More about it.';
+
+CREATE VIEW saga.purges WITH (security_barrier) AS
+  SELECT
+    v.at, v.actor AS by,
+    (v.detail OPERATOR(pg_catalog.->>) 'sagas')::bigint AS sagas
+  FROM saga.ledger_event v
+  CROSS JOIN LATERAL (
+    SELECT saga.internal_reach(COALESCE(pg_catalog.to_regrole(pg_catalog.quote_ident(v.actor))::pg_catalog.oid,
+      0::pg_catalog.oid), v.actor) AS reach) reach
+  WHERE v.saga OPERATOR(pg_catalog.=) '00000000-0000-0000-0000-000000000000'::pg_catalog.uuid
+    AND reach.reach OPERATOR(pg_catalog.>) 0;
+
+COMMENT ON VIEW saga.purges IS 'How many finished sagas were deleted, lately; for those who may see the sagas of the role that did it.';
+COMMENT ON COLUMN saga.purges.at IS 'When.';
+COMMENT ON COLUMN saga.purges.by IS 'The role that did it.';
+COMMENT ON COLUMN saga.purges.sagas IS 'How many sagas.';
 
 CREATE VIEW saga.review_queue WITH (security_barrier) AS
   SELECT
@@ -1136,7 +1260,8 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
     END
       OPERATOR(pg_catalog.||) pg_catalog.format(
         E'SELECT saga.abandon(%L,\n  \'why\');  -- everything stays as it is', s.id) AS to_settle
-  FROM saga.ledger_saga s
+  FROM saga.ledger_held w
+  JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) w.saga
   CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner, s.owner_name) AS reach) reach
   LEFT JOIN LATERAL (
     SELECT t.key, t.seq, t.parked, t.compensation, t.channel, t.review, t.comp_attempts, t.late,
@@ -1175,8 +1300,15 @@ CREATE VIEW saga.pending_compensations WITH (security_barrier) AS
     COALESCE(t.comp_attempts, 0) OPERATOR(pg_catalog.+) 1 AS attempt,
     t.consumer, t.claimed_at, t.lease_until, t.next_attempt_at,
     saga.internal_compensation_key(t.saga, t.seq) AS compensation_key
-  FROM saga.ledger_step t
-  JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) t.saga
+  -- Whatever is being undone is in one of these.
+  FROM (
+    SELECT u.saga FROM saga.ledger_due u
+    UNION
+    SELECT q.saga FROM saga.ledger_queue q
+    UNION
+    SELECT h.saga FROM saga.ledger_held h) w
+  JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) w.saga
+  JOIN saga.ledger_step t ON t.saga OPERATOR(pg_catalog.=) s.id
   CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner, s.owner_name) AS reach) reach
   WHERE reach.reach OPERATOR(pg_catalog.>) 0
     AND t.channel IS NOT NULL
@@ -1205,8 +1337,8 @@ COMMENT ON COLUMN saga.pending_compensations.compensation_key IS 'The handle by 
 -- ---------------------------------------------------------------------------
 
 -- The views filter their rows by themselves.
-GRANT SELECT ON saga.sagas, saga.steps, saga.attempts, saga.events,
-  saga.review_queue, saga.pending_compensations TO PUBLIC;
+GRANT SELECT ON saga.sagas, saga.undoing, saga.steps, saga.attempts, saga.events,
+  saga.review_queue, saga.pending_compensations, saga.purges TO PUBLIC;
 
 -- Whoever could call it could make a copy believe that it is the original.
 REVOKE ALL ON FUNCTION saga.internal_settle_home() FROM PUBLIC;

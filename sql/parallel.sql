@@ -8,6 +8,7 @@ GRANT USAGE ON SCHEMA saga TO regress_parallel, regress_parallel_stranger;
 GRANT USAGE, CREATE ON SCHEMA test TO regress_parallel, regress_parallel_stranger;
 GRANT ALL ON ALL TABLES IN SCHEMA test TO regress_parallel, regress_parallel_stranger;
 ALTER SYSTEM SET saga.max_executors = 1;
+ALTER SYSTEM SET saga.lock_timeout = '10min';
 SELECT pg_reload_conf();
 
 -- A saga in every state, and in each way of waiting.  All of it is at rest: the
@@ -71,7 +72,7 @@ SELECT saga.fail(:'written');
 BEGIN;
 SELECT saga.pause(:'written', 'wait');
 PREPARE TRANSACTION 'regress_parallel_written';
-CALL test.wait_until($$SELECT deadline < now() FROM saga.sagas WHERE id = test.id('late')$$);
+CALL test.wait_until($$SELECT deadline < clock_timestamp() FROM saga.sagas WHERE id = test.id('late')$$);
 RESET ROLE;
 ANALYZE;
 SET ROLE regress_parallel;
@@ -87,8 +88,8 @@ BEGIN
   RETURN plan;
 END $$;
 
--- The rows of a query without parallel plans and with nothing but them; and is
--- there a plan in which processes take part at all?
+-- The rows of a query without parallel plans and with them wherever the planner
+-- has one; and has it one?  Which of the queries get one changes with the tables.
 CREATE FUNCTION test.in_parallel(wanted boolean) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM set_config('max_parallel_workers_per_gather', CASE WHEN wanted THEN '2' ELSE '0' END, false),
@@ -120,7 +121,7 @@ BEGIN
 END $$;
 
 -- Every view, whole and column by column
-SELECT relname, r.*
+SELECT relname, same, rows
 FROM pg_class, test.same('SELECT * FROM saga.' || relname) r
 WHERE relnamespace = 'saga'::regnamespace AND relkind = 'v' ORDER BY 1;
 SELECT relname, count(*) AS columns, bool_and(same) AS same, bool_or(gathers) AS gathers
@@ -132,21 +133,21 @@ FROM (
 GROUP BY 1 ORDER BY 1;
 
 -- By state, ordered, joined, in a function's hands
-SELECT state, r.*
+SELECT state, same, rows
 FROM unnest('{running,completed,compensating,compensated,needs_review,abandoned}'::text[]) state,
   test.same(format('SELECT * FROM saga.sagas WHERE state = %L', state)) r;
-SELECT * FROM test.same('SELECT id, next_action FROM saga.sagas ORDER BY id DESC LIMIT 5');
-SELECT * FROM test.same('SELECT state, count(*), min(next_action) FROM saga.sagas GROUP BY state');
-SELECT * FROM test.same('SELECT s.next_action, t.compensation_status, e.event FROM saga.sagas s
+SELECT same, rows FROM test.same('SELECT id, next_action FROM saga.sagas ORDER BY id DESC LIMIT 5');
+SELECT same, rows FROM test.same('SELECT state, count(*), min(next_action) FROM saga.sagas GROUP BY state');
+SELECT same, rows FROM test.same('SELECT s.next_action, t.compensation_status, e.event FROM saga.sagas s
   JOIN saga.steps t ON t.saga_id = s.id JOIN saga.events e ON e.saga_id = s.id');
-SELECT * FROM test.same('SELECT id, saga.internal_next_action(id, ''u'', false, NULL, NULL, NULL, ''a'', NULL),
+SELECT same, rows FROM test.same('SELECT id, saga.internal_next_action(id, ''u'', false, NULL, NULL, NULL, ''a'', NULL),
   saga.internal_is_running(id, 0) FROM saga.sagas');
-SELECT * FROM test.same('SELECT s.id, p.action FROM saga.sagas s, saga.plan(s.id) p');
+SELECT same, rows FROM test.same('SELECT s.id, p.action FROM saga.sagas s, saga.plan(s.id) p');
 
 -- What is called with an id by those who may not see it
 SET ROLE regress_parallel_stranger;
 SELECT count(*) FROM saga.sagas;
-SELECT * FROM test.same('SELECT name, saga.internal_is_running(id, 0),
+SELECT same, rows FROM test.same('SELECT name, saga.internal_is_running(id, 0),
   saga.internal_next_action(id, ''u'', false, NULL, NULL, NULL, ''a'', NULL) FROM test.named');
 SET ROLE regress_parallel;
 
@@ -161,6 +162,7 @@ SELECT pg_advisory_unlock(48);
 SELECT saga.wait(id) FROM unnest(ARRAY[:'at_work', :'waiting', :'written', :'late']::uuid[]) id;
 RESET ROLE;
 ALTER SYSTEM RESET saga.max_executors;
+ALTER SYSTEM RESET saga.lock_timeout;
 SELECT pg_reload_conf();
 DROP OWNED BY regress_parallel, regress_parallel_stranger;
 DROP ROLE regress_parallel, regress_parallel_stranger;

@@ -397,7 +397,47 @@ SELECT count(*) FROM saga.attempts WHERE pg_temp.leak(error) OR error::integer =
 SELECT count(*) FROM saga.events WHERE pg_temp.leak(detail) OR step::integer = 1;
 SELECT count(*) FROM saga.review_queue WHERE pg_temp.leak(why) OR why::integer = 1;
 SELECT count(*) FROM saga.pending_compensations WHERE pg_temp.leak(consumer) OR consumer::integer = 1;
+SELECT count(*) FROM saga.purges WHERE pg_temp.leak(by);
 RESET enable_nestloop;
+-- nor ids, nor in joins, whichever way they go
+CREATE PROCEDURE pg_temp.join_all() LANGUAGE plpgsql AS $$
+DECLARE
+  query text;
+  n bigint;
+BEGIN
+  FOREACH query IN ARRAY ARRAY[
+    'saga.sagas WHERE pg_temp.leak(id)', 'saga.undoing WHERE pg_temp.leak(id)', 'saga.steps WHERE pg_temp.leak(saga_id)',
+    'saga.attempts WHERE pg_temp.leak(saga_id)', 'saga.events WHERE pg_temp.leak(saga_id)',
+    'saga.attempts WHERE pg_temp.leak(phase) AND saga_id IN (SELECT id FROM test.seqs)',
+    'saga.steps t JOIN saga.events e USING (saga_id) JOIN saga.attempts a USING (saga_id)
+       WHERE pg_temp.leak(t.key) AND pg_temp.leak(e.event) AND pg_temp.leak(a.outcome)',
+    'saga.sagas s JOIN saga.steps t ON t.saga_id = s.id WHERE pg_temp.leak(s.id) AND pg_temp.leak(t.seq)',
+    'test.seqs q JOIN saga.steps t ON t.saga_id = q.id AND pg_temp.leak(t.saga_id)',
+    'test.seqs q JOIN saga.events e ON e.saga_id = q.id AND pg_temp.leak(e.at)',
+    'test.seqs q LEFT JOIN saga.attempts a ON a.saga_id = q.id AND pg_temp.leak(a.attempt) WHERE a.attempt IS NOT NULL',
+    'test.seqs q, LATERAL (SELECT * FROM saga.steps t WHERE t.saga_id = q.id AND pg_temp.leak(t.name)) t',
+    '(SELECT saga_id FROM saga.steps ORDER BY pg_temp.leak(saga_id), saga_id LIMIT 1) t',
+    '(SELECT id FROM saga.sagas ORDER BY pg_temp.leak(id), id DESC LIMIT 1) t',
+    '(SELECT saga_id, count(*) FROM saga.events GROUP BY saga_id HAVING pg_temp.leak(saga_id)) t'] LOOP
+    EXECUTE 'SELECT count(*) FROM ' || query INTO n;
+    IF n > 0 THEN
+      RAISE NOTICE '%: %', query, n;
+    END IF;
+  END LOOP;
+END $$;
+CALL pg_temp.join_all();
+SET enable_nestloop = off;
+CALL pg_temp.join_all();
+SET enable_hashjoin = off;
+CALL pg_temp.join_all();
+SET enable_mergejoin = off;
+SET enable_nestloop = on;
+SET enable_material = off;
+CALL pg_temp.join_all();
+RESET enable_nestloop;
+RESET enable_hashjoin;
+RESET enable_mergejoin;
+RESET enable_material;
 -- The planner's statistics of the ledger are for nobody.
 RESET ROLE;
 ANALYZE saga.ledger_saga, saga.ledger_step;

@@ -81,25 +81,3 @@ SELECT count(*) FROM saga.steps WHERE saga_id = :'id';
 SELECT attempt FROM saga.step(:'id', 'x');
 SELECT key, attempts FROM saga.steps WHERE saga_id = :'id' ORDER BY position;
 COMMIT;
-
--- Looking at one saga costs index lookups.
-SET enable_seqscan = off;
-CREATE FUNCTION test.not_by_index(view text, id text) RETURNS SETOF text LANGUAGE plpgsql AS $$
-DECLARE
-  line text;
-  scan text;
-BEGIN
-  FOR line IN EXECUTE format('EXPLAIN (COSTS OFF) SELECT * FROM saga.%I WHERE %I = %L', view, id,
-                             '01900000-0000-7000-8000-000000000000') LOOP
-    IF scan IS NOT NULL AND line !~ 'Index Cond' THEN
-      RETURN NEXT scan;
-    END IF;
-    scan := CASE WHEN line ~ 'Seq Scan|Index .*Scan' THEN trim(line) END;
-  END LOOP;
-END $$;
-SELECT test.not_by_index('sagas', 'id');
-SELECT test.not_by_index('steps', 'saga_id');
-SELECT test.not_by_index('attempts', 'saga_id');
-SELECT test.not_by_index('events', 'saga_id');
-SELECT test.not_by_index('pending_compensations', 'saga_id');
-RESET enable_seqscan;

@@ -369,7 +369,7 @@ adopt_rows(Oid adopter)
 		" ENABLE ALWAYS TRIGGER guard_truncate"
 		GUARD("ledger_saga"), GUARD("ledger_step"), GUARD("ledger_attempt"),
 		GUARD("ledger_event"), GUARD("ledger_due"), GUARD("ledger_queue"),
-		GUARD("ledger_home")
+		GUARD("ledger_held"), GUARD("ledger_home")
 #undef GUARD
 	};
 	static const char *const statements[] = {

@@ -34,6 +34,7 @@
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "uuid7.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_reach);
 PG_FUNCTION_INFO_V1(saga_sql_state_name);
@@ -42,6 +43,7 @@ PG_FUNCTION_INFO_V1(saga_sql_forward_key);
 PG_FUNCTION_INFO_V1(saga_sql_compensation_key);
 PG_FUNCTION_INFO_V1(saga_sql_is_running);
 PG_FUNCTION_INFO_V1(saga_sql_next_action);
+PG_FUNCTION_INFO_V1(saga_sql_first_id);
 
 Datum
 saga_sql_reach(PG_FUNCTION_ARGS)
@@ -103,6 +105,16 @@ saga_sql_compensation_key(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_TEXT_P(saga_context_compensation_key(PG_GETARG_UUID_P(0),
 												   PG_GETARG_INT64(1)));
+}
+
+/* saga.first_id(at) */
+Datum
+saga_sql_first_id(PG_FUNCTION_ARGS)
+{
+	pg_uuid_t  *first = palloc(sizeof(pg_uuid_t));
+
+	saga_uuid7_first(PG_GETARG_TIMESTAMPTZ(0), first);
+	PG_RETURN_UUID_P(first);
 }
 
 /*

@@ -71,6 +71,7 @@ saga_ledger_relations(Oid *relids)
 	relids[n++] = saga_oids_get()->event;
 	relids[n++] = saga_oids_get()->due;
 	relids[n++] = saga_oids_get()->queue;
+	relids[n++] = saga_oids_get()->held;
 	return n;
 }
 
@@ -267,10 +268,10 @@ saga_ledger_get_saga_by_key(Oid owner, text *name, text *key, SagaRow *row)
 
 	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
 	index = index_open(saga_oids_get()->saga_by_key, AccessShareLock);
-	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(owner));
+	key_text(&keys[0], 1, key);
 	key_text(&keys[1], 2, name);
-	key_text(&keys[2], 3, key);
+	ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(owner));
 	for (;;)
 	{
 		found = saga_table_find(heap, index, keys, 3, ForwardScanDirection,
@@ -373,6 +374,43 @@ follow_due(SagaRow *row, bool failed)
 }
 
 /*
+ * The same of its row of ledger_held, which is there while a person holds it.
+ * The views find there what no machine will look at again.
+ */
+static void
+follow_held(SagaRow *row)
+{
+	bool		held = saga_rows_held(row);
+	Relation	heap;
+
+	if (held == row->stored_held)
+		return;
+	heap = table_open(saga_oids_get()->held, RowExclusiveLock);
+	if (held)
+	{
+		Datum		values[Held_natts];
+		bool		nulls[Held_natts] = {false};
+
+		values[Held_saga - 1] = UUIDPGetDatum(&row->id);
+		saga_table_insert(heap, values, nulls, InvalidOid, NULL);
+	}
+	else
+	{
+		Relation	index = index_open(saga_oids_get()->held_pkey, AccessShareLock);
+		ScanKeyData key;
+		SagaTuple	version;
+
+		key_uuid(&key, Held_saga, &row->id);
+		if (saga_table_find(heap, index, &key, 1, ForwardScanDirection,
+							&version) == SAGA_FOUND)
+			saga_table_delete(heap, version.tuple, version.own);
+		index_close(index, NoLock);
+	}
+	table_close(heap, NoLock);
+	row->stored_held = held;
+}
+
+/*
  * Inserts a new saga.  Returns false if another may have been begun under its
  * key: the caller looks again.
  */
@@ -387,6 +425,7 @@ saga_ledger_insert_saga(SagaRow *row)
 	row->stored_state = 0;
 	row->stored_due = 0;
 	row->stored_lane = InvalidOid;
+	row->stored_held = false;
 	saga_rows_pack_saga(row, values, nulls);
 	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
 	inserted = saga_table_insert(heap, values, nulls, saga_oids_get()->saga_by_key,
@@ -436,6 +475,7 @@ saga_ledger_update_saga(SagaRow *row, SagaPatience patience)
 		}
 		row->stored_state = row->state;
 		follow_due(row, failed);
+		follow_held(row);
 	}
 	table_close(heap, NoLock);
 	return written;

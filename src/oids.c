@@ -83,7 +83,7 @@ find_oids(void)
 		return false;
 	oids.saga = lookup_relation("ledger_saga", schema);
 	oids.saga_pkey = lookup_relation("ledger_saga_id_key", schema);
-	oids.saga_by_key = lookup_relation("ledger_saga_owner_name_key", schema);
+	oids.saga_by_key = lookup_relation("ledger_saga_key_name_owner", schema);
 	oids.step = lookup_relation("ledger_step", schema);
 	oids.step_pkey = lookup_relation("ledger_step_key", schema);
 	oids.attempt = lookup_relation("ledger_attempt", schema);
@@ -94,6 +94,8 @@ find_oids(void)
 	oids.due_pkey = lookup_relation("ledger_due_key", schema);
 	oids.queue = lookup_relation("ledger_queue", schema);
 	oids.queue_pkey = lookup_relation("ledger_queue_key", schema);
+	oids.held = lookup_relation("ledger_held", schema);
+	oids.held_pkey = lookup_relation("ledger_held_key", schema);
 	oids.home = lookup_relation("ledger_home", schema);
 	oids.start_order = lookup_relation("start_order", schema);
 	oids.step_result = lookup_type("step_result", schema);
@@ -104,7 +106,8 @@ find_oids(void)
 		OidIsValid(oids.attempt_pkey) && OidIsValid(oids.event_by_saga) &&
 		OidIsValid(oids.event) && OidIsValid(oids.due) &&
 		OidIsValid(oids.due_pkey) && OidIsValid(oids.queue) &&
-		OidIsValid(oids.queue_pkey) && OidIsValid(oids.home) &&
+		OidIsValid(oids.queue_pkey) && OidIsValid(oids.held) &&
+		OidIsValid(oids.held_pkey) && OidIsValid(oids.home) &&
 		OidIsValid(oids.start_order) &&
 		OidIsValid(oids.step_result) && OidIsValid(oids.retry_policy);
 }
@@ -121,7 +124,8 @@ lookup_oids(void)
 		!has_columns(oids.attempt, Attempt_natts) ||
 		!has_columns(oids.event, Event_natts) ||
 		!has_columns(oids.due, Due_natts) ||
-		!has_columns(oids.queue, Queue_natts))
+		!has_columns(oids.queue, Queue_natts) ||
+		!has_columns(oids.held, Held_natts))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_UNAVAILABLE),
 				 errmsg("the installed version of extension \"saga\" does not fit its library"),

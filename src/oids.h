@@ -26,6 +26,8 @@ typedef struct SagaOids
 	Oid			due_pkey;
 	Oid			queue;
 	Oid			queue_pkey;
+	Oid			held;
+	Oid			held_pkey;
 	Oid			home;
 	Oid			start_order;
 	Oid			step_result;

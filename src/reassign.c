@@ -68,7 +68,7 @@ reassign(void *arg)
 	 */
 	saga_keepaway_here();
 	if (SPI_execute("LOCK TABLE saga.ledger_saga, saga.ledger_step,"
-					" saga.ledger_due, saga.ledger_queue"
+					" saga.ledger_due, saga.ledger_queue, saga.ledger_held"
 					" IN SHARE ROW EXCLUSIVE MODE", false, 0) != SPI_OK_UTILITY)
 		elog(ERROR, "could not lock the ledger");
 	what->open = saga_ledger_count_open(what->from);

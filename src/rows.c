@@ -300,6 +300,7 @@ saga_rows_unpack_saga(TupleDesc desc, const SagaTuple *version, SagaRow *row)
 	row->stored_state = row->state;
 	row->stored_due = row->due;
 	row->stored_lane = row->lane;
+	row->stored_held = saga_rows_held(row);
 }
 
 /* Verifies a step's row and packs it for table.c. */

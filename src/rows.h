@@ -78,12 +78,19 @@ enum
 	Queue_natts = Queue_seq
 };
 
+enum
+{
+	Held_saga = 1,
+	Held_natts = Held_saga
+};
+
 typedef struct SagaRow
 {
 	SagaTuple	version;		/* where it was found; no tuple: never stored */
 	SagaState	stored_state;	/* the state in that version; 0: never stored */
 	TimestampTz stored_due;		/* the due time in that version */
 	Oid			stored_lane;
+	bool		stored_held;	/* had that version a row in ledger_held? */
 
 	pg_uuid_t	id;
 	Oid			owner;
@@ -229,6 +236,14 @@ typedef struct SagaQueued
 	pg_uuid_t	saga;
 	int64		seq;
 } SagaQueued;
+
+/* Does a saga wait for a person, who must decide or who paused it? */
+static inline bool
+saga_rows_held(const SagaRow *saga)
+{
+	return saga->state == SAGA_NEEDS_REVIEW ||
+		(saga->paused && saga->finished_at == 0);
+}
 
 /* Since when a step waits for a listener to claim it; 0: it does not. */
 static inline TimestampTz

@@ -8,8 +8,10 @@
 #ifndef SAGA_UUID7_H
 #define SAGA_UUID7_H
 
+#include "datatype/timestamp.h"
 #include "utils/uuid.h"
 
 extern void saga_uuid7_generate(pg_uuid_t *uuid);
+extern void saga_uuid7_first(TimestampTz at, pg_uuid_t *uuid);
 
 #endif							/* SAGA_UUID7_H */

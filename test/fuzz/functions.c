@@ -92,6 +92,8 @@ const Function functions[FUNCTIONS] = {
 			{"max_attempts", K_MAX_ATTEMPTS}, {"delay", K_DELAY},
 			{"backoff", K_BACKOFF}, {"max_delay", K_MAX_DELAY},
 			{"jitter", K_JITTER}, {"timeout", K_ATTEMPT_TIMEOUT}}},
+	{"first_id", 4, REACH_ANY, A_ANY, true, false, false, 1, {
+			{"at", K_TIME, true}}},
 	{"claim_compensations", 40, REACH_ANY, A_ANY, false, true, false, 4, {
 			{"channel", K_CHANNEL, true}, {"max_claims", K_MAX_CLAIMS},
 			{"lease", K_LEASE}, {"consumer", K_CONSUMER}}},

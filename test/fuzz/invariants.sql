@@ -87,13 +87,20 @@ BEGIN
   WHERE (t.channel, t.owner, t.dispatched_at) IS DISTINCT FROM (q.channel, q.owner, q.since);
 
   RETURN QUERY
+  SELECT 'a person holds what is parked or paused', coalesce(s.id, h.saga)::text, concat_ws(' ', s.state, s.paused)
+  FROM (SELECT * FROM saga.ledger_saga x WHERE x.state = 'p' OR x.paused AND x.finished_at IS NULL) s
+  FULL JOIN saga.ledger_held h ON h.saga = s.id
+  WHERE s.id IS NULL OR h.saga IS NULL;
+
+  RETURN QUERY
   SELECT 'no row without its saga', x.saga::text, x.of
   FROM (
     SELECT t.saga, 'step' AS of FROM saga.ledger_step t
     UNION ALL SELECT h.saga, 'attempt' FROM saga.ledger_attempt h
     UNION ALL SELECT e.saga, 'event ' || e.event FROM saga.ledger_event e WHERE e.event <> 'purged'
     UNION ALL SELECT d.saga, 'due' FROM saga.ledger_due d
-    UNION ALL SELECT q.saga, 'queue' FROM saga.ledger_queue q) x
+    UNION ALL SELECT q.saga, 'queue' FROM saga.ledger_queue q
+    UNION ALL SELECT h.saga, 'held' FROM saga.ledger_held h) x
   WHERE NOT EXISTS (SELECT FROM saga.ledger_saga s WHERE s.id = x.saga);
 
   RETURN QUERY

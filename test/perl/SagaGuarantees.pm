@@ -371,6 +371,14 @@ my @guarantees = (
 				SELECT FROM saga.ledger_queue WHERE saga = s.id)}
 		},
 		{
+			what => 'what a person holds is known as such, and nothing else', query => q{
+			SELECT s.id, s.state, s.paused, h.saga FROM saga.ledger_held h
+			FULL JOIN (
+				SELECT id, state, paused FROM saga.ledger_saga
+				WHERE state = 'p' OR paused AND finished_at IS NULL) s ON s.id = h.saga
+			WHERE s.id IS NULL OR h.saga IS NULL}
+		},
+		{
 			what => 'what has a deadline is due then', query => q{
 			SELECT id, due, lane, deadline FROM saga.ledger_saga
 			WHERE state = 'r' AND NOT paused AND deadline IS NOT NULL

@@ -93,6 +93,7 @@ finds('G3', 'an attempt that came too soon', "UPDATE saga.ledger_attempt SET sta
 	WHERE saga = '$saga' AND phase = 'c' AND seq = (SELECT seq FROM saga.ledger_step $step = 'a');
 	UPDATE saga.ledger_step SET started_at = started_at - interval '2 hours' WHERE saga = '$saga'");
 finds('G5', 'an undo that nobody looks after', "UPDATE saga.ledger_saga SET state = 'u', finished_at = NULL WHERE id = '$saga'");
+finds('G5', 'one that a person holds, and nobody knows', "UPDATE saga.ledger_saga SET state = 'r', finished_at = NULL, paused = true WHERE id = '$done'");
 finds('G6', 'an attempt that is missing', "DELETE FROM saga.ledger_attempt WHERE saga = '$saga' AND seq = (SELECT seq FROM saga.ledger_step $step = 'a')");
 finds('G7', 'a listener\'s step that nobody undid', "DELETE FROM $effect = 'b'");
 finds('G7', 'a listener\'s task that is in no queue', "UPDATE saga.ledger_step SET comp_status = 'd' $step = 'b'");

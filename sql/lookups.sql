@@ -1,0 +1,122 @@
+-- Whoever asks for a few rows reads a few rows: the plans of what a person or a
+-- list page asks, with the rights of an ordinary role.
+\set ECHO none
+\i sql/include/helpers.sql
+\set ECHO all
+CREATE ROLE regress_lookups LOGIN;
+GRANT USAGE ON SCHEMA saga, test TO regress_lookups;
+GRANT SELECT ON test.named TO regress_lookups;
+
+-- The scans of what holds the history that no condition leads.  Tables are small
+-- here: the planner is told not to read them whole if there is another way.
+CREATE FUNCTION test.reads(query text) RETURNS SETOF text LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_mergejoin = off SET enable_hashjoin = off
+SET max_parallel_workers_per_gather = 0 AS $$
+DECLARE
+  line text;
+  scan text;
+BEGIN
+  FOR line IN EXECUTE 'EXPLAIN (COSTS OFF) ' || query LOOP
+    IF scan IS NOT NULL AND line !~ 'Index Cond' THEN
+      RETURN NEXT scan;
+    END IF;
+    scan := (regexp_match(line, '((Seq Scan|Index .*Scan).* on ledger_(saga|step|attempt|event)\y)'))[1];
+  END LOOP;
+  IF scan IS NOT NULL THEN
+    RETURN NEXT scan;
+  END IF;
+END $$;
+-- A sort of everything is as bad.
+CREATE FUNCTION test.sorts(query text) RETURNS boolean LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET max_parallel_workers_per_gather = 0 AS $$
+DECLARE
+  line text;
+BEGIN
+  FOR line IN EXECUTE 'EXPLAIN (COSTS OFF) ' || query LOOP
+    IF line ~ 'Sort Key: .*\yid DESC' THEN
+      RETURN true;
+    END IF;
+  END LOOP;
+  RETURN false;
+END $$;
+
+-- So many that reading all of them costs more than looking up some
+SELECT count((saga.step(saga.begin('filler', i::text), 'a')).step) FROM generate_series(1, 500) i;
+SELECT count(saga.complete(id, ignore_failed => true)) FROM saga.sagas WHERE name = 'filler' AND saga.complete_step(id, 'a') IS NOT NULL;
+VACUUM (ANALYZE) saga.ledger_saga, saga.ledger_step, saga.ledger_attempt, saga.ledger_event, saga.ledger_due, saga.ledger_queue,
+  saga.ledger_held;
+SET ROLE regress_lookups;
+
+-- What it tells of questions that cannot be answered otherwise
+SELECT test.reads($$SELECT count(*) FROM saga.sagas$$);
+SELECT test.reads($$SELECT * FROM saga.sagas WHERE reason = 'x'$$);
+SELECT test.reads($$SELECT count(*) FROM saga.steps$$);
+SELECT test.reads($$SELECT count(*) FROM saga.events WHERE event = 'parked'$$);
+
+-- A saga by its id or its key
+SELECT test.reads($$SELECT * FROM saga.sagas WHERE id = '01900000-0000-7000-8000-000000000000'$$);
+SELECT test.reads($$SELECT * FROM saga.sagas WHERE id IN ('01900000-0000-7000-8000-000000000000', '01900000-0000-7000-8000-000000000001')$$);
+SELECT test.reads($$SELECT * FROM saga.sagas WHERE idempotency_key = 'k'$$);
+SELECT test.reads($$SELECT * FROM saga.sagas WHERE name = 'order' AND idempotency_key = 'k'$$);
+SELECT test.reads($$SELECT * FROM saga.sagas WHERE id = (SELECT max(id::text)::uuid FROM test.named)$$);
+SELECT test.reads($$SELECT * FROM saga.sagas WHERE id = ANY (ARRAY(SELECT id FROM test.named))$$);
+
+-- A list page: its first and its next page are the end of the index, without a sort
+CREATE TEMP TABLE page (query text);
+INSERT INTO page VALUES
+  ($$SELECT * FROM saga.sagas ORDER BY id DESC LIMIT 20$$),
+  ($$SELECT id, next_action FROM saga.sagas WHERE name = 'order' ORDER BY id DESC LIMIT 20$$),
+  ($$SELECT * FROM saga.sagas WHERE id < '01900000-0000-7000-8000-000000000000' ORDER BY id DESC LIMIT 20$$),
+  ($$SELECT * FROM saga.sagas WHERE name = 'order' AND id >= saga.first_id(now() - interval '1 day') ORDER BY id DESC LIMIT 20$$),
+  ($$SELECT * FROM saga.sagas WHERE state = 'running' AND id >= saga.first_id(now() - interval '1 day') ORDER BY id DESC LIMIT 20$$),
+  ($$SELECT * FROM saga.sagas WHERE state = 'completed' LIMIT 20$$);
+SELECT query, test.sorts(query), ARRAY(SELECT test.reads(query)) AS reads FROM page;
+SELECT test.reads($$SELECT * FROM saga.sagas WHERE id >= saga.first_id(now() - interval '1 hour') AND started_at > now() - interval '1 hour'$$);
+
+-- The history of a saga, by its id, by its key, through =, IN and JOIN
+SELECT v, c, r AS reads
+FROM unnest('{steps,attempts,events}'::text[]) v,
+  unnest(ARRAY[
+    $$WHERE saga_id = '01900000-0000-7000-8000-000000000000'$$,
+    $$WHERE saga_id = '01900000-0000-7000-8000-000000000000' AND seq = 1$$,
+    $$WHERE saga_id = (SELECT id FROM saga.sagas WHERE idempotency_key = 'k')$$,
+    $$WHERE saga_id IN (SELECT id FROM saga.sagas WHERE idempotency_key = 'k')$$,
+    $$WHERE EXISTS (SELECT FROM saga.sagas WHERE id = saga_id AND name = 'order' AND idempotency_key = 'k')$$,
+    $$JOIN saga.sagas s ON s.id = saga_id WHERE s.idempotency_key = 'k'$$,
+    $$JOIN saga.sagas s ON s.id = saga_id WHERE s.idempotency_key = 'k' ORDER BY v.seq LIMIT 20$$,
+    $$JOIN (SELECT id FROM saga.undoing ORDER BY id DESC LIMIT 20) s ON s.id = saga_id$$,
+    $$JOIN saga.review_queue q USING (saga_id)$$,
+    $$JOIN saga.pending_compensations q USING (saga_id, seq)$$,
+    $$JOIN saga.steps t USING (saga_id) JOIN saga.events e USING (saga_id) JOIN saga.sagas s ON s.id = saga_id WHERE s.idempotency_key = 'k'$$,
+    $$, test.named n WHERE n.id = saga_id AND n.name = 'x'$$]) WITH ORDINALITY u (c, n),
+  LATERAL (SELECT string_agg(l, ', ') AS r FROM test.reads(format('SELECT v.* FROM saga.%I v %s', v, c)) l) r
+WHERE r IS NOT NULL ORDER BY v, n;
+-- The newest events of the newest sagas: these are the end of the index.
+SELECT test.reads($$SELECT e.at, s.name, e.event FROM (SELECT id, name FROM saga.sagas ORDER BY id DESC LIMIT 20) s
+  JOIN saga.events e ON e.saga_id = s.id ORDER BY e.at DESC LIMIT 20$$);
+
+-- What is open
+SELECT test.reads($$SELECT * FROM saga.undoing$$);
+SELECT test.reads($$SELECT * FROM saga.undoing WHERE state = 'compensating' AND updated_at < now() - interval '5 minutes' ORDER BY updated_at$$);
+SELECT test.reads($$SELECT * FROM saga.undoing WHERE requires_review$$);
+SELECT test.reads($$SELECT * FROM saga.review_queue ORDER BY since$$);
+SELECT test.reads($$SELECT channel, count(*), min(since) FROM saga.pending_compensations WHERE claimed_at IS NULL AND next_attempt_at IS NULL GROUP BY channel$$);
+SELECT test.reads($$SELECT * FROM saga.pending_compensations WHERE saga_id = '01900000-0000-7000-8000-000000000000'$$);
+SELECT test.reads($$SELECT u.name, t.name, a.outcome, count(*) FROM saga.undoing u JOIN saga.attempts a ON a.saga_id = u.id
+  JOIN saga.steps t USING (saga_id, seq) WHERE a.phase = 'compensation' AND a.outcome <> 'succeeded' GROUP BY 1, 2, 3$$);
+SELECT test.reads($$SELECT * FROM saga.purges ORDER BY at$$);
+
+-- ids since a time
+SELECT saga.first_id('2026-01-01 00:00:00+00'), saga.first_id('2026-01-01 00:00:00.000999+00');
+SELECT saga.first_id('-infinity'), saga.first_id('1969-12-31 23:59:59.999999+00'), saga.first_id('1970-01-01 00:00:00+00'),
+  saga.first_id('10889-08-02 05:31:50.655999+00'), saga.first_id('10889-08-02 05:31:50.656+00'), saga.first_id('infinity') \gx
+SELECT saga.first_id(NULL) IS NULL AS is_null;
+SELECT clock_timestamp() AS before \gset
+SELECT saga.begin('timed') AS id \gset
+SELECT saga.first_id(:'before'::timestamptz - interval '1 ms') <= :'id' AS since, saga.first_id(clock_timestamp() + interval '1 ms') > :'id' AS until;
+SELECT count(*) FROM saga.sagas WHERE name = 'timed' AND id >= saga.first_id(:'before'::timestamptz - interval '1 ms');
+SELECT saga.complete(:'id');
+
+RESET ROLE;
+DROP OWNED BY regress_lookups;
+DROP ROLE regress_lookups;
