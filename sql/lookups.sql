@@ -8,10 +8,11 @@ GRANT USAGE ON SCHEMA saga, test TO regress_lookups;
 GRANT SELECT ON test.named TO regress_lookups;
 
 -- The scans of what holds the history that no condition leads.  Tables are small
--- here: the planner is told not to read them whole if there is another way.
+-- here: the planner is told that a row costs as much as a page, and not to read
+-- them whole if there is another way.
 CREATE FUNCTION test.reads(query text) RETURNS SETOF text LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_mergejoin = off SET enable_hashjoin = off
-SET max_parallel_workers_per_gather = 0 AS $$
+SET random_page_cost = 1 SET cpu_tuple_cost = 1 SET max_parallel_workers_per_gather = 0 AS $$
 DECLARE
   line text;
   scan text;
@@ -41,7 +42,7 @@ BEGIN
 END $$;
 
 -- So many that reading all of them costs more than looking up some
-SELECT count((saga.step(saga.begin('filler', i::text), 'a')).step) FROM generate_series(1, 500) i;
+SELECT count((saga.step(saga.begin('filler', i::text), 'a')).step) FROM generate_series(1, 2000) i;
 SELECT count(saga.complete(id, ignore_failed => true)) FROM saga.sagas WHERE name = 'filler' AND saga.complete_step(id, 'a') IS NOT NULL;
 VACUUM (ANALYZE) saga.ledger_saga, saga.ledger_step, saga.ledger_attempt, saga.ledger_event, saga.ledger_due, saga.ledger_queue,
   saga.ledger_held;
