@@ -180,11 +180,11 @@ is_charged($known, 'failed 22012', 'a failure that is not written down yet when 
 my $pids = executors();
 $node->safe_psql('postgres', 'CREATE ROLE someone; CREATE ROLE another');
 foreach my $sql ('ALTER EXTENSION saga UPDATE', 'DROP EXTENSION saga', 'DROP EXTENSION saga CASCADE', 'DROP SCHEMA saga CASCADE',
-	'DROP OWNED BY CURRENT_USER', q{SELECT saga.reassign('someone', 'another')})
+	'DROP OWNED BY CURRENT_USER', q{SELECT saga.reassign('someone'::regrole, 'another')})
 {
 	is_charged(failed($sql =~ s/'//gr, $sql), 'failed SG002', $sql);
 }
-is(executors(), $pids, 'no process had to leave for that');
+is(scalar(grep { executors() !~ /\b$_\b/ } split / /, $pids), 0, 'no process had to leave for that');
 
 # --------------------------------------- errors of our own, before and after the SQL
 
