@@ -216,7 +216,8 @@ saga_fault_reach(const char *name)
 		else if (is_sqlstate(fault.action))
 			ereport(ERROR,
 					(errcode(MAKE_SQLSTATE(fault.action[0], fault.action[1],
-										   fault.action[3], fault.action[4])),
+										   fault.action[2], fault.action[3],
+										   fault.action[4])),
 					 errmsg("fault point \"%s\"", name)));
 		else if (strcmp(fault.action, "wait") != 0)
 			elog(ERROR, "unknown action \"%s\" at fault point \"%s\"",
