@@ -11,6 +11,9 @@
 #ifndef SAGA_COMPAT_H
 #define SAGA_COMPAT_H
 
+#include <signal.h>
+#include <unistd.h>
+
 #include "access/amapi.h"
 #include "access/genam.h"
 #include "access/heapam.h"
@@ -19,6 +22,8 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
+#include "libpq/pqsignal.h"
+#include "miscadmin.h"
 #include "nodes/execnodes.h"
 #include "parser/parser.h"
 #include "postmaster/bgworker.h"
@@ -38,6 +43,99 @@
 #define SAGA_COMPAT_SIG_IGN		PG_SIG_IGN
 #else
 #define SAGA_COMPAT_SIG_IGN		SIG_IGN
+#endif
+
+/*
+ * Who sent a signal: 19 tells every handler of the server's own; before, the
+ * system is asked.  A handler calls begin(), which returns false in a child
+ * that is not a process of the server (17 and 18 have that check in pqsignal,
+ * which is not used then), and forwards the signal to the server's own handler.
+ * The process is 0 if the system does not tell.
+ */
+#if PG_VERSION_NUM >= 190000
+#define SAGA_COMPAT_SIGNAL_ARGS		SIGNAL_ARGS
+#define SAGA_COMPAT_SIGNAL_PASS		postgres_signal_arg, pg_siginfo
+
+static inline void
+saga_compat_signal_handle(int signo, pqsigfunc handler)
+{
+	pqsignal(signo, handler);
+}
+
+static inline bool
+saga_compat_signal_begin(int signo, const pg_signal_info *info, int *pid)
+{
+	*pid = (int) info->pid;
+	return true;
+}
+
+static inline void
+saga_compat_signal_forward(pqsigfunc handler, int signo,
+						   const pg_signal_info *info)
+{
+	handler(signo, info);
+}
+#elif defined(SA_SIGINFO)
+#define SAGA_COMPAT_SIGNAL_ARGS		int signo, siginfo_t *info, void *context
+#define SAGA_COMPAT_SIGNAL_PASS		signo, info
+
+static inline void
+saga_compat_signal_handle(int signo, void (*handler) (int, siginfo_t *, void *))
+{
+	struct sigaction act;
+
+	memset(&act, 0, sizeof(act));
+	sigemptyset(&act.sa_mask);
+	act.sa_flags = SA_RESTART | SA_SIGINFO;
+	act.sa_sigaction = handler;
+	if (sigaction(signo, &act, NULL) < 0)
+		elog(ERROR, "could not install a signal handler: %m");
+}
+
+static inline bool
+saga_compat_signal_begin(int signo, const siginfo_t *info, int *pid)
+{
+	if (MyProcPid != (int) getpid())
+	{
+		pqsignal(signo, SIG_DFL);
+		raise(signo);
+		return false;
+	}
+	*pid = info->si_code == SI_USER ? (int) info->si_pid : 0;
+	return true;
+}
+
+static inline void
+saga_compat_signal_forward(void (*handler) (int), int signo,
+						   const siginfo_t *info)
+{
+	int			save_errno = errno;
+
+	handler(signo);
+	errno = save_errno;
+}
+#else
+#define SAGA_COMPAT_SIGNAL_ARGS		SIGNAL_ARGS
+#define SAGA_COMPAT_SIGNAL_PASS		postgres_signal_arg
+
+static inline void
+saga_compat_signal_handle(int signo, void (*handler) (int))
+{
+	pqsignal(signo, handler);
+}
+
+static inline bool
+saga_compat_signal_begin(int signo, int *pid)
+{
+	*pid = 0;
+	return true;
+}
+
+static inline void
+saga_compat_signal_forward(void (*handler) (int), int signo)
+{
+	handler(signo);
+}
 #endif
 
 /* Functions that do not return: 18 moved the mark before the declaration. */

@@ -64,6 +64,7 @@
 #include "pgstat.h"
 #include "pool.h"
 #include "postmaster/interrupt.h"
+#include "sender.h"
 #include "session.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -89,16 +90,6 @@
 /* Fewest attempts between two readings of the steps. */
 #define SAGA_EXECUTOR_REREAD	256
 
-/* How far an attempt has come. */
-typedef enum AttemptPhase
-{
-	ATTEMPT_LOOKING,			/* no step chosen: there is no attempt yet */
-	ATTEMPT_PREPARING,
-	ATTEMPT_SQL,
-	ATTEMPT_MARKING,
-	ATTEMPT_COMMITTING
-} AttemptPhase;
-
 /* What to do after a transaction. */
 typedef enum WalkOn
 {
@@ -113,12 +104,14 @@ typedef enum WalkOn
 /* The attempt in hand; static, for it must survive a longjmp. */
 typedef struct Attempt
 {
-	AttemptPhase phase;
+	SagaAttemptPhase phase;
 	pg_uuid_t	saga;
 	int64		seq;
 	SagaAttemptEnd end;
+	bool		judged;			/* it failed, and "end" says how */
 	bool		changed;		/* given up, because the saga was changed */
-	bool		trouble;		/* not the compensation's fault: wait a while */
+	bool		trouble;		/* others would meet it too: wait a while */
+	bool		read_only;		/* only a new session may be another */
 } Attempt;
 
 /* The steps of the saga in hand. */
@@ -149,6 +142,52 @@ static volatile sig_atomic_t attempt_open = false;
  * Leaving
  * ------------------------------------------------------------------------ */
 
+/* What the worker is to write down. */
+static void
+leave_to_worker(void)
+{
+	SagaInflightEnd end;
+
+	memset(&end, 0, sizeof(end));
+	end.outcome = (char) attempt.end.outcome;
+	end.charged = attempt.end.charged;
+	end.conflict = attempt.end.conflict;
+	end.waits = attempt.end.waits;
+	end.park = attempt.end.park != NULL;
+	end.at = saga_clock_now();
+	if (attempt.end.sqlstate != NULL)
+		strlcpy(end.sqlstate, attempt.end.sqlstate, sizeof(end.sqlstate));
+	if (attempt.end.error != NULL)
+	{
+		int			length = pg_mbcliplen(attempt.end.error,
+										  strlen(attempt.end.error),
+										  SAGA_INFLIGHT_ERROR_LEN - 1);
+
+		memcpy(end.error, attempt.end.error, length);
+	}
+	saga_inflight_leave(&end);
+	saga_pool_leave_record();
+}
+
+/*
+ * The process ends while an attempt is under way: is its SQL the cause?  It may
+ * end only later what it told itself to end.
+ */
+static bool
+ended_itself(void)
+{
+	switch (saga_sender_of_end())
+	{
+		case SAGA_SENDER_ANOTHER:
+			return false;
+		case SAGA_SENDER_ITSELF:
+			return attempt.phase >= SAGA_ATTEMPT_SQL;
+		case SAGA_SENDER_NOBODY:
+			break;
+	}
+	return attempt.phase == SAGA_ATTEMPT_SQL;
+}
+
 /*
  * The process ends: what is in flight is left for the worker to record.  When
  * the postmaster is gone, the record stays "running": for all we know, it is
@@ -159,7 +198,16 @@ at_exit(int code)
 {
 	if (!attempt_open)
 		saga_inflight_close();
-	else if (PostmasterIsAlive())
+	else if (!PostmasterIsAlive())
+		return;
+	else if (attempt.judged)
+		leave_to_worker();
+	else if (!saga_inflight_timed_out() && ended_itself())
+	{
+		saga_outcome_of_own_exit(&attempt.end);
+		leave_to_worker();
+	}
+	else
 		saga_inflight_mark(SAGA_INFLIGHT_CUT);
 }
 
@@ -325,6 +373,7 @@ run_sql(SagaRow *saga, SagaStep *step)
 	SagaInflight record;
 	SagaPolicy	policy;
 	Jsonb	   *context;
+	const char *search_path;
 
 	saga_outcome_policy(step, &policy);
 
@@ -340,9 +389,10 @@ run_sql(SagaRow *saga, SagaStep *step)
 
 	context = saga_context_build(saga, step, attempt.end.attempt);
 	saga_mailbox_set_step(step->seq);
-	attempt.phase = ATTEMPT_SQL;
-	attempt.end.rows = saga_session_run(step, context, &policy);
-	attempt.phase = ATTEMPT_MARKING;
+	search_path = saga_session_prepare(step, &policy);
+	attempt.phase = SAGA_ATTEMPT_SQL;
+	attempt.end.rows = saga_session_run(step, search_path, context);
+	attempt.phase = SAGA_ATTEMPT_MARKING;
 }
 
 /*
@@ -447,7 +497,7 @@ try_step(bool alone)
 	attempt.end.started_at = now;
 	attempt.end.rows = -1;
 	attempt.end.charged = true;
-	attempt.phase = ATTEMPT_PREPARING;
+	attempt.phase = SAGA_ATTEMPT_PREPARING;
 	if (why != NULL)
 	{
 		attempt.end.outcome = SAGA_OUTCOME_FAILED;
@@ -462,6 +512,15 @@ try_step(bool alone)
 		AbortCurrentTransaction();
 		return WALK_SKIP;
 	}
+	/* Before any of the SQL: it is how the session is, and is not its fault. */
+	if (XactReadOnly)
+	{
+		attempt.read_only = true;
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("default_transaction_read_only is on for role \"%s\" in this database",
+						text_to_cstring(step->run_as_name))));
+	}
 
 	run_sql(&saga, step);
 	SAGA_FAULT("executor.before_mark");
@@ -474,7 +533,7 @@ try_step(bool alone)
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("the saga was changed while its compensation ran")));
 	}
-	attempt.phase = ATTEMPT_COMMITTING;
+	attempt.phase = SAGA_ATTEMPT_COMMITTING;
 	SAGA_FAULT("executor.before_commit");
 	saga_turn_commit();
 	SAGA_FAULT("executor.after_commit");
@@ -490,61 +549,26 @@ try_step(bool alone)
 	return WALK_DONE;
 }
 
-/* Says of an error what it means for the attempt. */
-static void
-judge(const ErrorData *error, bool timed_out)
+/* What is known of an error besides what it says of itself. */
+static SagaAttemptCause
+cause_of(const ErrorData *error, bool timed_out)
 {
-	SagaAttemptEnd *end = &attempt.end;
-	int			code = error->sqlerrcode;
-	int			category = ERRCODE_TO_CATEGORY(code);
-
-	end->outcome = SAGA_OUTCOME_FAILED;
-	end->rows = -1;
-	end->charged = true;
-	end->conflict = false;
-	end->park = NULL;
-	end->sqlstate = MemoryContextStrdup(attempt_context,
-										unpack_sql_state(code));
-	end->error = error->message != NULL ? error->message : "";
-
 	if (attempt.changed)
+		return SAGA_CAUSE_CHANGED;
+	if (error->sqlerrcode != ERRCODE_QUERY_CANCELED)
+		return SAGA_CAUSE_NONE;
+	if (timed_out)
+		return SAGA_CAUSE_TIMEOUT;
+	switch (saga_sender_of_cancel())
 	{
-		end->outcome = SAGA_OUTCOME_INTERRUPTED;
-		end->charged = false;
-		end->sqlstate = NULL;
+		case SAGA_SENDER_ANOTHER:
+			return SAGA_CAUSE_CANCELED;
+		case SAGA_SENDER_ITSELF:
+			return SAGA_CAUSE_ITSELF;
+		case SAGA_SENDER_NOBODY:
+			break;
 	}
-	else if (code == ERRCODE_SAGA_DO_NOT_RETRY)
-		end->park = end->error;
-	else if (code == ERRCODE_SAGA_RETRY_LATER)
-	{
-		end->outcome = SAGA_OUTCOME_DEFERRED;
-		end->charged = false;
-	}
-	else if (code == ERRCODE_T_R_SERIALIZATION_FAILURE ||
-			 code == ERRCODE_T_R_DEADLOCK_DETECTED ||
-			 code == ERRCODE_LOCK_NOT_AVAILABLE)
-	{
-		end->conflict = true;
-		end->charged = false;
-	}
-	else if (code == ERRCODE_QUERY_CANCELED)
-	{
-		if (timed_out)
-			end->outcome = SAGA_OUTCOME_TIMED_OUT;
-		else
-		{
-			end->outcome = SAGA_OUTCOME_INTERRUPTED;
-			end->charged = false;
-		}
-	}
-	else if (attempt.phase != ATTEMPT_SQL &&
-			 (category == ERRCODE_INSUFFICIENT_RESOURCES ||
-			  category == ERRCODE_SYSTEM_ERROR))
-	{
-		end->outcome = SAGA_OUTCOME_INTERRUPTED;
-		end->charged = false;
-		attempt.trouble = true;
-	}
+	return SAGA_CAUSE_NONE;
 }
 
 /* An attempt, with its errors caught. */
@@ -555,9 +579,12 @@ attempt_step(bool alone)
 
 	MemoryContextReset(attempt_context);
 	memset(&attempt.end, 0, sizeof(attempt.end));
-	attempt.phase = ATTEMPT_LOOKING;
+	attempt.phase = SAGA_ATTEMPT_LOOKING;
+	attempt.judged = false;
 	attempt.changed = false;
 	attempt.trouble = false;
+	attempt.read_only = false;
+	saga_sender_forget_cancel();
 
 	PG_TRY();
 	{
@@ -574,7 +601,7 @@ attempt_step(bool alone)
 		error = saga_turn_fail(attempt_context);
 		RESUME_INTERRUPTS();
 		walk.valid = false;
-		if (attempt.phase == ATTEMPT_LOOKING)
+		if (attempt.phase == SAGA_ATTEMPT_LOOKING)
 		{
 			ereport(WARNING,
 					(errcode(error->sqlerrcode),
@@ -585,14 +612,18 @@ attempt_step(bool alone)
 		}
 		else
 		{
-			judge(error, timed_out);
+			saga_outcome_of_error(attempt.phase, cause_of(error, timed_out),
+								  error->sqlerrcode, error->message,
+								  &attempt.end);
+			attempt.trouble = attempt.end.trouble;
+			attempt.judged = true;
 			result = WALK_RECORD;
 		}
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(attempt_context);
 	saga_mailbox_set_step(0);
-	if (attempt.phase >= ATTEMPT_SQL)
+	if (attempt.phase >= SAGA_ATTEMPT_PREPARING)
 	{
 		saga_session_reset();
 		walk.spent = saga_session_is_spent();
@@ -663,32 +694,6 @@ try_to_record(void)
 	return true;
 }
 
-/* What the worker is to write down. */
-static void
-leave_to_worker(void)
-{
-	SagaInflightEnd end;
-
-	memset(&end, 0, sizeof(end));
-	end.outcome = (char) attempt.end.outcome;
-	end.charged = attempt.end.charged;
-	end.conflict = attempt.end.conflict;
-	end.park = attempt.end.park != NULL;
-	end.at = saga_clock_now();
-	if (attempt.end.sqlstate != NULL)
-		strlcpy(end.sqlstate, attempt.end.sqlstate, sizeof(end.sqlstate));
-	if (attempt.end.error != NULL)
-	{
-		int			length = pg_mbcliplen(attempt.end.error,
-										  strlen(attempt.end.error),
-										  SAGA_INFLIGHT_ERROR_LEN - 1);
-
-		memcpy(end.error, attempt.end.error, length);
-	}
-	saga_inflight_leave(&end);
-	saga_pool_leave_record();
-}
-
 /* False: it is left to the worker. */
 static bool
 record_failure(void)
@@ -726,7 +731,8 @@ record_failure(void)
 		if (waited >= SAGA_EXECUTOR_RECORD_MS)
 		{
 			/* Somebody holds the saga: others are not to wait for that. */
-			leave_to_worker();
+			if (attempt_open)
+				leave_to_worker();
 			attempt_open = false;
 			MemoryContextDelete(context);
 			return false;
@@ -773,7 +779,9 @@ walk_saga(const pg_uuid_t *id, bool handed_over)
 		{
 			/* Perhaps it is due again at once; that is for the ledger to say. */
 			result = record_failure() ? WALK_ON : WALK_SKIP;
-			if (attempt.trouble)
+			if (attempt.read_only)
+				result = WALK_LEAVE;
+			else if (attempt.trouble)
 				result = WALK_SKIP;
 		}
 		saga_alone_leave();
@@ -825,6 +833,7 @@ saga_executor_main(Datum arg)
 	saga_bgworker_connect();
 	pqsignal(SIGQUIT, quit);
 
+	saga_sender_init();
 	saga_session_init();
 	saga_inflight_open();
 	attempt_context = AllocSetContextCreate(TopMemoryContext, "saga attempt",

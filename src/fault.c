@@ -188,6 +188,13 @@ released(void)
 					  "release", "", &fault);
 }
 
+static bool
+is_sqlstate(const char *action)
+{
+	return strlen(action) == 5 &&
+		strspn(action, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5;
+}
+
 void
 saga_fault_reach(const char *name)
 {
@@ -215,6 +222,12 @@ saga_fault_reach(const char *name)
 			ereport(ERROR,
 					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 					 errmsg("too many notifications in the NOTIFY queue")));
+		else if (is_sqlstate(fault.action))
+			ereport(ERROR,
+					(errcode(MAKE_SQLSTATE(fault.action[0], fault.action[1],
+										   fault.action[2], fault.action[3],
+										   fault.action[4])),
+					 errmsg("fault point \"%s\"", name)));
 		else if (strcmp(fault.action, "wait") != 0)
 			elog(ERROR, "unknown action \"%s\" at fault point \"%s\"",
 				 fault.action, name);

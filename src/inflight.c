@@ -43,7 +43,7 @@
 #include "shmem.h"
 #include "storage/fd.h"
 
-#define SAGA_INFLIGHT_MAGIC		0x53414747	/* changes with the layout */
+#define SAGA_INFLIGHT_MAGIC		0x53414748	/* changes with the layout */
 #define SAGA_INFLIGHT_PREFIX	"saga."
 
 /* What is written before each attempt: a SagaInflight without state and end. */
@@ -199,6 +199,13 @@ saga_inflight_mark(SagaInflightState state)
 					   offsetof(InflightFile, state));
 	}
 	errno = save_errno;
+}
+
+/* Is it being ended because it ran on after its timeout? */
+bool
+saga_inflight_timed_out(void)
+{
+	return own_state == SAGA_INFLIGHT_TIMED_OUT;
 }
 
 /*

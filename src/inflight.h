@@ -30,6 +30,7 @@ typedef struct SagaInflightEnd
 	char		outcome;		/* a SagaOutcome */
 	bool		charged;
 	bool		conflict;
+	bool		waits;
 	bool		park;			/* the error is why it is not tried again */
 	char		sqlstate[6];	/* empty: none */
 	char		error[SAGA_INFLIGHT_ERROR_LEN];
@@ -57,6 +58,7 @@ extern void saga_inflight_open(void);
 extern void saga_inflight_write(const SagaInflight *record);
 extern void saga_inflight_mark(SagaInflightState state);
 extern void saga_inflight_leave(const SagaInflightEnd *end);
+extern bool saga_inflight_timed_out(void);
 extern void saga_inflight_close(void);
 
 /* The launcher's side, once at its start, before any executor can run. */

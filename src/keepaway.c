@@ -44,11 +44,13 @@
 #include "commands/defrem.h"
 #include "commands/extension.h"
 #include "compat.h"
+#include "errors.h"
 #include "front.h"
 #include "keepaway.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "portability/instr_time.h"
+#include "session.h"
 #include "shmem.h"
 #include "storage/ipc.h"
 #include "storage/procarray.h"
@@ -228,6 +230,14 @@ keep_away(Oid database, bool for_extension)
 	static bool registered = false;
 	SagaDatabaseSlot *slot;
 
+	/* It would wait for the process that it runs in. */
+	if (saga_session_current() != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_INVALID_STATE),
+				 errmsg("a compensation cannot drop or alter the extension \"%s\", nor reassign sagas",
+						EXTENSION),
+				 errdetail("That needs all processes of saga to leave the database, and a compensation runs in one of them."),
+				 errhint("Do it in a session of your own.")));
 	if (held != NULL)
 		return;
 	if (!registered)

@@ -7,11 +7,43 @@
  * up for a person to settle: doc/reference.md tells it as a table.  Only the
  * step's row in memory is changed; writing it is dispatch.c's.
  *
+ * Errors of SQL.  An SQLSTATE says what happened, not who did it: SQL can raise
+ * any of them, and hand on those of other servers.  So an error is judged by
+ * what is known of its cause, then by where it came from, and only what came
+ * from the SQL by its code.  (Cursors WITH HOLD run at commit, so that what is
+ * raised there may be the SQL's.)
+ *
+ *						preparing		the SQL			marking			commit
+ *	saga changed		-				-				interrupted		-
+ *	timeout				timed out		timed out		timed out		timed out
+ *	another's cancel	interrupted		interrupted		interrupted		interrupted
+ *	its own cancel		-				failed			failed			failed
+ *	SG006				interrupted		given up		interrupted		given up
+ *	SG007				interrupted		deferred		interrupted		deferred
+ *	40001 40P01 55P03	interrupted		conflict		conflict		conflict
+ *	53xxx 58xxx XXxxx	waits			failed			interrupted		interrupted
+ *	25006				waits			failed			interrupted		failed
+ *	any other			interrupted		failed			interrupted		failed
+ *
+ *	own end of process	-				failed			failed			failed
+ *	another's SIGTERM	interrupted		interrupted		interrupted		interrupted
+ *	FATAL of no SIGTERM	interrupted		failed			interrupted		interrupted
+ *
+ * "Failed" and "timed out" are charged.  A conflict is one of the transaction
+ * as a whole, wherever it is noticed, and asks to be tried again, whoever
+ * raised it: it has a budget of free attempts, and so has what is interrupted;
+ * beyond it they are charged.  For the SQL may be the cause even where nobody
+ * can tell: it holds all the server's locks, has filled the disk, ends its
+ * process by way of another session.  Only "waits" has no limit: none of the
+ * SQL has run when the server cannot note that it is about to, or when the
+ * session is read-only before it begins.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "common/pg_prng.h"
+#include "errors.h"
 #include "guc.h"
 #include "outcome.h"
 #include "utils/builtins.h"
@@ -36,6 +68,8 @@
 #define FREE_INTERRUPTIONS		50
 #define INTERRUPTED_DELAY_MS	100
 #define INTERRUPTED_MAX_DELAY_MS	60000
+/* From so many on, the delay does not grow any more. */
+#define INTERRUPTED_MAX_DELAY_AT	11
 
 static TimestampTz
 after_ms(TimestampTz now, int64 ms)
@@ -134,13 +168,15 @@ take_failure(SagaStep *step, const SagaAttemptEnd *end, TimestampTz now)
 	}
 	if (!end->charged && !end->conflict)
 	{
-		step->comp_interruptions++;
+		/* Waiting makes the delays longer, and leaves the budget as it is. */
+		if (!end->waits || step->comp_interruptions < INTERRUPTED_MAX_DELAY_AT)
+			step->comp_interruptions++;
 		if (end->suspect)
 		{
 			step->next_attempt_at = now;
 			return;
 		}
-		if (step->comp_interruptions <= FREE_INTERRUPTIONS)
+		if (end->waits || step->comp_interruptions <= FREE_INTERRUPTIONS)
 		{
 			double		delay = INTERRUPTED_DELAY_MS;
 
@@ -203,6 +239,109 @@ saga_outcome_take(const SagaRow *saga, SagaStep *step,
 			 step->comp_status != SAGA_COMP_SKIPPED &&
 			 saga->state != SAGA_RUNNING && saga->state != SAGA_COMPLETED)
 		take_failure(step, end, now);
+}
+
+/* Is it an error that the server, or the machine, has with whatever is done? */
+static bool
+is_trouble(int code)
+{
+	switch (ERRCODE_TO_CATEGORY(code))
+	{
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_SYSTEM_ERROR:
+		case ERRCODE_INTERNAL_ERROR:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* What an error means that nobody but the SQL is known to be the cause of. */
+static void
+judge_code(SagaAttemptPhase phase, int code, SagaAttemptEnd *end)
+{
+	bool		of_sql = phase == SAGA_ATTEMPT_SQL ||
+		phase == SAGA_ATTEMPT_COMMITTING;
+
+	if (phase != SAGA_ATTEMPT_PREPARING &&
+		(code == ERRCODE_T_R_SERIALIZATION_FAILURE ||
+		 code == ERRCODE_T_R_DEADLOCK_DETECTED ||
+		 code == ERRCODE_LOCK_NOT_AVAILABLE))
+	{
+		end->conflict = true;
+		end->charged = false;
+	}
+	else if (of_sql && code == ERRCODE_SAGA_DO_NOT_RETRY)
+		end->park = end->error;
+	else if (of_sql && code == ERRCODE_SAGA_RETRY_LATER)
+	{
+		end->outcome = SAGA_OUTCOME_DEFERRED;
+		end->charged = false;
+	}
+	else if (!of_sql ||
+			 (phase == SAGA_ATTEMPT_COMMITTING && is_trouble(code)))
+	{
+		end->outcome = SAGA_OUTCOME_INTERRUPTED;
+		end->charged = false;
+		end->trouble = is_trouble(code);
+		end->waits = phase == SAGA_ATTEMPT_PREPARING &&
+			(end->trouble || code == ERRCODE_READ_ONLY_SQL_TRANSACTION);
+	}
+}
+
+/*
+ * The end of an attempt by an error, from where it came and why; the table at
+ * the top.  Its number and times are the caller's.
+ */
+void
+saga_outcome_of_error(SagaAttemptPhase phase, SagaAttemptCause cause, int code,
+					  const char *message, SagaAttemptEnd *end)
+{
+	Assert(phase != SAGA_ATTEMPT_LOOKING);
+	end->outcome = SAGA_OUTCOME_FAILED;
+	end->rows = -1;
+	end->sqlstate = pstrdup(unpack_sql_state(code));
+	end->error = message != NULL ? message : "";
+	end->charged = true;
+	end->conflict = false;
+	end->trouble = false;
+	end->waits = false;
+	end->park = NULL;
+
+	switch (cause)
+	{
+		case SAGA_CAUSE_NONE:
+			judge_code(phase, code, end);
+			break;
+		case SAGA_CAUSE_CHANGED:
+			end->outcome = SAGA_OUTCOME_INTERRUPTED;
+			end->charged = false;
+			end->sqlstate = NULL;
+			break;
+		case SAGA_CAUSE_TIMEOUT:
+			end->outcome = SAGA_OUTCOME_TIMED_OUT;
+			break;
+		case SAGA_CAUSE_CANCELED:
+			end->outcome = SAGA_OUTCOME_INTERRUPTED;
+			end->charged = false;
+			break;
+		case SAGA_CAUSE_ITSELF:
+			break;
+	}
+}
+
+/* The end of an attempt whose SQL ended its own process. */
+void
+saga_outcome_of_own_exit(SagaAttemptEnd *end)
+{
+	end->outcome = SAGA_OUTCOME_FAILED;
+	end->rows = -1;
+	end->sqlstate = NULL;
+	end->error = "it ended its own process";
+	end->charged = true;
+	end->conflict = false;
+	end->waits = false;
+	end->park = NULL;
 }
 
 /* The end of the attempt that a listener's claim began. */

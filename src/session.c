@@ -499,27 +499,37 @@ run_first_time(const char *sql, const char *search_path, Jsonb *context)
 }
 
 /*
- * Runs a step's compensation with its context.  Returns how many rows the
- * last statement was about; every other outcome is an error.  Followed by
- * saga_session_disarm, in any case, when the transaction is over.
+ * Makes the session that of the step, up to where its compensation begins:
+ * errors are not the compensation's.  Followed by saga_session_disarm, in any
+ * case, when the transaction is over.  Returns the search_path.
  */
-int64
-saga_session_run(const SagaStep *step, Jsonb *context,
-				 const SagaPolicy *policy)
+const char *
+saga_session_prepare(const SagaStep *step, const SagaPolicy *policy)
 {
-	char	   *sql = text_to_cstring(step->compensation);
 	const char *search_path;
-	const SagaKept *kept;
-	int64		rows = 0;
 
 	current_saga = step->saga;
 	running = true;
-	debug_query_string = saga_guc_log_sql ? sql : SAGA_SESSION_ACTIVITY;
+	debug_query_string = saga_guc_log_sql ?
+		text_to_cstring(step->compensation) : SAGA_SESSION_ACTIVITY;
 	pgstat_report_activity(STATE_RUNNING, debug_query_string);
 
 	search_path = apply_search_path(step);
 	apply_settings(step);
 	arm(policy);
+	return search_path;
+}
+
+/*
+ * Runs a step's compensation with its context.  Returns how many rows the
+ * last statement was about; every other outcome is an error.
+ */
+int64
+saga_session_run(const SagaStep *step, const char *search_path, Jsonb *context)
+{
+	char	   *sql = text_to_cstring(step->compensation);
+	const SagaKept *kept;
+	int64		rows = 0;
 
 	SPI_connect();
 	kept = saga_kept_find(sql, search_path);

@@ -16,8 +16,10 @@ extern const char *saga_session_check_identity(const SagaRow *saga,
 											   const SagaStep *step);
 extern bool saga_session_is_outdated(const SagaStep *step);
 extern bool saga_session_is_spent(void);
-extern int64 saga_session_run(const SagaStep *step, Jsonb *context,
-							  const SagaPolicy *policy);
+extern const char *saga_session_prepare(const SagaStep *step,
+										const SagaPolicy *policy);
+extern int64 saga_session_run(const SagaStep *step, const char *search_path,
+							  Jsonb *context);
 extern bool saga_session_timed_out(void);
 extern void saga_session_disarm(void);
 

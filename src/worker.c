@@ -208,6 +208,7 @@ settle_leftover(const SagaInflight *record)
 		end.outcome = (SagaOutcome) record->end.outcome;
 		end.charged = record->end.charged;
 		end.conflict = record->end.conflict;
+		end.waits = record->end.waits;
 		end.sqlstate = record->end.sqlstate[0] ? record->end.sqlstate : NULL;
 		end.error = record->end.error;
 		end.park = record->end.park ? record->end.error : NULL;

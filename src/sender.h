@@ -1,0 +1,23 @@
+/*-------------------------------------------------------------------------
+ *
+ * sender.h
+ *	  Who canceled what this process does, or told it to end.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_SENDER_H
+#define SAGA_SENDER_H
+
+typedef enum SagaSender
+{
+	SAGA_SENDER_NOBODY,
+	SAGA_SENDER_ITSELF,
+	SAGA_SENDER_ANOTHER
+} SagaSender;
+
+extern void saga_sender_init(void);
+extern void saga_sender_forget_cancel(void);
+extern SagaSender saga_sender_of_cancel(void);
+extern SagaSender saga_sender_of_end(void);
+
+#endif							/* SAGA_SENDER_H */
