@@ -150,7 +150,8 @@ saga_oids_tables(Oid *relids)
 	relids[3] = oids.event;
 	relids[4] = oids.due;
 	relids[5] = oids.queue;
-	relids[6] = oids.home;
+	relids[6] = oids.held;
+	relids[7] = oids.home;
 	return true;
 }
 

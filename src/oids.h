@@ -9,7 +9,7 @@
 #define SAGA_OIDS_H
 
 /* The tables of the ledger. */
-#define SAGA_OIDS_TABLES	7
+#define SAGA_OIDS_TABLES	8
 
 typedef struct SagaOids
 {
