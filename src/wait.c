@@ -118,17 +118,17 @@ saga_sql_wait(PG_FUNCTION_ARGS)
 	{
 		for (;;)
 		{
-			long		left;
+			int64		left;
 
 			saga_open_read(id, SAGA_REACH_READ, &saga);
 			if (is_awaited(saga.state, until_given, until))
 				break;
 			if (saga.state == SAGA_COMPENSATING || saga.deadline != 0)
 				check_worker(&saga);
-			left = (long) Min((end - GetCurrentTimestamp() + 999) / 1000, 60000);
+			left = (end - GetCurrentTimestamp() + 999) / 1000;
 			if (left <= 0)
 				break;
-			saga_wakeup_wait_sleep(id, left);
+			saga_wakeup_wait_sleep(id, (long) Min(left, 60000));
 			CHECK_FOR_INTERRUPTS();
 		}
 	}

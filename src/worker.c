@@ -657,6 +657,13 @@ find_out(void)
 	saga_shmem_worker_found(SAGA_DATABASE_SERVED);
 }
 
+/* A function: Min() would take a turn twice, and believe the second one. */
+static TimestampTz
+earlier(TimestampTz a, TimestampTz b)
+{
+	return Min(a, b);
+}
+
 /* Does what is due; returns when to look again. */
 static TimestampTz
 take_turn(void)
@@ -675,17 +682,17 @@ take_turn(void)
 
 	next = look_at_prepared(now);
 	if (look_for_leftovers || (leftovers_at != 0 && leftovers_at <= now))
-		next = Min(next, settle_leftovers(now));
+		next = earlier(next, settle_leftovers(now));
 	else if (leftovers_at != 0)
 		next = Min(next, leftovers_at);
 
-	next = Min(next, run_own_lane(&away));
+	next = earlier(next, run_own_lane(&away));
 	if (away)
 		return saga_clock_now() + AWAY_POLL * MS;
 	MemoryContextSwitchTo(turn_context);
-	next = Min(next, saga_channels_turn(saga_clock_now()));
-	next = Min(next, saga_retention_turn(saga_clock_now()));
-	return Min(next, saga_lanes_turn(saga_clock_now()));
+	next = earlier(next, saga_channels_turn(saga_clock_now()));
+	next = earlier(next, saga_retention_turn(saga_clock_now()));
+	return earlier(next, saga_lanes_turn(saga_clock_now()));
 }
 
 static void
