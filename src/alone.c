@@ -25,9 +25,9 @@
 #include "postgres.h"
 
 #include "alone.h"
+#include "clock.h"
 #include "compat.h"
 #include "shmem.h"
-#include "utils/timestamp.h"
 
 static int	my_slot = -1;
 static bool in_sql = false;
@@ -51,7 +51,7 @@ saga_alone_enter(int slot, int64 window_ms, bool (*must_leave) (void))
 	my_slot = slot;
 	for (;;)
 	{
-		TimestampTz now = GetCurrentTimestamp();
+		int64		now = saga_clock_steady();
 		bool		others_turn = false;
 		bool		over;
 

@@ -26,6 +26,7 @@
 
 #include "access/xact.h"
 #include "channels.h"
+#include "clock.h"
 #include "dispatch.h"
 #include "fault.h"
 #include "front.h"
@@ -83,7 +84,7 @@ static int	told_count = 0;
 
 /* When to read which channels there are. */
 static TimestampTz look_at = DT_NOBEGIN;
-static TimestampTz look_begun = 0;	/* by the server's clock; 0: not reading */
+static int64 look_begun = 0;	/* by the steady clock; 0: not reading */
 static SagaQueued look_position;	/* a channel */
 static TimestampTz look_not_before = DT_NOBEGIN;
 static bool first_look = true;	/* whatever is found is told at once */
@@ -133,6 +134,16 @@ saga_channels_read_again(void)
 	look_begun = 0;
 	look_not_before = DT_NOBEGIN;
 	first_look = true;
+}
+
+/* The clock was set back: no pause is to last longer for that. */
+void
+saga_channels_forget_pauses(void)
+{
+	saga_shmem_my_database()->channels_next = 0;
+	/* Over, and not forgotten: then room is made in the queue first. */
+	not_before = Min(not_before, DT_NOBEGIN + 1);
+	saga_channels_read_again();
 }
 
 /* Adds a channel, unless it is known, and has its time. */
@@ -199,7 +210,7 @@ look(TimestampTz now)
 	if (look_begun == 0)
 	{
 		look_position.channel[0] = '\0';
-		look_begun = GetCurrentTimestamp();
+		look_begun = saga_clock_steady();
 		/* What is dispatched meanwhile may come behind where we are. */
 		look_at = DT_NOEND;
 	}
@@ -208,7 +219,7 @@ look(TimestampTz now)
 		if (!saga_ledger_next_channel(&look_position))
 		{
 			look_not_before = now +
-				(GetCurrentTimestamp() - look_begun) * LOOK_SHARE;
+				(saga_clock_steady() - look_begun) * LOOK_SHARE;
 			look_begun = 0;
 			first_look = false;
 			return;

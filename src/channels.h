@@ -13,5 +13,6 @@
 extern TimestampTz saga_channels_turn(TimestampTz now);
 extern void saga_channels_dispatched(TimestampTz now);
 extern void saga_channels_read_again(void);
+extern void saga_channels_forget_pauses(void);
 
 #endif							/* SAGA_CHANNELS_H */

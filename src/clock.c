@@ -7,18 +7,27 @@
  * the time of all processes of a server at once: an offset in shared memory,
  * added to the real clock.  A production build has no such offset.
  *
- * Due times are wall clock times, waiting is monotonic: whoever sleeps until
- * a due time must therefore sleep at most SAGA_CLOCK_MAX_SLEEP_MS and look
+ * Due times are wall clock times, waiting is monotonic: a process that sleeps
+ * until a due time must therefore sleep at most SAGA_CLOCK_MAX_SLEEP_MS and look
  * again, or a clock set forward would leave it sleeping.
+ *
+ * A clock set back puts off what is due by as much: due times are the database's,
+ * and nothing is done before its time.  A pause of ours is not put off.  Pauses,
+ * slices of time and windows are measured by the steady clock, which nobody sets;
+ * the worker, whose pauses end up among due times, forgets them when the clock
+ * was set back.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "clock.h"
+#include "portability/instr_time.h"
 #include "utils/timestamp.h"
 
 #define SAGA_CLOCK_MAX_SLEEP_MS		60000L
+/* Differences between two clocks that are no setting of either (us) */
+#define SAGA_CLOCK_TOLERANCE		INT64CONST(100000)
 
 #ifdef SAGA_TEST
 
@@ -52,6 +61,37 @@ saga_clock_now(void)
 		now += (int64) pg_atomic_read_u64(clock_offset);
 #endif
 	return now;
+}
+
+/*
+ * Microseconds of the steady clock.  Only differences mean anything; they do so
+ * across the processes of a server, too.
+ */
+int64
+saga_clock_steady(void)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return (int64) INSTR_TIME_GET_MICROSEC(now);
+}
+
+/*
+ * Was the clock set back since this process last asked?  The wall clock is ahead
+ * of the steady one by no more than it was; between reading the one and the other
+ * the process may have stood still.
+ */
+bool
+saga_clock_was_set_back(void)
+{
+	static int64 ahead = PG_INT64_MIN;
+	int64		before = saga_clock_steady();
+	TimestampTz wall = saga_clock_now();
+	int64		after = saga_clock_steady();
+	bool		set_back = wall - before < ahead;
+
+	ahead = wall - after - SAGA_CLOCK_TOLERANCE;
+	return set_back;
 }
 
 /*

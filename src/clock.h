@@ -12,6 +12,8 @@
 #include "port/atomics.h"
 
 extern TimestampTz saga_clock_now(void);
+extern int64 saga_clock_steady(void);
+extern bool saga_clock_was_set_back(void);
 extern long saga_clock_ms_until(TimestampTz when);
 
 #ifdef SAGA_TEST

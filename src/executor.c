@@ -121,7 +121,6 @@ typedef struct Walk
 	SagaSteps	steps;
 	int			uses;			/* attempts since they were read */
 	int64		alone_ms;		/* for which the next step should run alone */
-	bool		later;			/* there is more to do in the saga, some time */
 	bool		doubt_home;		/* nobody asked yet whether this is a copy */
 	bool		spent;			/* the process is not to run another attempt */
 	ItemPointerData saga_tid;	/* the version of the saga's row that we know */
@@ -239,16 +238,15 @@ sleep_ms(long ms)
 static void
 wait_out(long ms)
 {
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+	int64		until = saga_clock_steady() + ms * INT64CONST(1000);
 
 	for (;;)
 	{
-		long		rest = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-														   until);
+		int64		rest = (until - saga_clock_steady() + 999) / 1000;
 
 		if (rest <= 0 || saga_pool_must_leave())
 			break;
-		sleep_ms(rest);
+		sleep_ms((long) rest);
 		saga_turn_handle_interrupts();
 	}
 	/* What the latch was set for has not been looked at. */
@@ -419,6 +417,7 @@ try_step(bool alone)
 	const char *why;
 	TimestampTz now;
 
+	saga_mailbox_look();
 	switch (saga_turn_begin(false))
 	{
 		case SAGA_TURN_BEGUN:
@@ -451,7 +450,6 @@ try_step(bool alone)
 	now = saga_clock_now();
 	if (!is_for_me(&saga, now))
 	{
-		walk.later = saga.due != 0;
 		saga_turn_commit();
 		/* By a clock that was set back: the worker has passed it by as due. */
 		if (saga.due > now)
@@ -473,7 +471,6 @@ try_step(bool alone)
 			saga_turn_commit();
 		else
 			AbortCurrentTransaction();
-		walk.later = saga.due != 0;
 		return written == SAGA_WRITTEN ? WALK_DONE : WALK_SKIP;
 	}
 	step = &walk.steps.step[task.index];
@@ -534,6 +531,7 @@ try_step(bool alone)
 				 errmsg("the saga was changed while its compensation ran")));
 	}
 	attempt.phase = SAGA_ATTEMPT_COMMITTING;
+	saga_mailbox_look();
 	SAGA_FAULT("executor.before_commit");
 	saga_turn_commit();
 	SAGA_FAULT("executor.after_commit");
@@ -543,10 +541,7 @@ try_step(bool alone)
 	saga_session_disarm();
 	walk.steps.step[task.index].version.own = false;
 	know_version(&saga);
-	if (is_for_me(&saga, saga_clock_now()))
-		return WALK_ON;
-	walk.later = saga.due != 0;
-	return WALK_DONE;
+	return is_for_me(&saga, saga_clock_now()) ? WALK_ON : WALK_DONE;
 }
 
 /* What is known of an error besides what it says of itself. */
@@ -760,7 +755,6 @@ walk_saga(const pg_uuid_t *id, bool handed_over)
 
 	attempt.saga = *id;
 	walk.valid = false;
-	walk.later = false;
 	/* Before the worker hands one out, it asks; who failed it did not. */
 	walk.doubt_home = handed_over;
 	while (result == WALK_ON || result == WALK_ALONE)
@@ -794,28 +788,27 @@ walk_saga(const pg_uuid_t *id, bool handed_over)
 	MemoryContextReset(attempt_context);
 	MemoryContextReset(walk_context);
 	walk.valid = false;
-	saga_mailbox_done(result == WALK_SKIP, walk.later);
+	saga_mailbox_done(result == WALK_SKIP);
 	return result != WALK_LEAVE;
 }
 
 /* Waits for something in the mailbox; false if nothing came for long. */
 static bool
-wait_for_mail(TimestampTz *idle_since)
+wait_for_mail(int64 *idle_since)
 {
-	long		rest = saga_guc_executor_idle_timeout;
+	int64		rest = saga_guc_executor_idle_timeout;
 
 	if (*idle_since == 0)
 	{
-		*idle_since = GetCurrentTimestamp();
+		*idle_since = saga_clock_steady();
 		pgstat_report_activity(STATE_IDLE, SAGA_EXECUTOR_IDLE);
 		pgstat_report_stat(true);
 	}
 	else
-		rest -= TimestampDifferenceMilliseconds(*idle_since,
-												GetCurrentTimestamp());
+		rest -= (saga_clock_steady() - *idle_since) / 1000;
 	if (rest <= 0)
 		return false;
-	sleep_ms(rest);
+	sleep_ms((long) rest);
 	return true;
 }
 
@@ -823,7 +816,7 @@ void
 saga_executor_main(Datum arg)
 {
 	const SagaProcess *process = saga_bgworker_enter();
-	TimestampTz idle_since = 0;
+	int64		idle_since = 0;
 	pg_uuid_t	id;
 	bool		handed_over;
 
@@ -835,7 +828,7 @@ saga_executor_main(Datum arg)
 
 	saga_sender_init();
 	saga_session_init();
-	saga_inflight_open();
+	saga_inflight_open(process->slot, process->generation);
 	attempt_context = AllocSetContextCreate(TopMemoryContext, "saga attempt",
 											ALLOCSET_DEFAULT_SIZES);
 	walk_context = AllocSetContextCreate(TopMemoryContext, "saga walk",

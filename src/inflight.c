@@ -52,6 +52,8 @@ typedef struct InflightRecord
 	uint64		life;
 	int			pid;
 	uint32		nonce;
+	int			slot;
+	uint32		generation;
 	Oid			database;
 	bool		alone;
 	bool		judged;
@@ -77,6 +79,8 @@ typedef struct InflightFile
 /* The executor's own file; -1: none.  Read in a signal handler. */
 static volatile int own_fd = -1;
 static uint32 own_nonce = 0;
+static int	own_slot = -1;
+static uint32 own_generation = 0;
 static volatile sig_atomic_t own_state = SAGA_INFLIGHT_NONE;
 
 static void
@@ -107,6 +111,8 @@ file_fill(InflightFile *file, const SagaInflight *record)
 	file->record.life = record->life;
 	file->record.pid = record->pid;
 	file->record.nonce = record->nonce;
+	file->record.slot = record->slot;
+	file->record.generation = record->generation;
 	file->record.database = record->database;
 	file->record.alone = record->alone;
 	file->record.judged = record->judged;
@@ -117,12 +123,9 @@ file_fill(InflightFile *file, const SagaInflight *record)
 	file->crc = record_crc(&file->record);
 }
 
-/*
- * Creates the executor's own file.  Errors are raised: without the file no
- * compensation may run.
- */
-void
-saga_inflight_open(void)
+/* Errors are raised: without the file no compensation may run. */
+static void
+create_file(void)
 {
 	char		path[MAXPGPATH];
 	int			fd;
@@ -145,6 +148,15 @@ saga_inflight_open(void)
 	own_fd = fd;
 }
 
+/* Creates the file of the executor in that slot. */
+void
+saga_inflight_open(int slot, uint32 generation)
+{
+	own_slot = slot;
+	own_generation = generation;
+	create_file();
+}
+
 /* Notes what is about to run. */
 void
 saga_inflight_write(const SagaInflight *record)
@@ -154,10 +166,12 @@ saga_inflight_write(const SagaInflight *record)
 	ssize_t		written;
 
 	if (own_fd < 0)
-		saga_inflight_open();
+		create_file();
 	copy.life = saga_shmem->life;
 	copy.pid = MyProcPid;
 	copy.nonce = own_nonce;
+	copy.slot = own_slot;
+	copy.generation = own_generation;
 	copy.database = MyDatabaseId;
 	copy.alone = false;
 	copy.judged = false;
@@ -295,6 +309,8 @@ read_record(const char *name, uint64 life, SagaInflight *record)
 	record->life = file.record.life;
 	record->pid = file.record.pid;
 	record->nonce = file.record.nonce;
+	record->slot = file.record.slot;
+	record->generation = file.record.generation;
 	record->database = file.record.database;
 	record->state = (SagaInflightState) file.state;
 	record->alone = file.record.alone;
@@ -431,22 +447,23 @@ saga_inflight_recover(void)
 	list_free_deep(records);
 }
 
-/* Is the executor that wrote the record still there? */
+/*
+ * Is the executor that wrote the record still there?  Its slot is its own until
+ * it has left; another process may have its pid.
+ */
 static bool
 is_alive(const SagaInflight *record)
 {
-	bool		alive = false;
-	int			i;
+	SagaExecutorSlot *slot;
+	bool		alive;
 
-	if (record->life != saga_shmem->life)
+	if (record->life != saga_shmem->life ||
+		record->slot < 0 || record->slot >= SAGA_MAX_EXECUTORS)
 		return false;
+	slot = &saga_shmem->executors[record->slot];
 	LWLockAcquire(saga_shmem->lock, LW_SHARED);
-	for (i = 0; i < SAGA_MAX_EXECUTORS && !alive; i++)
-	{
-		SagaExecutorSlot *slot = &saga_shmem->executors[i];
-
-		alive = OidIsValid(slot->database) && slot->pid == record->pid;
-	}
+	alive = OidIsValid(slot->database) &&
+		slot->generation == record->generation;
 	LWLockRelease(saga_shmem->lock);
 	return alive;
 }

@@ -42,6 +42,8 @@ typedef struct SagaInflight
 	uint64		life;			/* of the shared memory it was written under */
 	int			pid;			/* of the executor */
 	uint32		nonce;			/* tells executors with the same pid apart */
+	int			slot;			/* of the executor */
+	uint32		generation;		/* of that slot */
 	Oid			database;
 	SagaInflightState state;
 	SagaInflightEnd end;		/* of SAGA_INFLIGHT_ENDED */
@@ -53,8 +55,8 @@ typedef struct SagaInflight
 	TimestampTz started_at;
 } SagaInflight;
 
-/* The executor's side.  write() fills in life, pid, nonce and database. */
-extern void saga_inflight_open(void);
+/* The executor's side.  write() fills in all that is about the executor. */
+extern void saga_inflight_open(int slot, uint32 generation);
 extern void saga_inflight_write(const SagaInflight *record);
 extern void saga_inflight_mark(SagaInflightState state);
 extern void saga_inflight_leave(const SagaInflightEnd *end);

@@ -42,7 +42,6 @@
 #include "turn.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 #include "walk.h"
 
 #define MS				INT64CONST(1000)
@@ -66,7 +65,8 @@ typedef struct Lane
 {
 	Oid			role;
 	SagaDue		position;		/* read as far as here */
-	TimestampTz read_at;		/* when last read from the start */
+	int64		read_at;		/* when last read from the start, by the steady
+								 * clock */
 	bool		unfit;			/* no executor can run as the role */
 	bool		waiting;		/* for a free executor */
 	TimestampTz retry_at;		/* of sagas that were held; 0: none */
@@ -84,7 +84,7 @@ static int	lane_size = 0;
 static const pg_uuid_t *withheld = NULL;
 static int	withheld_count = 0;
 
-static TimestampTz discover_at = 0;
+static int64 discover_at = 0;	/* not before that, by the steady clock */
 static bool discover_wanted = true;
 static bool no_place_said = false;
 
@@ -105,10 +105,10 @@ position_at_end(SagaDue *position, Oid role)
 }
 
 static void
-read_again(Lane *lane, TimestampTz now)
+read_again(Lane *lane)
 {
 	position_at_start(&lane->position, lane->role);
-	lane->read_at = now;
+	lane->read_at = saga_clock_steady();
 }
 
 /* Everything is to be read from the start at the next turn. */
@@ -118,8 +118,20 @@ saga_lanes_read_again(void)
 	int			i;
 
 	for (i = 0; i < lane_count; i++)
-		read_again(&lanes[i], GetCurrentTimestamp());
+		read_again(&lanes[i]);
 	discover_wanted = true;
+}
+
+/* The clock was set back: no pause is to last longer for that. */
+void
+saga_lanes_forget_pauses(void)
+{
+	for (int i = 0; i < lane_count; i++)
+	{
+		lanes[i].retry_at = 0;
+		lanes[i].last_skip = 0;
+		lanes[i].start_at = 0;
+	}
 }
 
 /* Rows that are due then or later were committed. */
@@ -196,14 +208,14 @@ add_lane(Oid role)
 	lane = &lanes[lane_count++];
 	memset(lane, 0, sizeof(Lane));
 	lane->role = role;
-	read_again(lane, GetCurrentTimestamp());
+	read_again(lane);
 }
 
 /* Looks which lanes there are. */
 static void
 discover(void)
 {
-	TimestampTz begun = GetCurrentTimestamp();
+	int64		begun = saga_clock_steady();
 	SagaDue		after;
 	SagaDue		found;
 
@@ -214,7 +226,7 @@ discover(void)
 		position_at_end(&after, found.lane);
 	}
 	discover_wanted = false;
-	discover_at = GetCurrentTimestamp();
+	discover_at = saga_clock_steady();
 	discover_at += (discover_at - begun) * DISCOVER_SHARE;
 }
 
@@ -292,7 +304,7 @@ take_reports(Lane *lane, TimestampTz now)
 	if (lane->retry_at != 0 && lane->retry_at <= now)
 	{
 		lane->retry_at = 0;
-		read_again(lane, now);
+		read_again(lane);
 	}
 
 	if (saga_pool_failed_to_start(lane->role))
@@ -349,9 +361,6 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 				return DT_NOEND;
 			}
 			in_hand_count = saga_mailbox_in_hand(lane->role, &in_hand);
-			/* How an attempt ended is to be written down first. */
-			if (saga_pool_left_record())
-				return now;
 		}
 		if (is_withheld(&found.saga) ||
 			(bsearch(&found.saga, in_hand, in_hand_count, sizeof(pg_uuid_t),
@@ -361,6 +370,13 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 			lane->position = found;
 			continue;
 		}
+
+		/*
+		 * An executor that left, or left a record, may have had this saga in hand:
+		 * first write down how its attempt ended.
+		 */
+		if (saga_pool_left_record())
+			return now;
 		if (pool.count == 0 && why_unfit(lane->role) != NULL)
 		{
 			lane->unfit = true;
@@ -391,8 +407,8 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 		lane->waiting = false;
 		saga_pool_forget_waiting(lane->role);
 	}
-	if (end && now - lane->read_at > READ_AGAIN * MS)
-		read_again(lane, now);
+	if (end && saga_clock_steady() - lane->read_at > READ_AGAIN * MS)
+		read_again(lane);
 	return next;
 }
 
@@ -497,7 +513,7 @@ TimestampTz
 saga_lanes_turn(TimestampTz now)
 {
 	TimestampTz next = DT_NOEND;
-	TimestampTz begun;
+	int64		begun;
 	bool		away = false;
 	int			i;
 
@@ -509,12 +525,12 @@ saga_lanes_turn(TimestampTz now)
 	}
 	if (discover_wanted)
 	{
-		TimestampTz real = GetCurrentTimestamp();
+		int64		rest = discover_at - saga_clock_steady();
 
-		if (discover_at <= real)
+		if (rest <= 0)
 			discover();
 		else
-			next = now + (discover_at - real);
+			next = now + rest;
 	}
 	for (i = 0; i < lane_count && !away; i++)
 	{
@@ -530,7 +546,7 @@ saga_lanes_turn(TimestampTz now)
 		return DT_NOEND;
 	}
 
-	begun = GetCurrentTimestamp();
+	begun = saga_clock_steady();
 	for (i = 0; i < lane_count; i++)
 	{
 		if (!lanes[i].unfit)
@@ -538,8 +554,7 @@ saga_lanes_turn(TimestampTz now)
 		while (!saga_shmem_worker_must_leave(false) && park_next(&lanes[i]))
 		{
 			CHECK_FOR_INTERRUPTS();
-			if (TimestampDifferenceExceeds(begun, GetCurrentTimestamp(),
-										   PARK_SLICE))
+			if (saga_clock_steady() - begun >= PARK_SLICE * MS)
 				return now;
 		}
 		lanes[i].unfit = false;

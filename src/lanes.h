@@ -12,6 +12,7 @@
 #include "utils/uuid.h"
 
 extern void saga_lanes_read_again(void);
+extern void saga_lanes_forget_pauses(void);
 extern void saga_lanes_posted(TimestampTz due);
 extern void saga_lanes_withhold(const pg_uuid_t *ids, int count);
 extern TimestampTz saga_lanes_turn(TimestampTz now);

@@ -324,6 +324,8 @@ look_at_slots(int64 now)
 	for (i = 0; i < SAGA_MAX_DATABASES; i++)
 	{
 		SagaDatabaseSlot *slot = &saga_shmem->databases[i];
+		TimestampTz armed;
+		TimestampTz posted;
 
 		seen[i].database = slot->database;
 		seen[i].state = slot->state;
@@ -335,8 +337,9 @@ look_at_slots(int64 now)
 		seen[i].kept_away = pg_atomic_read_u32(&slot->keep_away) > 0;
 		seen[i].short_of_executors =
 			pg_atomic_read_u32(&slot->wants_executor) == SAGA_WANTS_FIRST;
-		seen[i].due = Min((TimestampTz) pg_atomic_read_u64(&slot->armed_due),
-						  (TimestampTz) pg_atomic_read_u64(&slot->posted_due));
+		armed = (TimestampTz) pg_atomic_read_u64(&slot->armed_due);
+		posted = (TimestampTz) pg_atomic_read_u64(&slot->posted_due);
+		seen[i].due = Min(armed, posted);
 	}
 	LWLockRelease(saga_shmem->lock);
 
@@ -693,7 +696,11 @@ take_turn(void)
 		else if (seen[i].urgent)
 			short_of++;
 		else if (seen[i].due != DT_NOEND)
-			wake = Min(wake, now + saga_clock_ms_until(seen[i].due));
+		{
+			int64		at = now + saga_clock_ms_until(seen[i].due);
+
+			wake = Min(wake, at);
+		}
 	}
 	if (now >= no_place_until)
 		no_place_said = false;

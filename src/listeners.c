@@ -541,8 +541,11 @@ saga_sql_fail_compensation(PG_FUNCTION_ARGS)
 	retryable = PG_ARGISNULL(3) || PG_GETARG_BOOL(3);
 	/* 0 says "at once", which is not the same as saying nothing. */
 	if (!PG_ARGISNULL(4))
-		retry_after = Max(saga_input_milliseconds(PG_GETARG_INTERVAL_P(4),
-												  "retry_after"), 1);
+	{
+		retry_after = saga_input_milliseconds(PG_GETARG_INTERVAL_P(4),
+											  "retry_after");
+		retry_after = Max(retry_after, 1);
+	}
 	for (;;)
 	{
 		SagaRow		saga;

@@ -176,7 +176,7 @@ saga_mailbox_in_hand(Oid role, pg_uuid_t **ids)
  * in hand or in its mailbox.  False if none has it any more.
  *
  * An executor that has it in hand may be about to put it down, having seen it
- * before it became due again; it will then give it back (saga_mailbox_done).
+ * before it became due again; it then gives it back (saga_mailbox_done).
  */
 bool
 saga_mailbox_pass_by(Oid role, const pg_uuid_t *id)
@@ -498,19 +498,33 @@ saga_mailbox_take(pg_uuid_t *id, bool *handed_over)
 }
 
 /*
- * Puts the saga in hand down.  "skipped": it is due, and somebody else must
- * do it; "later": when last seen, there was more to do in it, perhaps by
- * another role, which may have done it and sent the saga back meanwhile.
+ * The executor is about to look at the saga in hand, or has written its row and
+ * is about to commit: the worker passed it by, until now, for a state that this
+ * look finds, or that this row replaces.
  */
 void
-saga_mailbox_done(bool skipped, bool later)
+saga_mailbox_look(void)
+{
+	SpinLockAcquire(&my_slot->mutex);
+	my_slot->passed_by = false;
+	SpinLockRelease(&my_slot->mutex);
+}
+
+/*
+ * Puts the saga in hand down.  "skipped": it is due, and somebody else must do
+ * it.  If the worker passed the saga by after the last look at it, it is given
+ * back, however that look found it: another role may have done its part and
+ * sent the saga back, or a person may have opened it again.
+ */
+void
+saga_mailbox_done(bool skipped)
 {
 	volatile SagaDatabaseSlot *database;
 	bool		given_back;
 
 	SpinLockAcquire(&my_slot->mutex);
 	my_slot->working = false;
-	given_back = later && my_slot->passed_by;
+	given_back = my_slot->passed_by;
 	my_slot->given_back |= given_back;
 	my_slot->passed_by = false;
 	my_slot->idle_since = GetCurrentTimestamp();

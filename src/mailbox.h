@@ -60,7 +60,8 @@ extern bool saga_mailbox_has_work(Oid database);
 /* The executor's side */
 extern void saga_mailbox_attach(SagaExecutorSlot *slot);
 extern bool saga_mailbox_take(pg_uuid_t *id, bool *handed_over);
-extern void saga_mailbox_done(bool skipped, bool later);
+extern void saga_mailbox_look(void);
+extern void saga_mailbox_done(bool skipped);
 extern void saga_mailbox_set_step(int64 seq);
 
 #endif							/* SAGA_MAILBOX_H */

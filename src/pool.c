@@ -73,7 +73,7 @@ dismiss(SagaExecutorSlot *slot)
 	bool		mail;
 
 	if (!slot->dismissed)
-		slot->dismissed_at = GetCurrentTimestamp();
+		slot->dismissed_at = saga_clock_steady();
 	slot->dismissed = true;
 	mail = saga_mailbox_empty(slot);
 	if (slot->latch != NULL)
@@ -95,6 +95,23 @@ free_slot(SagaExecutorSlot *slot)
 	slot->dismissed = false;
 	saga_mailbox_close(slot);
 	saga_shmem_wake_wanting(database);
+}
+
+/*
+ * An executor is gone, with what it had in hand and in its mailbox.  The
+ * database's worker learns that from a flag of the database, not from the
+ * slot, which may have another executor by the time the worker looks.  The
+ * caller holds "lock" exclusively.
+ */
+static void
+lose_executor(SagaExecutorSlot *slot)
+{
+	for (int i = 0; i < SAGA_MAX_DATABASES; i++)
+	{
+		if (saga_shmem->databases[i].database == slot->database)
+			pg_atomic_write_u32(&saga_shmem->databases[i].left_records, 1);
+	}
+	free_slot(slot);
 }
 
 /* ------------------------------------------------------------------------
@@ -119,7 +136,7 @@ find_waiter(Oid database, Oid role)
 
 /* Makes or refreshes the entry of a role that waits. */
 static void
-note_waiting(Oid role, TimestampTz now)
+note_waiting(Oid role, int64 now)
 {
 	SagaWaiter *w = find_waiter(MyDatabaseId, role);
 
@@ -141,8 +158,8 @@ note_waiting(Oid role, TimestampTz now)
  * given role, and how many of them have waited longer than it.
  */
 static void
-count_waiting(Oid role, TimestampTz now, int *others, int *earlier,
-			  TimestampTz *longest)
+count_waiting(Oid role, int64 now, int *others, int *earlier,
+			  int64 *longest)
 {
 	SagaWaiter *own = find_waiter(MyDatabaseId, role);
 	int			i;
@@ -191,7 +208,7 @@ count_role(Oid database, Oid role)
  * the saga in hand.  A role that has an executor takes that of an idle one.
  */
 static void
-make_room(Oid role, bool has_some, TimestampTz since, TimestampTz now)
+make_room(Oid role, bool has_some, int64 since, int64 now)
 {
 	int			half = (saga_guc_max_executors + 1) / 2;
 	SagaExecutorSlot *victim = NULL;
@@ -247,12 +264,41 @@ make_room(Oid role, bool has_some, TimestampTz since, TimestampTz now)
 		dismiss(victim);
 }
 
+static void
+note_failed(Oid role)
+{
+	if (failed_count < SAGA_MAX_EXECUTORS)
+		failed_roles[failed_count++] = role;
+}
+
+/*
+ * Forgets the executor that this process started in a slot, if it is gone.  The
+ * caller holds "lock".
+ */
+static void
+forget_gone(int index)
+{
+	SagaExecutorSlot *slot = &saga_shmem->executors[index];
+	Started    *own = &started[index];
+
+	if (own->generation == 0 ||
+		(own->generation == slot->generation && OidIsValid(slot->database)))
+		return;
+	/* The slot was not reused.  Did the executor get as far as being ready? */
+	if (own->generation == slot->generation && !slot->ready)
+		note_failed(own->role);
+	own->generation = 0;
+	if (own->handle != NULL)
+		pfree(own->handle);
+	own->handle = NULL;
+}
+
 /* Takes a slot for the role; -1 if it has to wait. */
 static int
 take_slot(Oid role, uint32 *generation)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz since;
+	int64		now = saga_clock_steady();
+	int64		since;
 	int			others;
 	int			earlier;
 	int			total;
@@ -290,6 +336,8 @@ take_slot(Oid role, uint32 *generation)
 			own->database = InvalidOid;
 			waited = true;
 		}
+		/* What it says of the executor before is about to be overwritten. */
+		forget_gone(index);
 		slot->generation++;
 		if (slot->generation == 0)
 			slot->generation = 1;
@@ -300,7 +348,7 @@ take_slot(Oid role, uint32 *generation)
 		slot->taken_at = now;
 		slot->dismissed = false;
 		slot->ready = false;
-		saga_mailbox_init(slot, now);
+		saga_mailbox_init(slot, GetCurrentTimestamp());
 		*generation = slot->generation;
 	}
 	else
@@ -339,9 +387,6 @@ saga_pool_start(Oid role)
 		return SAGA_POOL_FULL;
 
 	own = &started[index];
-	if (own->handle != NULL)
-		pfree(own->handle);
-	own->handle = NULL;
 	own->generation = generation;
 	own->role = role;
 
@@ -398,13 +443,6 @@ saga_pool_waits(void)
 		SAGA_WANTS_FIRST;
 }
 
-static void
-note_failed(Oid role)
-{
-	if (failed_count < SAGA_MAX_EXECUTORS)
-		failed_roles[failed_count++] = role;
-}
-
 /*
  * Looks after the slots of the current database.  Takes back those whose
  * process ended before it could attach.  True if an executor left, or a record
@@ -413,15 +451,13 @@ note_failed(Oid role)
 bool
 saga_pool_tend(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	bool		left = false;
+	int64		now = saga_clock_steady();
 	int			i;
 
 	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
 	{
 		SagaExecutorSlot *slot = &saga_shmem->executors[i];
 		Started    *own = &started[i];
-		bool		gone;
 		bool		stopped = false;
 		pid_t		pid;
 
@@ -436,22 +472,9 @@ saga_pool_tend(void)
 		if (slot->database == MyDatabaseId && slot->pid == 0 &&
 			((stopped && own->generation == slot->generation) ||
 			 now - slot->taken_at > SAGA_POOL_START_LIMIT_MS * INT64CONST(1000)))
-			free_slot(slot);
+			lose_executor(slot);
 
-		gone = own->generation != 0 &&
-			(own->generation != slot->generation ||
-			 !OidIsValid(slot->database));
-		if (gone)
-		{
-			left = true;
-			/* Still as it left it: did it come so far as to take anything? */
-			if (own->generation == slot->generation && !slot->ready)
-				note_failed(own->role);
-			own->generation = 0;
-			if (own->handle != NULL)
-				pfree(own->handle);
-			own->handle = NULL;
-		}
+		forget_gone(i);
 		/* Adopt what an earlier worker of this database started. */
 		if (own->generation == 0 && slot->database == MyDatabaseId)
 		{
@@ -460,9 +483,7 @@ saga_pool_tend(void)
 		}
 		LWLockRelease(saga_shmem->lock);
 	}
-	if (pg_atomic_exchange_u32(&saga_shmem_my_database()->left_records, 0) != 0)
-		left = true;
-	return left;
+	return pg_atomic_exchange_u32(&saga_shmem_my_database()->left_records, 0) != 0;
 }
 
 /*
@@ -496,8 +517,9 @@ saga_pool_look_again(void)
 }
 
 /*
- * Has an executor left a record since?  To be asked behind saga_pool_in_hand:
- * a saga that is in no executor's hand any more may have one.
+ * Has an executor left, or left a record, since?  Ask after
+ * saga_mailbox_in_hand: a saga that no executor has in hand any more may have
+ * a record.
  */
 bool
 saga_pool_left_record(void)
@@ -559,7 +581,7 @@ detach(int code, Datum arg)
 	my_slot = NULL;
 	LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
 	if (slot->generation == my_generation)
-		free_slot(slot);
+		lose_executor(slot);
 	LWLockRelease(saga_shmem->lock);
 }
 
@@ -582,7 +604,7 @@ saga_pool_attach(const SagaProcess *process, void (*at_exit) (int code))
 	{
 		if (database != NULL &&
 			pg_atomic_read_u32(&database->keep_away) > 0)
-			free_slot(slot);
+			lose_executor(slot);
 		else
 		{
 			slot->pid = MyProcPid;

@@ -16,6 +16,7 @@
  */
 #include "postgres.h"
 
+#include "clock.h"
 #include "errors.h"
 #include "guc.h"
 #include "ledger.h"
@@ -24,7 +25,6 @@
 #include "owner.h"
 #include "quota.h"
 #include "tally.h"
-#include "utils/timestamp.h"
 
 /* Counting anew may take one part in so many of the time. */
 #define COUNT_SHARE		10
@@ -33,8 +33,8 @@
 void
 saga_quota_check_open(Oid owner)
 {
-	TimestampTz again_at = 0;
-	TimestampTz begun;
+	int64		again_at = 0;
+	int64		begun;
 	int64		own;
 	int64		open = 0;
 	bool		doubtful = false;
@@ -46,12 +46,12 @@ saga_quota_check_open(Oid owner)
 	own = saga_tally_own(owner);
 	if (known && !doubtful && open + own < saga_guc_max_open_sagas)
 		return;
-	begun = GetCurrentTimestamp();
+	begun = saga_clock_steady();
 	if (!known || again_at <= begun)
 	{
 		/* What this transaction changes counts once it commits. */
 		open = saga_ledger_count_open(owner) - own;
-		again_at = GetCurrentTimestamp();
+		again_at = saga_clock_steady();
 		again_at += (again_at - begun) * COUNT_SHARE;
 		saga_tally_set(owner, open, again_at);
 	}

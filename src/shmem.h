@@ -109,7 +109,10 @@ typedef struct SagaDatabaseSlot
 	TimestampTz channels_next;
 	int			channels_pause;
 
-	/* Executors left records of how attempts ended; the worker has not looked. */
+	/*
+	 * Executors left, or left records of how attempts ended, since the worker
+	 * last looked.
+	 */
 	pg_atomic_uint32 left_records;
 	/* Largest number drawn from the start order since the server started. */
 	pg_atomic_uint64 high_seq;
@@ -135,10 +138,11 @@ typedef struct SagaExecutorSlot
 	Oid			role;			/* likewise */
 	int			pid;			/* 0 while starting; under "lock" */
 	Latch	   *latch;			/* NULL while starting; under "lock" */
-	TimestampTz taken_at;		/* by the server's clock; under "lock" */
+	int64		taken_at;		/* by the steady clock; under "lock" */
 	bool		dismissed;		/* leave as soon as the saga in hand is done;
 								 * under "lock" */
-	TimestampTz dismissed_at;	/* when that was asked; under "lock" */
+	int64		dismissed_at;	/* when that was asked, by the same; under
+								 * "lock" */
 
 	bool		ready;			/* its process came so far that it can take
 								 * sagas; set by it, under "lock" */
@@ -173,8 +177,8 @@ typedef struct SagaWaiter
 {
 	Oid			database;		/* InvalidOid: no entry */
 	Oid			role;
-	TimestampTz since;			/* by the server's clock, as the next */
-	TimestampTz seen;
+	int64		since;			/* by the steady clock, as the next */
+	int64		seen;
 } SagaWaiter;
 
 /* How many unfinished sagas an owner has; see tally.c. */
@@ -182,7 +186,8 @@ typedef struct SagaTally
 {
 	Oid			database;
 	Oid			owner;			/* InvalidOid: free */
-	TimestampTz again_at;		/* not to be counted again before that */
+	int64		again_at;		/* not to be counted again before that, by the
+								 * steady clock */
 	bool		doubtful;		/* to be counted again */
 	pg_atomic_uint64 open;		/* an int64 */
 } SagaTally;
@@ -235,7 +240,8 @@ typedef struct SagaShmem
 	slock_t		alone_mutex;
 	int			alone;
 	int			running;
-	TimestampTz alone_until;	/* from then on, others may begin */
+	int64		alone_until;	/* from then on, by the steady clock, others
+								 * may begin */
 	ConditionVariable alone_cv;
 
 	/* Told when a saga whose id falls into the partition changed its state. */

@@ -311,7 +311,7 @@ saga_tally_own(Oid owner)
  * number may have become wrong; false: not known.
  */
 bool
-saga_tally_get(Oid owner, int64 *open, TimestampTz *again_at, bool *doubtful)
+saga_tally_get(Oid owner, int64 *open, int64 *again_at, bool *doubtful)
 {
 	SagaTally  *tally;
 
@@ -334,7 +334,7 @@ saga_tally_get(Oid owner, int64 *open, TimestampTz *again_at, bool *doubtful)
  * place left, the one that may be counted again first goes.
  */
 void
-saga_tally_set(Oid owner, int64 open, TimestampTz again_at)
+saga_tally_set(Oid owner, int64 open, int64 again_at)
 {
 	SagaTally  *tally;
 

@@ -12,9 +12,9 @@
 
 extern void saga_tally_init(void);
 extern void saga_tally_add(Oid owner, int64 delta);
-extern bool saga_tally_get(Oid owner, int64 *open, TimestampTz *again_at,
+extern bool saga_tally_get(Oid owner, int64 *open, int64 *again_at,
 						   bool *doubtful);
-extern void saga_tally_set(Oid owner, int64 open, TimestampTz again_at);
+extern void saga_tally_set(Oid owner, int64 open, int64 again_at);
 extern int64 saga_tally_own(Oid owner);
 extern void saga_tally_doubt(void);
 extern void saga_tally_prepare(const char *gid);

@@ -79,7 +79,7 @@ saga_sql_wait(PG_FUNCTION_ARGS)
 	int64		timeout = DEFAULT_WAIT_MS;
 	bool		until_given = !PG_ARGISNULL(2);
 	SagaState	until = SAGA_RUNNING;
-	TimestampTz end;
+	int64		end;
 	SagaRow		saga;
 
 	if (!PG_ARGISNULL(1))
@@ -111,24 +111,24 @@ saga_sql_wait(PG_FUNCTION_ARGS)
 				 errmsg("saga.wait() cannot run in a transaction that is REPEATABLE READ or above"),
 				 errhint("Wait in a READ COMMITTED transaction.")));
 
-	end = GetCurrentTimestamp() + timeout * 1000;
+	end = saga_clock_steady() + timeout * 1000;
 	saga_open_read(id, SAGA_REACH_READ, &saga);
 	saga_wakeup_wait_begin(id);
 	PG_TRY();
 	{
 		for (;;)
 		{
-			long		left;
+			int64		left;
 
 			saga_open_read(id, SAGA_REACH_READ, &saga);
 			if (is_awaited(saga.state, until_given, until))
 				break;
 			if (saga.state == SAGA_COMPENSATING || saga.deadline != 0)
 				check_worker(&saga);
-			left = (long) Min((end - GetCurrentTimestamp() + 999) / 1000, 60000);
+			left = (end - saga_clock_steady() + 999) / 1000;
 			if (left <= 0)
 				break;
-			saga_wakeup_wait_sleep(id, left);
+			saga_wakeup_wait_sleep(id, (long) Min(left, 60000));
 			CHECK_FOR_INTERRUPTS();
 		}
 	}

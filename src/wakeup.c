@@ -47,8 +47,9 @@
  * What else could lose a wake-up:
  *
  * - The worker's own waiting for a lock, in the middle of its turn, which resets
- *	 the latch.  Posts are numbers and stay; who has only something to tell sets
- *	 "poked" before the latch, which is read with W7.
+ *	 the latch.  Posts are numbers and stay; a process that has only something to
+ *	 tell sets "poked" before the latch, which is read with W7; what a signal asks
+ *	 for is looked at after W7, before the worker sleeps.
  * - A backend that dies between commit and post: an orderly end runs the
  *	 callback first; any other makes the server restart its processes, and a
  *	 worker begins by looking.
@@ -63,6 +64,9 @@
  *	 wait for a saga, after a COMMIT PREPARED that it sees.)
  * - Locks: they are released after the callback, so that a worker may still
  *	 find the row locked.  Whoever skips a row must look again soon.
+ *
+ * test/spin/waking.pml proves this with all interleavings, and that each step
+ * is needed.
  *
  * Waiters for a saga's state sleep on one of SAGA_WAIT_PARTITIONS condition
  * variables, chosen by the id; sharing costs a look in vain.  They are on its

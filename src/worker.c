@@ -63,7 +63,6 @@
 #include "turn.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 #include "wakeup.h"
 #include "walk.h"
 #include "worker.h"
@@ -88,7 +87,7 @@
 #define OWN_PASS		10000
 
 static SagaDatabaseSlot *my_database = NULL;
-static TimestampTz started_at = 0;
+static int64 started_at = 0;	/* by the steady clock */
 static MemoryContext worker_context = NULL; /* long-lived */
 static MemoryContext turn_context = NULL;	/* reset after each turn */
 static MemoryContext saga_context = NULL;	/* reset after each saga */
@@ -99,7 +98,8 @@ static int	own_retry_ms = RETRY_FIRST;
 static TimestampTz own_retry_at = 0;
 static bool own_passed = false;
 static bool own_more = false;	/* the last turn did not come to its end */
-static TimestampTz own_begun = 0;	/* when it was last read from the start */
+static int64 own_begun = 0;		/* when it was last read from the start, by the
+								 * steady clock */
 static int	own_count = 0;		/* sagas of the transaction */
 
 /* After an error: so many are to be done one by one. */
@@ -325,7 +325,7 @@ own_position_at_start(void)
 {
 	memset(&own_position, 0, sizeof(own_position));
 	own_position.due = DT_NOBEGIN;
-	own_begun = GetCurrentTimestamp();
+	own_begun = saga_clock_steady();
 }
 
 /*
@@ -337,7 +337,7 @@ static bool
 own_may_begin_anew(void)
 {
 	return !own_more ||
-		TimestampDifferenceExceeds(own_begun, GetCurrentTimestamp(), OWN_PASS);
+		saga_clock_steady() - own_begun >= OWN_PASS * MS;
 }
 
 /*
@@ -509,7 +509,7 @@ own_batch_caught(TimestampTz now, TimestampTz *next)
 static TimestampTz
 run_own_lane(bool *away)
 {
-	TimestampTz begun = GetCurrentTimestamp();
+	int64		begun = saga_clock_steady();
 	TimestampTz next = DT_NOEND;
 	OwnResult	result;
 
@@ -528,8 +528,7 @@ run_own_lane(bool *away)
 			saga_channels_dispatched(saga_clock_now());
 		MemoryContextReset(turn_context);
 	} while ((result == OWN_DONE || result == OWN_AGAIN) &&
-			 !TimestampDifferenceExceeds(begun, GetCurrentTimestamp(),
-										 OWN_SLICE));
+			 saga_clock_steady() - begun < OWN_SLICE * MS);
 
 	*away = (result == OWN_AWAY);
 	own_more = (result == OWN_DONE || result == OWN_AGAIN);
@@ -590,7 +589,7 @@ look_at_prepared(TimestampTz now)
 	if (before == 0 && !count_prepared)
 		return DT_NOEND;
 	if (!count_prepared && !own_may_begin_anew())
-		return DT_NOEND;
+		return now + PREPARED_POLL * MS;
 	own_position_at_start();
 	saga_lanes_read_again();
 	if (any_prepared())
@@ -624,7 +623,23 @@ read_everything(void)
 	count_prepared = true;
 }
 
-/* Begins to look.  What was posted until then tells how far to go back. */
+/*
+ * The clock was set back: every time remembered, by which something is to be
+ * looked at again, may be far away now.  (What is due in the ledger stays due
+ * at its time.)
+ */
+static void
+forget_pauses(void)
+{
+	read_everything();
+	/* Over, and not forgotten: then room is made in the queue first. */
+	own_notify_at = Min(own_notify_at, DT_NOBEGIN + 1);
+	saga_lanes_forget_pauses();
+	saga_channels_forget_pauses();
+	saga_retention_read_again();
+}
+
+/* Begins to look.  What was posted until then says how far to go back. */
 static void
 begin_to_look(void)
 {
@@ -657,6 +672,13 @@ find_out(void)
 	saga_shmem_worker_found(SAGA_DATABASE_SERVED);
 }
 
+/* A function: Min() would take a turn twice, and believe the second one. */
+static TimestampTz
+earlier(TimestampTz a, TimestampTz b)
+{
+	return Min(a, b);
+}
+
 /* Does what is due; returns when to look again. */
 static TimestampTz
 take_turn(void)
@@ -675,17 +697,17 @@ take_turn(void)
 
 	next = look_at_prepared(now);
 	if (look_for_leftovers || (leftovers_at != 0 && leftovers_at <= now))
-		next = Min(next, settle_leftovers(now));
+		next = earlier(next, settle_leftovers(now));
 	else if (leftovers_at != 0)
 		next = Min(next, leftovers_at);
 
-	next = Min(next, run_own_lane(&away));
+	next = earlier(next, run_own_lane(&away));
 	if (away)
 		return saga_clock_now() + AWAY_POLL * MS;
 	MemoryContextSwitchTo(turn_context);
-	next = Min(next, saga_channels_turn(saga_clock_now()));
-	next = Min(next, saga_retention_turn(saga_clock_now()));
-	return Min(next, saga_lanes_turn(saga_clock_now()));
+	next = earlier(next, saga_channels_turn(saga_clock_now()));
+	next = earlier(next, saga_retention_turn(saga_clock_now()));
+	return earlier(next, saga_lanes_turn(saga_clock_now()));
 }
 
 static void
@@ -712,7 +734,7 @@ sleep_until(TimestampTz when)
 	 * two databases with long work would take it from each other all the time.
 	 */
 	idle = (ms < 0 || ms > SAGA_IDLE_MS) && !saga_pool_waits();
-	hold = GetCurrentTimestamp() < started_at + SAGA_HOLD_MS * MS &&
+	hold = saga_clock_steady() < started_at + SAGA_HOLD_MS * MS &&
 		saga_mailbox_has_work(MyDatabaseId);
 	if (saga_shmem_worker_must_leave(idle && !hold))
 		leave();
@@ -728,6 +750,13 @@ sleep_until(TimestampTz when)
 		events |= WL_TIMEOUT;
 	}
 	if (ms == 0)
+		return;
+
+	/*
+	 * What a signal asked for: its handler set the latch, but waiting for a
+	 * lock in the middle of the turn reset that.
+	 */
+	if (InterruptPending || ConfigReloadPending)
 		return;
 	if (ms < 0 || ms > IDLE_FOR)
 	{
@@ -747,7 +776,7 @@ saga_worker_main(Datum arg)
 	my_database = saga_shmem_worker_attach(process->database);
 	if (my_database == NULL)
 		proc_exit(0);
-	started_at = GetCurrentTimestamp();
+	started_at = saga_clock_steady();
 	saga_bgworker_connect();
 	SetConfigOption("search_path", "pg_catalog", PGC_SUSET, PGC_S_OVERRIDE);
 	/* What listeners are told must be on disk, whatever the database's setting. */
@@ -788,6 +817,8 @@ saga_worker_main(Datum arg)
 
 		handle_interrupts();
 		begin_to_look();
+		if (saga_clock_was_set_back())
+			forget_pauses();
 		next = take_turn();
 		MemoryContextSwitchTo(worker_context);
 		MemoryContextReset(turn_context);
