@@ -137,7 +137,7 @@ like(history($two, 'middle'), qr/^a( \d interrupted, a)* \d succeeded, b( \d int
 like(history($two, 'middle') . ', ' . history($two, 'lost'), qr/interrupted/, 'the crash here is in it') if is_test_build();
 is($two->safe_psql('postgres', q{SELECT coalesce(max(comp_charged), 0) FROM saga.ledger_step WHERE saga IN (SELECT id FROM saga.sagas WHERE name = 'order')}), 0,
 	'and charged to nobody');
-is($two->safe_psql('postgres', q{SELECT string_agg(idempotency_key || ' ' || coalesce(consumer, '-'), ', ' ORDER BY 1)
+is($two->safe_psql('postgres', q{SELECT string_agg(idempotency_key || ' ' || coalesce(consumer, '-'), ', ' ORDER BY idempotency_key)
 	FROM saga.pending_compensations JOIN saga.sagas ON id = saga_id}), 'task 1 one, task 2 -', 'what a listener held, it holds');
 is($two->safe_psql('postgres', "SELECT saga.complete_compensation('$key')"), 'compensated', 'and reports with the key that it had');
 is($two->safe_psql('postgres', q{SELECT step FROM saga.claim_compensations('tasks', consumer => 'two')}), 'a', 'what waited is claimed');
