@@ -47,7 +47,8 @@ CREATE TYPE saga.step_result AS (
   output      jsonb,
   error       text,
   retry_at    timestamptz,
-  forward_key text
+  forward_key text,
+  known       boolean
 );
 
 COMMENT ON TYPE saga.step_result IS
@@ -61,6 +62,7 @@ COMMENT ON COLUMN saga.step_result.output IS 'The stored output of a completed s
 COMMENT ON COLUMN saga.step_result.error IS 'The error of the last failed attempt.';
 COMMENT ON COLUMN saga.step_result.retry_at IS 'After fail_step: when to try again; null when attempts are exhausted or the error is final.';
 COMMENT ON COLUMN saga.step_result.forward_key IS 'Stable over every attempt of this run: hand it to outside services as their idempotency key.';
+COMMENT ON COLUMN saga.step_result.known IS 'Was the step recorded before this call, by an earlier transaction or earlier in this one? Then whoever recorded it may have done its work already.';
 
 -- ---------------------------------------------------------------------------
 -- Ledger tables
@@ -86,6 +88,7 @@ CREATE TABLE saga.ledger_saga (
   name          text        COLLATE "C" NOT NULL,
   key           text        COLLATE "C",
   announce      text        COLLATE "C",
+  subject       text        COLLATE "C",
   input         jsonb,
   content_hash  bytea,
   deadline      timestamptz,
@@ -109,6 +112,7 @@ CREATE TABLE saga.ledger_saga (
   CONSTRAINT ledger_saga_failure_kind CHECK (failure_kind OPERATOR(pg_catalog.=) ANY ('{f,c,t}'::pg_catalog."char"[])),
   CONSTRAINT ledger_saga_name CHECK (pg_catalog.length(name) OPERATOR(pg_catalog.>=) 1 AND pg_catalog.length(name) OPERATOR(pg_catalog.<=) 256),
   CONSTRAINT ledger_saga_key CHECK (pg_catalog.length(key) OPERATOR(pg_catalog.>=) 1 AND pg_catalog.length(key) OPERATOR(pg_catalog.<=) 512),
+  CONSTRAINT ledger_saga_subject CHECK (pg_catalog.length(subject) OPERATOR(pg_catalog.>=) 1 AND pg_catalog.length(subject) OPERATOR(pg_catalog.<=) 256),
   CONSTRAINT ledger_saga_due CHECK ((due IS NULL) OPERATOR(pg_catalog.=) (lane IS NULL)),
   CONSTRAINT ledger_saga_finished CHECK ((finished_at IS NOT NULL) OPERATOR(pg_catalog.=) (state OPERATOR(pg_catalog.=) ANY ('{d,c,a}'::pg_catalog."char"[]))),
   CONSTRAINT ledger_saga_undo CHECK (state OPERATOR(pg_catalog.<>) 'u' OR undo_target IS NOT NULL)
@@ -117,6 +121,9 @@ CREATE TABLE saga.ledger_saga (
 -- The key first, by which people look for a saga, too.
 CREATE UNIQUE INDEX ledger_saga_key_name_owner ON saga.ledger_saga (key, name, owner)
   WHERE key IS NOT NULL;
+
+CREATE INDEX ledger_saga_owner_subject ON saga.ledger_saga (owner, subject, id)
+  WHERE subject IS NOT NULL;
 
 COMMENT ON TABLE saga.ledger_saga IS 'One row per saga. Read saga.sagas instead.';
 COMMENT ON COLUMN saga.ledger_saga.id IS 'Version 7 UUID: ordered by time, unique across databases and clones.';
@@ -127,6 +134,7 @@ COMMENT ON COLUMN saga.ledger_saga.owner_name IS 'The owner''s name then: OID an
 COMMENT ON COLUMN saga.ledger_saga.name IS 'The kind of saga.';
 COMMENT ON COLUMN saga.ledger_saga.key IS 'Idempotency key, unique per owner and name.';
 COMMENT ON COLUMN saga.ledger_saga.announce IS 'Channel on which states after running are announced.';
+COMMENT ON COLUMN saga.ledger_saga.subject IS 'Whom or what it is about.';
 COMMENT ON COLUMN saga.ledger_saga.input IS 'Input as given.';
 COMMENT ON COLUMN saga.ledger_saga.content_hash IS 'Of a redacted saga: the SHA-256 of its input, which keeps its key working.';
 COMMENT ON COLUMN saga.ledger_saga.deadline IS 'When a saga still running fails.';
@@ -381,21 +389,21 @@ SELECT pg_catalog.pg_extension_config_dump('saga.ledger_held', '');
 CREATE FUNCTION saga.begin(
   name text, idempotency_key text DEFAULT NULL, input jsonb DEFAULT NULL,
   timeout interval DEFAULT NULL, on_compensation_failure text DEFAULT 'halt',
-  announce text DEFAULT NULL) RETURNS uuid
+  announce text DEFAULT NULL, subject text DEFAULT NULL) RETURNS uuid
   AS 'MODULE_PATHNAME', 'saga_sql_begin'
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
-COMMENT ON FUNCTION saga.begin(text, text, jsonb, interval, text, text) IS
-  'Begins a saga, or returns the one begun under the same name and idempotency key by the same owner. SG003: the same key with another input; SG009: a limit.';
+COMMENT ON FUNCTION saga.begin(text, text, jsonb, interval, text, text, text) IS
+  'Begins a saga, or returns the one begun under the same name and idempotency key by the same owner. SG003: the same key with another input or subject; SG009: a limit.';
 
 CREATE FUNCTION saga.start(
   name text, idempotency_key text DEFAULT NULL, input jsonb DEFAULT NULL,
   timeout interval DEFAULT NULL, on_compensation_failure text DEFAULT 'halt',
-  announce text DEFAULT NULL) RETURNS uuid
+  announce text DEFAULT NULL, subject text DEFAULT NULL) RETURNS uuid
   AS 'MODULE_PATHNAME', 'saga_sql_begin'
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
-COMMENT ON FUNCTION saga.start(text, text, jsonb, interval, text, text) IS
+COMMENT ON FUNCTION saga.start(text, text, jsonb, interval, text, text, text) IS
   'saga.begin under a second name, for SQL-standard function bodies: psql counts the word begin inside CREATE FUNCTION.';
 
 CREATE FUNCTION saga.step(
@@ -410,7 +418,7 @@ CREATE FUNCTION saga.step(
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.step(uuid, text, text, text, jsonb, text, boolean, text, jsonb, boolean, text, text, saga.retry_policy, saga.retry_policy) IS
-  'Records that a step starts, before its effect, and what undoes it; of a step already known, answers what is known. Commit it before an effect outside the database. SG001, SG002, SG003; SG005: the undo has begun; SG009.';
+  'Records that a step starts, before its effect, and what undoes it; of a step already known, answers what is known. What undoes it stays as recorded: another one raises a NOTICE (saga.amend changes it). Commit it before an effect outside the database. SG001, SG002; SG003: a known key with other args; SG005: the undo has begun; SG009.';
 
 CREATE FUNCTION saga.complete_step(
   saga_id uuid, step text, output jsonb DEFAULT NULL,
@@ -492,6 +500,20 @@ CREATE FUNCTION saga.retry_policy(
 
 COMMENT ON FUNCTION saga.retry_policy(integer, interval, text, interval, double precision, interval) IS
   'Makes a retry policy; what is left null takes the setting in force when the step starts.';
+
+CREATE FUNCTION saga.require(condition boolean, message text) RETURNS void
+  AS 'MODULE_PATHNAME', 'saga_sql_require'
+  LANGUAGE C VOLATILE PARALLEL SAFE;
+
+COMMENT ON FUNCTION saga.require(boolean, text) IS
+  'Raises SG006 with the message unless the condition is true: a compensation that calls it is given up, and a person decides.';
+
+CREATE FUNCTION saga.retry_policy(policy jsonb) RETURNS saga.retry_policy
+  AS 'MODULE_PATHNAME', 'saga_sql_retry_policy_json'
+  LANGUAGE C STABLE STRICT PARALLEL SAFE;
+
+COMMENT ON FUNCTION saga.retry_policy(jsonb) IS
+  'Makes a retry policy from an object whose keys are its fields: {"max_attempts": 3, "delay": "5 s"}.';
 
 -- ---------------------------------------------------------------------------
 -- Functions of listeners
@@ -575,12 +597,30 @@ CREATE FUNCTION saga.resume(saga_id uuid, note text DEFAULT NULL) RETURNS text
 COMMENT ON FUNCTION saga.resume(uuid, text) IS
   'Lets a paused saga go on. Answers its state. SG001; SG002: it is finished.';
 
+CREATE FUNCTION saga.set_timeout(
+  saga_id uuid, timeout interval, note text DEFAULT NULL) RETURNS timestamptz
+  AS 'MODULE_PATHNAME', 'saga_sql_set_timeout'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.set_timeout(uuid, interval, text) IS
+  'Moves the deadline of a saga that has not failed to so long from now, or clears it (0). Returns the deadline. SG001; SG002: it has failed, or is finished.';
+
+CREATE FUNCTION saga.amend(
+  saga_id uuid, step text, note text, compensation text DEFAULT NULL,
+  notify text DEFAULT NULL, compensation_retry saga.retry_policy DEFAULT NULL)
+  RETURNS void
+  AS 'MODULE_PATHNAME', 'saga_sql_amend'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.amend(uuid, text, text, text, text, saga.retry_policy) IS
+  'Changes how a recorded step is undone, as long as it is not; for the role that recorded it only. SG001; SG002: it is undone, or being undone at this moment; SG004; SG010: another role recorded it.';
+
 CREATE FUNCTION saga.redact(saga_id uuid) RETURNS void
   AS 'MODULE_PATHNAME', 'saga_sql_redact'
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.redact(uuid) IS
-  'A finished saga forgets input, result, args, outputs and the texts of errors; its keys go on working, by a hash. SG001; SG002: it is not finished.';
+  'A finished saga forgets input, subject, result, args, outputs and the texts of errors; its keys go on working, by a hash. SG001; SG002: it is not finished.';
 
 CREATE FUNCTION saga.purge(
   older_than interval, max_sagas integer DEFAULT 10000) RETURNS bigint
@@ -769,7 +809,7 @@ ALTER TABLE saga.ledger_home ENABLE ALWAYS TRIGGER guard_truncate;
 
 CREATE VIEW saga.sagas WITH (security_barrier) AS
   SELECT
-    s.id, s.name, s.key AS idempotency_key,
+    s.id, s.name, s.key AS idempotency_key, s.subject,
     saga.internal_state(s.state) AS state,
     CASE s.failure_kind
       WHEN 'f' THEN 'failed' WHEN 'c' THEN 'cancelled' WHEN 't' THEN 'timed out'
@@ -831,6 +871,7 @@ COMMENT ON VIEW saga.sagas IS 'One row per saga that the reader may see.';
 COMMENT ON COLUMN saga.sagas.id IS 'Time-ordered UUID (version 7).';
 COMMENT ON COLUMN saga.sagas.name IS 'The kind of saga.';
 COMMENT ON COLUMN saga.sagas.idempotency_key IS 'The caller''s name for this very operation.';
+COMMENT ON COLUMN saga.sagas.subject IS 'Whom or what it is about.';
 COMMENT ON COLUMN saga.sagas.state IS 'running, completed, compensating, compensated, needs_review or abandoned.';
 COMMENT ON COLUMN saga.sagas.failure_kind IS 'failed, cancelled or timed out.';
 COMMENT ON COLUMN saga.sagas.paused IS 'A person paused it: nothing is dispatched.';
@@ -852,7 +893,7 @@ COMMENT ON COLUMN saga.sagas.finished_at IS 'When it was completed, compensated 
 
 CREATE VIEW saga.undoing WITH (security_barrier) AS
   SELECT
-    b.id, b.name, b.idempotency_key, b.state, b.failure_kind, b.paused, b.owner, b.input, b.result,
+    b.id, b.name, b.idempotency_key, b.subject, b.state, b.failure_kind, b.paused, b.owner, b.input, b.result,
     b.reason, b.details, b.failed_step, b.last_completed_step, b.steps, b.next_action,
     b.next_action_at, b.deadline, b.requires_review, b.started_at, b.updated_at, b.finished_at
   -- Whatever is being undone is in one of these.
@@ -864,7 +905,7 @@ CREATE VIEW saga.undoing WITH (security_barrier) AS
     SELECT h.saga FROM saga.ledger_held h) w
   CROSS JOIN LATERAL (
     SELECT
-      s.id, s.name, s.idempotency_key, s.state, s.failure_kind, s.paused, s.owner, s.input, s.result,
+      s.id, s.name, s.idempotency_key, s.subject, s.state, s.failure_kind, s.paused, s.owner, s.input, s.result,
       s.reason, s.details, s.failed_step, s.last_completed_step, s.steps, s.next_action,
       s.next_action_at, s.deadline, s.requires_review, s.started_at, s.updated_at, s.finished_at
     FROM saga.sagas s
@@ -878,6 +919,7 @@ COMMENT ON VIEW saga.undoing IS 'Of saga.sagas those that are compensating or ne
 COMMENT ON COLUMN saga.undoing.id IS 'Time-ordered UUID (version 7).';
 COMMENT ON COLUMN saga.undoing.name IS 'The kind of saga.';
 COMMENT ON COLUMN saga.undoing.idempotency_key IS 'The caller''s name for this very operation.';
+COMMENT ON COLUMN saga.undoing.subject IS 'Whom or what it is about.';
 COMMENT ON COLUMN saga.undoing.state IS 'running, completed, compensating, compensated, needs_review or abandoned.';
 COMMENT ON COLUMN saga.undoing.failure_kind IS 'failed, cancelled or timed out.';
 COMMENT ON COLUMN saga.undoing.paused IS 'A person paused it: nothing is dispatched.';
@@ -1091,7 +1133,7 @@ CREATE VIEW saga.events AS
         END,
         h.seq,
         pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-          'attempt', h.attempt, 'sqlstate', h.sqlstate, 'error', h.error))
+          'attempt', h.attempt, 'rows', h.rows, 'sqlstate', h.sqlstate, 'error', h.error))
       FROM saga.ledger_attempt h
       WHERE h.saga OPERATOR(pg_catalog.=) o.id
       UNION ALL
@@ -1105,7 +1147,7 @@ CREATE VIEW saga.events AS
       -- What is parked or over was failing, or decided, first.
       SELECT
         CASE
-          WHEN v.event OPERATOR(pg_catalog.=) ANY ('{failing,rolling back,resolved,reopened,paused,resumed}'::pg_catalog.text[]) THEN 4
+          WHEN v.event OPERATOR(pg_catalog.=) ANY ('{failing,rolling back,resolved,amended,reopened,paused,resumed,deadline set}'::pg_catalog.text[]) THEN 4
           WHEN v.event OPERATOR(pg_catalog.=) 'compensation dispatched' THEN (
             SELECT CASE WHEN t.acknowledge THEN 8 ELSE 6 END
             FROM saga.ledger_step t

@@ -29,7 +29,7 @@ ORDER BY 1;
 -- Functions: volatility, parallel safety, strictness, whose rights, who may call
 SELECT proname, provolatile AS volatile, proparallel AS parallel, proisstrict AS strict, prosecdef AS definer,
   lanname AS language, proacl IS NULL AS public
-FROM pg_proc JOIN pg_language l ON l.oid = prolang WHERE pronamespace = 'saga'::regnamespace ORDER BY 1;
+FROM pg_proc JOIN pg_language l ON l.oid = prolang WHERE pronamespace = 'saga'::regnamespace ORDER BY 1, strict;
 -- Not for everybody
 SELECT p.oid::regprocedure FROM pg_proc p
 WHERE pronamespace = 'saga'::regnamespace AND NOT has_function_privilege('public', p.oid, 'EXECUTE') ORDER BY 1;

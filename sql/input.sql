@@ -19,6 +19,9 @@ CALL test.refuses($$SELECT saga.begin(repeat('n', 257))$$);
 CALL test.refuses($$SELECT saga.begin(repeat('ü', 257))$$);
 CALL test.refuses($$SELECT saga.begin(repeat('n', 10000))$$);
 CALL test.refuses($$SELECT saga.begin('n', '')$$);
+CALL test.refuses($$SELECT saga.begin('n', subject => '')$$);
+CALL test.refuses($$SELECT saga.begin('n', subject => repeat('s', 257))$$);
+CALL test.refuses($$SELECT saga.start('n', subject => repeat('𝄞', 257))$$);
 CALL test.refuses($$SELECT saga.begin('n', repeat('k', 513))$$);
 CALL test.refuses($$SELECT saga.begin('n', repeat('𝄞', 513))$$);
 CALL test.refuses($$SELECT saga.begin(repeat('𝄞', 256), repeat('𝄞', 512))$$);
@@ -34,7 +37,7 @@ SELECT test.ledger_size() = :'size' AS nothing_stored;
 BEGIN;
 SELECT saga.begin(repeat('n', 256), repeat('k', 512)) AS long1,
   saga.begin(repeat('ü', 256), repeat('ü', 512)) AS long2,
-  saga.begin(repeat('𝄞', 256)) AS long3,
+  saga.begin(repeat('𝄞', 256), subject => repeat('𝄞', 256)) AS long3,
   saga.begin('𝄞', repeat('𝄞', 512)) AS long4 \gset
 SELECT length(name) AS name, octet_length(name), length(idempotency_key) AS key, octet_length(idempotency_key)
 FROM saga.sagas WHERE id IN (:'long1', :'long2', :'long3', :'long4') ORDER BY id;
@@ -128,6 +131,30 @@ SELECT status FROM saga.step(:'id', 'n', notify => repeat('c', 63));
 SELECT saga.begin('n', announce => repeat('c', 61) || 'ü') IS NOT NULL AS begun;
 ROLLBACK;
 
+-- LISTEN folds what is not quoted: a NOTICE where the step is new, and no other.
+SELECT status FROM saga.step(:'id', 'loud', notify => 'Refunds');
+SELECT status FROM saga.step(:'id', 'loud', notify => 'Refunds');
+SELECT status FROM saga.step(:'id', 'quiet', notify => 'refunds_2');
+SELECT status FROM saga.step(:'id', 'umlaut', notify => 'Ümläute');
+SELECT saga.begin('n', announce => 'My "States"') IS NOT NULL AS begun;
+SELECT saga.amend(:'id', 'quiet', 'n', notify => 'Loud');
+
+-- A policy as jsonb
+SELECT saga.retry_policy('{"max_attempts": 3, "delay": "5 s", "backoff": "linear", "max_delay": "1 min", "jitter": 0.25, "timeout": "0"}'::jsonb)
+  = saga.retry_policy(3, '5 s', 'linear', '1 min', 0.25, '0') AS same;
+SELECT saga.retry_policy('{}'::jsonb), saga.retry_policy('{"delay": null, "max_attempts": "7"}'::jsonb), saga.retry_policy(NULL::jsonb) IS NULL AS nothing;
+SELECT status FROM saga.step(:'id', 'by json', retry => saga.retry_policy('{"max_attempts": 3}'::jsonb));
+SELECT (retry).max_attempts FROM saga.steps WHERE saga_id = :'id' AND key = 'by json';
+CALL test.refuses($$SELECT saga.retry_policy('{"attempts": 3}'::jsonb)$$);
+CALL test.refuses($$SELECT saga.retry_policy('{"max_attempts": 0}'::jsonb)$$);
+CALL test.refuses($$SELECT saga.retry_policy('{"max_attempts": "many"}'::jsonb)$$);
+CALL test.refuses($$SELECT saga.retry_policy('{"max_attempts": 3.5}'::jsonb)$$);
+CALL test.refuses($$SELECT saga.retry_policy('{"max_attempts": true}'::jsonb)$$);
+CALL test.refuses($$SELECT saga.retry_policy('{"delay": {"seconds": 3}}'::jsonb)$$);
+CALL test.refuses($$SELECT saga.retry_policy('[3]'::jsonb)$$);
+CALL test.refuses($$SELECT saga.retry_policy('3'::jsonb)$$);
+CALL test.refuses($$SELECT saga.retry_policy('null'::jsonb)$$);
+
 -- Compensations: what could not run whatever the database holds.  The position
 -- is that in the compensation's own text.
 SELECT saga.step(:'id', 'n', compensation => 'DELETE FORM account');
@@ -194,7 +221,7 @@ ROLLBACK;
 SELECT (regexp_match(test.ledger_size(), '^\d+ \d+ \d+ \d+ \d+ \d+'))[1]
   = (regexp_match(:'size', '^\d+ \d+ \d+ \d+ \d+ \d+'))[1] AS nothing_stored;
 SELECT state, steps FROM saga.sagas WHERE id = :'id';
-SELECT key, status, attempts FROM saga.steps WHERE saga_id = :'id';
+SELECT key, status, attempts FROM saga.steps WHERE saga_id = :'id' ORDER BY position;
 
 -- Transactions that cannot write
 BEGIN READ ONLY;

@@ -63,6 +63,7 @@ INSERT INTO test.call (call, state, sql) VALUES
   ('abandon', 'parked', 'SELECT saga.abandon($1, ''n'')'),
   ('reopen', 'pivot', 'SELECT saga.reopen($1, ''n'')'),
   ('rollback_to', 'running', 'SELECT saga.rollback_to($1, ''base'')'),
+  ('set_timeout', 'running', 'SELECT saga.set_timeout($1, ''1 day'') IS NOT NULL'),
   ('pause', 'running', 'SELECT saga.pause($1, ''n'')'),
   ('resume', 'paused', 'SELECT saga.resume($1)'),
   ('plan', 'running', 'SELECT count(*) || '' rows'' FROM saga.plan($1)'),

@@ -55,6 +55,41 @@ SELECT saga.wait(:'id');
 SELECT * FROM test.saga('continue to a person') \gx
 SELECT * FROM test.steps('continue to a person');
 
+-- saga.require: that nothing was there to be undone, said in SQL
+SELECT saga.require(true, 'not said');
+CALL test.refuses($$SELECT saga.require(false, 'no such seat')$$);
+CALL test.refuses($$SELECT saga.require(NULL, 'no such seat')$$);
+CALL test.refuses($$SELECT saga.require(false, NULL)$$);
+CALL test.refuses($$SELECT saga.require(1 = 2, '100 %s')$$);
+CREATE TABLE test.seat (flight text PRIMARY KEY, free int);
+INSERT INTO test.seat VALUES ('LX8', 3);
+CREATE FUNCTION test.give_back(flight text) RETURNS text LANGUAGE sql IMMUTABLE RETURN format($$
+  WITH given_back AS (UPDATE test.seat SET free = free + 1 WHERE flight = $1->%s RETURNING 1)
+  SELECT saga.require(count(*) = 1, 'no such flight') FROM given_back $$, flight);
+SELECT test.begin('require') AS id \gset
+SELECT status FROM saga.step(:'id', 'wrong', completed => true, args => '{"flight": "LX8"}', compensation => test.give_back($$>'flight'$$));
+SELECT status FROM saga.step(:'id', 'right', completed => true, args => '{"flight": "LX8"}', compensation => test.give_back($$'args'->>'flight'$$));
+SELECT saga.fail(:'id');
+SELECT saga.wait(:'id');
+SELECT free FROM test.seat;
+SELECT * FROM test.attempts('require');
+SELECT saga.amend(:'id', 'wrong', 'it did not look into the args', compensation => test.give_back($$'args'->>'flight'$$));
+SELECT saga.resolve(:'id', 'wrong', 'retry', 'now it does');
+SELECT saga.wait(:'id');
+SELECT free FROM test.seat;
+SELECT event, step, detail FROM test.events('require') WHERE position > 7;
+-- Without it: undone, but nothing touched; what does not say how many rows it touched is not suspected.
+SELECT test.begin('touched nothing') AS id \gset
+SELECT status FROM saga.step(:'id', 'do', completed => true, compensation => 'DO $$BEGIN NULL; END$$');
+SELECT status FROM saga.step(:'id', 'wrong', completed => true, args => '{"flight": "LX8"}',
+  compensation => $$UPDATE test.seat SET free = free + 1 WHERE flight = $1->>'flight'$$);
+SELECT status FROM saga.step(:'id', 'right', completed => true, args => '{"flight": "LX8"}',
+  compensation => $$UPDATE test.seat SET free = free + 1 WHERE flight = $1->'args'->>'flight'$$);
+SELECT saga.fail(:'id');
+SELECT saga.wait(:'id');
+SELECT * FROM test.attempts('touched nothing');
+SELECT step, detail FROM test.events('touched nothing') WHERE event = 'compensation succeeded';
+
 -- SG006: parked at once, without another attempt
 SELECT test.begin('do not retry') AS id \gset
 SELECT status FROM saga.step(:'id', 'a', compensation => 'SELECT test.undo_after($1, 1, $$SG006$$)');

@@ -207,7 +207,9 @@ CREATE FUNCTION reserve(ord uuid, item text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   st saga.step_result := saga.step(ord, 'reserve', args => jsonb_build_object('item', item),
     compensation => $undo$
-      UPDATE stock SET free = free + 1 WHERE item = $1->'args'->>'item' $undo$);
+      WITH given_back AS (
+        UPDATE stock SET free = free + 1 WHERE item = $1->'args'->>'item' RETURNING 1)
+      SELECT saga.require(count(*) = 1, 'there is no such item') FROM given_back $undo$);
 BEGIN
   IF st.status = 'started' THEN
     UPDATE stock s SET free = free - 1 WHERE s.item = $2;
@@ -462,8 +464,10 @@ CREATE FUNCTION set_aside(payout uuid, team text, cents bigint) RETURNS text LAN
 DECLARE
   st saga.step_result := saga.step(payout, 'set aside',
     args => jsonb_build_object('team', team, 'cents', cents), compensation => $undo$
-      UPDATE budget SET cents = cents + ($1->'args'->>'cents')::bigint
-      WHERE team = $1->'args'->>'team' $undo$);
+      WITH given_back AS (
+        UPDATE budget SET cents = cents + ($1->'args'->>'cents')::bigint
+        WHERE team = $1->'args'->>'team' RETURNING 1)
+      SELECT saga.require(count(*) = 1, 'there is no such team') FROM given_back $undo$);
 BEGIN
   IF st.status = 'started' THEN
     UPDATE budget b SET cents = b.cents - set_aside.cents WHERE b.team = set_aside.team;

@@ -267,7 +267,7 @@ SELECT status FROM saga.step(:'undone', 'told', notify => 'redact', args => '{"c
 SELECT saga.fail(:'undone', 'no', '"canary details"');
 CALL test.until_dispatched('redact, compensated', 'told');
 SELECT saga.complete_compensation(compensation_key, '{"canary": "of the listener"}') FROM saga.claim_compensations('redact');
-SELECT saga.begin('redact', 'completed', '{"canary": "input"}') AS done \gset
+SELECT saga.begin('redact', 'completed', '{"canary": "input"}', subject => 'canary 42') AS done \gset
 INSERT INTO test.named VALUES ('redact, completed', :'done');
 SELECT status FROM saga.step(:'done', 'a', compensation => 'SELECT test.undo($1)', args => '{"canary": "args"}', output => '{"canary": "output"}');
 SELECT status FROM saga.step(:'done', 'no args', output => '{"canary": "output"}');
@@ -284,7 +284,7 @@ SELECT * FROM test.canaries();
 SELECT regexp_replace(line, ', "why".*', ' ...') AS line FROM test.story('redact, parked') line;
 SELECT saga.redact(:'id'), saga.redact(:'undone'), saga.redact(:'done'), saga.redact(:'empty');
 SELECT * FROM test.canaries();
-SELECT idempotency_key, state, failure_kind, input, result, reason, details, failed_step, last_completed_step, steps FROM saga.sagas
+SELECT idempotency_key, subject, state, failure_kind, input, result, reason, details, failed_step, last_completed_step, steps FROM saga.sagas
 WHERE name = 'redact' ORDER BY id \gx
 SELECT n.name, s.key, s.status, s.output, s.error, s.compensation, s.args, s.compensation_status, s.compensation_attempts, s.last_error
 FROM saga.steps s JOIN test.named n ON n.id = saga_id WHERE n.name LIKE 'redact%' ORDER BY seq;
@@ -297,6 +297,9 @@ SELECT line FROM test.story('redact, parked') line WHERE line LIKE 'redacted%';
 -- The keys go on working, by what they stood for.
 SELECT saga.begin('redact', 'completed', '{"canary": "input"}') = :'done' AS the_same;
 SELECT saga.begin('redact', 'completed', '{ "canary":"input" }') = :'done' AS the_same;
+-- What it was about is forgotten, so that nobody is asked for it.
+SELECT saga.begin('redact', 'completed', '{"canary": "input"}', subject => 'somebody else') = :'done' AS the_same;
+SELECT count(*) FROM saga.sagas WHERE subject IS NOT NULL AND name = 'redact';
 CALL test.refuses('SELECT saga.begin(''redact'', ''completed'', ''{"canary": "other"}'')');
 CALL test.refuses('SELECT saga.begin(''redact'', ''completed'')');
 CALL test.refuses('SELECT saga.begin(''redact'', ''no input'', ''null'')');

@@ -8,12 +8,35 @@ SELECT c.relname AS view, string_agg(attname || ' ' || format_type(atttypid, att
 FROM pg_class c JOIN pg_attribute a ON attrelid = c.oid AND attnum > 0
 WHERE relnamespace = 'saga'::regnamespace AND relkind = 'v' GROUP BY c.oid ORDER BY 1 \gx
 SELECT proname, pg_get_function_arguments(oid), pg_get_function_result(oid), provolatile, proparallel, proisstrict
-FROM pg_proc WHERE pronamespace = 'saga'::regnamespace AND proname NOT LIKE 'internal%' ORDER BY 1 \gx
+FROM pg_proc WHERE pronamespace = 'saga'::regnamespace AND proname NOT LIKE 'internal%' ORDER BY 1, 2 \gx
 SELECT t.typname, string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum)
 FROM pg_type t JOIN pg_attribute a ON attrelid = typrelid
 WHERE typnamespace = 'saga'::regnamespace AND t.typname IN ('step_result', 'retry_policy') GROUP BY 1 ORDER BY 1 \gx
 SELECT name, setting, unit, context, vartype, min_val, max_val, boot_val FROM pg_settings
 WHERE name LIKE 'saga.%' AND name NOT LIKE 'saga.test%' ORDER BY name;
+
+-- Sagas by what they are about: by an index that has no others.
+SELECT saga.begin('about', 'a', subject => 'customer-42') AS about \gset
+SELECT saga.begin('about', 'b', subject => 'customer-43') IS NOT NULL AS begun, saga.begin('about', 'c') IS NOT NULL AS begun;
+SELECT idempotency_key, subject FROM saga.sagas
+WHERE owner = current_user::regrole AND subject = 'customer-42' AND name = 'about';
+SET enable_seqscan = off;
+SET enable_bitmapscan = off;
+EXPLAIN (COSTS OFF) SELECT id FROM saga.ledger_saga WHERE owner = 10 AND subject = 'customer-42' ORDER BY id;
+CREATE FUNCTION test.finds_by(query text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+  line text;
+BEGIN
+  FOR line IN EXECUTE 'EXPLAIN (COSTS OFF) ' || query LOOP
+    RETURN QUERY SELECT trim(line) WHERE line ~ 'ledger_saga|Index Cond.*subject';
+  END LOOP;
+END $$;
+SELECT * FROM test.finds_by($$SELECT id FROM saga.sagas WHERE owner = 'pg_monitor'::regrole AND subject = 'customer-42'$$);
+RESET enable_seqscan;
+RESET enable_bitmapscan;
+SELECT saga.complete(:'about');
+SELECT idempotency_key, subject, state FROM saga.sagas
+WHERE owner = current_user::regrole AND subject = 'customer-42' AND name = 'about';
 
 -- next_action, from begin to end
 CREATE FUNCTION test.next(id uuid) RETURNS TABLE (state text, next_action text, at text) LANGUAGE sql VOLATILE AS $$

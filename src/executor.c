@@ -48,6 +48,7 @@
 #include "access/xact.h"
 #include "alone.h"
 #include "clock.h"
+#include "common/hashfn.h"
 #include "compat.h"
 #include "context.h"
 #include "dispatch.h"
@@ -109,6 +110,7 @@ typedef struct Attempt
 	int64		seq;
 	SagaAttemptEnd end;
 	bool		judged;			/* it failed, and "end" says how */
+	uint32		sql_hash;		/* of the SQL that ran; 0: none did */
 	bool		changed;		/* given up, because the saga was changed */
 	bool		trouble;		/* others would meet it too: wait a while */
 	bool		read_only;		/* only a new session may be another */
@@ -364,6 +366,16 @@ settle(SagaRow *saga, int index)
 	return written == SAGA_WRITTEN;
 }
 
+/* Tells one SQL text from another; never 0. */
+static uint32
+hash_sql(const text *sql)
+{
+	text	   *plain = DatumGetTextPP(PointerGetDatum(sql));
+
+	return hash_bytes((const unsigned char *) VARDATA_ANY(plain),
+					  VARSIZE_ANY_EXHDR(plain)) | 1;
+}
+
 /* The SQL, between its record and its mark. */
 static void
 run_sql(SagaRow *saga, SagaStep *step)
@@ -388,6 +400,7 @@ run_sql(SagaRow *saga, SagaStep *step)
 	context = saga_context_build(saga, step, attempt.end.attempt);
 	saga_mailbox_set_step(step->seq);
 	search_path = saga_session_prepare(step, &policy);
+	attempt.sql_hash = hash_sql(step->compensation);
 	attempt.phase = SAGA_ATTEMPT_SQL;
 	attempt.end.rows = saga_session_run(step, search_path, context);
 	attempt.phase = SAGA_ATTEMPT_MARKING;
@@ -576,6 +589,7 @@ attempt_step(bool alone)
 	memset(&attempt.end, 0, sizeof(attempt.end));
 	attempt.phase = SAGA_ATTEMPT_LOOKING;
 	attempt.judged = false;
+	attempt.sql_hash = 0;
 	attempt.changed = false;
 	attempt.trouble = false;
 	attempt.read_only = false;
@@ -631,6 +645,26 @@ attempt_step(bool alone)
  * ------------------------------------------------------------------------ */
 
 /*
+ * What failed is not what the step says now: saga.amend came between our
+ * reading the step and our saying that it runs.  That is not the fault of what
+ * it says now.
+ */
+static void
+excuse_amended(const SagaStep *step)
+{
+	if (attempt.sql_hash == 0 ||
+		(step->compensation != NULL &&
+		 hash_sql(step->compensation) == attempt.sql_hash))
+		return;
+	attempt.end.outcome = SAGA_OUTCOME_INTERRUPTED;
+	attempt.end.charged = false;
+	attempt.end.conflict = false;
+	attempt.end.park = NULL;
+	attempt.end.sqlstate = NULL;
+	attempt.end.error = "its compensation was amended while the attempt was under way";
+}
+
+/*
  * One try, in a transaction of its own, from what the ledger says now.  True
  * if there is nothing left to write down.
  */
@@ -676,6 +710,7 @@ try_to_record(void)
 		saga_turn_commit();
 		return true;
 	}
+	excuse_amended(&walk.steps.step[i]);
 	if (settle(&saga, i))
 		written = SAGA_WRITTEN;
 	if (written != SAGA_WRITTEN)

@@ -92,6 +92,7 @@ saga_sql_redact(PG_FUNCTION_ARGS)
 		if (saga.content_hash == NULL)
 			saga.content_hash = saga_input_hash(NULL, &saga.input, 1);
 		saga.input = NULL;
+		saga.subject = NULL;
 		saga.details = NULL;
 		saga.result = NULL;
 		saga.parked = NULL;

@@ -29,12 +29,16 @@
 #include "quota.h"
 #include "uuid7.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/numeric.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_begin);
 PG_FUNCTION_INFO_V1(saga_sql_complete);
 PG_FUNCTION_INFO_V1(saga_sql_fail);
 PG_FUNCTION_INFO_V1(saga_sql_cancel);
 PG_FUNCTION_INFO_V1(saga_sql_retry_policy);
+PG_FUNCTION_INFO_V1(saga_sql_retry_policy_json);
 
 /*
  * Longest name and key together, in bytes: both, with the owner, must fit an
@@ -42,31 +46,41 @@ PG_FUNCTION_INFO_V1(saga_sql_retry_policy);
  */
 #define MAX_NAME_AND_KEY_BYTES	2600
 
-/* The same key must come with the input it came with first. */
-static void
-check_same_input(const SagaRow *saga, Jsonb *input)
+static bool
+same_input(const SagaRow *saga, Jsonb *input)
 {
 	Jsonb	   *stored;
 
 	if (saga->content_hash != NULL)
-	{
-		if (saga_input_same_hash(saga->content_hash, 0, input))
-			return;
-	}
-	else if (saga->input == NULL && input == NULL)
+		return saga_input_same_hash(saga->content_hash, 0, input);
+	if (saga->input == NULL || input == NULL)
+		return saga->input == input;
+	stored = DatumGetJsonbP(PointerGetDatum(saga->input));
+	return compareJsonbContainers(&stored->root, &input->root) == 0;
+}
+
+/* The same key must come with the input and the subject it came with first. */
+static void
+check_same_content(const SagaRow *saga, Jsonb *input, text *subject)
+{
+	const char *what;
+
+	if (!same_input(saga, input))
+		what = "input";
+	/* Of a redacted saga, nobody knows what that was. */
+	else if (saga->content_hash == NULL &&
+			 !saga_rows_same_text(saga->subject, subject))
+		what = "subject";
+	else
 		return;
-	else if (saga->input != NULL && input != NULL)
-	{
-		stored = DatumGetJsonbP(PointerGetDatum(saga->input));
-		if (compareJsonbContainers(&stored->root, &input->root) == 0)
-			return;
-	}
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
-			 errmsg("saga \"%s\" was begun under idempotency key \"%s\" with another input",
-					text_to_cstring(saga->name), text_to_cstring(saga->key)),
+			 errmsg("saga \"%s\" was begun under idempotency key \"%s\" with another %s",
+					text_to_cstring(saga->name), text_to_cstring(saga->key),
+					what),
 			 errdetail("It is saga %s.", saga_open_id_string(&saga->id)),
-			 errhint("The same key means the same operation: begin it with the same input, or give the new one a key of its own.")));
+			 errhint("Repeat the call with the %s it was begun with, which saga.sagas shows. Use another key only for another operation.",
+					 what)));
 }
 
 /* The saga that the caller began under a key before, if there is one. */
@@ -94,7 +108,7 @@ find_by_key(text *name, text *key, SagaRow *saga)
 
 /*
  * saga.begin(name, idempotency_key, input, timeout, on_compensation_failure,
- * announce), and saga.start
+ * announce, subject), and saga.start
  */
 Datum
 saga_sql_begin(PG_FUNCTION_ARGS)
@@ -105,6 +119,7 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 	int64		timeout = saga_guc_default_timeout;
 	SagaOnFailure on_failure = SAGA_ON_FAILURE_HALT;
 	text	   *announce;
+	text	   *subject;
 	SagaRow		saga;
 
 	saga_open_call("saga.begin()");
@@ -135,6 +150,7 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 					 errhint("It is halt or continue.")));
 	}
 	announce = saga_input_channel(fcinfo, 5, "announce");
+	subject = saga_input_name(fcinfo, 6, "subject", SAGA_MAX_NAME, false);
 
 	for (;;)
 	{
@@ -142,7 +158,7 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 
 		if (key != NULL && find_by_key(name, key, &saga))
 		{
-			check_same_input(&saga, input);
+			check_same_content(&saga, input, subject);
 			break;
 		}
 
@@ -156,6 +172,7 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 		saga.name = name;
 		saga.key = key;
 		saga.announce = announce;
+		saga.subject = subject;
 		saga.input = input;
 		saga.updated_at = now;
 		saga.undo_target = -1;
@@ -166,7 +183,10 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 			saga_ledger_set_due(&saga, saga.deadline, InvalidOid);
 		}
 		if (saga_ledger_insert_saga(&saga))
+		{
+			saga_input_notice_channel(announce);
 			break;
+		}
 		CHECK_FOR_INTERRUPTS();
 	}
 	PG_RETURN_UUID_P(memcpy(palloc(sizeof(pg_uuid_t)), &saga.id,
@@ -348,6 +368,87 @@ saga_sql_retry_policy(PG_FUNCTION_ARGS)
 	{
 		values[i] = fcinfo->args[i].value;
 		nulls[i] = fcinfo->args[i].isnull;
+	}
+	saga_input_check_policy(values, nulls);
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+}
+
+/* Which field of a policy has a name; -1: none. */
+static int
+policy_field(TupleDesc desc, const JsonbValue *name)
+{
+	for (int i = 0; i < desc->natts; i++)
+	{
+		const char *field = NameStr(TupleDescAttr(desc, i)->attname);
+
+		if (strlen(field) == (size_t) name->val.string.len &&
+			memcmp(field, name->val.string.val, name->val.string.len) == 0)
+			return i;
+	}
+	return -1;
+}
+
+/* What a field's type makes of a number or string. */
+static Datum
+policy_value(TupleDesc desc, int field, const JsonbValue *value)
+{
+	Oid			type = TupleDescAttr(desc, field)->atttypid;
+	Oid			input;
+	Oid			param;
+	char	   *string;
+
+	if (value->type == jbvString)
+		string = pnstrdup(value->val.string.val, value->val.string.len);
+	else if (value->type == jbvNumeric)
+		string = DatumGetCString(DirectFunctionCall1(numeric_out,
+													 NumericGetDatum(value->val.numeric)));
+	else
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for \"%s\" of a retry policy",
+						NameStr(TupleDescAttr(desc, field)->attname)),
+				 errhint("Give a number, a string, or null.")));
+	getTypeInputInfo(type, &input, &param);
+	return OidInputFunctionCall(input, string, param, -1);
+}
+
+/* saga.retry_policy(policy jsonb): the same from an object. */
+Datum
+saga_sql_retry_policy_json(PG_FUNCTION_ARGS)
+{
+	Jsonb	   *policy = PG_GETARG_JSONB_P(0);
+	TupleDesc	desc;
+	Datum		values[6];
+	bool		nulls[6] = {true, true, true, true, true, true};
+	JsonbIterator *it = JsonbIteratorInit(&policy->root);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	int			field = -1;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	if (!JB_ROOT_IS_OBJECT(policy))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a retry policy as jsonb must be an object"),
+				 errhint("Give an object such as {\"max_attempts\": 3, \"delay\": \"5 s\"}.")));
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+		{
+			field = policy_field(desc, &value);
+			if (field < 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("a retry policy has no field \"%.*s\"",
+								value.val.string.len, value.val.string.val),
+						 errhint("Its fields are max_attempts, delay, backoff, max_delay, jitter and timeout.")));
+		}
+		else if (token == WJB_VALUE && value.type != jbvNull)
+		{
+			values[field] = policy_value(desc, field, &value);
+			nulls[field] = false;
+		}
 	}
 	saga_input_check_policy(values, nulls);
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));

@@ -55,6 +55,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/guc.h"
 #include "wakeup.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_guard);
@@ -227,6 +228,29 @@ why_away(Snapshot snapshot)
 	return why;
 }
 
+/*
+ * The line of postgresql.conf that preloads saga beside what is preloaded
+ * already.
+ */
+const char *
+saga_home_preload_line(void)
+{
+	const char *present = GetConfigOption("shared_preload_libraries", true, false);
+	StringInfoData line;
+
+	initStringInfo(&line);
+	appendStringInfoString(&line, "shared_preload_libraries = '");
+	for (const char *c = present ? present : ""; *c != '\0'; c++)
+	{
+		if (*c == '\'')
+			appendStringInfoChar(&line, '\'');
+		appendStringInfoChar(&line, *c);
+	}
+	appendStringInfo(&line, "%ssaga'",
+					 present && present[0] != '\0' ? ", " : "");
+	return line.data;
+}
+
 /* Why this ledger must not compensate here; NULL if it may. */
 const char *
 saga_home_away(void)
@@ -248,7 +272,8 @@ saga_home_why_idle(Snapshot snapshot)
 	const char *away;
 
 	if (saga_shmem == NULL)
-		return "saga is not preloaded: add shared_preload_libraries = 'saga' to postgresql.conf and restart the server";
+		return psprintf("saga is not preloaded: set %s in postgresql.conf and restart the server",
+						saga_home_preload_line());
 	if (RecoveryInProgress())
 		return "this server is a standby";
 	if (!saga_guc_enabled)
@@ -284,9 +309,9 @@ try_write_home(Relation heap, bool copied)
 	}
 	values[Home_copied - 1] = BoolGetDatum(copied);
 	if (old != NULL)
-		return saga_table_update(heap, old, true, values, nulls, InvalidOid,
+		return saga_table_update(heap, old, true, values, nulls, InvalidOid, NULL,
 								 SAGA_WAIT, &stored) == SAGA_WRITTEN;
-	saga_table_insert(heap, values, nulls, InvalidOid, NULL);
+	saga_table_insert(heap, values, nulls, InvalidOid, NULL, NULL);
 	return true;
 }
 
@@ -316,6 +341,12 @@ write_home(bool copied)
 Datum
 saga_sql_settle_home(PG_FUNCTION_ARGS)
 {
+	if (saga_shmem == NULL)
+		ereport(WARNING,
+				(errcode(ERRCODE_SAGA_UNAVAILABLE),
+				 errmsg("sagas can be recorded, but nothing will be undone until saga is preloaded"),
+				 errhint("Set this in postgresql.conf and restart the server: %s",
+						 saga_home_preload_line())));
 	write_home(false);
 	saga_wakeup_launcher();
 	PG_RETURN_VOID();

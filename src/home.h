@@ -14,5 +14,6 @@ extern void saga_home_note_restore(void);
 extern void saga_home_rewrite(void (*rewrite) (void *), void *arg);
 extern const char *saga_home_away(void);
 extern const char *saga_home_why_idle(Snapshot snapshot);
+extern const char *saga_home_preload_line(void);
 
 #endif							/* SAGA_HOME_H */

@@ -220,6 +220,25 @@ saga_input_name(FunctionCallInfo fcinfo, int arg, const char *what, int limit,
 	return value;
 }
 
+/* Why a person decides something; it must say something. */
+text *
+saga_input_note(FunctionCallInfo fcinfo, int arg)
+{
+	text	   *note = saga_input_text(fcinfo, arg);
+
+	if (note == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("note must not be null"),
+				 errhint("Say why, for those who read the history.")));
+	if (strspn(text_to_cstring(note), " \t\r\n\f\v") == strlen(text_to_cstring(note)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("note must not be empty"),
+				 errhint("Say why, for those who read the history.")));
+	return note;
+}
+
 /* The name of a notification channel: what NOTIFY itself would take. */
 text *
 saga_input_channel(FunctionCallInfo fcinfo, int arg, const char *what)
@@ -243,6 +262,26 @@ saga_input_channel(FunctionCallInfo fcinfo, int arg, const char *what)
 						   bytes, NAMEDATALEN - 1),
 				 errhint("Use a channel with a shorter name.")));
 	return value;
+}
+
+/*
+ * LISTEN folds what is not quoted to lower case, and nothing tells a listener
+ * that it listens on another channel than the one that is notified.
+ */
+void
+saga_input_notice_channel(const text *channel)
+{
+	char	   *name;
+
+	if (channel == NULL)
+		return;
+	name = text_to_cstring(channel);
+	if (strpbrk(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != NULL)
+		ereport(NOTICE,
+				(errmsg("channel \"%s\" is not in lower case", name),
+				 errhint("LISTEN folds a name that is not quoted to lower case; listeners must say LISTEN %s.",
+						 quote_identifier(name))));
+	pfree(name);
 }
 
 /*
@@ -350,12 +389,9 @@ saga_input_check_sql(const text *sql)
 	pfree(string);
 }
 
-/*
- * Resolves the six fields of a retry policy; what they leave open, the
- * settings say.
- */
+/* The policy of a step whose call names none. */
 static void
-resolve_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
+default_policy(SagaPolicy *policy)
 {
 	policy->max_attempts = saga_guc_max_attempts;
 	policy->delay = saga_guc_retry_delay;
@@ -363,7 +399,15 @@ resolve_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
 	policy->max_delay = saga_guc_retry_max_delay;
 	policy->jitter = saga_guc_retry_jitter;
 	policy->timeout = saga_guc_compensation_timeout;
+}
 
+/*
+ * Puts the six fields of a retry policy into one; what they leave open, stays
+ * as it is.
+ */
+static void
+replace_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
+{
 	if (!nulls[0])
 	{
 		policy->max_attempts = DatumGetInt32(values[0]);
@@ -398,7 +442,7 @@ resolve_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
 	}
 	if (nulls[3])
 	{
-		/* The setting is not meant to cut short a delay that was asked for. */
+		/* Nobody meant to cut short the delay that is asked for. */
 		policy->max_delay = Max(policy->max_delay, policy->delay);
 	}
 	else
@@ -434,9 +478,9 @@ resolve_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
 	}
 }
 
-/* A retry policy as an argument, resolved. */
+/* Puts a retry policy that is an argument into one; NULL changes nothing. */
 void
-saga_input_policy(FunctionCallInfo fcinfo, int arg, SagaPolicy *policy)
+saga_input_replace_policy(FunctionCallInfo fcinfo, int arg, SagaPolicy *policy)
 {
 	HeapTupleHeader given = PG_ARGISNULL(arg) ? NULL :
 		PG_GETARG_HEAPTUPLEHEADER(arg);
@@ -446,7 +490,15 @@ saga_input_policy(FunctionCallInfo fcinfo, int arg, SagaPolicy *policy)
 	if (given != NULL)
 		for (int i = 0; i < 6; i++)
 			values[i] = GetAttributeByNum(given, i + 1, &nulls[i]);
-	resolve_policy(values, nulls, policy);
+	replace_policy(values, nulls, policy);
+}
+
+/* A retry policy as an argument; what it leaves open, the settings say. */
+void
+saga_input_policy(FunctionCallInfo fcinfo, int arg, SagaPolicy *policy)
+{
+	default_policy(policy);
+	saga_input_replace_policy(fcinfo, arg, policy);
 }
 
 /* Checks the fields of a policy that is being made. */
@@ -455,5 +507,6 @@ saga_input_check_policy(const Datum *values, const bool *nulls)
 {
 	SagaPolicy	policy;
 
-	resolve_policy(values, nulls, &policy);
+	default_policy(&policy);
+	replace_policy(values, nulls, &policy);
 }

@@ -25,8 +25,10 @@ extern Jsonb *saga_input_jsonb(FunctionCallInfo fcinfo, int arg,
 
 extern text *saga_input_name(FunctionCallInfo fcinfo, int arg,
 							 const char *what, int limit, bool required);
+extern text *saga_input_note(FunctionCallInfo fcinfo, int arg);
 extern text *saga_input_channel(FunctionCallInfo fcinfo, int arg,
 								const char *what);
+extern void saga_input_notice_channel(const text *channel);
 extern bytea *saga_input_hash(const bytea *known, Jsonb **values, int count);
 extern bool saga_input_same_hash(const bytea *known, int number, Jsonb *value);
 extern int64 saga_input_milliseconds(const Interval *interval,
@@ -34,6 +36,8 @@ extern int64 saga_input_milliseconds(const Interval *interval,
 extern void saga_input_check_sql(const text *sql);
 extern void saga_input_policy(FunctionCallInfo fcinfo, int arg,
 							  SagaPolicy *policy);
+extern void saga_input_replace_policy(FunctionCallInfo fcinfo, int arg,
+									  SagaPolicy *policy);
 extern void saga_input_check_policy(const Datum *values, const bool *nulls);
 
 #endif							/* SAGA_INPUT_H */

@@ -25,6 +25,7 @@
 #include "funcapi.h"
 #include "home.h"
 #include "ledger.h"
+#include "mailbox.h"
 #include "miscadmin.h"
 #include "owner.h"
 #include "shmem.h"
@@ -135,25 +136,7 @@ may_see(const pg_uuid_t *id)
 static bool
 is_running(const pg_uuid_t *id, int64 seq)
 {
-	if (saga_shmem == NULL)
-		return false;
-	for (int i = 0; i < SAGA_MAX_EXECUTORS; i++)
-	{
-		SagaExecutorSlot *slot = &saga_shmem->executors[i];
-		bool		match;
-
-		/* A copy of this database has the same sagas. */
-		if (slot->database != MyDatabaseId)
-			continue;
-		SpinLockAcquire(&slot->mutex);
-		match = slot->working && slot->seq != 0 &&
-			(seq == 0 || slot->seq == seq) &&
-			memcmp(&slot->saga, id, sizeof(pg_uuid_t)) == 0;
-		SpinLockRelease(&slot->mutex);
-		if (match)
-			return may_see(id);
-	}
-	return false;
+	return saga_mailbox_is_running(id, seq) && may_see(id);
 }
 
 Datum

@@ -46,6 +46,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "wakeup.h"
@@ -366,7 +367,7 @@ follow_due(SagaRow *row, bool failed)
 		values[Due_lane - 1] = ObjectIdGetDatum(row->lane);
 		values[Due_due - 1] = TimestampTzGetDatum(row->due);
 		values[Due_saga - 1] = UUIDPGetDatum(&row->id);
-		saga_table_insert(heap, values, nulls, InvalidOid, NULL);
+		saga_table_insert(heap, values, nulls, InvalidOid, NULL, NULL);
 	}
 	table_close(heap, NoLock);
 	row->stored_due = row->due;
@@ -392,7 +393,7 @@ follow_held(SagaRow *row)
 		bool		nulls[Held_natts] = {false};
 
 		values[Held_saga - 1] = UUIDPGetDatum(&row->id);
-		saga_table_insert(heap, values, nulls, InvalidOid, NULL);
+		saga_table_insert(heap, values, nulls, InvalidOid, NULL, NULL);
 	}
 	else
 	{
@@ -420,6 +421,7 @@ saga_ledger_insert_saga(SagaRow *row)
 	Relation	heap;
 	Datum		values[Saga_natts];
 	bool		nulls[Saga_natts];
+	SagaSparseIndex by_subject;
 	bool		inserted;
 
 	row->stored_state = 0;
@@ -428,8 +430,10 @@ saga_ledger_insert_saga(SagaRow *row)
 	row->stored_held = false;
 	saga_rows_pack_saga(row, values, nulls);
 	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
+	by_subject.index = saga_oids_get()->saga_by_subject;
+	by_subject.column = Saga_subject;
 	inserted = saga_table_insert(heap, values, nulls, saga_oids_get()->saga_by_key,
-								 &row->version.tuple);
+								 &by_subject, &row->version.tuple);
 	row->version.own = true;
 	row->version.writer = InvalidTransactionId;
 	row->stored_state = row->state;
@@ -450,13 +454,17 @@ saga_ledger_update_saga(SagaRow *row, SagaPatience patience)
 	Relation	heap;
 	Datum		values[Saga_natts];
 	bool		nulls[Saga_natts];
+	SagaSparseIndex by_subject;
 	SagaWritten written;
 
 	saga_rows_pack_saga(row, values, nulls);
 	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
+	by_subject.index = saga_oids_get()->saga_by_subject;
+	by_subject.column = Saga_subject;
 	written = saga_table_update(heap, row->version.tuple, row->version.own,
 								values, nulls, saga_oids_get()->saga_by_key,
-								patience, &row->version.tuple);
+								&by_subject, patience,
+								&row->version.tuple);
 	if (written == SAGA_WRITTEN)
 	{
 		bool		failed = row->stored_state == SAGA_RUNNING &&
@@ -905,7 +913,7 @@ saga_ledger_insert_step(SagaStep *step)
 	saga_rows_pack_step(step, values, nulls);
 	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
 	inserted = saga_table_insert(heap, values, nulls, saga_oids_get()->step_pkey,
-								 &step->version.tuple);
+								 NULL, &step->version.tuple);
 	step->version.own = true;
 	step->version.writer = InvalidTransactionId;
 	step->stored_comp_status = step->comp_status;
@@ -935,7 +943,7 @@ follow_queue(const SagaRow *saga, SagaStep *step)
 		ScanKeyData keys[4];
 		SagaTuple	version;
 
-		key_text(&keys[0], Queue_channel, step->channel);
+		key_text(&keys[0], Queue_channel, step->stored_channel);
 		ScanKeyInit(&keys[1], Queue_owner, BTEqualStrategyNumber, F_OIDEQ,
 					ObjectIdGetDatum(saga->owner));
 		ScanKeyInit(&keys[2], Queue_since, BTEqualStrategyNumber,
@@ -957,11 +965,63 @@ follow_queue(const SagaRow *saga, SagaStep *step)
 		values[Queue_since - 1] = TimestampTzGetDatum(queued);
 		values[Queue_saga - 1] = UUIDPGetDatum(&step->saga);
 		values[Queue_seq - 1] = Int64GetDatum(step->seq);
-		saga_table_insert(heap, values, nulls, InvalidOid, NULL);
+		saga_table_insert(heap, values, nulls, InvalidOid, NULL, NULL);
 		saga_front_queued(queued);
 	}
 	table_close(heap, NoLock);
 	step->stored_queued = queued;
+	step->stored_channel = step->channel;
+}
+
+/*
+ * The started steps whose row this transaction has written without making their
+ * attempt, so that a row of its own does not mean an attempt of its own.
+ */
+typedef struct OthersAttempt
+{
+	pg_uuid_t	saga;
+	int64		seq;
+	int			attempt;
+} OthersAttempt;
+
+static List *others_attempts = NIL; /* in TopTransactionContext ... */
+static TransactionId others_attempts_of = InvalidTransactionId; /* of that one */
+
+static void
+note_others_attempt(const SagaStep *step)
+{
+	MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
+	OthersAttempt *others = palloc(sizeof(OthersAttempt));
+
+	if (others_attempts_of != GetTopTransactionId())
+		others_attempts = NIL;
+	others_attempts_of = GetTopTransactionId();
+	others->saga = step->saga;
+	others->seq = step->seq;
+	others->attempt = step->attempts;
+	others_attempts = lappend(others_attempts, others);
+	MemoryContextSwitchTo(caller);
+}
+
+/* Did this transaction make the attempt of a step that is started? */
+bool
+saga_ledger_is_own_attempt(const SagaStep *step)
+{
+	ListCell   *lc;
+
+	if (!step->version.own)
+		return false;
+	if (others_attempts_of != GetTopTransactionIdIfAny())
+		return true;
+	foreach(lc, others_attempts)
+	{
+		const OthersAttempt *others = lfirst(lc);
+
+		if (others->seq == step->seq && others->attempt == step->attempts &&
+			memcmp(&others->saga, &step->saga, UUID_LEN) == 0)
+			return false;
+	}
+	return true;
 }
 
 /*
@@ -975,13 +1035,16 @@ saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
 	Relation	heap;
 	Datum		values[Step_natts];
 	bool		nulls[Step_natts];
+	bool		others = !step->version.own &&
+		step->status == SAGA_STEP_STARTED &&
+		step->attempts == step->stored_attempts;
 	SagaWritten written;
 
 	saga_rows_pack_step(step, values, nulls);
 	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
 	written = saga_table_update(heap, step->version.tuple, step->version.own,
 								values, nulls, saga_oids_get()->step_pkey,
-								patience, &step->version.tuple);
+								NULL, patience, &step->version.tuple);
 	if (written == SAGA_WRITTEN)
 	{
 		step->version.own = true;
@@ -989,6 +1052,9 @@ saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
 		step->stored_comp_status = step->comp_status;
 		saga_places_note(&step_places, step_bits(&step->saga, step->key),
 						 step->version.tuple);
+		if (others)
+			note_others_attempt(step);
+		step->stored_attempts = step->attempts;
 		follow_queue(saga, step);
 	}
 	table_close(heap, NoLock);
@@ -1008,7 +1074,7 @@ saga_ledger_insert_attempt(SagaAttempt *attempt)
 
 	saga_rows_pack_attempt(attempt, values, nulls);
 	heap = table_open(saga_oids_get()->attempt, RowExclusiveLock);
-	saga_table_insert(heap, values, nulls, InvalidOid, NULL);
+	saga_table_insert(heap, values, nulls, InvalidOid, NULL, NULL);
 	table_close(heap, NoLock);
 }
 
@@ -1040,7 +1106,7 @@ saga_ledger_insert_event(const pg_uuid_t *id, const char *event, int64 seq,
 	values[Event_detail - 1] = PointerGetDatum(detail);
 	nulls[Event_detail - 1] = (detail == NULL);
 	heap = table_open(saga_oids_get()->event, RowExclusiveLock);
-	saga_table_insert(heap, values, nulls, InvalidOid, NULL);
+	saga_table_insert(heap, values, nulls, InvalidOid, NULL, NULL);
 	table_close(heap, NoLock);
 }
 
@@ -1130,6 +1196,34 @@ saga_ledger_last_decision(const pg_uuid_t *id, int64 seq, SagaEvent *found)
 	}
 	systable_endscan_ordered(scan);
 	UnregisterSnapshot(snapshot);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return any;
+}
+
+/* Has something happened to a step, of what is written down as events? */
+bool
+saga_ledger_has_event(const pg_uuid_t *id, int64 seq, const char *event)
+{
+	Relation	heap = table_open(saga_oids_get()->event, AccessShareLock);
+	Relation	index = index_open(saga_oids_get()->event_by_saga, AccessShareLock);
+	ScanKeyData key;
+	SagaTuple  *found;
+	int			count;
+	bool		any = false;
+
+	key_uuid(&key, 1, id);
+	count = saga_table_find_all(heap, index, &key, 1, false, &found);
+	for (int i = 0; i < count && !any; i++)
+	{
+		Datum		values[Event_natts];
+		bool		nulls[Event_natts];
+
+		heap_deform_tuple(found[i].tuple, RelationGetDescr(heap), values, nulls);
+		any = !nulls[Event_seq - 1] &&
+			DatumGetInt64(values[Event_seq - 1]) == seq &&
+			strcmp(TextDatumGetCString(values[Event_event - 1]), event) == 0;
+	}
 	index_close(index, NoLock);
 	table_close(heap, NoLock);
 	return any;
@@ -1319,7 +1413,7 @@ forget_column(Oid relid, Oid index_relid, const pg_uuid_t *id, int natts,
 			continue;
 		nulls[att - 1] = true;
 		if (saga_table_update(heap, found[i].tuple, found[i].own, values,
-							  nulls, InvalidOid, SAGA_WAIT,
+							  nulls, InvalidOid, NULL, SAGA_WAIT,
 							  &stored) != SAGA_WRITTEN)
 			elog(ERROR, "a row of the history changed without its saga");
 	}

@@ -51,6 +51,7 @@ extern void saga_ledger_set_due(SagaRow *row, TimestampTz due, Oid lane);
 extern SagaFound saga_ledger_get_step(const pg_uuid_t *id, text *key,
 									  bool sure, SagaStep *step);
 extern void saga_ledger_get_steps(const pg_uuid_t *id, SagaSteps *steps);
+extern bool saga_ledger_is_own_attempt(const SagaStep *step);
 extern int64 saga_ledger_largest_seq(const pg_uuid_t *id);
 extern bool saga_ledger_insert_step(SagaStep *step);
 extern SagaWritten saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
@@ -67,6 +68,8 @@ extern void saga_ledger_delete_events_of_none(TimestampTz before,
 											  const char *actor);
 
 extern void saga_ledger_forget_errors(const pg_uuid_t *id);
+extern bool saga_ledger_has_event(const pg_uuid_t *id, int64 seq,
+								  const char *event);
 extern bool saga_ledger_last_decision(const pg_uuid_t *id, int64 seq,
 									  SagaEvent *found);
 

@@ -348,7 +348,9 @@ find_task(FunctionCallInfo fcinfo, SagaRow *saga, SagaSteps *steps)
 						saga_open_id_string(&id), text_to_cstring(key)),
 				 errhint("It is what saga.claim_compensations answered, to be given back as it is.")));
 	step = &steps->step[index];
-	if (step->dispatched_at == 0)
+	/* It may have been so before saga.amend gave it another channel. */
+	if (step->dispatched_at == 0 &&
+		!saga_ledger_has_event(&id, seq, "compensation dispatched"))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_INVALID_STATE),
 				 errmsg("the compensation of step \"%s\" was not dispatched to listeners",

@@ -546,3 +546,31 @@ saga_mailbox_set_step(int64 seq)
 	my_slot->seq = seq;
 	SpinLockRelease(&my_slot->mutex);
 }
+
+/*
+ * Is an executor of this database running the SQL of this step, or (seq 0) of
+ * any step of the saga?
+ */
+bool
+saga_mailbox_is_running(const pg_uuid_t *id, int64 seq)
+{
+	if (saga_shmem == NULL)
+		return false;
+	for (int i = 0; i < SAGA_MAX_EXECUTORS; i++)
+	{
+		SagaExecutorSlot *slot = &saga_shmem->executors[i];
+		bool		match;
+
+		/* A copy of this database has the same sagas. */
+		if (slot->database != MyDatabaseId)
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		match = slot->working && slot->seq != 0 &&
+			(seq == 0 || slot->seq == seq) &&
+			memcmp(&slot->saga, id, sizeof(pg_uuid_t)) == 0;
+		SpinLockRelease(&slot->mutex);
+		if (match)
+			return true;
+	}
+	return false;
+}

@@ -57,6 +57,9 @@ extern bool saga_mailbox_put(Oid role, const pg_uuid_t *id);
 extern bool saga_mailbox_ask_refill(Oid role);
 extern bool saga_mailbox_has_work(Oid database);
 
+/* For sessions */
+extern bool saga_mailbox_is_running(const pg_uuid_t *id, int64 seq);
+
 /* The executor's side */
 extern void saga_mailbox_attach(SagaExecutorSlot *slot);
 extern bool saga_mailbox_take(pg_uuid_t *id, bool *handed_over);

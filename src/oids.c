@@ -84,6 +84,7 @@ find_oids(void)
 	oids.saga = lookup_relation("ledger_saga", schema);
 	oids.saga_pkey = lookup_relation("ledger_saga_id_key", schema);
 	oids.saga_by_key = lookup_relation("ledger_saga_key_name_owner", schema);
+	oids.saga_by_subject = lookup_relation("ledger_saga_owner_subject", schema);
 	oids.step = lookup_relation("ledger_step", schema);
 	oids.step_pkey = lookup_relation("ledger_step_key", schema);
 	oids.attempt = lookup_relation("ledger_attempt", schema);
@@ -101,7 +102,8 @@ find_oids(void)
 	oids.step_result = lookup_type("step_result", schema);
 	oids.retry_policy = lookup_type("retry_policy", schema);
 	return OidIsValid(oids.saga) && OidIsValid(oids.saga_pkey) &&
-		OidIsValid(oids.saga_by_key) && OidIsValid(oids.step) &&
+		OidIsValid(oids.saga_by_key) &&
+		OidIsValid(oids.saga_by_subject) && OidIsValid(oids.step) &&
 		OidIsValid(oids.step_pkey) && OidIsValid(oids.attempt) &&
 		OidIsValid(oids.attempt_pkey) && OidIsValid(oids.event_by_saga) &&
 		OidIsValid(oids.event) && OidIsValid(oids.due) &&

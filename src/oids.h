@@ -16,6 +16,7 @@ typedef struct SagaOids
 	Oid			saga;
 	Oid			saga_pkey;
 	Oid			saga_by_key;
+	Oid			saga_by_subject;
 	Oid			step;
 	Oid			step_pkey;
 	Oid			attempt;

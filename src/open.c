@@ -23,6 +23,10 @@
 #include "shmem.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "walk.h"
+
+/* Number of steps named where a step is not found. */
+#define MAX_STEPS_NAMED		5
 
 /* One WARNING per session is enough. */
 static bool warned = false;
@@ -52,7 +56,8 @@ saga_open_call(const char *function)
 		ereport(WARNING,
 				(errcode(ERRCODE_SAGA_UNAVAILABLE),
 				 errmsg("sagas are recorded, but nothing will be undone until saga is preloaded"),
-				 errhint("Add this line to postgresql.conf and restart the server: shared_preload_libraries = 'saga'")));
+				 errhint("Set this in postgresql.conf and restart the server: %s",
+						 saga_home_preload_line())));
 	else if (was_away)
 		ereport(WARNING,
 				(errcode(ERRCODE_SAGA_UNAVAILABLE),
@@ -150,6 +155,39 @@ saga_open_refuse_state(const SagaRow *saga, const char *what, const char *hint)
 					   saga_open_id_string(&saga->id),
 					   saga_state_name(saga->state)),
 			 errhint("%s", hint)));
+}
+
+/*
+ * SG004.  Names some of the steps that there are, those that started last, since
+ * it is mostly a matter of spelling.
+ */
+void
+saga_open_refuse_no_step(const SagaRow *saga, const text *key)
+{
+	SagaSteps	steps;
+	StringInfoData names;
+	int			count = 0;
+
+	saga_ledger_get_steps(&saga->id, &steps);
+	initStringInfo(&names);
+	for (int i = steps.count - 1; i >= 0 && count <= MAX_STEPS_NAMED; i--)
+	{
+		/* Of its runs, the newest. */
+		if (saga_walk_find_key(&steps, steps.step[i].key) != i)
+			continue;
+		if (count++ < MAX_STEPS_NAMED)
+			appendStringInfo(&names, "%s\"%s\"", count > 1 ? ", " : "",
+							 text_to_cstring(steps.step[i].key));
+		else
+			appendStringInfoString(&names, " and others");
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_STEP_NOT_FOUND),
+			 errmsg("saga %s has no step \"%s\"",
+					saga_open_id_string(&saga->id), text_to_cstring(key)),
+			 count == 0 ? errdetail("It has no steps.") :
+			 errdetail("Its steps, newest first: %s.", names.data),
+			 errhint("A step is named by its idempotency key, or by its name if it has none.")));
 }
 
 static void

@@ -27,6 +27,8 @@ extern void saga_open_read(const pg_uuid_t *id, SagaReach reach, SagaRow *saga);
 extern char *saga_open_id_string(const pg_uuid_t *id);
 
 SAGA_COMPAT_NORETURN extern void saga_open_refuse_not_found(const pg_uuid_t *id);
+SAGA_COMPAT_NORETURN extern void saga_open_refuse_no_step(const SagaRow *saga,
+														  const text *key);
 SAGA_COMPAT_NORETURN extern void saga_open_refuse_failing(const SagaRow *saga);
 SAGA_COMPAT_NORETURN extern void saga_open_refuse_state(const SagaRow *saga,
 														const char *what,

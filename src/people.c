@@ -2,7 +2,7 @@
  *
  * people.c
  *	  The calls by which a person decides: resolve, abandon, reopen, pause,
- *	  resume; and rollback_to, which applications call too.
+ *	  resume; and set_timeout and rollback_to, which applications call too.
  *
  * They are open to the saga's owner and to the members of saga.operator_role,
  * who settle sagas but never change what runs, or as whom.  Who decided, when,
@@ -32,6 +32,7 @@ PG_FUNCTION_INFO_V1(saga_sql_abandon);
 PG_FUNCTION_INFO_V1(saga_sql_reopen);
 PG_FUNCTION_INFO_V1(saga_sql_pause);
 PG_FUNCTION_INFO_V1(saga_sql_resume);
+PG_FUNCTION_INFO_V1(saga_sql_set_timeout);
 PG_FUNCTION_INFO_V1(saga_sql_rollback_to);
 
 typedef enum Resolution
@@ -44,25 +45,6 @@ typedef enum Resolution
 /* ------------------------------------------------------------------------
  * What they have in common
  * ------------------------------------------------------------------------ */
-
-/* Why a person decides something; it must say something. */
-static text *
-get_note(FunctionCallInfo fcinfo, int arg)
-{
-	text	   *note = saga_input_text(fcinfo, arg);
-
-	if (note == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("note must not be null"),
-				 errhint("Say why: whoever reads the history will ask.")));
-	if (strspn(text_to_cstring(note), " \t\r\n\f\v") == strlen(text_to_cstring(note)))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("note must not be empty"),
-				 errhint("Say why: whoever reads the history will ask.")));
-	return note;
-}
 
 static void
 write_event(const SagaRow *saga, const char *event, int64 seq,
@@ -106,26 +88,6 @@ refuse_undecidable(const SagaRow *saga, const char *what, int64 seq,
 	saga_open_refuse_state(saga, what, hint);
 }
 
-/* The newest run of a step; -1: there is none. */
-static int
-find_newest(const SagaSteps *steps, const text *key)
-{
-	for (int i = steps->count - 1; i >= 0; i--)
-		if (saga_rows_same_text(steps->step[i].key, key))
-			return i;
-	return -1;
-}
-
-static void
-refuse_unknown_step(const SagaRow *saga, const text *key)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_SAGA_STEP_NOT_FOUND),
-			 errmsg("saga %s has no step \"%s\"",
-					saga_open_id_string(&saga->id), text_to_cstring(key)),
-			 errhint("A step is named by its idempotency key, or by its name if it has none.")));
-}
-
 /* ------------------------------------------------------------------------
  * A decision about a step
  * ------------------------------------------------------------------------ */
@@ -154,28 +116,23 @@ get_resolution(FunctionCallInfo fcinfo, int arg)
 	return RESOLVE_RETRY;		/* keep the compiler quiet */
 }
 
-/*
- * The run of a step that a person is asked about.  Of several, which takes a
- * late result of an old run, the newest.
- */
+/* The run of a step that a person is asked about. */
 static int
 find_asked(const SagaRow *saga, const SagaSteps *steps, const text *key)
 {
-	int			newest = find_newest(steps, key);
+	int			newest = saga_walk_find_key(steps, key);
+	int			asked;
 
 	if (newest < 0)
-		refuse_unknown_step(saga, key);
-	for (int i = newest; i >= 0; i--)
-		if (steps->step[i].parked != NULL &&
-			saga_walk_in_range(saga, &steps->step[i]) &&
-			saga_rows_same_text(steps->step[i].key, key))
-			return i;
-	refuse_undecidable(saga,
-					   psprintf("step \"%s\" waits for no decision",
-								text_to_cstring(key)),
-					   steps->step[newest].seq,
-					   "saga.review_queue shows what does.");
-	return -1;
+		saga_open_refuse_no_step(saga, key);
+	asked = saga_walk_find_asked(saga, steps, key);
+	if (asked < 0)
+		refuse_undecidable(saga,
+						   psprintf("step \"%s\" waits for no decision",
+									text_to_cstring(key)),
+						   steps->step[newest].seq,
+						   "saga.review_queue shows what does.");
+	return asked;
 }
 
 /*
@@ -246,7 +203,7 @@ saga_sql_resolve(PG_FUNCTION_ARGS)
 	saga_open_call("saga.resolve()");
 	key = saga_input_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
 	resolution = get_resolution(fcinfo, 2);
-	note = get_note(fcinfo, 3);
+	note = saga_input_note(fcinfo, 3);
 	for (;;)
 	{
 		SagaRow		saga;
@@ -295,7 +252,7 @@ saga_sql_abandon(PG_FUNCTION_ARGS)
 	text	   *note;
 
 	saga_open_call("saga.abandon()");
-	note = get_note(fcinfo, 1);
+	note = saga_input_note(fcinfo, 1);
 	for (;;)
 	{
 		SagaRow		saga;
@@ -382,7 +339,7 @@ saga_sql_reopen(PG_FUNCTION_ARGS)
 	text	   *note;
 
 	saga_open_call("saga.reopen()");
-	note = get_note(fcinfo, 1);
+	note = saga_input_note(fcinfo, 1);
 	for (;;)
 	{
 		SagaRow		saga;
@@ -485,7 +442,7 @@ saga_sql_pause(PG_FUNCTION_ARGS)
 	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
 
 	saga_open_call("saga.pause()");
-	return set_paused(id, true, get_note(fcinfo, 1));
+	return set_paused(id, true, saga_input_note(fcinfo, 1));
 }
 
 /* saga.resume(saga_id, note) */
@@ -496,6 +453,70 @@ saga_sql_resume(PG_FUNCTION_ARGS)
 
 	saga_open_call("saga.resume()");
 	return set_paused(id, false, saga_input_text(fcinfo, 1));
+}
+
+/* Writes a saga whose deadline has changed. */
+static SagaWritten
+write_deadline(SagaRow *saga, TimestampTz now)
+{
+	SagaSteps	steps;
+
+	if (saga->state == SAGA_RUNNING)
+	{
+		saga_ledger_set_due(saga, saga->paused ? 0 : saga->deadline, InvalidOid);
+		return saga_advance_stand(saga, NULL, SAGA_HAND_CALLER, now);
+	}
+	/* A partial undo, which the deadline would make a full one. */
+	saga_ledger_get_steps(&saga->id, &steps);
+	if (saga->state == SAGA_COMPENSATING)
+		return saga_advance_walk(saga, &steps, NULL, SAGA_HAND_CALLER, now);
+	saga_advance_rest(saga, &steps);
+	return saga_advance_stand(saga, NULL, SAGA_HAND_CALLER, now);
+}
+
+/* saga.set_timeout(saga_id, timeout, note) */
+Datum
+saga_sql_set_timeout(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	int64		timeout;
+	text	   *note;
+
+	saga_open_call("saga.set_timeout()");
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("timeout must not be null"),
+				 errhint("Give the time from now on until the saga fails if it is still running, or 0 for no deadline.")));
+	timeout = saga_input_milliseconds(PG_GETARG_INTERVAL_P(1), "timeout");
+	note = saga_input_text(fcinfo, 2);
+	for (;;)
+	{
+		SagaRow		saga;
+		TimestampTz now;
+		SagaJson	json;
+
+		saga_open_newest(id, SAGA_REACH_OPERATE, &saga);
+		now = saga_clock_now();
+		if (saga_state_is_final(saga.state) ||
+			saga.failure_kind != SAGA_FAILURE_NONE)
+			saga_open_refuse_state(&saga,
+								   "the deadline of a saga that is finished, or has failed, cannot be set",
+								   "A deadline is for sagas that may still go forward.");
+		saga.deadline = timeout > 0 ? now + timeout * 1000 : 0;
+		if (write_deadline(&saga, now) == SAGA_WRITTEN)
+		{
+			saga_json_begin(&json);
+			saga_json_time(&json, "deadline", saga.deadline);
+			saga_json_text(&json, "note", note);
+			saga_ledger_insert_event(id, "deadline set", 0,
+									 saga_json_end(&json), now);
+			if (saga.deadline == 0)
+				PG_RETURN_NULL();
+			PG_RETURN_TIMESTAMPTZ(saga.deadline);
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
 }
 
 /* ------------------------------------------------------------------------
@@ -511,11 +532,11 @@ find_savepoint(const SagaRow *saga, const SagaSteps *steps, const text *key)
 
 	if (key != NULL)
 	{
-		int			i = find_newest(steps, key);
+		int			i = saga_walk_find_key(steps, key);
 		const SagaStep *step;
 
 		if (i < 0)
-			refuse_unknown_step(saga, key);
+			saga_open_refuse_no_step(saga, key);
 		step = &steps->step[i];
 		if (step->rolled_back_at != 0 || step->status != SAGA_STEP_COMPLETED)
 			ereport(ERROR,

@@ -241,6 +241,7 @@ saga_rows_pack_saga(SagaRow *row, Datum *values, bool *nulls)
 	pack_pointer(p, Saga_name, row->name);
 	pack_pointer(p, Saga_key, row->key);
 	pack_pointer(p, Saga_announce, row->announce);
+	pack_pointer(p, Saga_subject, row->subject);
 	pack_pointer(p, Saga_input, row->input);
 	pack_pointer(p, Saga_content_hash, row->content_hash);
 	pack_int64(p, Saga_deadline, row->deadline);
@@ -279,6 +280,7 @@ saga_rows_unpack_saga(TupleDesc desc, const SagaTuple *version, SagaRow *row)
 	row->name = unpack_pointer(&p, Saga_name);
 	row->key = unpack_pointer(&p, Saga_key);
 	row->announce = unpack_pointer(&p, Saga_announce);
+	row->subject = unpack_pointer(&p, Saga_subject);
 	row->input = unpack_pointer(&p, Saga_input);
 	row->content_hash = unpack_pointer(&p, Saga_content_hash);
 	row->deadline = unpack_int64(&p, Saga_deadline);
@@ -423,6 +425,8 @@ saga_rows_unpack_step(TupleDesc desc, const SagaTuple *version, SagaStep *row)
 	row->output = unpack_pointer(&p, Step_output);
 	row->stored_comp_status = row->comp_status;
 	row->stored_queued = saga_rows_queued(row);
+	row->stored_channel = row->channel;
+	row->stored_attempts = row->attempts;
 }
 
 

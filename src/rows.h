@@ -26,8 +26,8 @@
 enum
 {
 	Saga_id = 1, Saga_owner, Saga_started_at, Saga_on_failure,
-	Saga_owner_name, Saga_name, Saga_key, Saga_announce, Saga_input,
-	Saga_content_hash, Saga_deadline, Saga_updated_at, Saga_due, Saga_lane,
+	Saga_owner_name, Saga_name, Saga_key, Saga_announce, Saga_subject,
+	Saga_input, Saga_content_hash, Saga_deadline, Saga_updated_at, Saga_due, Saga_lane,
 	Saga_undo_target, Saga_failed_seq, Saga_finished_at, Saga_state,
 	Saga_failure_kind, Saga_paused, Saga_to_announce, Saga_parked, Saga_reason,
 	Saga_details, Saga_result,
@@ -100,6 +100,7 @@ typedef struct SagaRow
 	text	   *name;
 	text	   *key;			/* or NULL */
 	text	   *announce;		/* or NULL */
+	text	   *subject;		/* or NULL */
 	Jsonb	   *input;			/* or NULL */
 	bytea	   *content_hash;	/* of a redacted saga: of its input; or NULL */
 
@@ -126,6 +127,8 @@ typedef struct SagaStep
 	SagaTuple	version;
 	SagaCompStatus stored_comp_status;	/* likewise */
 	TimestampTz stored_queued;	/* since when that version was in the queue */
+	text	   *stored_channel; /* ... and on which channel */
+	int			stored_attempts;	/* the forward attempts in that version */
 
 	pg_uuid_t	saga;
 	int64		seq;

@@ -408,7 +408,7 @@ saga_session_disarm(void)
  * Statements
  * ------------------------------------------------------------------------ */
 
-/* Runs one planned statement; returns how many rows it was about. */
+/* Runs one planned statement; returns how many rows it was about, or -1. */
 static int64
 run_plan(SPIPlanPtr plan, bool takes_context, Jsonb *context)
 {
@@ -439,6 +439,9 @@ run_plan(SPIPlanPtr plan, bool takes_context, Jsonb *context)
 	if (code < 0)
 		elog(ERROR, "could not run a statement of a compensation: %s",
 			 SPI_result_code_string(code));
+	/* DO and CALL do not say what they were about. */
+	if (code == SPI_OK_UTILITY && SPI_processed == 0)
+		return -1;
 	return (int64) SPI_processed;
 }
 

@@ -177,7 +177,7 @@ saga_state_comp_status_is_known(char code)
 /*
  * May a step's compensation go from one status to another?
  *
- * A step without a compensation never gets one.  What is settled (compensated
+ * A step without a compensation gets one only by saga.amend.  What is settled (compensated
  * or skipped) is opened again, or settled otherwise, only by a person's word
  * after a late result; what was skipped, or tried in vain, counts as before when
  * its saga goes forward again.
@@ -190,7 +190,7 @@ saga_state_comp_can(SagaCompStatus from, SagaCompStatus to)
 	switch (from)
 	{
 		case SAGA_COMP_NONE:
-			return false;
+			return to == SAGA_COMP_REGISTERED;
 		case SAGA_COMP_REGISTERED:
 		case SAGA_COMP_PENDING:
 		case SAGA_COMP_DISPATCHED:
@@ -268,8 +268,8 @@ saga_state_backoff_by_name(const char *name, SagaBackoff *backoff)
  * next one.
  *
  * "random" in 0..1 is the caller's draw: a jitter of 0.1 spreads the delay
- * evenly over 0.9 to 1.1 times its value.  The cap holds before the spreading,
- * and a delay never falls under SAGA_MIN_DELAY_MS.
+ * evenly over 0.9 to 1.1 times its value.  The cap holds before the spreading
+ * and after it, and a delay never falls under SAGA_MIN_DELAY_MS.
  */
 int64
 saga_state_retry_delay(const SagaPolicy *policy, int attempt, double random)
@@ -293,6 +293,8 @@ saga_state_retry_delay(const SagaPolicy *policy, int attempt, double random)
 	if (delay > cap)
 		delay = cap;
 	delay *= 1.0 + policy->jitter * (2.0 * random - 1.0);
+	if (delay > cap)
+		delay = cap;
 	return (int64) Max(delay, (double) SAGA_MIN_DELAY_MS);
 }
 

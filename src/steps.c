@@ -48,6 +48,10 @@ PG_FUNCTION_INFO_V1(saga_sql_fail_step);
 /* The search_path that a server starts with; stored as NULL. */
 #define BUILTIN_SEARCH_PATH		"\"$user\", public"
 
+/* Numbers of arguments of saga.step that are read in two places. */
+#define STEP_ARG_RETRY					12
+#define STEP_ARG_COMPENSATION_RETRY		13
+
 /* What a call of saga.step asks for. */
 typedef struct StepRequest
 {
@@ -66,12 +70,13 @@ typedef struct StepRequest
 	SagaPolicy	compensation_retry;
 } StepRequest;
 
+/* "known": the step had been recorded before this call. */
 static Datum
-step_result(const SagaStep *step)
+step_result(const SagaStep *step, bool known)
 {
 	TupleDesc	desc = lookup_rowtype_tupdesc(saga_oids_get()->step_result, -1);
-	Datum		values[9];
-	bool		nulls[9] = {false};
+	Datum		values[10];
+	bool		nulls[10] = {false};
 	HeapTuple	tuple;
 
 	values[0] = UUIDPGetDatum(&step->saga);
@@ -86,6 +91,7 @@ step_result(const SagaStep *step)
 	values[7] = TimestampTzGetDatum(step->retry_at);
 	nulls[7] = (step->retry_at == 0);
 	values[8] = PointerGetDatum(saga_context_forward_key(&step->saga, step->seq));
+	values[9] = BoolGetDatum(known);
 	tuple = heap_form_tuple(desc, values, nulls);
 	ReleaseTupleDesc(desc);
 	return HeapTupleGetDatum(tuple);
@@ -211,8 +217,9 @@ read_request(FunctionCallInfo fcinfo, StepRequest *request)
 					 errmsg("unknown compensate_on \"%s\"", string),
 					 errhint("It is started or completed.")));
 	}
-	saga_input_policy(fcinfo, 12, &request->retry);
-	saga_input_policy(fcinfo, 13, &request->compensation_retry);
+	saga_input_policy(fcinfo, STEP_ARG_RETRY, &request->retry);
+	saga_input_policy(fcinfo, STEP_ARG_COMPENSATION_RETRY,
+					  &request->compensation_retry);
 
 	if (request->compensation != NULL && request->channel != NULL)
 		ereport(ERROR,
@@ -232,36 +239,81 @@ read_request(FunctionCallInfo fcinfo, StepRequest *request)
 	}
 }
 
-/* A known key must come with the content it came with first. */
+/* What the operation is must be what it was: a known key comes with its args. */
 static void
-check_same_content(const SagaStep *step, const StepRequest *request)
+check_same_args(const SagaStep *step, const StepRequest *request)
 {
-	const char *what = NULL;
+	if (step->content_hash != NULL ?
+		saga_input_same_hash(step->content_hash, SAGA_HASH_ARGS, request->args) :
+		same_jsonb(step->args, request->args))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
+			 errmsg("step \"%s\" was recorded with other args",
+					text_to_cstring(step->key)),
+			 errhint("Repeat the step with the args it was recorded with, which saga.steps shows. Give it another key only if it is another operation.")));
+}
+
+/*
+ * Would a policy as an argument change one that is stored?  What the argument
+ * leaves open it leaves to what is stored.
+ */
+static bool
+other_policy(FunctionCallInfo fcinfo, int arg, const text *encoded)
+{
+	SagaPolicy	stored;
+	SagaPolicy	wanted;
+
+	if (PG_ARGISNULL(arg))
+		return false;
+	if (!saga_state_policy_decode(text_to_cstring(encoded), &stored))
+		elog(ERROR, "could not read the retry policy of a step");
+	wanted = stored;
+	saga_input_replace_policy(fcinfo, arg, &wanted);
+	return !same_policy(&stored, &wanted);
+}
+
+/*
+ * How a step is undone is recorded once and stays in force.  A call that says
+ * something else, as a later release of the application may, is told so.
+ */
+static void
+notice_other_undo(FunctionCallInfo fcinfo, const SagaStep *step,
+				  const StepRequest *request)
+{
+	const char *other[8];
+	int			count = 0;
+	StringInfoData list;
 
 	if (!saga_rows_same_text(step->compensation, request->compensation))
-		what = "compensation";
-	else if (!saga_rows_same_text(step->channel, request->channel))
-		what = "notify";
+		other[count++] = "compensation";
+	if (!saga_rows_same_text(step->channel, request->channel))
+		other[count++] = "notify";
 	else if (step->channel != NULL && step->acknowledge != request->acknowledge)
-		what = "acknowledge";
-	else if (!saga_rows_same_text(step->review, request->review))
-		what = "review";
-	else if (step->content_hash != NULL ?
-			 !saga_input_same_hash(step->content_hash, SAGA_HASH_ARGS,
-								   request->args) :
-			 !same_jsonb(step->args, request->args))
-		what = "args";
-	else if (step->kind != request->kind)
-		what = "kind";
-	else if (step->compensate_on != request->compensate_on)
-		what = "compensate_on";
-	if (what != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
-				 errmsg("step \"%s\" was recorded with other content",
-						text_to_cstring(step->key)),
-				 errdetail("Its \"%s\" differs.", what),
-				 errhint("The same key means the same step: repeat it as it was, or give the new one a key of its own.")));
+		other[count++] = "acknowledge";
+	if (!saga_rows_same_text(step->review, request->review))
+		other[count++] = "review";
+	if (step->kind != request->kind)
+		other[count++] = "kind";
+	if (step->compensate_on != request->compensate_on)
+		other[count++] = "compensate_on";
+	if (other_policy(fcinfo, STEP_ARG_RETRY,
+					 step->retry ? step->retry : step->compensation_retry))
+		other[count++] = "retry";
+	if (other_policy(fcinfo, STEP_ARG_COMPENSATION_RETRY,
+					 step->compensation_retry))
+		other[count++] = "compensation_retry";
+	if (count == 0)
+		return;
+
+	initStringInfo(&list);
+	for (int i = 0; i < count; i++)
+		appendStringInfo(&list, "%s%s", i > 0 ? ", " : "", other[i]);
+	ereport(NOTICE,
+			(errmsg("step \"%s\" was recorded with other arguments, which stay in force",
+					text_to_cstring(step->key)),
+			 errdetail("These differ: %s.", list.data),
+			 errhint("Use saga.amend() to change the compensation, notify or compensation_retry of a recorded step.")));
 }
 
 static void
@@ -339,7 +391,8 @@ repeat_step(const SagaRow *saga, SagaStep *step, const StepRequest *request,
 {
 	SagaStepStatus before = step->status;
 	SagaStep	past = *step;
-	bool		again = before == SAGA_STEP_STARTED && step->version.own;
+	bool		again = before == SAGA_STEP_STARTED &&
+		saga_ledger_is_own_attempt(step);
 	SagaWritten written;
 
 	if (again && !request->completed)
@@ -391,11 +444,14 @@ saga_sql_step(PG_FUNCTION_ARGS)
 		{
 			if (step.rolled_back_at == 0)
 			{
-				check_same_content(&step, &request);
+				check_same_args(&step, &request);
 				if (step.status == SAGA_STEP_COMPLETED ||
 					saga.state == SAGA_COMPLETED ||
 					repeat_step(&saga, &step, &request, now) == SAGA_WRITTEN)
-					return step_result(&step);
+				{
+					notice_other_undo(fcinfo, &step, &request);
+					return step_result(&step, true);
+				}
 				CHECK_FOR_INTERRUPTS();
 				continue;
 			}
@@ -407,19 +463,12 @@ saga_sql_step(PG_FUNCTION_ARGS)
 		saga_quota_check_steps(&saga);
 		make_step(&saga, &request, run, now, &step);
 		if (saga_ledger_insert_step(&step))
-			return step_result(&step);
+		{
+			saga_input_notice_channel(request.channel);
+			return step_result(&step, false);
+		}
 		CHECK_FOR_INTERRUPTS();
 	}
-}
-
-static void
-refuse_step_not_found(const pg_uuid_t *id, text *key)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_SAGA_STEP_NOT_FOUND),
-			 errmsg("saga %s has no step \"%s\"", saga_open_id_string(id),
-					text_to_cstring(key)),
-			 errhint("A step is named by its idempotency key, or by its name if it has none.")));
 }
 
 static void
@@ -437,10 +486,12 @@ refuse_step_state(const SagaStep *step, const char *what, const char *hint)
 
 /* The newest run of a step, which must be the one that a forward key names. */
 static void
-find_step(const pg_uuid_t *id, text *key, text *forward_key, SagaStep *step)
+find_step(const SagaRow *saga, text *key, text *forward_key, SagaStep *step)
 {
+	const pg_uuid_t *id = &saga->id;
+
 	if (saga_ledger_get_step(id, key, true, step) != SAGA_FOUND)
-		refuse_step_not_found(id, key);
+		saga_open_refuse_no_step(saga, key);
 	if (forward_key != NULL &&
 		!saga_rows_same_text(forward_key, saga_context_forward_key(id, step->seq)))
 		ereport(ERROR,
@@ -467,7 +518,7 @@ repeated_completion(const SagaStep *step, Jsonb *output)
 				 errmsg("step \"%s\" was completed with another output",
 						text_to_cstring(step->key)),
 				 errhint("Ask saga.step for the stored output, and use that.")));
-	return step_result(step);
+	return step_result(step, true);
 }
 
 /* SG005: like the result of any step that is undone, this comes too late. */
@@ -533,7 +584,7 @@ saga_sql_complete_step(PG_FUNCTION_ARGS)
 		if (saga.state != SAGA_RUNNING && saga.state != SAGA_COMPLETED &&
 			strcmp(late, "record") != 0)
 			saga_open_refuse_failing(&saga);
-		find_step(id, key, forward_key, &step);
+		find_step(&saga, key, forward_key, &step);
 		now = saga_clock_now();
 		if (step.rolled_back_at != 0 && saga.state == SAGA_RUNNING &&
 			strcmp(late, "record") != 0)
@@ -559,7 +610,7 @@ saga_sql_complete_step(PG_FUNCTION_ARGS)
 		else
 			written = record_late(&saga, &step, output, now);
 		if (written == SAGA_WRITTEN)
-			return step_result(&step);
+			return step_result(&step, true);
 		saga_open_again(&saga);
 	}
 }
@@ -610,7 +661,7 @@ saga_sql_fail_step(PG_FUNCTION_ARGS)
 	{
 		TimestampTz now;
 
-		find_step(id, key, forward_key, &step);
+		find_step(&saga, key, forward_key, &step);
 		now = saga_clock_now();
 		if ((saga.state != SAGA_RUNNING && saga.state != SAGA_COMPLETED) ||
 			step.rolled_back_at != 0)
@@ -621,10 +672,10 @@ saga_sql_fail_step(PG_FUNCTION_ARGS)
 					 errdetail("Saga %s is in state \"%s\".",
 							   saga_open_id_string(id),
 							   saga_state_name(saga.state))));
-			return step_result(&step);
+			return step_result(&step, true);
 		}
 		if (step.status == SAGA_STEP_FAILED)
-			return step_result(&step);
+			return step_result(&step, true);
 		if (step.status == SAGA_STEP_COMPLETED)
 			refuse_step_state(&step, "a completed step cannot fail",
 							  "Fail the saga to undo it.");
@@ -636,7 +687,7 @@ saga_sql_fail_step(PG_FUNCTION_ARGS)
 		{
 			insert_forward_attempt(&step, SAGA_OUTCOME_FAILED,
 								   text_to_cstring(error), now);
-			return step_result(&step);
+			return step_result(&step, true);
 		}
 		CHECK_FOR_INTERRUPTS();
 	}

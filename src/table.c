@@ -530,15 +530,19 @@ lock_key(Relation heap, Relation arbiter, Datum *values, LOCKTAG *tag)
  * unique index, the entries of a new row are made under a lock of its key.
  * Primary keys that are not the arbiter do not count, being made of our ids.
  *
- * Our own indexes are btrees over plain columns; the only predicate among
- * them is "the last column is not null", on the arbiter of sagas.
+ * Our own indexes are btrees over plain columns.  Two of them, both of sagas,
+ * have a predicate, "that column is not null": the arbiter, of its last column,
+ * and the one that the caller names as sparse.  That is not even opened for a row
+ * without an entry.
  */
 static bool
 insert_into_indexes(Relation heap, HeapTuple tuple, Datum *values, bool *nulls,
-					Oid arbiter_id, HeapTuple old, bool only_summarizing)
+					Oid arbiter_id, const SagaSparseIndex *sparse, HeapTuple old,
+					bool only_summarizing)
 {
 	List	   *ids = RelationGetIndexList(heap);
-	int			count = list_length(ids);
+	int			count = 0;
+	Oid			sparse_id = sparse != NULL ? sparse->index : InvalidOid;
 	Relation	few[4];
 	Relation   *indexes = few;
 	IndexInfo  *info = NULL;
@@ -548,15 +552,20 @@ insert_into_indexes(Relation heap, HeapTuple tuple, Datum *values, bool *nulls,
 	bool		lost = false;
 	LOCKTAG		tag;
 
-	if (count > (int) lengthof(few))
-		indexes = palloc(count * sizeof(Relation));
-	for (int i = 0; i < count; i++)
+	if (list_length(ids) > (int) lengthof(few))
+		indexes = palloc(list_length(ids) * sizeof(Relation));
+	for (int i = 0; i < list_length(ids); i++)
 	{
-		indexes[i] = index_open(list_nth_oid(ids, i), RowExclusiveLock);
-		if (RelationGetRelid(indexes[i]) == arbiter_id)
-			arbiter = indexes[i];
-		else if (indexes[i]->rd_index->indisunique &&
-				 !indexes[i]->rd_index->indisprimary)
+		Oid			id = list_nth_oid(ids, i);
+		Relation	index;
+
+		if (id == sparse_id && nulls[sparse->column - 1])
+			continue;
+		index = indexes[count++] = index_open(id, RowExclusiveLock);
+		if (id == arbiter_id)
+			arbiter = index;
+		else if (index->rd_index->indisunique &&
+				 !index->rd_index->indisprimary)
 			rivals = true;
 	}
 	if (OidIsValid(arbiter_id))
@@ -587,7 +596,8 @@ insert_into_indexes(Relation heap, HeapTuple tuple, Datum *values, bool *nulls,
 			continue;
 		if (index->rd_rel->relam != BTREE_AM_OID ||
 			RelationGetIndexExpressions(index) != NIL ||
-			(!decides && RelationGetIndexPredicate(index) != NIL))
+			(!decides && RelationGetRelid(index) != sparse_id &&
+			 RelationGetIndexPredicate(index) != NIL))
 			insert_into_foreign_index(heap, index, tuple, old, lost);
 		else if (!decides || !left_out || (index != arbiter &&
 										   RelationGetIndexPredicate(index) == NIL))
@@ -706,7 +716,8 @@ choose_page(Relation heap, HeapTuple tuple)
 }
 
 /*
- * Inserts a row; returns it as stored, in the caller's context.
+ * Inserts a row; returns it as stored, in the caller's context.  "sparse" may
+ * be NULL.
  *
  * Returns false, and leaves nothing behind that anybody could see, if the
  * arbiter (a unique index, or InvalidOid for none) may already hold its key:
@@ -714,7 +725,7 @@ choose_page(Relation heap, HeapTuple tuple)
  */
 bool
 saga_table_insert(Relation heap, Datum *values, bool *nulls, Oid arbiter,
-				  HeapTuple *stored)
+				  const SagaSparseIndex *sparse, HeapTuple *stored)
 {
 	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(heap), values, nulls);
 
@@ -724,7 +735,8 @@ saga_table_insert(Relation heap, Datum *values, bool *nulls, Oid arbiter,
 #endif
 	heap_insert(heap, tuple, GetCurrentCommandId(true),
 				choose_page(heap, tuple), NULL);
-	if (insert_into_indexes(heap, tuple, values, nulls, arbiter, NULL, false))
+	if (insert_into_indexes(heap, tuple, values, nulls, arbiter, sparse, NULL,
+							false))
 	{
 		if (stored != NULL)
 			*stored = tuple;
@@ -745,8 +757,8 @@ saga_table_insert(Relation heap, Datum *values, bool *nulls, Oid arbiter,
  */
 SagaWritten
 saga_table_update(Relation heap, HeapTuple old, bool own, Datum *values,
-				  bool *nulls, Oid arbiter, SagaPatience patience,
-				  HeapTuple *stored)
+				  bool *nulls, Oid arbiter, const SagaSparseIndex *sparse,
+				  SagaPatience patience, HeapTuple *stored)
 {
 	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(heap), values, nulls);
 	TM_FailureData failure;
@@ -769,7 +781,8 @@ saga_table_update(Relation heap, HeapTuple old, bool own, Datum *values,
 		case TM_Ok:
 			if (indexes != SAGA_COMPAT_UPDATE_NONE)
 				(void) insert_into_indexes(heap, tuple, values, nulls, arbiter,
-										   old, indexes == SAGA_COMPAT_UPDATE_SUMMARIZING);
+										   sparse, old,
+										   indexes == SAGA_COMPAT_UPDATE_SUMMARIZING);
 			*stored = tuple;
 			SAGA_FAULT_WRITE();
 			return SAGA_WRITTEN;

@@ -49,6 +49,13 @@ typedef struct SagaTuple
 	TransactionId writer;
 } SagaTuple;
 
+/* An index of ours that has entries only for rows where a column is not null. */
+typedef struct SagaSparseIndex
+{
+	Oid			index;
+	AttrNumber	column;
+} SagaSparseIndex;
+
 extern const struct Trigger *saga_table_foreign_trigger(Relation heap);
 extern Snapshot saga_table_snapshot(void);
 extern bool saga_table_find_at(Relation heap, const ItemPointerData *root,
@@ -65,9 +72,11 @@ extern SagaFound saga_table_recheck(Relation heap, SagaTuple *found);
 extern void saga_table_wait(Relation heap, TransactionId writer);
 
 extern bool saga_table_insert(Relation heap, Datum *values, bool *nulls,
-							  Oid arbiter, HeapTuple *stored);
+							  Oid arbiter, const SagaSparseIndex *sparse,
+							  HeapTuple *stored);
 extern SagaWritten saga_table_update(Relation heap, HeapTuple old, bool own,
 									 Datum *values, bool *nulls, Oid arbiter,
+									 const SagaSparseIndex *sparse,
 									 SagaPatience patience, HeapTuple *stored);
 extern SagaWritten saga_table_lock(Relation heap, HeapTuple old, bool own,
 								   SagaPatience patience);

@@ -220,6 +220,32 @@ saga_walk_find(const SagaSteps *steps, int64 seq)
 	return -1;
 }
 
+/* The newest run of the step with a key; -1: there is none. */
+int
+saga_walk_find_key(const SagaSteps *steps, const text *key)
+{
+	for (int i = steps->count - 1; i >= 0; i--)
+		if (saga_rows_same_text(steps->step[i].key, key))
+			return i;
+	return -1;
+}
+
+/*
+ * The run of a step that a person is asked about; -1: nobody is.  Of several,
+ * which takes a late result of an old run, the newest.
+ */
+int
+saga_walk_find_asked(const SagaRow *saga, const SagaSteps *steps,
+					 const text *key)
+{
+	for (int i = steps->count - 1; i >= 0; i--)
+		if (steps->step[i].parked != NULL &&
+			saga_walk_in_range(saga, &steps->step[i]) &&
+			saga_rows_same_text(steps->step[i].key, key))
+			return i;
+	return -1;
+}
+
 /*
  * The step whose claim ends first, or NULL.  There are two only where a late
  * result opened a step again while a listener held another.

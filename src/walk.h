@@ -36,6 +36,9 @@ extern int	saga_walk_count_given_up(const SagaRow *saga,
 extern int	saga_walk_count_to_undo(const SagaRow *saga,
 									const SagaSteps *steps);
 extern int	saga_walk_find(const SagaSteps *steps, int64 seq);
+extern int	saga_walk_find_key(const SagaSteps *steps, const text *key);
+extern int	saga_walk_find_asked(const SagaRow *saga, const SagaSteps *steps,
+								 const text *key);
 extern SagaStep *saga_walk_claimed(const SagaSteps *steps);
 extern const SagaStep *saga_walk_completed_pivot(const SagaSteps *steps);
 extern int64 saga_walk_failed_step(const SagaSteps *steps);

@@ -155,6 +155,12 @@ put_usual(Session *s, Statement *st, Call *call, Kind kind, bool required,
 				return false;
 			put(s, st, "{\"what\": \"input\"}", "jsonb");
 			return true;
+		case K_SUBJECT:
+			if (percent(c, 90))
+				return false;
+			snprintf(buffer, sizeof(buffer), "customer-%d", below(c, 3));
+			put(s, st, buffer, "text");
+			return true;
 		case K_TIMEOUT:
 			{
 				static const char *const timeouts[] = {
@@ -258,6 +264,16 @@ put_usual(Session *s, Statement *st, Call *call, Kind kind, bool required,
 			else
 				put_key(s, st, call->key);
 			return true;
+		case K_POLICY_JSON:
+			{
+				static const char *const policies[] = {
+					"{}", "{\"max_attempts\": 3}", "{\"delay\": \"5 s\", \"jitter\": 0.5}",
+					"{\"backoff\": \"linear\", \"timeout\": null}"
+				};
+
+				put(s, st, ONE_OF(c, policies), "jsonb");
+				return true;
+			}
 		case K_JSON:
 			if (percent(c, 50))
 				return false;

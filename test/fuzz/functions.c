@@ -22,7 +22,7 @@
 const char *const type_of_kind[] = {
 	[K_SAGA_ID] = "uuid",[K_SAGA_NAME] = "text",[K_SAGA_KEY] = "text",
 	[K_INPUT] = "jsonb",[K_TIMEOUT] = "interval",[K_ON_FAILURE] = "text",
-	[K_ANNOUNCE] = "text",[K_STEP_NAME] = "text",[K_STEP_KEY] = "text",
+	[K_ANNOUNCE] = "text",[K_SUBJECT] = "text",[K_STEP_NAME] = "text",[K_STEP_KEY] = "text",
 	[K_COMPENSATION] = "text",[K_ARGS] = "jsonb",[K_NOTIFY] = "text",
 	[K_ACKNOWLEDGE] = "boolean",[K_REVIEW] = "text",[K_STEP_OUTPUT] = "jsonb",
 	[K_STEP_COMPLETED] = "boolean",[K_KIND] = "text",
@@ -40,21 +40,21 @@ const char *const type_of_kind[] = {
 	[K_RESOLUTION] = "text",[K_OLDER_THAN] = "interval",
 	[K_MAX_SAGAS] = "integer",[K_ROLE_OID] = "oid",[K_ROLE] = "regrole",
 	[K_ROLE_NAME] = "text",[K_STATE_CHAR] = "\"char\"",
-	[K_POLICY_TEXT] = "text",[K_SEQ] = "bigint",[K_TIME] = "timestamptz",
+	[K_POLICY_TEXT] = "text",[K_POLICY_JSON] = "jsonb",[K_SEQ] = "bigint",[K_TIME] = "timestamptz",
 	[K_OID] = "oid",
 };
 
 const Function functions[FUNCTIONS] = {
-	{"begin", 60, REACH_ANY, A_UUID, false, false, false, 6, {
+	{"begin", 60, REACH_ANY, A_UUID, false, false, false, 7, {
 			{"name", K_SAGA_NAME, true}, {"idempotency_key", K_SAGA_KEY},
 			{"input", K_INPUT}, {"timeout", K_TIMEOUT},
 			{"on_compensation_failure", K_ON_FAILURE},
-			{"announce", K_ANNOUNCE}}},
-	{"start", 10, REACH_ANY, A_UUID, false, false, false, 6, {
+			{"announce", K_ANNOUNCE}, {"subject", K_SUBJECT}}},
+	{"start", 10, REACH_ANY, A_UUID, false, false, false, 7, {
 			{"name", K_SAGA_NAME, true}, {"idempotency_key", K_SAGA_KEY},
 			{"input", K_INPUT}, {"timeout", K_TIMEOUT},
 			{"on_compensation_failure", K_ON_FAILURE},
-			{"announce", K_ANNOUNCE}}},
+			{"announce", K_ANNOUNCE}, {"subject", K_SUBJECT}}},
 	{"step", 260, REACH_OWN, A_STEP, false, false, false, 14, {
 			{"saga_id", K_SAGA_ID, true}, {"name", K_STEP_NAME, true},
 			{"idempotency_key", K_STEP_KEY},
@@ -94,6 +94,10 @@ const Function functions[FUNCTIONS] = {
 			{"jitter", K_JITTER}, {"timeout", K_ATTEMPT_TIMEOUT}}},
 	{"first_id", 4, REACH_ANY, A_ANY, true, false, false, 1, {
 			{"at", K_TIME, true}}},
+	{"retry_policy", 4, REACH_ANY, A_ANY, true, false, false, 1, {
+			{"policy", K_POLICY_JSON, true}}},
+	{"require", 5, REACH_ANY, A_VOID, true, false, false, 2, {
+			{"condition", K_BOOL, true}, {"message", K_NOTE}}},
 	{"claim_compensations", 40, REACH_ANY, A_ANY, false, true, false, 4, {
 			{"channel", K_CHANNEL, true}, {"max_claims", K_MAX_CLAIMS},
 			{"lease", K_LEASE}, {"consumer", K_CONSUMER}}},
@@ -110,6 +114,13 @@ const Function functions[FUNCTIONS] = {
 	{"resolve", 80, REACH_OPERATE, A_STATE, false, false, false, 4, {
 			{"saga_id", K_SAGA_ID, true}, {"step", K_STEP, true},
 			{"resolution", K_RESOLUTION, true}, {"note", K_NOTE, true}}},
+	{"set_timeout", 20, REACH_OPERATE, A_ANY, false, false, false, 3, {
+			{"saga_id", K_SAGA_ID, true}, {"timeout", K_TIMEOUT, true},
+			{"note", K_REASON}}},
+	{"amend", 40, REACH_OWN, A_VOID, false, false, false, 6, {
+			{"saga_id", K_SAGA_ID, true}, {"step", K_STEP, true},
+			{"note", K_NOTE, true}, {"compensation", K_COMPENSATION},
+			{"notify", K_NOTIFY}, {"compensation_retry", K_COMPENSATION_RETRY}}},
 	{"abandon", 5, REACH_OPERATE, A_STATE, false, false, false, 2, {
 			{"saga_id", K_SAGA_ID, true}, {"note", K_NOTE, true}}},
 	{"reopen", 25, REACH_OPERATE, A_STATE, false, false, false, 2, {
@@ -211,9 +222,10 @@ static const struct
 {
 	{"SG001", W_CALL, "no such saga, or not theirs"},
 	{"SG002", W_CALL, "does not fit the state"},
-	{"SG003", W_CALL, "the same key with other content"},
+	{"SG003", W_CALL, "the same key with other input or args"},
 	{"SG004", W_CALL, "no such step"},
 	{"SG005", W_CALL, "the undo has begun"},
+	{"SG006", W_CALL, "what saga.require is for"},
 	{"SG008", W_CALL, "the ledger is marked as a copy at times"},
 	{"SG009", W_CALL, "limits are tried out"},
 	{"SG010", W_CALL | W_WRITE, "not for that role"},
@@ -229,6 +241,7 @@ static const struct
 	{"23505", W_REASSIGN, "somebody began a saga under that key at this moment"},
 	{"42601", W_CALL, "a compensation with bad syntax"},
 	{"42602", W_CALL | W_CONTROL, "no name of a role or setting"},
+	{"42725", W_CALL, "retry_policy of a literal without a type: an integer, or jsonb"},
 	{"42704", W_CALL | W_CONTROL, "a role, setting or prepared transaction that is not there"},
 	{"42501", W_ANY, "no USAGE on the schema; for superusers only"},
 	{"39P01", W_CALL, "a trigger function called by hand"},

@@ -31,7 +31,7 @@
 #define HISTORY		200			/* statements remembered for a finding */
 #define FINDINGS	200			/* different ones */
 #define SQLSTATES	96
-#define FUNCTIONS	35
+#define FUNCTIONS	39
 
 /* ------------------------------------------------------------------------
  * text.c: chance, and texts that grow
@@ -73,6 +73,7 @@ typedef enum Kind
 	K_TIMEOUT,					/* of a saga */
 	K_ON_FAILURE,
 	K_ANNOUNCE,
+	K_SUBJECT,					/* goes with the saga's key, too */
 	K_STEP_NAME,				/* from here on: of saga.step */
 	K_STEP_KEY,
 	K_COMPENSATION,
@@ -118,6 +119,7 @@ typedef enum Kind
 	K_ROLE_NAME,
 	K_STATE_CHAR,
 	K_POLICY_TEXT,
+	K_POLICY_JSON,
 	K_SEQ,
 	K_TIME,
 	K_OID

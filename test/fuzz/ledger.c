@@ -104,8 +104,13 @@ compare_functions(PGconn *conn)
 		int			k;
 
 		for (k = 0; k < FUNCTIONS; k++)
-			if (strcmp(functions[k].name, name) == 0)
+			if (strcmp(functions[k].name, name) == 0 &&
+				functions[k].nargs == atoi(PQgetvalue(result, i, 1)))
 				break;
+		/* Not with as many arguments: the first of that name is compared. */
+		for (int j = 0; k == FUNCTIONS && j < FUNCTIONS; j++)
+			if (strcmp(functions[j].name, name) == 0)
+				k = j;
 		if (k == FUNCTIONS)
 		{
 			finding(NULL, NULL, "the fuzzer does not know function %s", name);

@@ -111,6 +111,8 @@ loop_statement(Session *s, int function)
 		{"abandon", "SELECT saga.abandon(s, 'n') FROM saga.begin('m') s, LATERAL saga.step(s, 'a', kind => 'pivot', completed => true) x, LATERAL saga.fail(s) y"},
 		/* Recorded late, a step waits for a decision without any process of ours. */
 		{"resolve", "SELECT saga.resolve(s, 'a', 'skip', 'n') FROM saga.begin('m') s, LATERAL saga.step(s, 'a', compensation => 'SELECT 1', compensate_on => 'completed') x, LATERAL saga.cancel(s) y, LATERAL saga.complete_step(s, 'a', late => 'record') z"},
+		{"set_timeout", "SELECT saga.set_timeout(s, '1 day', 'n') FROM saga.begin('m') s"},
+		{"amend", "SELECT saga.amend(s, 'a', 'n', compensation => 'SELECT 1') FROM saga.begin('m') s, LATERAL saga.step(s, 'a') x"},
 		{"purge", "SELECT saga.purge('0', 3) FROM saga.begin('m') s, LATERAL saga.complete(s) x"},
 	};
 

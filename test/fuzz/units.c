@@ -68,11 +68,11 @@ static const struct
 {
 	{'r', {"step", "step", "step", "step", "step", "complete_step", "complete_step",
 			"complete_step", "complete_step", "fail_step", "rollback_to", "complete",
-			"fail", "cancel", "pause", "resume"}},
+			"fail", "amend", "pause", "resume"}},
 	{'u', {"pause", "resume", "resume", "claim_compensations", "complete_compensation",
 			"fail_compensation", "complete_step", "rollback_to", "rollback_to", "cancel",
-			"fail_step", "extend_claim", "plan", "claim_compensations", "step", "fail"}},
-	{'p', {"resolve", "resolve", "resolve", "resolve", "resolve", "resolve", "abandon",
+			"fail_step", "extend_claim", "plan", "amend", "step", "fail"}},
+	{'p', {"resolve", "resolve", "resolve", "resolve", "resolve", "amend", "abandon",
 			"reopen", "reopen", "reopen", "rollback_to", "complete_step", "fail", "pause",
 			"resume", "complete_compensation"}},
 	{'c', {"complete_step", "complete_step", "complete_step", "redact", "step", "fail_step",
@@ -159,7 +159,7 @@ many_calls(Session *s)
 				static const char *const then[] = {
 					"step", "complete_step", "fail_step", "complete", "fail",
 					"cancel", "rollback_to", "plan", "pause", "resume",
-					"resolve", "abandon", "reopen", "redact"
+					"resolve", "abandon", "reopen", "redact", "amend"
 				};
 
 				text_add(&st->sql, "SELECT s, f::text FROM ");

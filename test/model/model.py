@@ -49,6 +49,7 @@ class Step:
         self.run = run
         self.position = position            # “1, 2, 3 … by start order”
         self.undo = undo                    # 'sql', 'notify', 'announce' (not acknowledged) or None
+        self.by_listener = "announce" if undo == "announce" else "notify"
         self.review = review                # words for a person, or None
         self.kind = kind
         self.compensate_on = compensate_on
@@ -69,6 +70,7 @@ class Step:
         self.attempts = []                  # outcomes
         self.charged = self.deferrals = 0   # by which it is given up
         self.next_at = None
+        self.next_order = self.lease_order = 0      # when these times were set, among what is of the same hour
         self.released = False               # a person released it
         self.let_go = False                 # somebody's call came to it, and an executor has it
         self.asked = False                  # a person must decide about it ...
@@ -79,11 +81,6 @@ class Step:
         self.rolled_back = False            # it “counts no longer”
         self.redacted = False
 
-    def content(self):
-        """“SG003, a known key with another compensation, channel, review, args, kind, or other values of
-        acknowledge and compensate_on”."""
-        return self.undo, self.review, self.kind, self.compensate_on, self.args
-
     def passed_over(self):
         """“`retriable`: … never undone”; “`completed`: undone only if it completed”."""
         return (self.compensation in UNDER_WAY and
@@ -92,11 +89,13 @@ class Step:
 
 
 class Saga:
-    def __init__(self, now, input=None, timeout=0, on_compensation_failure="halt"):
+    def __init__(self, now, input=None, timeout=0, on_compensation_failure="halt", subject=None):
         """“`timeout` sets the deadline ('0': none)”."""
         self.now = now
         self.input = input
+        self.subject = subject
         self.deadline = now + timeout if timeout else None
+        self.orders = self.deadline_order = 0
         self.on_compensation_failure = on_compensation_failure
         self.state = "running"
         self.paused = False
@@ -109,6 +108,11 @@ class Saga:
         self.effects = []                   # of SQL compensations, in order: what a witness saw
         self.events = [("begun", None)]
         self.transaction = 0
+
+    def order(self):
+        """Of two times in the same hour, the one that was set first comes first."""
+        self.orders += 1
+        return self.orders
 
     # ------------------------------------------------------------ what it has
 
@@ -149,10 +153,14 @@ class Saga:
 
     # ------------------------------------------------------------ forward
 
-    def begin(self, input):
-        """“The same key with another `input` is an error (SG003)”, in every state."""
+    def begin(self, input, subject=None):
+        """“The same key with another `input` is an error (SG003)”, in every state; “the same key with another
+        subject is SG003”."""
         if input != self.input:
             raise Refused("SG003", "another input")
+        # “The subject is forgotten, and not compared any more.”
+        if subject != self.subject and not self.redacted:
+            raise Refused("SG003", "another subject")
 
     def step(self, key, undo=None, review=None, kind="compensatable", compensate_on="started", args=None,
              plan=(), output=None, completed=False, retry=None, compensation_retry=None):
@@ -174,10 +182,14 @@ class Saga:
             step.attempt_in = self.transaction
             self.steps.append(step)
             self.event("step started", step)
+            new = True
         else:
+            new = False
             step = known
-            if (undo, review, kind, compensate_on, args) != step.content():
-                raise Refused("SG003", "other content")
+            # “The same key with other args is an error (SG003) … How it is undone … is recorded once and
+            # stays in force”
+            if args != step.args:
+                raise Refused("SG003", "other args")
             # “completed with its output (skip the work, use the output)”
             if step.status == "completed" or self.state == "completed":
                 return self.answer(step)
@@ -197,10 +209,12 @@ class Saga:
             step.status = "completed"
             step.output = output
             self.event("step completed", step)
-        return self.answer(step)
+        return self.answer(step, known=not new)
 
-    def answer(self, step):
-        return (step.status, step.attempt, step.output, step.retry_at, step.run)
+    @staticmethod
+    def answer(step, known=True):
+        """“`known` in the answer says that the step was recorded before this call.”"""
+        return (step.status, step.attempt, step.output, step.retry_at, known, step.run)
 
     def complete_step(self, key, output=None, late="error", run=None):
         """“Records that a step completed, with its output.”"""
@@ -428,7 +442,8 @@ class Saga:
         held = self.first_held()
         lease_over = held and held.lease_until <= self.now
         late = self.due_deadline()
-        if lease_over and not (late and self.deadline <= held.lease_until):
+        if lease_over and not (
+                late and (self.deadline, self.deadline_order) <= (held.lease_until, held.lease_order)):
             # “ended unacknowledged, the attempt is 'timed out' and charged”
             self.end_attempt(held, "timed out")
             return True
@@ -436,7 +451,8 @@ class Saga:
             what, step = self.next_task()
             # Ours: SQL that was let go, or due, before the deadline runs first.
             if not late or what == "sql" and (
-                    step.let_go or step.next_at is not None and step.next_at < self.deadline):
+                    step.let_go or step.next_at is not None and
+                    (step.next_at, step.next_order) < (self.deadline, self.deadline_order)):
                 # Ours: a person is asked while it is paused, too.
                 self.advance(calling=False)
                 if not self.paused and self.undo_step(what, step):
@@ -507,6 +523,7 @@ class Saga:
                 else:
                     step.next_at = self.now + (step.compensation_retry.pause(step.charged)
                                                if retry_after is None else retry_after)
+        step.next_order = self.order()
         # Ours: a deadline that has passed makes a full undo of it before the walk goes on.
         if not (step.undo == "sql" and self.due_deadline()):
             self.go_on()
@@ -537,6 +554,7 @@ class Saga:
                 step.claimed_at = self.now
                 step.consumer = consumer
                 step.lease_until = self.now + self.limit(step, lease)
+                step.lease_order = self.order()
                 return (step.key, step.run, len(step.attempts) + 1, step.lease_until, step.output)
         return None
 
@@ -564,7 +582,11 @@ class Saga:
         if not self.attempt_under_way(step, attempt):
             raise Refused("SG002", "the claim is over")
         wanted = self.limit(step, self.now + lease - step.claimed_at) + step.claimed_at
-        step.lease_until = max(step.lease_until, wanted)
+        # The timeout of the policy ends both at the same time.
+        capped = wanted == step.claimed_at + step.compensation_retry.timeout
+        if wanted > step.lease_until or wanted == step.lease_until and not capped:
+            step.lease_until = wanted
+            step.lease_order = self.order()
         return step.lease_until
 
     def complete_compensation(self, key, run, output=None):
@@ -645,6 +667,54 @@ class Saga:
             step.compensation = {"done": "compensated", "skip": "skipped"}[resolution]
         self.advance()
         return self.state
+
+    def set_timeout(self, timeout, note=None):
+        """“moves (or, with '0', clears) the deadline of a saga that has not failed”."""
+        if self.state in ("completed", "compensated", "abandoned") or self.failure_kind:
+            raise Refused("SG002", "it has failed, or is finished")
+        self.deadline = self.now + timeout if timeout else None
+        self.deadline_order = self.order()
+        self.event("deadline set")
+        if self.state == "compensating":
+            self.advance()
+        return self.deadline
+
+    def amend(self, key, note, undo=None, compensation_retry=None):
+        """“the role that recorded the step replaces how it is undone, as long as it is not compensated or
+        under way”."""
+        self.note(note)
+        if undo is None and compensation_retry is None:
+            raise Refused("22023", "nothing to amend")
+        step = self.need(key)
+        if self.state == "needs_review" and not self.behind_pivot:
+            # “the run that saga.resolve would settle, or else the newest”
+            step = next((s for s in reversed(self.steps) if s.key == key and s.asked and self.in_range(s)), step)
+        self.unfinished()
+        if step.claimed_at is not None:
+            raise Refused("SG002", "a listener is undoing it")
+        if not step.asked:
+            # A run that was rolled back and is part of the undo again may be amended.
+            if step.rolled_back and not (self.target is not None and self.in_range(step)):
+                raise Refused("SG002", "it was rolled back")
+            if step.compensation in ("compensated", "skipped"):
+                raise Refused("SG002", "it is settled")
+            # “While the saga runs, a step with nothing to undo may get something.”
+            if step.compensation == "none" and (self.state != "running" or undo is None):
+                raise Refused("SG002", "it has nothing to undo")
+        if compensation_retry:
+            step.compensation_retry = compensation_retry
+        if undo:
+            # “acknowledge, review, kind and compensate_on stay as they are recorded”
+            undo = step.by_listener if undo == "notify" else undo
+            if undo != step.undo and step.compensation == "dispatched":
+                # “What waits for a listener on the old channel is taken back”
+                step.compensation = "pending"
+            step.undo = undo
+            if step.compensation == "none":
+                step.compensation = "registered"
+        self.event("amended", step)
+        if self.state == "compensating":
+            self.advance()
 
     def abandon(self, note):
         """“Gives up a saga that waits for a decision: nothing more is undone, and it is finished.”"""

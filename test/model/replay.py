@@ -57,6 +57,7 @@ class Player:
 
     def begin(self):
         call = ("begin", dict(input=self.rng.choice([None, {"order": 1}]),
+                              subject=self.rng.choice([None, None, "customer"]),
                               timeout=self.pick((6, 0), (1, 2), (1, 5), (1, 9)),
                               on_compensation_failure=self.pick((2, "halt"), (1, "continue"))))
         self.said.append(call)
@@ -105,6 +106,11 @@ class Player:
                       "kind": "retriable" if args["kind"] != "retriable" else "pivot",
                       "review": None if args["review"] else "look"}[what]
         return (name, args)
+
+    def amend(self, step):
+        undo = self.pick((4, "sql"), (3, "notify"), (2, None))
+        return ("amend", dict(key=step.key, note="mended", undo=undo,
+                              compensation_retry=self.policy() if undo is None or self.chance(0.3) else None))
 
     def report(self, step, late="record"):
         """A result, of an effect outside the database."""
@@ -171,6 +177,9 @@ class Player:
             actions.append((2, lambda: ("pause", dict(note="wait"))))
         may(5, waits + held, self.report)
         may(2, gone, self.report)
+        may(3 if saga.state == "running" else 6, saga.steps, self.amend)
+        if saga.failure_kind is None and saga.state not in FINAL:
+            actions.append((2, lambda: ("set_timeout", dict(timeout=rng.choice([0, 1, 4, 9]), note="on"))))
         if saga.state == "running":
             may(45 if len(live) < 3 else 14, free, self.new_step)
             may(20, opened, lambda s: self.report(s, rng.choice(["error", "record"])))
@@ -190,6 +199,7 @@ class Player:
             actions += [(3, self.fail), (3 if saga.failure_kind is None else 0, lambda: self.rollback(done))]
         elif saga.state == "needs_review":
             may(40, asked, self.resolve)
+            may(8, [s for s in saga.steps if s.asked], self.amend)
             may(20, held, self.compensation_report)
             if saga.behind_pivot:
                 actions.append((25, lambda: ("reopen", dict(note="on"))))
@@ -212,7 +222,8 @@ class Player:
         step = rng.choice(self.saga.steps) if self.saga.steps else None
         note = self.pick((6, "why"), (1, ""), (1, " "), (1, None))
         return rng.choice([
-            lambda: ("begin", dict(input=rng.choice([None, {"order": 1}, {"order": 2}]))),
+            lambda: ("begin", dict(input=self.pick((2, self.saga.input), (1, {"order": 2})),
+                                   subject=rng.choice([None, "customer", "somebody"]))),
             lambda: self.new_step(key),
             lambda: self.other_step(step) if step else self.new_step(key),
             lambda: self.known_step(step) if step else self.new_step(key),
@@ -227,6 +238,9 @@ class Player:
             lambda: ("complete_compensation", dict(key=key, run=run, output=self.output())),
             lambda: ("fail_compensation", dict(key=key, run=run, attempt=attempt, retryable=True, retry_after=None)),
             lambda: ("resolve", dict(key=key, resolution=self.pick((3, "retry"), (3, "done"), (3, "skip"), (1, "undo")), note=note)),
+            lambda: ("set_timeout", dict(timeout=rng.choice([0, 3]), note=rng.choice([None, "on"]))),
+            lambda: ("amend", dict(key=key, note=note, undo=rng.choice(["sql", "notify", None]),
+                                   compensation_retry=self.policy())),
             lambda: ("abandon", dict(note=note)) if self.chance(0.3) else ("reopen", dict(note=note)),
             lambda: ("reopen", dict(note=note)),
             lambda: ("pause", dict(note=note)),
@@ -244,13 +258,17 @@ def ask_model(saga, call):
     args = dict(args)
     try:
         if name == "begin":
-            answer = True if saga.begin(args["input"]) is None else None
+            answer = True if saga.begin(args["input"], args["subject"]) is None else None
         elif name == "step":
             for policy in "retry", "compensation_retry":
                 args[policy] = model.Policy(**args[policy]) if args[policy] else None
             args["plan"] = tuple(args["plan"])
             args["args"] = args["plan"]
             answer = saga.step(**args)
+        elif name == "amend":
+            policy = args["compensation_retry"]
+            args["compensation_retry"] = model.Policy(**policy) if policy else None
+            answer = saga.amend(**args)
         else:
             answer = getattr(saga, name)(**args)
         return "= " + json.dumps(answer)
@@ -283,7 +301,7 @@ def policy(value):
             f"{hours(value['max_delay'])}, 0, {hours(value['timeout'])})")
 
 
-STEP_RESULT = "json_build_array(status, attempt, output, model.hours(retry_at), seq)"
+STEP_RESULT = "json_build_array(status, attempt, output, model.hours(retry_at), known, seq)"
 
 
 def in_sql(key, call):
@@ -294,7 +312,7 @@ def in_sql(key, call):
     forward = f", forward_key => model.forward($s, {step}, {a['run']})" if a["run"] is not None else ""
     note = literal(a["note"])
     if name == "begin":
-        return f"SELECT to_json(saga.begin('model', {literal(key)}, {jsonb(a['input'])}) = $s)"
+        return f"SELECT to_json(saga.begin('model', {literal(key)}, {jsonb(a['input'])}, subject => {literal(a['subject'])}) = $s)"
     if name == "step":
         given = [f"$s, {step}"]
         if a["undo"] == "sql":
@@ -324,6 +342,11 @@ def in_sql(key, call):
                 f"lease => {hours(a['lease'])}, consumer => {literal(a['consumer'])})")
     if name == "plan":
         return "SELECT coalesce(json_agg(json_build_array(step, action) ORDER BY position), '[]') FROM saga.plan($s)"
+    if name == "amend":
+        given = {"sql": ", compensation => 'SELECT model.undo($1), 1'",
+                 "notify": f", notify => {literal(key)}", None: ""}[a["undo"]]
+        return (f"SELECT 'null' FROM saga.amend($s, {step}, {note}{given}, "
+                f"compensation_retry => {policy(a['compensation_retry'])})")
     if name == "redact":
         return "SELECT 'null' FROM saga.redact($s)"
     return "SELECT to_json(" + {
@@ -333,6 +356,7 @@ def in_sql(key, call):
         "complete_compensation": lambda: f"saga.complete_compensation({handle}, {jsonb(a['output'])})",
         "fail_compensation": lambda: f"saga.fail_compensation({handle}, {a['attempt']}, 'no', {literal(a['retryable'])}, "
                                      f"{hours(a['retry_after'])})",
+        "set_timeout": lambda: f"model.hours(saga.set_timeout($s, {hours(a['timeout'])}, {note}))",
         "resolve": lambda: f"saga.resolve($s, {step}, {literal(a['resolution'])}, {note})",
         "abandon": lambda: f"saga.abandon($s, {note})",
         "reopen": lambda: f"saga.reopen($s, {note})",
@@ -368,7 +392,7 @@ class History:
         """The begin of it, as SQL."""
         name, args = self.player.begin() if self.player else self.script.popleft()
         self.rounds.append((name, args))
-        self.saga = model.Saga(now, args["input"], args["timeout"], args["on_compensation_failure"])
+        self.saga = model.Saga(now, args["input"], args["timeout"], args["on_compensation_failure"], args["subject"])
         if self.player:
             self.player.saga = self.saga
         self.calls += 1
@@ -377,7 +401,7 @@ class History:
 
     def begin_in_sql(self, args):
         return (f"saga.begin('model', {literal(self.name)}, {jsonb(args['input'])}, timeout => {hours(args['timeout'])}, "
-                f"on_compensation_failure => {literal(args['on_compensation_failure'])})")
+                f"on_compensation_failure => {literal(args['on_compensation_failure'])}, subject => {literal(args['subject'])})")
 
     def make(self, count):
         """The next calls, as the model takes them; answers their SQL."""

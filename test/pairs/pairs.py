@@ -46,6 +46,7 @@ FINISHED = ("completed", "compensated", "abandoned")
 
 CALLS = {
     "begin": "saga.begin('pair', '{key}', input => '1', announce => 'pairs'{timeout})",
+    "begin about another": "saga.begin('pair', '{key}', input => '1', subject => 'somebody'{timeout})",
     "begin with other input": "saga.begin('pair', '{key}', input => '2'{timeout})",
     "step that is new": "saga.step('{s}', 'n', compensation => 'SELECT pairs.undo($1)')",
     "another step that is new": "saga.step('{s}', 'm', output => '1', compensation => 'SELECT pairs.undo($1)')",
@@ -66,6 +67,13 @@ CALLS = {
     "resolve retry": "saga.resolve('{s}', {asked}, 'retry', 'mended')",
     "resolve done": "saga.resolve('{s}', {asked}, 'done', 'by hand')",
     "resolve skip": "saga.resolve('{s}', {asked}, 'skip', 'not needed')",
+    "set_timeout": "saga.set_timeout('{s}', '20 minutes', 'later') > now()",
+    "set_timeout to none": "saga.set_timeout('{s}', '0')",
+    "amend the SQL": "saga.amend('{s}', 'b', 'mended', compensation => 'SELECT pairs.undo($1), 1')",
+    "amend the SQL otherwise": "saga.amend('{s}', 'b', 'mended', notify => 'pairs else', "
+                               "compensation_retry => saga.retry_policy(2))",
+    "amend the listener": "saga.amend('{s}', 'l', 'mended', notify => 'pairs else')",
+    "amend the listener otherwise": "saga.amend('{s}', 'l', 'mended', compensation => 'SELECT pairs.undo($1)')",
     "abandon": "saga.abandon('{s}', 'enough')",
     "reopen": "saga.reopen('{s}', 'forward')",
     "rollback_to": "saga.rollback_to('{s}', 'a', 'once more')",
@@ -207,6 +215,8 @@ def statement(call, saga):
     sql = CALLS[call]
     if "step(" in sql:
         sql = f"step, status, attempt, output, error, retry_at IS NULL FROM {sql}"
+    elif "saga.amend(" in sql:
+        sql = f"'amended' FROM {sql}"
     elif "claim_compensations(" in sql:
         sql = f"step, attempt FROM {sql}"
     return f"SELECT {sql}".format(**saga)

@@ -23,7 +23,7 @@ CREATE FUNCTION pairs.channel(s uuid) RETURNS text IMMUTABLE LANGUAGE sql RETURN
 
 -- The handle of the listener's step
 CREATE FUNCTION pairs.handle(s uuid) RETURNS text STABLE LANGUAGE sql RETURN
-	coalesce((SELECT compensation_key FROM saga.steps WHERE saga_id = s AND channel IS NOT NULL ORDER BY seq DESC LIMIT 1), s || '-1-undo');
+	coalesce((SELECT compensation_key FROM saga.steps WHERE saga_id = s AND key = 'l' ORDER BY seq DESC LIMIT 1), s || '-1-undo');
 
 CREATE FUNCTION pairs.make(situation text) RETURNS uuid LANGUAGE plpgsql AS $$
 DECLARE
@@ -124,11 +124,11 @@ CREATE FUNCTION pairs.picture(s uuid) RETURNS text STABLE LANGUAGE sql AS $$
 		(SELECT string_agg(concat_ws(' ', 'step:', v.position, v.key, 'run', v.run, v.status, v.attempts, v.output, v.error, compensation_status, compensation_attempts,
 				v.last_error, CASE WHEN v.next_attempt_at IS NOT NULL THEN 'later' END, v.parked, CASE WHEN t.claimed_at IS NOT NULL THEN 'claimed' END,
 				CASE WHEN t.late THEN 'late' END, CASE WHEN t.released THEN 'released' END, CASE WHEN t.rolled_back_at IS NOT NULL THEN 'rolled back' END,
-				v.args, t.content_hash), E'\n' ORDER BY v.position)
+				v.args, t.content_hash, v.compensation, v.channel, v.compensation_retry), E'\n' ORDER BY v.position)
 			FROM saga.steps v JOIN saga.ledger_step t ON t.saga = v.saga_id AND t.seq = v.seq WHERE v.saga_id = s),
 		(SELECT string_agg(concat_ws(' ', 'attempt:', v.key, v.run, a.phase, a.attempt, a.outcome, a.sqlstate, a.error, a.consumer), E'\n' ORDER BY a.seq, a.phase, a.attempt)
 			FROM saga.attempts a JOIN saga.steps v USING (saga_id, seq) WHERE a.saga_id = s),
-		(SELECT string_agg(concat_ws(' ', 'event:', event, step, detail), E'\n' ORDER BY event, step, detail) FROM saga.events WHERE saga_id = s),
+		(SELECT string_agg(concat_ws(' ', 'event:', event, step, detail - 'deadline'), E'\n' ORDER BY event, step, detail - 'deadline') FROM saga.events WHERE saga_id = s),
 		(SELECT string_agg('queued: ' || step, E'\n') FROM saga.pending_compensations WHERE saga_id = s AND claimed_at IS NULL),
 		(SELECT string_agg('undone: ' || step || coalesce(' ' || output::text, ''), E'\n' ORDER BY n) FROM pairs.undone WHERE saga = s),
 		(SELECT string_agg('rows: ' || what, E'\n' ORDER BY what) FROM (

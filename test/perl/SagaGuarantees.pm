@@ -519,7 +519,9 @@ my @guarantees = (
 			what => 'given up are retries that were used up, one by one', query => q{
 			SELECT saga, seq, key, parked, comp_charged, p.max_attempts FROM saga.ledger_step t,
 				LATERAL saga.internal_policy(compensation_retry) p
-			WHERE parked LIKE 'retries exhausted%' AND comp_charged < p.max_attempts}
+			WHERE parked LIKE 'retries exhausted%' AND comp_charged < p.max_attempts
+				-- by the policy of that time
+				AND NOT EXISTS (SELECT FROM saga.ledger_event e WHERE e.saga = t.saga AND e.seq = t.seq AND event = 'amended')}
 		},
 		{
 			what => 'given up for crashes is what was alone at three', query => q{

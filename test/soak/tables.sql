@@ -70,9 +70,8 @@ DECLARE
 	result saga.step_result;
 BEGIN
 	IF o->>'calls' = '1' THEN
-		-- Whether it is a repetition, this answer does not tell.
 		result := start(s, k, 'same', args, o, output => to_jsonb(k));
-		IF NOT EXISTS (SELECT FROM effects WHERE saga = s AND seq = result.seq) THEN
+		IF NOT result.known THEN
 			PERFORM effect(s, result.seq, k, args);
 		END IF;
 	ELSE

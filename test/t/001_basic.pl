@@ -124,6 +124,18 @@ is($bare->safe_psql('postgres', q{SELECT saga.wait(id) FROM saga.sagas WHERE ide
 is($bare->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'saga%'}),
 	0, 'no process of saga runs');
 
+# said at once, and without forgetting what is preloaded already
+$bare->append_conf('postgresql.conf', "shared_preload_libraries = 'auto_explain, \"auto_explain\"'");
+$bare->restart;
+$bare->psql('postgres', 'CREATE DATABASE late', stderr => \$err);
+$bare->psql('late', 'CREATE EXTENSION saga', stderr => \$err);
+like($err, qr/WARNING:  .*until saga is preloaded\nHINT:  .*: shared_preload_libraries = 'auto_explain, "auto_explain", saga'/,
+	'CREATE EXTENSION warns, and the hint keeps the other libraries');
+$bare->psql('postgres', q{SELECT saga.begin('order', 'key 1')}, stderr => \$err);
+like($err, qr/shared_preload_libraries = 'auto_explain, "auto_explain", saga'/, 'so does the first call of a session');
+like($bare->safe_psql('postgres', q{SELECT next_action FROM saga.sagas WHERE idempotency_key = 'key 1'}),
+	qr/shared_preload_libraries = 'auto_explain, "auto_explain", saga'/, 'and the next action');
+
 # and what was recorded is undone once somebody does it
 $bare->append_conf('postgresql.conf', "shared_preload_libraries = 'saga'");
 $bare->restart;
