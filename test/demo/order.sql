@@ -1,17 +1,21 @@
--- Tables and functions of a shop, each function one step: it does its work,
--- records it, and says what undoes it, in one transaction.
+-- Tables and functions of a shop, each function one step: it records itself,
+-- says what undoes it, and does its work, in one transaction.  The work is done
+-- only if the step was not known before, so that place_order may be killed at
+-- any point and called again.
 
 CREATE TABLE stock (item text PRIMARY KEY, on_hand int NOT NULL CHECK (on_hand >= 0));
-CREATE TABLE payment (
-  id int GENERATED ALWAYS AS IDENTITY, order_id int, cents int, refunded boolean NOT NULL DEFAULT false);
-CREATE TABLE shipment (
-  id int GENERATED ALWAYS AS IDENTITY, order_id int, called_off boolean NOT NULL DEFAULT false);
-CREATE TABLE invoice (id int GENERATED ALWAYS AS IDENTITY, order_id int, void boolean NOT NULL DEFAULT false);
-CREATE TABLE crm_note (order_id int, note text);
+CREATE TABLE payment (order_id int, cents int, refunded boolean NOT NULL DEFAULT false);
+CREATE TABLE shipment (order_id int, called_off boolean NOT NULL DEFAULT false);
+CREATE TABLE invoice (order_id int, void boolean NOT NULL DEFAULT false);
+CREATE TABLE crm_note (order_id int PRIMARY KEY, note text);
 INSERT INTO stock VALUES ('bicycle', 10);
 
--- What undoes a step gets its context: the arguments, the output, and more.
--- The pauses are for the spectators.
+-- What undoes a step gets its context: the saga's input, the step's arguments
+-- and output, and more.  The pauses are for the spectators.
+
+CREATE FUNCTION order_of(context jsonb) RETURNS int LANGUAGE sql AS $$
+  SELECT (context->'saga'->'input'->>'order')::int;
+$$;
 
 CREATE FUNCTION release_stock(context jsonb) RETURNS void LANGUAGE sql AS $$
   UPDATE stock SET on_hand = on_hand + (context->'args'->>'pieces')::int
@@ -20,66 +24,63 @@ CREATE FUNCTION release_stock(context jsonb) RETURNS void LANGUAGE sql AS $$
 $$;
 
 -- show
-CREATE FUNCTION charge(s uuid, order_id int, cents int) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-  payment int;
-BEGIN
-  INSERT INTO payment (order_id, cents) VALUES (order_id, cents) RETURNING id INTO payment;
-  PERFORM saga.step(s, 'charge', compensation => 'SELECT refund($1)',
-    output => jsonb_build_object('payment', payment));
-END $$;
+CREATE FUNCTION charge(s uuid, order_id int, cents int) RETURNS void LANGUAGE sql AS $$
+  INSERT INTO payment (order_id, cents)
+  SELECT charge.order_id, charge.cents
+  FROM saga.step(s, 'charge', completed => true, compensation => 'SELECT refund($1)') AS step
+  WHERE NOT step.known;
+$$;
 
 CREATE FUNCTION refund(context jsonb) RETURNS void LANGUAGE sql AS $$
-  UPDATE payment SET refunded = true WHERE id = (context->'output'->>'payment')::int;
+  UPDATE payment SET refunded = true WHERE order_id = order_of(context);
   SELECT pg_sleep(0.3);
 $$;
 -- hide
 
-CREATE FUNCTION reserve_stock(s uuid, item text, pieces int) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-  UPDATE stock SET on_hand = on_hand - pieces WHERE stock.item = reserve_stock.item;
-  PERFORM saga.step(s, 'reserve stock', completed => true,
-    compensation => 'SELECT release_stock($1)',
-    args => jsonb_build_object('item', item, 'pieces', pieces));
-END $$;
+CREATE FUNCTION reserve_stock(s uuid, item text, pieces int) RETURNS void LANGUAGE sql AS $$
+  UPDATE stock SET on_hand = on_hand - pieces
+  FROM saga.step(s, 'reserve stock', completed => true,
+    args => jsonb_build_object('item', item, 'pieces', pieces),
+    compensation => 'SELECT release_stock($1)') AS step
+  WHERE stock.item = reserve_stock.item AND NOT step.known;
+$$;
 
-CREATE FUNCTION book_carrier(s uuid, order_id int) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-  shipment int;
-BEGIN
-  INSERT INTO shipment (order_id) VALUES (order_id) RETURNING id INTO shipment;
-  PERFORM saga.step(s, 'book carrier',
-    compensation => 'SELECT call_carrier_off($1)', output => jsonb_build_object('shipment', shipment));
-END $$;
+CREATE FUNCTION book_carrier(s uuid, order_id int) RETURNS void LANGUAGE sql AS $$
+  INSERT INTO shipment (order_id)
+  SELECT book_carrier.order_id
+  FROM saga.step(s, 'book carrier', completed => true, compensation => 'SELECT call_carrier_off($1)') AS step
+  WHERE NOT step.known;
+$$;
 
 CREATE FUNCTION call_carrier_off(context jsonb) RETURNS void LANGUAGE sql AS $$
-  UPDATE shipment SET called_off = true WHERE id = (context->'output'->>'shipment')::int;
+  UPDATE shipment SET called_off = true WHERE order_id = order_of(context);
   SELECT pg_sleep(0.3);
 $$;
 
-CREATE FUNCTION issue_invoice(s uuid, order_id int) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-  invoice int;
-BEGIN
-  INSERT INTO invoice (order_id) VALUES (order_id) RETURNING id INTO invoice;
-  PERFORM saga.step(s, 'issue invoice',
-    compensation => 'SELECT void_invoice($1)', output => jsonb_build_object('invoice', invoice));
-END $$;
+CREATE FUNCTION issue_invoice(s uuid, order_id int) RETURNS void LANGUAGE sql AS $$
+  INSERT INTO invoice (order_id)
+  SELECT issue_invoice.order_id
+  FROM saga.step(s, 'issue invoice', completed => true, compensation => 'SELECT void_invoice($1)') AS step
+  WHERE NOT step.known;
+$$;
 
 CREATE FUNCTION void_invoice(context jsonb) RETURNS void LANGUAGE sql AS $$
-  UPDATE invoice SET void = true WHERE id = (context->'output'->>'invoice')::int;
+  UPDATE invoice SET void = true WHERE order_id = order_of(context);
   SELECT pg_sleep(0.3);
 $$;
 
--- The CRM is another system.  Today it is down.
+-- The CRM is another system.  For orders above 4000, it is down today.
 
 CREATE FUNCTION call_crm(order_id int) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-  RAISE EXCEPTION 'the CRM does not answer';
+  IF order_id > 4000 THEN
+    RAISE EXCEPTION 'the CRM does not answer';
+  END IF;
+  INSERT INTO crm_note VALUES (order_id, 'a bicycle') ON CONFLICT DO NOTHING;
 END $$;
 
 CREATE FUNCTION strike_crm_note(context jsonb) RETURNS void LANGUAGE sql AS $$
-  DELETE FROM crm_note WHERE order_id = (context->'args'->>'order')::int;
+  DELETE FROM crm_note WHERE order_id = order_of(context);
   SELECT pg_sleep(0.3);
 $$;
 
@@ -95,18 +96,18 @@ BEGIN
   PERFORM issue_invoice(s, order_id);      COMMIT;
 
   -- The CRM is outside the database: the step is committed before its effect.
-  PERFORM saga.step(s, 'write CRM', args => jsonb_build_object('order', order_id),
-    compensation => 'SELECT strike_crm_note($1)');
-  COMMIT;
-  BEGIN
-    PERFORM call_crm(order_id);
-    PERFORM saga.complete_step(s, 'write CRM');
-  EXCEPTION WHEN OTHERS THEN
-    PERFORM saga.fail_step(s, 'write CRM', SQLERRM);
-    PERFORM saga.fail(s, 'order ' || order_id || ' could not be placed: ' || SQLERRM);
-    RETURN;
-  END;
-  COMMIT;
+  IF (saga.step(s, 'write CRM', compensation => 'SELECT strike_crm_note($1)')).status <> 'completed' THEN
+    COMMIT;
+    BEGIN
+      PERFORM call_crm(order_id);
+      PERFORM saga.complete_step(s, 'write CRM');
+    EXCEPTION WHEN OTHERS THEN
+      PERFORM saga.fail_step(s, 'write CRM', SQLERRM);
+      PERFORM saga.fail(s, 'order ' || order_id || ' could not be placed: ' || SQLERRM);
+      RETURN;
+    END;
+    COMMIT;
+  END IF;
 
   PERFORM saga.step(s, 'confirm', kind => 'pivot', completed => true);
   PERFORM saga.complete(s);
