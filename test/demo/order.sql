@@ -20,7 +20,7 @@ $$;
 CREATE FUNCTION release_stock(context jsonb) RETURNS void LANGUAGE sql AS $$
   UPDATE stock SET on_hand = on_hand + (context->'args'->>'pieces')::int
   WHERE item = context->'args'->>'item';
-  SELECT pg_sleep(0.3);
+  SELECT pg_sleep(0.5);
 $$;
 
 -- show
@@ -33,14 +33,14 @@ $$;
 
 CREATE FUNCTION refund(context jsonb) RETURNS void LANGUAGE sql AS $$
   UPDATE payment SET refunded = true WHERE order_id = order_of(context);
-  SELECT pg_sleep(0.3);
+  SELECT pg_sleep(0.5);
 $$;
 -- hide
 
 CREATE FUNCTION reserve_stock(s uuid, item text, pieces int) RETURNS void LANGUAGE sql AS $$
   UPDATE stock SET on_hand = on_hand - pieces
   FROM saga.step(s, 'reserve stock', completed => true,
-    args => jsonb_build_object('item', item, 'pieces', pieces),
+    args => jsonb_build_object('item', reserve_stock.item, 'pieces', pieces),
     compensation => 'SELECT release_stock($1)') AS step
   WHERE stock.item = reserve_stock.item AND NOT step.known;
 $$;
@@ -54,7 +54,7 @@ $$;
 
 CREATE FUNCTION call_carrier_off(context jsonb) RETURNS void LANGUAGE sql AS $$
   UPDATE shipment SET called_off = true WHERE order_id = order_of(context);
-  SELECT pg_sleep(0.3);
+  SELECT pg_sleep(0.5);
 $$;
 
 CREATE FUNCTION issue_invoice(s uuid, order_id int) RETURNS void LANGUAGE sql AS $$
@@ -66,7 +66,7 @@ $$;
 
 CREATE FUNCTION void_invoice(context jsonb) RETURNS void LANGUAGE sql AS $$
   UPDATE invoice SET void = true WHERE order_id = order_of(context);
-  SELECT pg_sleep(0.3);
+  SELECT pg_sleep(0.5);
 $$;
 
 -- The CRM is another system.  For orders above 4000, it is down today.
@@ -81,7 +81,7 @@ END $$;
 
 CREATE FUNCTION strike_crm_note(context jsonb) RETURNS void LANGUAGE sql AS $$
   DELETE FROM crm_note WHERE order_id = order_of(context);
-  SELECT pg_sleep(0.3);
+  SELECT pg_sleep(0.5);
 $$;
 
 -- show

@@ -17,7 +17,7 @@ my $db = 'postgres';
 
 # Its order, with a place to die at the beginning, the end, and on both sides of
 # each COMMIT.
-my $order = slurp_file("$root/test/demo/order.sql") =~ s/^  SELECT pg_sleep\(0\.3\);\n//gmr;
+my $order = slurp_file("$root/test/demo/order.sql") =~ s/^  SELECT pg_sleep\(0\.5\);\n//gmr;
 my ($head, $procedure) = $order =~ /\A(.*?)(^CREATE PROCEDURE place_order.*)\z/ms;
 my $commits = () = $procedure =~ /COMMIT;/g;
 ok($commits >= 6, 'the demo commits each step');
@@ -43,8 +43,10 @@ $node->safe_psql($db, "
 sub place
 {
 	my ($order, $die_at) = @_;
-	return $node->psql($db, "SET test.die_at = $die_at; CALL place_order($order)",
-		stdout => \my $out, stderr => \my $err) == 0 ? '' : $err;
+	my ($out, $err);
+	my $code = $node->psql($db, "SET test.die_at = $die_at; CALL place_order($order)",
+		stdout => \$out, stderr => \$err);
+	return $code == 0 ? '' : $err;
 }
 
 sub counts
