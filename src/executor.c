@@ -399,9 +399,10 @@ run_sql(SagaRow *saga, SagaStep *step)
 
 	context = saga_context_build(saga, step, attempt.end.attempt);
 	saga_mailbox_set_step(step->seq);
-	search_path = saga_session_prepare(step, &policy);
 	attempt.sql_hash = hash_sql(step->compensation);
+	/* The search_path and the settings kept with the step are the step's own. */
 	attempt.phase = SAGA_ATTEMPT_SQL;
+	search_path = saga_session_prepare(step, &policy);
 	attempt.end.rows = saga_session_run(step, search_path, context);
 	attempt.phase = SAGA_ATTEMPT_MARKING;
 }

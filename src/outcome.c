@@ -11,7 +11,8 @@
  * any of them, and hand on those of other servers.  So an error is judged by
  * what is known of its cause, then by where it came from, and only what came
  * from the SQL by its code.  (Cursors WITH HOLD run at commit, so that what is
- * raised there may be the SQL's.)
+ * raised there may be the SQL's.  Settings that were kept with the step and
+ * cannot be set again count as its SQL: a person must know.)
  *
  *						preparing		the SQL			marking			commit
  *	saga changed		-				-				interrupted		-

@@ -80,6 +80,7 @@ class Step:
         self.acknowledged = None            # what the listener reported
         self.rolled_back = False            # it “counts no longer”
         self.redacted = False
+        self.kept_output = None             # what its hash is of, once it was redacted
 
     def passed_over(self):
         """“`retriable`: … never undone”; “`completed`: undone only if it completed”."""
@@ -229,9 +230,9 @@ class Saga:
                 raise Refused("SG005", "the undo of that run has begun")
         if step.status == "completed":
             # “SG003, it completed with another output”.  Ours: no output agrees with any.
-            # Ours: nor is there another, where it was forgotten.
-            forgotten = step.redacted and step.output is None
-            if output is not None and output != step.output and not forgotten:
+            # “keys keep their hash”, outputs, too
+            kept = step.kept_output if step.output is None else step.output
+            if output is not None and output != kept:
                 raise Refused("SG003", "completed with another output")
             return self.answer(step)
         if self.state == "completed":
@@ -844,6 +845,8 @@ class Saga:
         self.redacted = True
         self.result = None
         for step in self.steps:
+            if step.output is not None:
+                step.kept_output = step.output
             step.output = step.error = step.acknowledged = None
             step.asked = False
             step.redacted = True

@@ -158,7 +158,7 @@ sub meanwhile
 }
 
 my $piece = sub { races($_[0]); load($_[0], 25); };
-meanwhile('the index of keys rebuilt', 'REINDEX INDEX CONCURRENTLY saga.ledger_saga_owner_name_key', 'ledger_saga', $piece);
+meanwhile('the index of keys rebuilt', 'REINDEX INDEX CONCURRENTLY saga.ledger_saga_key_name_owner', 'ledger_saga', $piece);
 meanwhile('the index of ids rebuilt', 'REINDEX INDEX CONCURRENTLY saga.ledger_saga_id_key', 'ledger_saga', $piece);
 meanwhile('the index of steps rebuilt', 'REINDEX INDEX CONCURRENTLY saga.ledger_step_key', 'ledger_step', $piece);
 meanwhile('all of the table of sagas', 'REINDEX TABLE CONCURRENTLY saga.ledger_saga', 'ledger_saga', $piece);
@@ -185,7 +185,7 @@ $node->safe_psql('postgres', 'DROP INDEX saga.dba_twin, saga.dba_follows, saga.d
 	my $ddl = session($node);
 
 	$holder->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
-	background($ddl, 'REINDEX INDEX CONCURRENTLY saga.ledger_saga_owner_name_key');
+	background($ddl, 'REINDEX INDEX CONCURRENTLY saga.ledger_saga_key_name_owner');
 	wait_until($node, q{SELECT phase = 'waiting for old snapshots' FROM pg_stat_progress_create_index});
 	$node->safe_psql('postgres', 'SELECT pg_cancel_backend(pid) FROM pg_stat_progress_create_index');
 	$ddl->query('SELECT 1');
@@ -194,7 +194,7 @@ $node->safe_psql('postgres', 'DROP INDEX saga.dba_twin, saga.dba_follows, saga.d
 	$_->quit foreach $holder, $ddl;
 	is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_index WHERE NOT indisvalid AND indisready AND indisunique}), '1', 'and leaves its index');
 	$piece->('beside what a rebuild left');
-	$node->safe_psql('postgres', 'DROP INDEX saga.ledger_saga_owner_name_key_ccnew');
+	$node->safe_psql('postgres', 'DROP INDEX saga.ledger_saga_key_name_owner_ccnew');
 	check_indexes('beside what a rebuild left');
 }
 
@@ -220,7 +220,7 @@ SKIP:
 	my $offset = log_offset($node);
 
 	$holder->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
-	background($ddl, 'REINDEX INDEX CONCURRENTLY saga.ledger_saga_owner_name_key');
+	background($ddl, 'REINDEX INDEX CONCURRENTLY saga.ledger_saga_key_name_owner');
 	wait_until($node, q{SELECT phase = 'waiting for old snapshots' FROM pg_stat_progress_create_index});
 	$first->query_safe(q{SET saga.test_faults = 'table.index_entry=wait'});
 	background($first, "SELECT saga.begin('order', 'between') AS id \\gset\nSELECT 1");

@@ -135,6 +135,10 @@ foreach my $step (
 		SELECT seq IS NOT NULL, attempt, outcome FROM saga.attempts WHERE saga_id = 'SAGA' AND outcome = 'failed' ORDER BY attempt;
 		SELECT event FROM saga.events WHERE saga_id = 'SAGA' AND position = 1},
 		"running|2|t\nreserve|completed|sql\ncharge|failed|notify\nt|1|failed\nt|2|failed\nbegun" ],
+	[ 'amend', 'b', qq{SELECT saga.amend('SAGA', 'reserve', 'why', $undo)}, '' ],
+	[ 'set_timeout', 'c', q{SELECT saga.set_timeout('SAGA', '1 hour') > now(); SELECT saga.set_timeout('SAGA', '0') IS NULL}, "t\nt" ],
+	[ 'require', 'a', q{SELECT saga.require(true, 'never')}, '' ],
+	[ 'first_id', 'b', q{SELECT 'SAGA' < saga.first_id(now() + interval '1 hour')}, 't' ],
 	[ 'wait, until a time', 'c', q{SELECT saga.wait('SAGA', '10 ms')}, 'running' ],
 	[ 'fail', 'a', q{SELECT saga.fail('SAGA', 'in vain')}, 'compensating' ],
 	[ 'fail again', 'b', q{SELECT saga.fail('SAGA', 'in vain')}, 'compensating' ])

@@ -276,6 +276,8 @@ my @calls = split /\n/, super(q{
 cmp_ok(scalar(@calls), '>', 15, 'N14: the calls about a saga');
 foreach my $call (@calls)
 {
+	# An amendment must name something.
+	$call =~ s/^(SELECT saga\.amend\(.*)\)$/$1, 'SELECT 1')/;
 	is(compensate('alice', $call), 'needs_review retries exhausted after 1 attempt: a compensation cannot call saga on its own saga', "N14: $call is refused");
 }
 foreach my $call (q{saga.claim_compensations('c')}, q{saga.purge('0')}, q{saga.begin('other')}, q{saga.retry_policy()})
