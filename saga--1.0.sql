@@ -700,6 +700,14 @@ CREATE FUNCTION saga.internal_is_running(saga uuid, seq bigint) RETURNS boolean
 
 COMMENT ON FUNCTION saga.internal_is_running(uuid, bigint) IS 'Is the step''s SQL compensation running at this moment?';
 
+CREATE FUNCTION saga.internal_running(
+  OUT saga uuid, OUT seq bigint, OUT attempt integer, OUT pid integer, OUT role oid, OUT since timestamptz)
+  RETURNS SETOF record
+  AS 'MODULE_PATHNAME', 'saga_sql_running'
+  LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 10;
+
+COMMENT ON FUNCTION saga.internal_running() IS 'The SQL compensations that run at this moment, of the sagas that the reader may see.';
+
 CREATE FUNCTION saga.internal_next_action(
   saga uuid, state "char", paused boolean, deadline timestamptz,
   due timestamptz, lane oid, step text, parked text,
@@ -1335,6 +1343,49 @@ COMMENT ON COLUMN saga.review_queue.safe_to_retry IS 'What may be done again wit
 COMMENT ON COLUMN saga.review_queue.must_not_repeat IS 'Steps whose effect is not confirmed: to be looked at before anything is done again.';
 COMMENT ON COLUMN saga.review_queue.to_settle IS 'The calls that settle it, one of which is to be chosen.';
 
+CREATE VIEW saga.running WITH (security_barrier) AS
+  SELECT
+    r.saga AS saga_id, s.name, t.key AS step, r.seq, 'compensation' AS phase, r.attempt,
+    r.pid, r.role::pg_catalog.regrole AS role, r.since,
+    (SELECT a.wait_event FROM pg_catalog.pg_stat_get_activity(r.pid) a) AS wait_event,
+    pg_catalog.pg_blocking_pids(r.pid) AS blocked_by,
+    NULL::pg_catalog.text AS consumer, NULL::pg_catalog.timestamptz AS lease_until
+  FROM saga.internal_running() r
+  JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) r.saga
+  JOIN saga.ledger_step t ON t.saga OPERATOR(pg_catalog.=) r.saga AND t.seq OPERATOR(pg_catalog.=) r.seq
+  -- Committed already, of which shared memory is told a moment later
+  WHERE t.comp_status OPERATOR(pg_catalog.<>) 'c'::pg_catalog."char"
+  UNION ALL
+  SELECT
+    t.saga, s.name, t.key, t.seq, 'compensation',
+    COALESCE(t.comp_attempts, 0) OPERATOR(pg_catalog.+) 1,
+    NULL, NULL, t.claimed_at, NULL, NULL, t.consumer, t.lease_until
+  -- The end of its lease is due, unless the saga is held.
+  FROM (
+    SELECT u.saga FROM saga.ledger_due u
+    UNION
+    SELECT h.saga FROM saga.ledger_held h) w
+  JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) w.saga
+  JOIN saga.ledger_step t ON t.saga OPERATOR(pg_catalog.=) s.id
+  CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner, s.owner_name) AS reach) reach
+  WHERE reach.reach OPERATOR(pg_catalog.>) 0
+    AND t.claimed_at IS NOT NULL;
+
+COMMENT ON VIEW saga.running IS 'Attempts under way: SQL compensations that an executor runs, and what listeners hold.';
+COMMENT ON COLUMN saga.running.saga_id IS 'The saga.';
+COMMENT ON COLUMN saga.running.name IS 'The kind of saga.';
+COMMENT ON COLUMN saga.running.step IS 'Key of the step.';
+COMMENT ON COLUMN saga.running.seq IS 'The step.';
+COMMENT ON COLUMN saga.running.phase IS 'compensation.';
+COMMENT ON COLUMN saga.running.attempt IS 'Number of the attempt.';
+COMMENT ON COLUMN saga.running.pid IS 'Process of the executor that runs the SQL.';
+COMMENT ON COLUMN saga.running.role IS 'The role that it runs as.';
+COMMENT ON COLUMN saga.running.since IS 'When the attempt began.';
+COMMENT ON COLUMN saga.running.wait_event IS 'What that process waits for, as in pg_stat_activity; for those who may see its activity.';
+COMMENT ON COLUMN saga.running.blocked_by IS 'Processes that hold a lock for which it waits, by pg_blocking_pids.';
+COMMENT ON COLUMN saga.running.consumer IS 'The listener that holds it.';
+COMMENT ON COLUMN saga.running.lease_until IS 'By when the listener must report.';
+
 CREATE VIEW saga.pending_compensations WITH (security_barrier) AS
   SELECT
     t.saga AS saga_id, t.seq, t.key AS step, t.channel,
@@ -1380,7 +1431,7 @@ COMMENT ON COLUMN saga.pending_compensations.compensation_key IS 'The handle by 
 
 -- The views filter their rows by themselves.
 GRANT SELECT ON saga.sagas, saga.undoing, saga.steps, saga.attempts, saga.events,
-  saga.review_queue, saga.pending_compensations, saga.purges TO PUBLIC;
+  saga.review_queue, saga.pending_compensations, saga.running, saga.purges TO PUBLIC;
 
 -- Whoever could call it could make a copy believe that it is the original.
 REVOKE ALL ON FUNCTION saga.internal_settle_home() FROM PUBLIC;

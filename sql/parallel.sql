@@ -61,7 +61,7 @@ SELECT pg_advisory_lock(48);
 SELECT test.begin('at work') AS at_work \gset
 SELECT status FROM saga.step(:'at_work', 'a', compensation => 'SELECT pg_advisory_xact_lock(48)');
 SELECT saga.fail(:'at_work');
-CALL test.wait_until(format($$SELECT next_action LIKE '%%is running' FROM saga.sagas WHERE id = %L$$, :'at_work'));
+CALL test.wait_until(format($$SELECT next_action LIKE '%%is running, but waits for%%' FROM saga.sagas WHERE id = %L$$, :'at_work'));
 SELECT test.begin('waiting') AS waiting \gset
 SELECT status FROM saga.step(:'waiting', 'a', compensation => 'SELECT test.undo($1)');
 SELECT saga.fail(:'waiting');

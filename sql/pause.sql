@@ -139,7 +139,7 @@ SELECT test.begin('under way') AS id \gset
 SELECT status FROM saga.step(:'id', 'a', compensation => 'SELECT test.undo($1)');
 SELECT status FROM saga.step(:'id', 'b', compensation => 'SELECT pg_advisory_xact_lock(4712), test.undo($1)');
 SELECT saga.fail(:'id');
-CALL test.until_running('under way', 'b');
+CALL test.until_blocked('under way', 'b');
 SELECT saga.pause(:'id', 'n');
 SELECT * FROM test.look('under way');
 SELECT pg_advisory_unlock(4712);

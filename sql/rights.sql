@@ -73,8 +73,8 @@ SET ROLE regress_saga_alice;
 SELECT saga.begin('alice', 'running') AS running \gset
 SELECT seq FROM saga.step(:'running', 'a', compensation => 'SELECT pg_advisory_xact_lock(48)') \gset
 SELECT saga.fail(:'running');
-CALL test.wait_until(format('SELECT saga.internal_is_running(%L, %s)', :'running', :seq));
-SELECT saga.internal_next_action(:'running', 'u', false, NULL, NULL, NULL, 'a', NULL);
+CALL test.wait_until(format('SELECT saga.internal_is_running(%L, %s) AND EXISTS (SELECT FROM saga.running WHERE cardinality(blocked_by) > 0)', :'running', :seq));
+SELECT test.mask(saga.internal_next_action(:'running', 'u', false, NULL, NULL, NULL, 'a', NULL)) AS internal_next_action;
 SET ROLE regress_saga_bob;
 SELECT saga.internal_is_running(:'running', :seq);
 SELECT saga.internal_next_action(:'running', 'u', false, NULL, NULL, NULL, 'a', NULL)

@@ -64,7 +64,7 @@ SELECT test.begin('is running', timeout => '1 hour') AS id \gset
 SELECT status FROM saga.step(:'id', 'first', compensation => 'SELECT test.undo($1)');
 SELECT status FROM saga.step(:'id', 'slow', compensation => 'SELECT pg_advisory_xact_lock(47)');
 SELECT saga.fail(:'id');
-CALL test.wait_until(format($$SELECT next_action LIKE '%%is running' FROM saga.sagas WHERE id = %L$$, :'id'));
+CALL test.wait_until(format($$SELECT next_action LIKE '%%is running, but waits for%%' FROM saga.sagas WHERE id = %L$$, :'id'));
 SELECT * FROM test.next(:'id');
 SELECT * FROM test.steps('is running');
 -- Calls are answered meanwhile.

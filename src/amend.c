@@ -139,7 +139,7 @@ check_state(const SagaRow *saga, const SagaStep *step,
 	if (step->claimed_at != 0)
 		refuse_step(step, "A listener is undoing it at this moment.",
 					"Try again once the listener has reported, or its lease has ended.");
-	if (saga_mailbox_is_running(&saga->id, step->seq))
+	if (saga_mailbox_is_running(&saga->id, step->seq, NULL))
 		refuse_step(step, "Its compensation is running at this moment.",
 					"Try again once the attempt has ended. saga.pause() lets no other begin.");
 	/* A person is asked about it, and may have its compensation run (again). */

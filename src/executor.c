@@ -398,7 +398,8 @@ run_sql(SagaRow *saga, SagaStep *step)
 	SAGA_FAULT("executor.after_inflight");
 
 	context = saga_context_build(saga, step, attempt.end.attempt);
-	saga_mailbox_set_step(step->seq);
+	saga_mailbox_set_step(step->seq, attempt.end.attempt,
+						  attempt.end.started_at);
 	attempt.sql_hash = hash_sql(step->compensation);
 	/* The search_path and the settings kept with the step are the step's own. */
 	attempt.phase = SAGA_ATTEMPT_SQL;
@@ -632,7 +633,7 @@ attempt_step(bool alone)
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(attempt_context);
-	saga_mailbox_set_step(0);
+	saga_mailbox_set_step(0, 0, 0);
 	if (attempt.phase >= SAGA_ATTEMPT_PREPARING)
 	{
 		saga_session_reset();

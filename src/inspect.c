@@ -32,7 +32,9 @@
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "uuid7.h"
@@ -43,6 +45,7 @@ PG_FUNCTION_INFO_V1(saga_sql_policy);
 PG_FUNCTION_INFO_V1(saga_sql_forward_key);
 PG_FUNCTION_INFO_V1(saga_sql_compensation_key);
 PG_FUNCTION_INFO_V1(saga_sql_is_running);
+PG_FUNCTION_INFO_V1(saga_sql_running);
 PG_FUNCTION_INFO_V1(saga_sql_next_action);
 PG_FUNCTION_INFO_V1(saga_sql_first_id);
 
@@ -134,15 +137,63 @@ may_see(const pg_uuid_t *id)
 
 /* Is an executor running the SQL of this step, or (seq 0) of any step? */
 static bool
-is_running(const pg_uuid_t *id, int64 seq)
+is_running(const pg_uuid_t *id, int64 seq, int *pid)
 {
-	return saga_mailbox_is_running(id, seq) && may_see(id);
+	return saga_mailbox_is_running(id, seq, pid) && may_see(id);
 }
 
 Datum
 saga_sql_is_running(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(is_running(PG_GETARG_UUID_P(0), PG_GETARG_INT64(1)));
+	PG_RETURN_BOOL(is_running(PG_GETARG_UUID_P(0), PG_GETARG_INT64(1), NULL));
+}
+
+/* The SQL compensations that run, of the sagas that the caller may see. */
+Datum
+saga_sql_running(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	SagaRunning running[SAGA_MAX_EXECUTORS];
+	int			count = saga_mailbox_running(running);
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < count; i++)
+	{
+		SagaRunning *r = &running[i];
+		Datum		values[6];
+		bool		nulls[6] = {false};
+
+		if (!may_see(&r->saga))
+			continue;
+		values[0] = UUIDPGetDatum(&r->saga);
+		values[1] = Int64GetDatum(r->seq);
+		values[2] = Int32GetDatum(r->attempt);
+		values[3] = Int32GetDatum(r->pid);
+		values[4] = ObjectIdGetDatum(r->role);
+		values[5] = TimestampTzGetDatum(r->since);
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+/* Names the processes that hold a lock for which a process waits. */
+static void
+append_blockers(StringInfo buf, int pid)
+{
+	ArrayType  *pids = DatumGetArrayTypeP(DirectFunctionCall1(pg_blocking_pids,
+															  Int32GetDatum(pid)));
+	int			count = ArrayGetNItems(ARR_NDIM(pids), ARR_DIMS(pids));
+	int32	   *blocker = (int32 *) ARR_DATA_PTR(pids);
+
+	for (int i = 0; i < count; i++)
+	{
+		/* A prepared transaction has no process. */
+		if (blocker[i] == 0)
+			appendStringInfoString(buf, i == 0 ? ", but waits for a prepared transaction" : ", a prepared transaction");
+		else
+			appendStringInfo(buf, i == 0 ? ", but waits for the transaction of process %d" : ", %d",
+							 blocker[i]);
+	}
 }
 
 /* The process whose open transaction holds back the end of a saga; 0: none. */
@@ -273,9 +324,14 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 				appendStringInfoString(&buf, PAUSED);
 			break;
 		case SAGA_COMPENSATING:
-			if (is_running(id, 0))
-				appendStringInfo(&buf, "the compensation of step \"%s\" is running%s",
-								 step ? step : "", paused ? PAUSED : "");
+			if (is_running(id, 0, &pid))
+			{
+				appendStringInfo(&buf, "the compensation of step \"%s\" is running",
+								 step ? step : "");
+				append_blockers(&buf, pid);
+				if (paused)
+					appendStringInfoString(&buf, PAUSED);
+			}
 			else if (paused && PG_ARGISNULL(10))
 				appendStringInfoString(&buf, "nothing: it is paused until saga.resume");
 			else if (!PG_ARGISNULL(9) && !PG_ARGISNULL(8))

@@ -538,39 +538,68 @@ saga_mailbox_done(bool skipped)
 		wake_own_worker();
 }
 
-/* Says which step's SQL is running; 0: none. */
+/* Says which step's SQL is running; seq 0: none. */
 void
-saga_mailbox_set_step(int64 seq)
+saga_mailbox_set_step(int64 seq, int attempt, TimestampTz started_at)
 {
 	SpinLockAcquire(&my_slot->mutex);
 	my_slot->seq = seq;
+	my_slot->attempt = attempt;
+	my_slot->started_at = started_at;
 	SpinLockRelease(&my_slot->mutex);
 }
 
-/*
- * Is an executor of this database running the SQL of this step, or (seq 0) of
- * any step of the saga?
- */
-bool
-saga_mailbox_is_running(const pg_uuid_t *id, int64 seq)
+/* What the executors of this database run; room for SAGA_MAX_EXECUTORS. */
+int
+saga_mailbox_running(SagaRunning *running)
 {
+	int			count = 0;
+
 	if (saga_shmem == NULL)
-		return false;
+		return 0;
 	for (int i = 0; i < SAGA_MAX_EXECUTORS; i++)
 	{
 		SagaExecutorSlot *slot = &saga_shmem->executors[i];
-		bool		match;
+		SagaRunning *r = &running[count];
 
 		/* A copy of this database has the same sagas. */
 		if (slot->database != MyDatabaseId)
 			continue;
 		SpinLockAcquire(&slot->mutex);
-		match = slot->working && slot->seq != 0 &&
-			(seq == 0 || slot->seq == seq) &&
-			memcmp(&slot->saga, id, sizeof(pg_uuid_t)) == 0;
+		if (slot->working && slot->seq != 0)
+		{
+			r->saga = slot->saga;
+			r->seq = slot->seq;
+			r->attempt = slot->attempt;
+			r->since = slot->started_at;
+			r->pid = slot->pid;
+			r->role = slot->role;
+			count++;
+		}
 		SpinLockRelease(&slot->mutex);
-		if (match)
+	}
+	return count;
+}
+
+/*
+ * Is an executor of this database running the SQL of this step, or (seq 0) of
+ * any step of the saga?  In which process, for those who ask (pid not NULL).
+ */
+bool
+saga_mailbox_is_running(const pg_uuid_t *id, int64 seq, int *pid)
+{
+	SagaRunning running[SAGA_MAX_EXECUTORS];
+	int			count = saga_mailbox_running(running);
+
+	for (int i = 0; i < count; i++)
+	{
+		if ((seq == 0 || running[i].seq == seq) &&
+			memcmp(&running[i].saga, id, sizeof(pg_uuid_t)) == 0)
+		{
+			if (pid != NULL)
+				*pid = running[i].pid;
 			return true;
+		}
 	}
 	return false;
 }

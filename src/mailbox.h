@@ -20,6 +20,17 @@ typedef struct SagaMailboxLane
 	int			room;			/* how many more those that run low can take */
 } SagaMailboxLane;
 
+/* A SQL compensation that runs in the current database. */
+typedef struct SagaRunning
+{
+	pg_uuid_t	saga;
+	int64		seq;
+	int			attempt;
+	int			pid;
+	Oid			role;
+	TimestampTz since;
+} SagaRunning;
+
 /* The caller holds the slot's mutex, or all that could change it. */
 static inline uint32
 saga_mailbox_count(const SagaExecutorSlot *slot)
@@ -58,13 +69,16 @@ extern bool saga_mailbox_ask_refill(Oid role);
 extern bool saga_mailbox_has_work(Oid database);
 
 /* For sessions */
-extern bool saga_mailbox_is_running(const pg_uuid_t *id, int64 seq);
+extern bool saga_mailbox_is_running(const pg_uuid_t *id, int64 seq,
+									int *pid);
+extern int	saga_mailbox_running(SagaRunning *running);
 
 /* The executor's side */
 extern void saga_mailbox_attach(SagaExecutorSlot *slot);
 extern bool saga_mailbox_take(pg_uuid_t *id, bool *handed_over);
 extern void saga_mailbox_look(void);
 extern void saga_mailbox_done(bool skipped);
-extern void saga_mailbox_set_step(int64 seq);
+extern void saga_mailbox_set_step(int64 seq, int attempt,
+								  TimestampTz started_at);
 
 #endif							/* SAGA_MAILBOX_H */

@@ -509,12 +509,23 @@ run_first_time(const char *sql, const char *search_path, Jsonb *context)
 const char *
 saga_session_prepare(const SagaStep *step, const SagaPolicy *policy)
 {
+	static char activity[128];
 	const char *search_path;
 
 	current_saga = step->saga;
 	running = true;
-	debug_query_string = saga_guc_log_sql ?
-		text_to_cstring(step->compensation) : SAGA_SESSION_ACTIVITY;
+	if (saga_guc_log_sql)
+		debug_query_string = text_to_cstring(step->compensation);
+	else
+	{
+		/* Which one it is may be seen by everybody, unlike what it does. */
+		snprintf(activity, sizeof(activity),
+				 SAGA_SESSION_ACTIVITY " of %s, step " INT64_FORMAT,
+				 DatumGetCString(DirectFunctionCall1(uuid_out,
+													 UUIDPGetDatum(&step->saga))),
+				 step->seq);
+		debug_query_string = activity;
+	}
 	pgstat_report_activity(STATE_RUNNING, debug_query_string);
 
 	search_path = apply_search_path(step);

@@ -156,6 +156,8 @@ typedef struct SagaExecutorSlot
 								 * to this executor */
 	pg_uuid_t	saga;
 	int64		seq;			/* of the step whose SQL is running, or 0 */
+	int			attempt;		/* the number of that attempt */
+	TimestampTz started_at;		/* and when it began */
 	TimestampTz idle_since;		/* 0 while working */
 	bool		given_back;		/* a saga so left to us was put down and may be
 								 * due; executor sets it, worker clears it */

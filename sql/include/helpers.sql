@@ -11,7 +11,7 @@ GRANT USAGE ON SCHEMA test TO PUBLIC;
 
 -- Ids, numbers in the start order and times are never the same twice.
 CREATE FUNCTION test.mask(what text) RETURNS text LANGUAGE sql IMMUTABLE
-RETURN regexp_replace(regexp_replace(regexp_replace(what,
+RETURN regexp_replace(regexp_replace(regexp_replace(regexp_replace(what, '\mprocess \d+', 'process <pid>', 'g'),
   '[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}-[0-9]+', '<key>', 'g'),
   '[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}', '<id>', 'g'),
   '\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[0-9.]*([+-]\d\d(:\d\d)?| [A-Z]+)?', '<time>', 'g');

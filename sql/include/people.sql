@@ -59,6 +59,13 @@ BEGIN
     WHERE saga_id = %L AND key = %L', test.id(name), step));
 END $$;
 
+-- Waits until it stands still before a lock.
+CREATE PROCEDURE test.until_blocked(name text, step text) LANGUAGE plpgsql AS $$
+BEGIN
+  CALL test.wait_until(format('SELECT bool_or(cardinality(blocked_by) > 0) FROM saga.running r
+    WHERE saga_id = %L AND r.step = %L', test.id(name), step));
+END $$;
+
 -- All that the ledger holds of a saga, to be compared
 CREATE FUNCTION test.picture(id uuid) RETURNS text LANGUAGE sql STABLE SECURITY DEFINER AS $$
   SELECT md5(concat(

@@ -408,7 +408,8 @@ unit_views(Session *s)
 {
 	Chance	   *c = &s->chance;
 	static const char *const views[] = {
-		"sagas", "steps", "attempts", "events", "review_queue", "pending_compensations"
+		"sagas", "steps", "attempts", "events", "review_queue", "pending_compensations",
+		"undoing", "running", "purges"
 	};
 	int			n = 1 + below(c, 4);
 

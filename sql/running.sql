@@ -1,0 +1,60 @@
+-- saga.running: what is under way, and who blocks it.
+\set ECHO none
+\i sql/include/helpers.sql
+\i sql/include/listeners.sql
+-- What others see, each by his rights
+CREATE ROLE regress_saga_owner LOGIN;
+CREATE ROLE regress_saga_member IN ROLE regress_saga_owner;
+CREATE ROLE regress_saga_stranger;
+CREATE ROLE regress_saga_monitor IN ROLE pg_monitor;
+GRANT USAGE ON SCHEMA saga, test TO regress_saga_owner, regress_saga_member, regress_saga_stranger, regress_saga_monitor;
+\set ECHO all
+
+-- This session holds a lock that the compensation of a saga needs.
+SELECT pg_advisory_lock(49);
+SELECT pg_backend_pid() AS blocker \gset
+SET ROLE regress_saga_owner;
+SELECT saga.begin('order', 'blocked') AS id \gset
+SELECT status FROM saga.step(:'id', 'reserve', completed => true,
+  compensation => 'SELECT pg_advisory_xact_lock(49)');
+SELECT saga.fail(:'id', 'why');
+RESET ROLE;
+CALL test.wait_until(format('SELECT cardinality(blocked_by) > 0 FROM saga.running WHERE saga_id = %L', :'id'));
+SELECT name, step, seq = (SELECT seq FROM saga.steps WHERE saga_id = :'id') AS its_seq, phase, attempt, role,
+  since <= clock_timestamp() AS since, wait_event, blocked_by = ARRAY[:blocker] AS by_blocker, consumer, lease_until
+FROM saga.running WHERE saga_id = :'id' \gx
+SELECT replace(next_action, :'blocker', '<blocker>') AS next_action FROM saga.sagas WHERE id = :'id';
+SELECT replace(a.query, :'id', '<saga>') ~ '^saga: compensation of <saga>, step [0-9]+$' AS query
+FROM saga.running r JOIN pg_stat_activity a USING (pid) WHERE r.saga_id = :'id';
+SET ROLE regress_saga_member;
+SELECT step, pid IS NOT NULL AS pid, wait_event, blocked_by = ARRAY[:blocker] AS by_blocker FROM saga.running;
+SET ROLE regress_saga_monitor;
+SELECT step, pid IS NOT NULL AS pid, wait_event, blocked_by = ARRAY[:blocker] AS by_blocker FROM saga.running;
+SET ROLE regress_saga_stranger;
+SELECT * FROM saga.running;
+SELECT * FROM saga.internal_running();
+RESET ROLE;
+-- The blocker ends, and so does the undo.
+SELECT pg_advisory_unlock(49);
+SELECT saga.wait(:'id');
+SELECT * FROM saga.running WHERE saga_id = :'id';
+
+-- What a listener holds
+SELECT test.listen('held', 'k_running') AS id \gset
+CALL test.fail('held');
+SELECT * FROM saga.running WHERE saga_id = :'id';
+SELECT * FROM test.claim('k_running', consumer => 'one');
+SELECT name, step, phase, attempt, pid, role, since <= clock_timestamp() AS since, wait_event, blocked_by, consumer,
+  lease_until > since AS lease_until
+FROM saga.running WHERE saga_id = :'id' \gx
+SET ROLE regress_saga_stranger;
+SELECT * FROM saga.running;
+RESET ROLE;
+-- paused, it is still under way
+SELECT saga.pause(:'id', 'why');
+SELECT step, consumer FROM saga.running WHERE saga_id = :'id';
+SELECT saga.resume(:'id');
+SELECT test.done('held', 'a');
+SELECT * FROM saga.running WHERE saga_id = :'id';
+\set ECHO none
+\i sql/include/drop_roles.sql
