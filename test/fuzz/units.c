@@ -409,7 +409,7 @@ unit_views(Session *s)
 	Chance	   *c = &s->chance;
 	static const char *const views[] = {
 		"sagas", "steps", "attempts", "events", "review_queue", "pending_compensations",
-		"undoing", "running", "purges"
+		"undoing", "running"
 	};
 	int			n = 1 + below(c, 4);
 
@@ -421,7 +421,8 @@ unit_views(Session *s)
 
 		aim(s, &call, function_named("plan"), -1);
 		text_add(&st->sql, "SELECT * FROM saga.%s WHERE %s = ", view,
-				 strcmp(view, "sagas") == 0 ? "id" : "saga_id");
+				 strcmp(view, "sagas") == 0 || strcmp(view, "undoing") == 0 ?
+				 "id" : "saga_id");
 		if (call.slot >= 0)
 			put(s, st, call.id, "uuid");
 		else
