@@ -148,6 +148,7 @@ const Function functions[FUNCTIONS] = {
 			{"saga", K_SAGA_ID, true}, {"seq", K_SEQ, true}}},
 	{"internal_is_running", 8, REACH_ANY, A_ANY, true, false, false, 2, {
 			{"saga", K_SAGA_ID, true}, {"seq", K_SEQ, true}}},
+	{"internal_running", 4, REACH_ANY, A_ANY, true, false, false, 0, {{0}}},
 	{"internal_next_action", 12, REACH_ANY, A_ANY, true, false, false, 12, {
 			{"saga", K_SAGA_ID, true}, {"state", K_STATE_CHAR, true},
 			{"paused", K_BOOL, true}, {"deadline", K_TIME, true},
