@@ -359,7 +359,9 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 					appendStringInfo(&buf, " by a listener on channel \"%s\"",
 									 text_to_cstring(PG_GETARG_TEXT_PP(8)));
 				else
-					appendStringInfoString(&buf, " as soon as an executor is free");
+					appendStringInfoString(&buf, saga_shmem->no_process ?
+										   " as soon as the server has room for a process (max_worker_processes)" :
+										   " as soon as an executor is free");
 			}
 			break;
 	}

@@ -400,10 +400,19 @@ saga_pool_start(Oid role)
 	ok = saga_bgworker_start(&process, &own->handle);
 	MemoryContextSwitchTo(caller);
 	if (ok)
+	{
+		if (saga_shmem->no_process)
+		{
+			LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
+			saga_shmem->no_process = false;
+			LWLockRelease(saga_shmem->lock);
+		}
 		return SAGA_POOL_STARTED;
+	}
 
 	own->generation = 0;
 	LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
+	saga_shmem->no_process = true;
 	if (saga_shmem->executors[index].generation == generation)
 		free_slot(&saga_shmem->executors[index]);
 	LWLockRelease(saga_shmem->lock);

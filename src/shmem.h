@@ -225,6 +225,12 @@ typedef struct SagaShmem
 								 * under "lock" */
 
 	/*
+	 * The last executor that was asked for was not started, since the server
+	 * had no room for a process; written under "lock"
+	 */
+	bool		no_process;
+
+	/*
 	 * A random name for this life of the server's memory: what an earlier
 	 * life left behind in files carries another.
 	 */

@@ -172,7 +172,7 @@ my $queued = sql_as('bob', q{SELECT failed('queued')});
 wait_log($node, qr/WARNING: .*could not start a background process.*\n.*DETAIL: .*\n.*HINT: .*max_worker_processes/, $offset);
 is($node->safe_psql('postgres', "SELECT state FROM saga.sagas WHERE id = '$queued'"), 'compensating', 'without a place, it waits');
 like($node->safe_psql('postgres', "SELECT next_action FROM saga.sagas WHERE id = '$queued'"),
-	qr/as soon as (an executor is free|this database has a worker)/, 'which its next action says');
+	qr/as soon as (the server has room for a process \(max_worker_processes\)|this database has a worker)/, 'which its next action says');
 $node->safe_psql('postgres', 'SELECT pg_sleep(2.5)');
 my $said = () = PostgreSQL::Test::Utils::slurp_file($node->logfile, $offset) =~ /could not start a background process/g;
 is($said, 1, 'which is said once, with a hint');
