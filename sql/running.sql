@@ -27,9 +27,9 @@ SELECT replace(next_action, :'blocker', '<blocker>') AS next_action FROM saga.sa
 SELECT replace(a.query, :'id', '<saga>') ~ '^saga: compensation of <saga>, step [0-9]+$' AS query
 FROM saga.running r JOIN pg_stat_activity a USING (pid) WHERE r.saga_id = :'id';
 SET ROLE regress_saga_member;
-SELECT step, pid IS NOT NULL AS pid, wait_event, blocked_by = ARRAY[:blocker] AS by_blocker FROM saga.running;
+SELECT step, pid IS NOT NULL AS pid, wait_event, blocked_by = ARRAY[:blocker] AS by_blocker FROM saga.running WHERE saga_id = :'id';
 SET ROLE regress_saga_monitor;
-SELECT step, pid IS NOT NULL AS pid, wait_event, blocked_by = ARRAY[:blocker] AS by_blocker FROM saga.running;
+SELECT step, pid IS NOT NULL AS pid, wait_event, blocked_by = ARRAY[:blocker] AS by_blocker FROM saga.running WHERE saga_id = :'id';
 SET ROLE regress_saga_stranger;
 SELECT * FROM saga.running;
 SELECT * FROM saga.internal_running();
