@@ -242,9 +242,13 @@ settle_leftover(const SagaInflight *record)
 	return true;
 }
 
-/* The same, with the errors of one kept from the others. */
+/*
+ * The same, with the errors of one kept from the others.  Only the first of a
+ * pass is worth a line in the log ("failed" is false so far): a full disk fails
+ * them all, and is not to be filled by it.
+ */
 static bool
-settle_leftover_caught(const SagaInflight *record)
+settle_leftover_caught(const SagaInflight *record, bool *failed)
 {
 	volatile bool done = false;
 
@@ -256,10 +260,11 @@ settle_leftover_caught(const SagaInflight *record)
 	{
 		ErrorData  *error = saga_turn_fail(turn_context);
 
-		ereport(WARNING,
+		ereport(*failed ? DEBUG1 : WARNING,
 				(errcode(error->sqlerrcode),
 				 errmsg("could not record how an attempt of a compensation ended: SQLSTATE %s",
 						unpack_sql_state(error->sqlerrcode))));
+		*failed = true;
 	}
 	PG_END_TRY();
 	return done;
@@ -275,6 +280,7 @@ settle_leftovers(TimestampTz now)
 	List	   *records;
 	ListCell   *lc;
 	int			count = 0;
+	bool		failed = false;
 
 	saga_lanes_withhold(NULL, 0);
 	if (held_back != NULL)
@@ -292,7 +298,7 @@ settle_leftovers(TimestampTz now)
 		bool		done;
 
 		handle_interrupts();
-		done = settle_leftover_caught(record);
+		done = settle_leftover_caught(record, &failed);
 		MemoryContextSwitchTo(turn_context);
 		if (done)
 			saga_inflight_forget(record);
