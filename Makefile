@@ -38,9 +38,9 @@ OBJS = $(patsubst $(SAGA_SRCDIR)%.c,%.o,$(sort $(wildcard $(SAGA_SRCDIR)src/*.c)
 # against any server that has saga, which is what installcheck promises; nor can
 # the TAP files, which bring servers of their own.
 REGRESS = $(shell sed -e 's/[[:space:]]*\#.*//' -e '/ testbuild\| prepared/d' $(SAGA_SRCDIR)test/regress.list)
-REGRESS_OPTS = --load-extension=saga
+REGRESS_OPTS = --load-extension=saga --encoding=UTF8 --no-locale
 ISOLATION = $(shell sed -e 's/[[:space:]]*\#.*//' -e '/ testbuild/d' $(SAGA_SRCDIR)test/isolation.list)
-ISOLATION_OPTS = --inputdir=$(SAGA_SRCDIR)test/isolation --load-extension=saga
+ISOLATION_OPTS = --inputdir=$(SAGA_SRCDIR)test/isolation --load-extension=saga --encoding=UTF8 --no-locale
 
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 
