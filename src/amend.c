@@ -139,9 +139,6 @@ check_state(const SagaRow *saga, const SagaStep *step,
 	if (step->claimed_at != 0)
 		refuse_step(step, "A listener is undoing it at this moment.",
 					"Try again once the listener has reported, or its lease has ended.");
-	if (saga_mailbox_is_running(&saga->id, step->seq, NULL))
-		refuse_step(step, "Its compensation is running at this moment.",
-					"Try again once the attempt has ended. saga.pause() lets no other begin.");
 	/* A person is asked about it, and may have its compensation run (again). */
 	if (step->parked != NULL)
 		return;
@@ -176,6 +173,10 @@ check_state(const SagaRow *saga, const SagaStep *step,
 		case SAGA_COMP_FAILED:
 			break;
 	}
+	/* Asked last: shared memory learns of a commit a moment after the rows. */
+	if (saga_mailbox_is_running(&saga->id, step->seq, NULL))
+		refuse_step(step, "Its compensation is running at this moment.",
+					"Try again once the attempt has ended. saga.pause() lets no other begin.");
 }
 
 static void

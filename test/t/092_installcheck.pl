@@ -45,7 +45,8 @@ foreach my $part ([ 'all of it', '' ], [ 'again', "REGRESS='$again'" ])
 	my ($what, $variables) = @$part;
 	my $log = "$dir/installcheck.log";
 	my $code = system("make -C '$dir' installcheck PG_CONFIG=pg_config $variables >'$log' 2>&1");
-	is($code, 0, "installcheck passes, $what") or diag(slurp_file($log));
+	is($code, 0, "installcheck passes, $what")
+	  or diag(join "\n", map { slurp_file($_) } grep { -f $_ } $log, glob("$dir/{,output_iso/}regression.diffs"));
 	my $tests = () = slurp_file($log) =~ /^(?:test .* ok |ok \d+ )/mg;
 	cmp_ok($tests, '>=', split(' ', $again) + 30, "$tests tests, $what");
 	is(shared_objects(), $before, "it leaves nothing behind, $what");
