@@ -21,13 +21,13 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
+#include "uuid7.h"
 
 static text *
 make_key(const pg_uuid_t *saga, int64 seq, const char *suffix)
 {
-	char	   *id = DatumGetCString(DirectFunctionCall1(uuid_out,
-														 UUIDPGetDatum(saga)));
-	char	   *key = psprintf("%s-" INT64_FORMAT "%s", id, seq, suffix);
+	char	   *key = psprintf("%s-" INT64_FORMAT "%s",
+							   saga_uuid7_string(saga), seq, suffix);
 
 	return cstring_to_text(key);
 }
@@ -144,9 +144,7 @@ saga_context_build(const SagaRow *saga, const SagaStep *step, int attempt)
 
 	saga_json_begin(&json);
 	saga_json_open(&json, "saga");
-	saga_json_string(&json, "id",
-					 DatumGetCString(DirectFunctionCall1(uuid_out,
-														 UUIDPGetDatum(&saga->id))));
+	saga_json_string(&json, "id", saga_uuid7_string(&saga->id));
 	saga_json_text(&json, "name", saga->name);
 	saga_json_text(&json, "idempotency_key", saga->key);
 	saga_json_value(&json, "input", saga->input);

@@ -78,7 +78,7 @@ check_same_content(const SagaRow *saga, Jsonb *input, text *subject)
 			 errmsg("saga \"%s\" was begun under idempotency key \"%s\" with another %s",
 					text_to_cstring(saga->name), text_to_cstring(saga->key),
 					what),
-			 errdetail("It is saga %s.", saga_open_id_string(&saga->id)),
+			 errdetail("It is saga %s.", saga_uuid7_string(&saga->id)),
 			 errhint("Repeat the call with the %s it was begun with, which saga.sagas shows. Use another key only for another operation.",
 					 what)));
 }
@@ -219,7 +219,7 @@ check_steps_done(const SagaRow *saga, bool ignore_failed)
 			ereport(ERROR,
 					(errcode(ERRCODE_SAGA_INVALID_STATE),
 					 errmsg("saga %s cannot complete while a step is started",
-							saga_open_id_string(&saga->id)),
+							saga_uuid7_string(&saga->id)),
 					 errdetail("Step \"%s\" has not completed.",
 							   text_to_cstring(step->key)),
 					 errhint("Complete the step, or fail the saga.")));
@@ -228,7 +228,7 @@ check_steps_done(const SagaRow *saga, bool ignore_failed)
 			ereport(ERROR,
 					(errcode(ERRCODE_SAGA_INVALID_STATE),
 					 errmsg("saga %s cannot complete while a step with a compensation has failed",
-							saga_open_id_string(&saga->id)),
+							saga_uuid7_string(&saga->id)),
 					 errdetail("Step \"%s\" failed and may have left something to undo.",
 							   text_to_cstring(step->key)),
 					 errhint("Try the step again, fail the saga, or complete it with ignore_failed => true.")));

@@ -41,6 +41,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
+#include "uuid7.h"
 #include "walk.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_claim_compensations);
@@ -345,7 +346,7 @@ find_task(FunctionCallInfo fcinfo, SagaRow *saga, SagaSteps *steps)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_STEP_NOT_FOUND),
 				 errmsg("saga %s has no step with the compensation key \"%s\"",
-						saga_open_id_string(&id), text_to_cstring(key)),
+						saga_uuid7_string(&id), text_to_cstring(key)),
 				 errhint("It is what saga.claim_compensations answered, to be given back as it is.")));
 	step = &steps->step[index];
 	/* It may have been so before saga.amend gave it another channel. */

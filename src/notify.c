@@ -21,12 +21,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
-
-static char *
-id_string(const pg_uuid_t *saga)
-{
-	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(saga)));
-}
+#include "uuid7.h"
 
 /* A compensation waits to be claimed. */
 void
@@ -35,7 +30,7 @@ saga_notify_compensate(const char *channel, const pg_uuid_t *saga, int64 seq)
 	SAGA_FAULT("notify.before_queue");
 	Async_Notify(channel,
 				 psprintf("{\"event\":\"compensate\",\"saga_id\":\"%s\",\"seq\":" INT64_FORMAT "}",
-						  id_string(saga), seq));
+						  saga_uuid7_string(saga), seq));
 }
 
 /* A saga reached a state. */
@@ -45,7 +40,7 @@ saga_notify_state(const char *channel, const pg_uuid_t *saga, SagaState state)
 	SAGA_FAULT("notify.before_queue");
 	Async_Notify(channel,
 				 psprintf("{\"event\":\"state\",\"saga_id\":\"%s\",\"state\":\"%s\"}",
-						  id_string(saga), saga_state_name(state)));
+						  saga_uuid7_string(saga), saga_state_name(state)));
 }
 
 /*

@@ -23,6 +23,7 @@
 #include "shmem.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "uuid7.h"
 #include "walk.h"
 
 /* Number of steps named where a step is not found. */
@@ -105,19 +106,13 @@ saga_open_id(FunctionCallInfo fcinfo, int arg)
 	return PG_GETARG_UUID_P(arg);
 }
 
-char *
-saga_open_id_string(const pg_uuid_t *id)
-{
-	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)));
-}
-
 void
 saga_open_refuse_not_found(const pg_uuid_t *id)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGA_NOT_FOUND),
 			 errmsg("saga %s does not exist or is not yours",
-					saga_open_id_string(id)),
+					saga_uuid7_string(id)),
 			 errhint("A saga can be called by its owner and by members of the owner's role.")));
 }
 
@@ -133,9 +128,9 @@ saga_open_refuse_failing(const SagaRow *saga)
 			(errcode(ERRCODE_SAGA_FAILING),
 			 review ?
 			 errmsg("saga %s waits for a person's decision",
-					saga_open_id_string(&saga->id)) :
+					saga_uuid7_string(&saga->id)) :
 			 errmsg("the undo of saga %s has begun",
-					saga_open_id_string(&saga->id)),
+					saga_uuid7_string(&saga->id)),
 			 errdetail("Its state is \"%s\".", saga_state_name(saga->state)),
 			 partial ?
 			 errhint("It is being rolled back to a savepoint: try again once it is running.") :
@@ -152,7 +147,7 @@ saga_open_refuse_state(const SagaRow *saga, const char *what, const char *hint)
 			(errcode(ERRCODE_SAGA_INVALID_STATE),
 			 errmsg("%s", what),
 			 errdetail("Saga %s is in state \"%s\".",
-					   saga_open_id_string(&saga->id),
+					   saga_uuid7_string(&saga->id),
 					   saga_state_name(saga->state)),
 			 errhint("%s", hint)));
 }
@@ -184,7 +179,7 @@ saga_open_refuse_no_step(const SagaRow *saga, const text *key)
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGA_STEP_NOT_FOUND),
 			 errmsg("saga %s has no step \"%s\"",
-					saga_open_id_string(&saga->id), text_to_cstring(key)),
+					saga_uuid7_string(&saga->id), text_to_cstring(key)),
 			 count == 0 ? errdetail("It has no steps.") :
 			 errdetail("Its steps, newest first: %s.", names.data),
 			 errhint("A step is named by its idempotency key, or by its name if it has none.")));
@@ -200,7 +195,7 @@ find_allowed(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
 				(errcode(ERRCODE_SAGA_INVALID_STATE),
 				 errmsg("a compensation cannot call saga on its own saga"),
 				 errdetail("Saga %s is running this compensation.",
-						   saga_open_id_string(id)),
+						   saga_uuid7_string(id)),
 				 errhint("What the compensation needs to know is in its context, $1.")));
 	if (saga_ledger_get_saga(id, saga) != SAGA_FOUND ||
 		(reach == SAGA_REACH_OWN ?

@@ -24,7 +24,6 @@ extern void saga_open_newest(const pg_uuid_t *id, SagaReach reach,
 							 SagaRow *saga);
 extern void saga_open_again(SagaRow *saga);
 extern void saga_open_read(const pg_uuid_t *id, SagaReach reach, SagaRow *saga);
-extern char *saga_open_id_string(const pg_uuid_t *id);
 
 SAGA_COMPAT_NORETURN extern void saga_open_refuse_not_found(const pg_uuid_t *id);
 SAGA_COMPAT_NORETURN extern void saga_open_refuse_no_step(const SagaRow *saga,

@@ -25,6 +25,7 @@
 #include "open.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
+#include "uuid7.h"
 #include "walk.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_resolve);
@@ -80,7 +81,7 @@ refuse_undecidable(const SagaRow *saga, const char *what, int64 seq,
 				(errcode(ERRCODE_SAGA_INVALID_STATE),
 				 errmsg("%s", what),
 				 errdetail("Saga %s is in state \"%s\". Role \"%s\" decided at %s: %s %s.",
-						   saga_open_id_string(&saga->id),
+						   saga_uuid7_string(&saga->id),
 						   saga_state_name(saga->state), last.actor,
 						   timestamptz_to_str(last.at), last.event,
 						   last.detail ? last.detail : ""),
@@ -553,7 +554,7 @@ find_savepoint(const SagaRow *saga, const SagaSteps *steps, const text *key)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_INVALID_STATE),
 				 errmsg("saga %s cannot be rolled back to before its pivot",
-						saga_open_id_string(&saga->id)),
+						saga_uuid7_string(&saga->id)),
 				 errdetail("Pivot \"%s\" has completed.",
 						   text_to_cstring(pivot->key)),
 				 errhint("Roll back to the pivot or a step that started after it, or go forward.")));
@@ -579,7 +580,7 @@ check_savepoint_stands(const SagaRow *saga, SagaSteps *steps, int64 target)
 			ereport(ERROR,
 					(errcode(ERRCODE_SAGA_INVALID_STATE),
 					 errmsg("the undo of saga %s has gone past that savepoint",
-							saga_open_id_string(&saga->id)),
+							saga_uuid7_string(&saga->id)),
 					 errdetail("The compensation of step \"%s\", which started no later, was tried or settled.",
 							   text_to_cstring(step->key)),
 					 errhint("Roll back further, to a step that started before that one, or resolve what waits for a decision.")));

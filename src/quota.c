@@ -25,6 +25,7 @@
 #include "owner.h"
 #include "quota.h"
 #include "tally.h"
+#include "uuid7.h"
 
 /* Counting anew may take one part in so many of the time. */
 #define COUNT_SHARE		10
@@ -76,7 +77,7 @@ saga_quota_check_steps(const SagaRow *saga)
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGA_LIMIT_EXCEEDED),
 			 errmsg("saga %s has too many steps",
-					saga_open_id_string(&saga->id)),
+					saga_uuid7_string(&saga->id)),
 			 errdetail("saga.max_steps allows %d.", saga_guc_max_steps),
 			 errhint("Split the operation into several sagas.")));
 }

@@ -72,6 +72,7 @@
 #include "utils/portal.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
+#include "uuid7.h"
 
 #define SAGA_SESSION_ACTIVITY		"saga: compensation"
 #define SAGA_SESSION_SEARCH_PATH	"\"$user\", public"
@@ -521,9 +522,7 @@ saga_session_prepare(const SagaStep *step, const SagaPolicy *policy)
 		/* Which one it is may be seen by everybody, unlike what it does. */
 		snprintf(activity, sizeof(activity),
 				 SAGA_SESSION_ACTIVITY " of %s, step " INT64_FORMAT,
-				 DatumGetCString(DirectFunctionCall1(uuid_out,
-													 UUIDPGetDatum(&step->saga))),
-				 step->seq);
+				 saga_uuid7_string(&step->saga), step->seq);
 		debug_query_string = activity;
 	}
 	pgstat_report_activity(STATE_RUNNING, debug_query_string);

@@ -39,6 +39,7 @@
 #include "utils/memutils.h"
 #include "utils/typcache.h"
 #include "utils/varlena.h"
+#include "uuid7.h"
 #include "walk.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_step);
@@ -479,7 +480,7 @@ refuse_step_state(const SagaStep *step, const char *what, const char *hint)
 			 errmsg("%s", what),
 			 errdetail("Step \"%s\" of saga %s is %s.",
 					   text_to_cstring(step->key),
-					   saga_open_id_string(&step->saga),
+					   saga_uuid7_string(&step->saga),
 					   saga_state_step_status_name(step->status)),
 			 errhint("%s", hint)));
 }
@@ -529,7 +530,7 @@ refuse_rolled_back(const SagaStep *step)
 			(errcode(ERRCODE_SAGA_FAILING),
 			 errmsg("step \"%s\" of saga %s was rolled back",
 					text_to_cstring(step->key),
-					saga_open_id_string(&step->saga)),
+					saga_uuid7_string(&step->saga)),
 			 errdetail("The saga is running again, and the step is to be started afresh."),
 			 errhint("Call saga.step first. Report an outside effect of the old run that did happen with complete_step(..., late => 'record').")));
 }
@@ -670,7 +671,7 @@ saga_sql_fail_step(PG_FUNCTION_ARGS)
 					(errmsg("the failure of step \"%s\" came late and changes nothing",
 							text_to_cstring(key)),
 					 errdetail("Saga %s is in state \"%s\".",
-							   saga_open_id_string(id),
+							   saga_uuid7_string(id),
 							   saga_state_name(saga.state))));
 			return step_result(&step, true);
 		}

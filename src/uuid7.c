@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "uuid7.h"
+#include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
 
 /* Time of the last one, in 1/4096 of a millisecond since the Unix epoch. */
@@ -72,4 +73,11 @@ saga_uuid7_first(TimestampTz at, pg_uuid_t *uuid)
 	memset(uuid, at < end ? 0 : 0xFF, sizeof(*uuid));
 	if (at >= epoch && at < end)
 		put_time(uuid, time_of(at));
+}
+
+/* The text of an id, in the current memory context */
+char *
+saga_uuid7_string(const pg_uuid_t *uuid)
+{
+	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(uuid)));
 }

@@ -13,5 +13,6 @@
 
 extern void saga_uuid7_generate(pg_uuid_t *uuid);
 extern void saga_uuid7_first(TimestampTz at, pg_uuid_t *uuid);
+extern char *saga_uuid7_string(const pg_uuid_t *uuid);
 
 #endif							/* SAGA_UUID7_H */

@@ -24,6 +24,7 @@
 #include "miscadmin.h"
 #include "open.h"
 #include "utils/builtins.h"
+#include "uuid7.h"
 #include "wakeup.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_wait);
@@ -48,7 +49,7 @@ check_worker(const SagaRow *saga)
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGA_UNAVAILABLE),
 			 errmsg("nothing will be undone here, so saga %s would be waited for in vain",
-					saga_open_id_string(&saga->id)),
+					saga_uuid7_string(&saga->id)),
 			 errdetail("The reason: %s.", why),
 			 errhint("Mend that, or look at saga.sagas instead of waiting. A copy of a database compensates after saga.adopt().")));
 }
