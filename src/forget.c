@@ -17,7 +17,7 @@
 #include "ledger.h"
 #include "miscadmin.h"
 #include "open.h"
-#include "retention.h"
+#include "purge.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_purge);
 PG_FUNCTION_INFO_V1(saga_sql_redact);
@@ -49,7 +49,7 @@ saga_sql_purge(PG_FUNCTION_ARGS)
 				 errmsg("max_sagas must be at least 1"),
 				 errhint("It bounds what one transaction does; call it again for more.")));
 	memset(&position, 0, sizeof(position));
-	PG_RETURN_INT64(saga_retention_purge(&position, saga_clock_now() - age * 1000, all,
+	PG_RETURN_INT64(saga_purge(&position, saga_clock_now() - age * 1000, all,
 						  PG_INT64_MAX, max, SAGA_WAIT, &done));
 }
 

@@ -35,7 +35,7 @@
  * What could still be wrong:
  *
  * - COMMIT PREPARED, which remembers nothing of what PREPARE knew: whoever says
- *	 it moves back all fronts of the database (keepaway.c).
+ *	 it moves back all fronts of the database (statements.c).
  * - Rows that came by ways that nobody foresaw: every READ_AGAIN, somebody who
  *	 claims reads the queue from its start, and sets the front to what is there.
  * - Everything is forgotten when the server restarts its processes, before

@@ -14,12 +14,12 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "current.h"
 #include "errors.h"
 #include "home.h"
 #include "miscadmin.h"
 #include "open.h"
 #include "owner.h"
-#include "session.h"
 #include "shmem.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -188,7 +188,7 @@ saga_open_refuse_no_step(const SagaRow *saga, const text *key)
 static void
 find_allowed(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
 {
-	const pg_uuid_t *current = saga_session_current();
+	const pg_uuid_t *current = saga_current();
 
 	if (current != NULL && memcmp(current, id, sizeof(pg_uuid_t)) == 0)
 		ereport(ERROR,

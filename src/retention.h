@@ -1,19 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * retention.h
- *	  Deleting finished sagas.
+ *	  Deleting finished sagas that are older than saga.retention.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef SAGA_RETENTION_H
 #define SAGA_RETENTION_H
 
-#include "table.h"
-#include "utils/uuid.h"
+#include "datatype/timestamp.h"
 
-extern int64 saga_retention_purge(pg_uuid_t *position, TimestampTz limit,
-								  bool all, int64 look, int64 max,
-								  SagaPatience patience, bool *done);
 extern TimestampTz saga_retention_turn(TimestampTz now);
 extern void saga_retention_read_again(void);
 

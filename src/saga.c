@@ -16,6 +16,7 @@
 #include "launcher.h"
 #include "miscadmin.h"
 #include "shmem.h"
+#include "statements.h"
 #include "tally.h"
 #include "wakeup.h"
 
@@ -34,6 +35,7 @@ _PG_init(void)
 	saga_tally_init();
 	saga_front_init();
 	saga_keepaway_init();
+	saga_statements_init();
 	saga_ddl_init();
 	saga_launcher_register();
 }

@@ -47,6 +47,7 @@
 #include "commands/trigger.h"
 #include "common/pg_prng.h"
 #include "compat.h"
+#include "current.h"
 #include "errors.h"
 #include "executor/spi.h"
 #include "guc.h"
@@ -82,9 +83,6 @@
 #define SAGA_SESSION_DEADLOCK_LOOKS	10
 #define SAGA_SESSION_DEADLOCK_MIN_MS	10
 
-/* The saga whose compensation is running. */
-static pg_uuid_t current_saga;
-static bool running = false;
 
 /* Is the time of the compensation limited? */
 static bool armed = false;
@@ -97,17 +95,11 @@ static bool may_replicate = false;
 
 static emit_log_hook_type prev_emit_log_hook = NULL;
 
-const pg_uuid_t *
-saga_session_current(void)
-{
-	return running ? &current_saga : NULL;
-}
-
 /* Holds back from the log what may quote the user's SQL or data. */
 static void
 hold_back(ErrorData *edata)
 {
-	if (running && !saga_guc_log_sql)
+	if (saga_current() != NULL && !saga_guc_log_sql)
 	{
 		if (edata->elevel < FATAL)
 			edata->output_to_server = false;
@@ -203,7 +195,7 @@ saga_session_reset(void)
 	Oid			temp_toast;
 
 	Assert(!IsTransactionState());
-	Assert(!running);
+	Assert(saga_current() == NULL);
 
 	ResetAllOptions();
 	PortalHashTableDeleteAll();
@@ -401,7 +393,7 @@ saga_session_disarm(void)
 	disable_timeouts(timeouts, 3);
 	armed = false;
 	QueryCancelPending = false;
-	running = false;
+	saga_current_set(NULL);
 	debug_query_string = NULL;
 }
 
@@ -513,8 +505,7 @@ saga_session_prepare(const SagaStep *step, const SagaPolicy *policy)
 	static char activity[128];
 	const char *search_path;
 
-	current_saga = step->saga;
-	running = true;
+	saga_current_set(&step->saga);
 	if (saga_guc_log_sql)
 		debug_query_string = text_to_cstring(step->compensation);
 	else

@@ -23,7 +23,4 @@ extern int64 saga_session_run(const SagaStep *step, const char *search_path,
 extern bool saga_session_timed_out(void);
 extern void saga_session_disarm(void);
 
-/* The saga whose compensation runs in this process, or NULL. */
-extern const pg_uuid_t *saga_session_current(void);
-
 #endif							/* SAGA_SESSION_H */
