@@ -29,8 +29,9 @@ EXTENSION = saga
 MODULE_big = saga
 PGFILEDESC = "saga - compensating transactions"
 DATA = $(notdir $(sort $(wildcard $(SAGA_SRCDIR)saga--*.sql)))
-SAGA_HEADERS = $(wildcard $(SAGA_SRCDIR)src/*.h)
-OBJS = $(patsubst $(SAGA_SRCDIR)%.c,%.o,$(sort $(wildcard $(SAGA_SRCDIR)src/*.c)))
+SAGA_HEADERS = $(wildcard $(SAGA_SRCDIR)src/*/*.h)
+OBJS = $(patsubst $(SAGA_SRCDIR)%.c,%.o,$(sort $(wildcard $(SAGA_SRCDIR)src/*.c $(SAGA_SRCDIR)src/*/*.c)))
+PG_CPPFLAGS = -I$(SAGA_SRCDIR)src
 
 # The tests in reading order.  A line of a list is a name and perhaps a word.
 # "testbuild": the file needs what only -DSAGA_TEST compiles in (a virtual clock,
@@ -53,7 +54,7 @@ $(OBJS) $(OBJS:.o=.bc): $(SAGA_HEADERS)
 
 # A VPATH build starts in an empty folder.
 ifneq ($(SAGA_SRCDIR),./)
-$(shell mkdir -p src)
+$(shell mkdir -p $(sort $(dir $(OBJS))))
 endif
 
 else

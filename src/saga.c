@@ -7,18 +7,18 @@
  */
 #include "postgres.h"
 
-#include "ddl.h"
+#include "base/guc.h"
+#include "calls/ddl.h"
+#include "calls/statements.h"
 #include "fmgr.h"
-#include "front.h"
-#include "guc.h"
-#include "home.h"
-#include "keepaway.h"
-#include "launcher.h"
+#include "ledger/home.h"
+#include "ledger/queue_front.h"
 #include "miscadmin.h"
-#include "shmem.h"
-#include "statements.h"
-#include "tally.h"
-#include "wakeup.h"
+#include "process/launcher.h"
+#include "shared/evict.h"
+#include "shared/shmem.h"
+#include "shared/tally.h"
+#include "shared/wakeup.h"
 
 PG_MODULE_MAGIC;
 

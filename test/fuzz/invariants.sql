@@ -29,7 +29,7 @@ BEGIN
   END LOOP;
 END $$;
 
--- The steps, with what the walk makes of each of them; see src/walk.c.
+-- The steps, with what the walk makes of each of them; see src/flow/next.c.
 CREATE VIEW fuzz.walk AS
   SELECT t.*, s.state, s.paused, s.due AS saga_due, s.undo_target, s.on_failure, s.failure_kind,
     CASE

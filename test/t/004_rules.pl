@@ -12,7 +12,7 @@ use Test::More;
 plan skip_all => 'needs the test build' if !is_test_build();
 
 # From the source, so that none is forgotten.
-my $source = slurp_file("$FindBin::RealBin/../../src/rows.c");
+my $source = slurp_file("$FindBin::RealBin/../../src/ledger/rows.c");
 my @points = $source =~ /SPOIL\("(ledger_\w+\.\w+)"/g;
 my %rules;
 while ($source =~ /"(ledger_\w+)",\s*"(\w+)"\)/g) { $rules{"$1.$2"} = 1; }

@@ -26,7 +26,7 @@ my @actions = qw(error fatal kill);
 my %found;
 foreach my $room (qw(executor session worker))
 {
-	my $text = slurp_file("$FindBin::RealBin/../../src/$room.c");
+	my $text = slurp_file("$FindBin::RealBin/../../src/process/$room.c");
 	$found{$1} = 1 while $text =~ /SAGA_FAULT\("([^"]+)"\)/g;
 }
 # A worker that comes or goes has nothing in hand: 078_waiting.pl.

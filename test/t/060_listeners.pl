@@ -6,8 +6,8 @@
 # started again, and the server once; in the end every charge of a failed saga is
 # refunded once, and in the right order.
 #
-#   SAGA_LISTENERS_SAGAS   how many (500)
-#   SAGA_LISTENERS_SEED    the seed of a former run
+#   SAGA_CLAIMS_SAGAS   how many (500)
+#   SAGA_CLAIMS_SEED    the seed of a former run
 
 use strict;
 use warnings;
@@ -19,9 +19,9 @@ use SagaTest;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
-my $sagas = $ENV{SAGA_LISTENERS_SAGAS} || 500;
-my $seed = $ENV{SAGA_LISTENERS_SEED} || int(time * 1000) % 1_000_000_007;
-diag("SAGA_LISTENERS_SEED=$seed");
+my $sagas = $ENV{SAGA_CLAIMS_SAGAS} || 500;
+my $seed = $ENV{SAGA_CLAIMS_SEED} || int(time * 1000) % 1_000_000_007;
+diag("SAGA_CLAIMS_SEED=$seed");
 srand $seed;
 my $begin_of_time = time;
 

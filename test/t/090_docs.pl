@@ -312,14 +312,14 @@ is(join("\n", members(decode_json($json), '')),
 
 # errors.h is not installed: SQLSTATEs are read from the sources.
 my %codes;
-my $errors = slurp_file("$root/src/errors.h");
+my $errors = slurp_file("$root/src/base/errors.h");
 $codes{"SG0$1$2"} = 1 while $errors =~ /MAKE_SQLSTATE\('S','G','0','(\d)','(\d)'\)/g;
 is(join(' ', map { $_->[0] } rows(section('Errors') // '')), join(' ', sort keys %codes),
 	'reference: the SQLSTATEs');
 
 # The design has a place for every room.
 my $design = slurp_file("$root/doc/design.md");
-foreach my $room (map { s{^.*/}{}r } glob("$root/src/*.c"))
+foreach my $room (map { s{^.*/}{}r } glob("$root/src/*.c $root/src/*/*.c"))
 {
 	next if $room eq 'compat.c';
 	ok($design =~ /`\Q$room\E`/, "design: $room");

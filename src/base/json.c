@@ -1,0 +1,176 @@
+/*-------------------------------------------------------------------------
+ *
+ * json.c
+ *	  Builds jsonb objects.
+ *
+ * A thin layer over the server's own builder, which wants a JsonbValue for
+ * every key and every value.  Everything is allocated in the context that is
+ * current at the call.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/json.h"
+#include "catalog/pg_type_d.h"
+#include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/fmgrprotos.h"
+#include "utils/json.h"
+#include "utils/numeric.h"
+#include "utils/timestamp.h"
+
+static void
+push_string(SagaJson *json, JsonbIteratorToken token, const char *string)
+{
+	JsonbValue	value;
+
+	value.type = jbvString;
+	value.val.string.len = strlen(string);
+	value.val.string.val = unconstify(char *, string);
+	saga_compat_push_jsonb(&json->state, token, &value);
+}
+
+static void
+push_null(SagaJson *json)
+{
+	JsonbValue	value;
+
+	value.type = jbvNull;
+	saga_compat_push_jsonb(&json->state, WJB_VALUE, &value);
+}
+
+static void
+push_numeric(SagaJson *json, Numeric number)
+{
+	JsonbValue	value;
+
+	value.type = jbvNumeric;
+	value.val.numeric = number;
+	saga_compat_push_jsonb(&json->state, WJB_VALUE, &value);
+}
+
+void
+saga_json_begin(SagaJson *json)
+{
+	memset(json, 0, sizeof(SagaJson));
+	saga_compat_push_jsonb(&json->state, WJB_BEGIN_OBJECT, NULL);
+}
+
+Jsonb *
+saga_json_end(SagaJson *json)
+{
+	saga_compat_push_jsonb(&json->state, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(json->state.result);
+}
+
+/* Opens an object as a member. */
+void
+saga_json_open(SagaJson *json, const char *key)
+{
+	push_string(json, WJB_KEY, key);
+	saga_compat_push_jsonb(&json->state, WJB_BEGIN_OBJECT, NULL);
+}
+
+void
+saga_json_close(SagaJson *json)
+{
+	saga_compat_push_jsonb(&json->state, WJB_END_OBJECT, NULL);
+}
+
+void
+saga_json_string(SagaJson *json, const char *key, const char *value)
+{
+	push_string(json, WJB_KEY, key);
+	if (value != NULL)
+		push_string(json, WJB_VALUE, value);
+	else
+		push_null(json);
+}
+
+void
+saga_json_text(SagaJson *json, const char *key, const text *value)
+{
+	saga_json_string(json, key, value ? text_to_cstring(value) : NULL);
+}
+
+void
+saga_json_int(SagaJson *json, const char *key, int64 value)
+{
+	push_string(json, WJB_KEY, key);
+	push_numeric(json, int64_to_numeric(value));
+}
+
+void
+saga_json_float(SagaJson *json, const char *key, double value)
+{
+	push_string(json, WJB_KEY, key);
+	push_numeric(json,
+				 DatumGetNumeric(DirectFunctionCall1(float8_numeric,
+													 Float8GetDatum(value))));
+}
+
+/* A time as to_jsonb() writes it. */
+void
+saga_json_time(SagaJson *json, const char *key, TimestampTz value)
+{
+	/* Kept by reference until the object is finished. */
+	char	   *buffer = NULL;
+
+	if (value != 0)
+		buffer = JsonEncodeDateTime(palloc(MAXDATELEN + 1),
+									TimestampTzGetDatum(value),
+									TIMESTAMPTZOID, NULL);
+	saga_json_string(json, key, buffer);
+}
+
+/* Milliseconds as the text of an interval, whatever IntervalStyle says. */
+void
+saga_json_milliseconds(SagaJson *json, const char *key, int64 value)
+{
+	int64		seconds = value / 1000;
+	int			fraction = (int) (value % 1000);
+	char	   *text = psprintf("%02lld:%02d:%02d",
+								(long long) (seconds / SECS_PER_HOUR),
+								(int) (seconds / SECS_PER_MINUTE % 60),
+								(int) (seconds % SECS_PER_MINUTE));
+
+	if (fraction != 0)
+		text = psprintf("%s.%03d", text, fraction);
+	saga_json_string(json, key, text);
+}
+
+/* A jsonb of any kind as a member. */
+void
+saga_json_value(SagaJson *json, const char *key, Jsonb *value)
+{
+	push_string(json, WJB_KEY, key);
+	if (value == NULL)
+		push_null(json);
+	else
+	{
+		Jsonb	   *flat = DatumGetJsonbP(PointerGetDatum(value));
+		JsonbValue	member;
+
+		/* A scalar is stored as an array of one. */
+		if (JB_ROOT_IS_SCALAR(flat))
+			(void) JsonbExtractScalar(&flat->root, &member);
+		else
+		{
+			member.type = jbvBinary;
+			member.val.binary.data = &flat->root;
+			member.val.binary.len = VARSIZE(flat) - VARHDRSZ;
+		}
+		saga_compat_push_jsonb(&json->state, WJB_VALUE, &member);
+	}
+}
+
+Jsonb *
+saga_json_pair(const char *key, const char *value)
+{
+	SagaJson	json;
+
+	saga_json_begin(&json);
+	saga_json_string(&json, key, value);
+	return saga_json_end(&json);
+}

@@ -1,0 +1,38 @@
+/*-------------------------------------------------------------------------
+ *
+ * json.h
+ *	  Builds jsonb objects.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_JSON_H
+#define SAGA_JSON_H
+
+#include "base/compat.h"
+#include "datatype/timestamp.h"
+#include "utils/jsonb.h"
+
+typedef struct SagaJson
+{
+	SagaCompatJsonb state;
+} SagaJson;
+
+extern void saga_json_begin(SagaJson *json);
+extern Jsonb *saga_json_end(SagaJson *json);
+
+/* An object with one member. */
+extern Jsonb *saga_json_pair(const char *key, const char *value);
+
+extern void saga_json_open(SagaJson *json, const char *key);
+extern void saga_json_close(SagaJson *json);
+
+/* One member each; a NULL pointer, and a time of 0, become null. */
+extern void saga_json_string(SagaJson *json, const char *key, const char *value);
+extern void saga_json_text(SagaJson *json, const char *key, const text *value);
+extern void saga_json_int(SagaJson *json, const char *key, int64 value);
+extern void saga_json_float(SagaJson *json, const char *key, double value);
+extern void saga_json_time(SagaJson *json, const char *key, TimestampTz value);
+extern void saga_json_milliseconds(SagaJson *json, const char *key, int64 value);
+extern void saga_json_value(SagaJson *json, const char *key, Jsonb *value);
+
+#endif							/* SAGA_JSON_H */

@@ -1,0 +1,33 @@
+/*-------------------------------------------------------------------------
+ *
+ * rights.h
+ *	  Whose rights: who may reach a saga, and who may register what.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_OWNER_H
+#define SAGA_OWNER_H
+
+/* What a role may see of a saga. */
+typedef enum SagaReach
+{
+	SAGA_REACH_NOTHING = 0,
+	SAGA_REACH_OUTLINE,			/* rows, with payloads and errors nulled */
+	SAGA_REACH_READ,			/* everything */
+	SAGA_REACH_OPERATE,			/* and settle what is parked */
+	SAGA_REACH_OWN				/* and go forward */
+} SagaReach;
+
+extern bool saga_owner_is_dba(void);
+extern bool saga_owner_has_rights_of(Oid owner);
+extern bool saga_owner_may_call(Oid owner, const text *owner_name);
+extern SagaReach saga_owner_reach(Oid owner, const text *owner_name);
+extern const char *saga_owner_why_gone(Oid owner, const text *owner_name);
+extern const char *saga_owner_role_name(Oid role);
+extern void saga_owner_check_member(Oid role);
+extern void saga_owner_check_can_run_sql(Oid role);
+extern const char *saga_owner_why_not_run(Oid role, const char *name);
+extern const char *saga_owner_why_not_told(Oid role, Oid owner,
+										   const text *owner_name);
+
+#endif							/* SAGA_OWNER_H */

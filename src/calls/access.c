@@ -1,0 +1,268 @@
+/*-------------------------------------------------------------------------
+ *
+ * access.c
+ *	  How a call comes to a saga: found, allowed, locked, and newest.
+ *
+ * Order matters.  First the saga is found and the caller's right to it is
+ * checked, so that a stranger takes no lock and learns nothing: a saga that is
+ * not there and one that is not theirs read the same.  Then the lock, then
+ * once more the row, because it may have changed while the lock was waited
+ * for.  A row that this transaction wrote itself needs neither (see ledger.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "base/errors.h"
+#include "base/ids.h"
+#include "base/rights.h"
+#include "calls/access.h"
+#include "flow/next.h"
+#include "ledger/home.h"
+#include "miscadmin.h"
+#include "shared/current.h"
+#include "shared/shmem.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+
+/* Number of steps named where a step is not found. */
+#define MAX_STEPS_NAMED		5
+
+/* One WARNING per session is enough. */
+static bool warned = false;
+
+/* At the session's first call, was this a copy that nobody had adopted? */
+static bool was_away = false;
+
+/*
+ * At the door of every call that writes: can this server write at all, and
+ * will anything be undone?
+ */
+void
+saga_open_call(const char *function)
+{
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_UNAVAILABLE),
+				 errmsg("cannot execute %s on a standby", function),
+				 errhint("Call it on the primary; the views can be read here.")));
+	PreventCommandIfReadOnly(function);
+
+	if (warned)
+		return;
+	warned = true;
+	was_away = saga_home_away() != NULL;
+	if (saga_shmem == NULL)
+		ereport(WARNING,
+				(errcode(ERRCODE_SAGA_UNAVAILABLE),
+				 errmsg("sagas are recorded, but nothing will be undone until saga is preloaded"),
+				 errhint("Set this in postgresql.conf and restart the server: %s",
+						 saga_home_preload_line())));
+	else if (was_away)
+		ereport(WARNING,
+				(errcode(ERRCODE_SAGA_UNAVAILABLE),
+				 errmsg("sagas are recorded, but nothing will be undone until this copy of the database is adopted"),
+				 errdetail("It holds still because %s.", saga_home_away()),
+				 errhint("If no other copy is to compensate, call saga.adopt().")));
+}
+
+/*
+ * Is this a copy that nobody has adopted yet?  Costs next to nothing in a
+ * session that began elsewhere than in such a copy.
+ */
+bool
+saga_open_away(void)
+{
+	if (was_away)
+		was_away = saga_home_away() != NULL;
+	return was_away;
+}
+
+/* For calls that make sense only where compensations are made. */
+void
+saga_open_undone_here(const char *function)
+{
+	const char *why = saga_home_why_idle(NULL);
+
+	if (why != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_UNAVAILABLE),
+				 errmsg("%s has nothing to give: no saga is undone here",
+						function),
+				 errdetail("The reason: %s.", why),
+				 errhint("Mend that. A copy of a database compensates after saga.adopt().")));
+}
+
+/* The id that an argument gives; it must not be null. */
+const pg_uuid_t *
+saga_open_id(FunctionCallInfo fcinfo, int arg)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("saga_id must not be null"),
+				 errhint("It is the id that saga.begin answered.")));
+	return PG_GETARG_UUID_P(arg);
+}
+
+void
+saga_open_refuse_not_found(const pg_uuid_t *id)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_NOT_FOUND),
+			 errmsg("saga %s does not exist or is not yours",
+					saga_uuid7_string(id)),
+			 errhint("A saga can be called by its owner and by members of the owner's role.")));
+}
+
+/* SG005: what comes too late must abort with the transaction that brings it. */
+void
+saga_open_refuse_failing(const SagaRow *saga)
+{
+	bool		partial = saga->state == SAGA_COMPENSATING &&
+		saga->failure_kind == SAGA_FAILURE_NONE;
+	bool		review = saga->state == SAGA_NEEDS_REVIEW;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_FAILING),
+			 review ?
+			 errmsg("saga %s waits for a person's decision",
+					saga_uuid7_string(&saga->id)) :
+			 errmsg("the undo of saga %s has begun",
+					saga_uuid7_string(&saga->id)),
+			 errdetail("Its state is \"%s\".", saga_state_name(saga->state)),
+			 partial ?
+			 errhint("It is being rolled back to a savepoint: try again once it is running.") :
+			 review ?
+			 errhint("See saga.review_queue. It may be running again after that; an outside effect that did happen can be reported with complete_step(..., late => 'record').") :
+			 errhint("A new operation needs a new saga with a new key. Report an outside effect that did happen with complete_step(..., late => 'record').")));
+}
+
+/* SG002: the call does not fit the state. */
+void
+saga_open_refuse_state(const SagaRow *saga, const char *what, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_INVALID_STATE),
+			 errmsg("%s", what),
+			 errdetail("Saga %s is in state \"%s\".",
+					   saga_uuid7_string(&saga->id),
+					   saga_state_name(saga->state)),
+			 errhint("%s", hint)));
+}
+
+/*
+ * SG004.  Names some of the steps that there are, those that started last, since
+ * it is mostly a matter of spelling.
+ */
+void
+saga_open_refuse_no_step(const SagaRow *saga, const text *key)
+{
+	SagaSteps	steps;
+	StringInfoData names;
+	int			count = 0;
+
+	saga_ledger_get_steps(&saga->id, &steps);
+	initStringInfo(&names);
+	for (int i = steps.count - 1; i >= 0 && count <= MAX_STEPS_NAMED; i--)
+	{
+		/* Of its runs, the newest. */
+		if (saga_walk_find_key(&steps, steps.step[i].key) != i)
+			continue;
+		if (count++ < MAX_STEPS_NAMED)
+			appendStringInfo(&names, "%s\"%s\"", count > 1 ? ", " : "",
+							 text_to_cstring(steps.step[i].key));
+		else
+			appendStringInfoString(&names, " and others");
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_STEP_NOT_FOUND),
+			 errmsg("saga %s has no step \"%s\"",
+					saga_uuid7_string(&saga->id), text_to_cstring(key)),
+			 count == 0 ? errdetail("It has no steps.") :
+			 errdetail("Its steps, newest first: %s.", names.data),
+			 errhint("A step is named by its idempotency key, or by its name if it has none.")));
+}
+
+static void
+find_allowed(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
+{
+	const pg_uuid_t *current = saga_current();
+
+	if (current != NULL && memcmp(current, id, sizeof(pg_uuid_t)) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_INVALID_STATE),
+				 errmsg("a compensation cannot call saga on its own saga"),
+				 errdetail("Saga %s is running this compensation.",
+						   saga_uuid7_string(id)),
+				 errhint("What the compensation needs to know is in its context, $1.")));
+	if (saga_ledger_get_saga(id, saga) != SAGA_FOUND ||
+		(reach == SAGA_REACH_OWN ?
+		 !saga_owner_may_call(saga->owner, saga->owner_name) :
+		 saga_owner_reach(saga->owner, saga->owner_name) < reach))
+		saga_open_refuse_not_found(id);
+}
+
+/*
+ * Makes sure that the row is the newest version and nobody is writing it; for
+ * a caller who lost against another writer, too.
+ */
+void
+saga_open_again(SagaRow *saga)
+{
+	pg_uuid_t	id = saga->id;
+
+	CHECK_FOR_INTERRUPTS();
+	if (saga_ledger_reread_saga(saga, SAGA_WAIT) != SAGA_FOUND)
+		saga_open_refuse_not_found(&id);
+}
+
+/*
+ * For calls about a step: until the transaction ends, nobody else can begin
+ * the undo of the saga.
+ */
+void
+saga_open_shared(const pg_uuid_t *id, SagaRow *saga)
+{
+	find_allowed(id, SAGA_REACH_OWN, saga);
+	if (saga->version.own)
+		return;
+	(void) saga_ledger_lock(id, ShareLock, SAGA_WAIT);
+	saga_open_again(saga);
+}
+
+/*
+ * For calls that end the forward phase: no step is on its way in.  Returns
+ * true if the caller must give the lock back, by saga_ledger_unlock with
+ * ExclusiveLock, once it has written the saga's row or found nothing to write.
+ */
+bool
+saga_open_exclusive(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
+{
+	find_allowed(id, reach, saga);
+	if (saga->version.own)
+		return false;
+	(void) saga_ledger_lock(id, ExclusiveLock, SAGA_WAIT);
+	saga_open_again(saga);
+	return true;
+}
+
+/*
+ * For calls about a saga whose undo has begun: no step is on its way in, and
+ * whoever changes something replaces the saga's row.
+ */
+void
+saga_open_newest(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
+{
+	find_allowed(id, reach, saga);
+	if (!saga->version.own)
+		saga_open_again(saga);
+}
+
+/* For calls that only look. */
+void
+saga_open_read(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
+{
+	find_allowed(id, reach, saga);
+}

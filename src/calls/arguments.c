@@ -1,0 +1,512 @@
+/*-------------------------------------------------------------------------
+ *
+ * arguments.c
+ *	  What callers give: is it allowed, and what does it mean?
+ *
+ * Everything is checked before anything is stored: bad input gets an error
+ * and changes nothing.  What is wrong with a value by itself is answered with
+ * the standard SQLSTATEs, what exceeds a limit of ours with SG009.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/detoast.h"
+#include "access/htup_details.h"
+#include "base/compat.h"
+#include "base/errors.h"
+#include "base/guc.h"
+#include "calls/arguments.h"
+#include "catalog/pg_type_d.h"
+#include "common/cryptohash.h"
+#include "common/hashfn.h"
+#include "common/sha2.h"
+#include "executor/executor.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "nodes/parsenodes.h"
+#include "parser/parser.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
+#include "utils/numeric.h"
+
+/*
+ * SQL texts found good lately, so that the compensation of a step that is
+ * recorded again and again is parsed once per session.
+ */
+#define GOOD_SQL_TEXTS		64
+#define GOOD_SQL_MAX_LEN	4096
+
+static char *good_sql[GOOD_SQL_TEXTS];
+
+text *
+saga_input_text(FunctionCallInfo fcinfo, int arg)
+{
+	return PG_ARGISNULL(arg) ? NULL : PG_GETARG_TEXT_PP(arg);
+}
+
+/* A jsonb within saga.max_payload; SG009 above it. */
+Jsonb *
+saga_input_jsonb(FunctionCallInfo fcinfo, int arg, const char *what)
+{
+	Size		size;
+
+	if (PG_ARGISNULL(arg))
+		return NULL;
+	size = toast_raw_datum_size(PG_GETARG_DATUM(arg)) - VARHDRSZ;
+	if (size > (Size) saga_guc_max_payload * 1024)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_LIMIT_EXCEEDED),
+				 errmsg("%s is too large", what),
+				 errdetail("It has %zu bytes; saga.max_payload allows %d kB.",
+						   size, saga_guc_max_payload),
+				 errhint("Keep large documents in a table of yours, and their key here.")));
+	return PG_GETARG_JSONB_P(arg);
+}
+
+/*
+ * Writes a value so that two are written the same if and only if jsonb compares
+ * them as equal: 1 and 1.0 are, and [[1, 2], 3] and [[1, 2, 3]] are not.
+ *
+ * Each scalar has its type and length before it, so that no string can be
+ * taken for what follows it.  Keys need no mark of their own: in an object, keys
+ * and values take turns.  What is written is stored as a hash: it must not
+ * change.
+ */
+static void
+write_canonical(StringInfo buffer, Jsonb *value)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(&value->root);
+	JsonbIteratorToken token;
+	JsonbValue	part;
+
+	while ((token = JsonbIteratorNext(&iterator, &part, false)) != WJB_DONE)
+	{
+		const char *bytes = "";
+		int			length = 0;
+		char		type = 'n';
+
+		switch (token)
+		{
+			case WJB_BEGIN_ARRAY:
+				/* A scalar by itself is stored as an array of one. */
+				appendStringInfoChar(buffer, part.val.array.rawScalar ? '=' : '[');
+				continue;
+			case WJB_END_ARRAY:
+				appendStringInfoChar(buffer, ']');
+				continue;
+			case WJB_BEGIN_OBJECT:
+				appendStringInfoChar(buffer, '{');
+				continue;
+			case WJB_END_OBJECT:
+				appendStringInfoChar(buffer, '}');
+				continue;
+			default:
+				break;
+		}
+		switch (part.type)
+		{
+			case jbvNull:
+				break;
+			case jbvBool:
+				type = part.val.boolean ? 't' : 'f';
+				break;
+			case jbvString:
+				type = 's';
+				bytes = part.val.string.val;
+				length = part.val.string.len;
+				break;
+			case jbvNumeric:
+				type = '#';
+				bytes = numeric_normalize(part.val.numeric);
+				length = strlen(bytes);
+				break;
+			default:
+				elog(ERROR, "unexpected type of jsonb value: %d",
+					 (int) part.type);
+		}
+		appendStringInfo(buffer, "%c%d:", type, length);
+		appendBinaryStringInfo(buffer, bytes, length);
+	}
+}
+
+static void
+hash_value(Jsonb *value, uint8 *hash)
+{
+	pg_cryptohash_ctx *context = pg_cryptohash_create(PG_SHA256);
+	StringInfoData buffer;
+
+	initStringInfo(&buffer);
+	if (value != NULL)
+		write_canonical(&buffer, DatumGetJsonbP(PointerGetDatum(value)));
+	if (pg_cryptohash_init(context) < 0 ||
+		pg_cryptohash_update(context, (uint8 *) buffer.data, buffer.len) < 0 ||
+		pg_cryptohash_final(context, hash, PG_SHA256_DIGEST_LENGTH) < 0)
+		elog(ERROR, "could not compute SHA-256 hash: %s",
+			 pg_cryptohash_error(context));
+	pg_cryptohash_free(context);
+	pfree(buffer.data);
+}
+
+/*
+ * What is kept of values that are forgotten: enough to know the same ones when
+ * they are given again.  They are compared by it alone, so it is a
+ * cryptographic hash.  Of a NULL value that was forgotten before, "known" has
+ * the hash.
+ */
+bytea *
+saga_input_hash(const bytea *known, Jsonb **values, int count)
+{
+	Size		size = VARHDRSZ + count * PG_SHA256_DIGEST_LENGTH;
+	bytea	   *result = palloc(size);
+
+	SET_VARSIZE(result, size);
+	for (int i = 0; i < count; i++)
+	{
+		int			at = i * PG_SHA256_DIGEST_LENGTH;
+
+		if (values[i] == NULL && known != NULL)
+			memcpy(VARDATA(result) + at, VARDATA_ANY(known) + at,
+				   PG_SHA256_DIGEST_LENGTH);
+		else
+			hash_value(values[i], (uint8 *) VARDATA(result) + at);
+	}
+	return result;
+}
+
+/* Is a value the one of that number that was forgotten? */
+bool
+saga_input_same_hash(const bytea *known, int number, Jsonb *value)
+{
+	uint8		hash[PG_SHA256_DIGEST_LENGTH];
+
+	Assert(VARSIZE_ANY_EXHDR(known) >= (number + 1) * sizeof(hash));
+	hash_value(value, hash);
+	return memcmp(VARDATA_ANY(known) + number * sizeof(hash), hash,
+				  sizeof(hash)) == 0;
+}
+
+/* A name or key of 1 to "limit" characters. */
+text *
+saga_input_name(FunctionCallInfo fcinfo, int arg, const char *what, int limit,
+				bool required)
+{
+	text	   *value = saga_input_text(fcinfo, arg);
+	int			length;
+
+	if (value == NULL)
+	{
+		if (required)
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("%s must not be null", what),
+					 errhint("Give it 1 to %d characters.", limit)));
+		return NULL;
+	}
+	length = pg_mbstrlen_with_len(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
+	if (length == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be empty", what),
+				 errhint("Give it 1 to %d characters.", limit)));
+	if (length > limit)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_LIMIT_EXCEEDED),
+				 errmsg("%s is too long", what),
+				 errdetail("It has %d characters; %d are allowed.",
+						   length, limit),
+				 errhint("Use a shorter one, or a hash of it.")));
+	return value;
+}
+
+/* Why a person decides something; it must say something. */
+text *
+saga_input_note(FunctionCallInfo fcinfo, int arg)
+{
+	text	   *note = saga_input_text(fcinfo, arg);
+
+	if (note == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("note must not be null"),
+				 errhint("Say why, for those who read the history.")));
+	if (strspn(text_to_cstring(note), " \t\r\n\f\v") == strlen(text_to_cstring(note)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("note must not be empty"),
+				 errhint("Say why, for those who read the history.")));
+	return note;
+}
+
+/* The name of a notification channel: what NOTIFY itself would take. */
+text *
+saga_input_channel(FunctionCallInfo fcinfo, int arg, const char *what)
+{
+	text	   *value = saga_input_text(fcinfo, arg);
+	int			bytes;
+
+	if (value == NULL)
+		return NULL;
+	bytes = VARSIZE_ANY_EXHDR(value);
+	if (bytes == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be empty", what),
+				 errhint("A channel has a name of 1 to %d bytes.", NAMEDATALEN - 1)));
+	if (bytes >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s is too long", what),
+				 errdetail("It has %d bytes; a channel may have %d.",
+						   bytes, NAMEDATALEN - 1),
+				 errhint("Use a channel with a shorter name.")));
+	return value;
+}
+
+/*
+ * LISTEN folds what is not quoted to lower case, and nothing tells a listener
+ * that it listens on another channel than the one that is notified.
+ */
+void
+saga_input_notice_channel(const text *channel)
+{
+	char	   *name;
+
+	if (channel == NULL)
+		return;
+	name = text_to_cstring(channel);
+	if (strpbrk(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != NULL)
+		ereport(NOTICE,
+				(errmsg("channel \"%s\" is not in lower case", name),
+				 errhint("LISTEN folds a name that is not quoted to lower case; listeners must say LISTEN %s.",
+						 quote_identifier(name))));
+	pfree(name);
+}
+
+/*
+ * An interval as milliseconds: a year counts 365.25 days, a month 30 days and
+ * a day 24 hours, as EXTRACT (epoch) has it.  Negative and infinite ones are
+ * refused.  Less than a millisecond counts as one, since 0 often means "none".
+ */
+int64
+saga_input_milliseconds(const Interval *interval, const char *what)
+{
+	double		ms;
+
+	ms = (double) interval->time / 1000.0 +
+		(double) interval->day * SECS_PER_DAY * 1000.0 +
+		(double) (interval->month / MONTHS_PER_YEAR) * DAYS_PER_YEAR * SECS_PER_DAY * 1000.0 +
+		(double) (interval->month % MONTHS_PER_YEAR) * DAYS_PER_MONTH * SECS_PER_DAY * 1000.0;
+	if (saga_compat_interval_is_infinite(interval) ||
+		ms > (double) SAGA_MAX_DELAY_MS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s is too long", what),
+				 errhint("Up to 100 years are allowed.")));
+	if (ms < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be negative", what),
+				 errhint("Give a time of 0 or more.")));
+	if (ms > 0 && ms < 1)
+		return 1;
+	return (int64) ms;
+}
+
+/*
+ * A syntax error in a compensation is reported with its position in that
+ * text, not in the statement that registers it.
+ */
+static void
+move_error_position(void *arg)
+{
+	int			position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery((const char *) arg);
+	}
+	errcontext("compensation");
+}
+
+/*
+ * Refuses a compensation that could not run whatever the database holds: no
+ * statement in it, bad syntax, transaction control.  Names are not resolved;
+ * what they mean is the business of the day it runs.
+ */
+void
+saga_input_check_sql(const text *sql)
+{
+	uint32		hash = hash_bytes((const unsigned char *) VARDATA_ANY(sql),
+								  VARSIZE_ANY_EXHDR(sql));
+	char	  **good = &good_sql[hash % GOOD_SQL_TEXTS];
+	size_t		length = VARSIZE_ANY_EXHDR(sql);
+	ErrorContextCallback callback;
+	char	   *string;
+	List	   *statements;
+	ListCell   *lc;
+
+	if (*good != NULL && strlen(*good) == length &&
+		memcmp(*good, VARDATA_ANY(sql), length) == 0)
+		return;
+
+	string = text_to_cstring(sql);
+	callback.callback = move_error_position;
+	callback.arg = string;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	statements = raw_parser(string, RAW_PARSE_DEFAULT);
+	error_context_stack = callback.previous;
+
+	if (statements == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("compensation holds no statement"),
+				 errhint("Leave it null for a step with nothing to undo.")));
+	foreach(lc, statements)
+	{
+		RawStmt    *statement = lfirst_node(RawStmt, lc);
+
+		if (IsA(statement->stmt, TransactionStmt))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("compensation must not hold transaction control"),
+					 errdetail("It runs, as a whole, in the transaction that marks the step compensated."),
+					 errhint("Leave out BEGIN, COMMIT, ROLLBACK and SAVEPOINT.")));
+	}
+	list_free_deep(statements);
+
+	if (length <= GOOD_SQL_MAX_LEN)
+	{
+		if (*good != NULL)
+			pfree(*good);
+		*good = NULL;
+		*good = MemoryContextStrdup(TopMemoryContext, string);
+	}
+	pfree(string);
+}
+
+/* The policy of a step whose call names none. */
+static void
+default_policy(SagaPolicy *policy)
+{
+	policy->max_attempts = saga_guc_max_attempts;
+	policy->delay = saga_guc_retry_delay;
+	policy->backoff = (SagaBackoff) saga_guc_retry_backoff;
+	policy->max_delay = saga_guc_retry_max_delay;
+	policy->jitter = saga_guc_retry_jitter;
+	policy->timeout = saga_guc_compensation_timeout;
+}
+
+/*
+ * Puts the six fields of a retry policy into one; what they leave open, stays
+ * as it is.
+ */
+static void
+replace_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
+{
+	if (!nulls[0])
+	{
+		policy->max_attempts = DatumGetInt32(values[0]);
+		if (policy->max_attempts < 1 ||
+			policy->max_attempts > SAGA_MAX_ATTEMPTS_LIMIT)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("max_attempts must be between 1 and %d",
+							SAGA_MAX_ATTEMPTS_LIMIT),
+					 errdetail("It is %d.", policy->max_attempts),
+					 errhint("1 means that it is tried once.")));
+	}
+	if (!nulls[1])
+	{
+		policy->delay = saga_input_milliseconds(DatumGetIntervalP(values[1]),
+												"delay");
+		if (policy->delay < SAGA_MIN_DELAY_MS)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("delay must be at least %d ms", SAGA_MIN_DELAY_MS),
+					 errhint("Give an attempt time to find things changed.")));
+	}
+	if (!nulls[2])
+	{
+		char	   *name = text_to_cstring(DatumGetTextPP(values[2]));
+
+		if (!saga_state_backoff_by_name(name, &policy->backoff))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("unknown backoff \"%s\"", name),
+					 errhint("It is constant, linear or exponential.")));
+	}
+	if (nulls[3])
+	{
+		/* Nobody meant to cut short the delay that is asked for. */
+		policy->max_delay = Max(policy->max_delay, policy->delay);
+	}
+	else
+	{
+		policy->max_delay = saga_input_milliseconds(DatumGetIntervalP(values[3]),
+													"max_delay");
+		if (policy->max_delay < SAGA_MIN_DELAY_MS)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("max_delay must be at least %d ms",
+							SAGA_MIN_DELAY_MS),
+					 errhint("It is the longest delay, at least as long as the first one.")));
+	}
+	if (!nulls[4])
+	{
+		policy->jitter = DatumGetFloat8(values[4]);
+		if (!(policy->jitter >= 0.0 && policy->jitter <= 1.0))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("jitter must be between 0 and 1"),
+					 errdetail("It is %g.", policy->jitter),
+					 errhint("0.1 spreads a delay over 0.9 to 1.1 times its value.")));
+	}
+	if (!nulls[5])
+	{
+		policy->timeout = saga_input_milliseconds(DatumGetIntervalP(values[5]),
+												  "timeout");
+		if (policy->timeout > PG_INT32_MAX)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("timeout of an attempt is too long"),
+					 errhint("Up to 24 days are allowed; 0 sets no limit.")));
+	}
+}
+
+/* Puts a retry policy that is an argument into one; NULL changes nothing. */
+void
+saga_input_replace_policy(FunctionCallInfo fcinfo, int arg, SagaPolicy *policy)
+{
+	HeapTupleHeader given = PG_ARGISNULL(arg) ? NULL :
+		PG_GETARG_HEAPTUPLEHEADER(arg);
+	Datum		values[6];
+	bool		nulls[6] = {true, true, true, true, true, true};
+
+	if (given != NULL)
+		for (int i = 0; i < 6; i++)
+			values[i] = GetAttributeByNum(given, i + 1, &nulls[i]);
+	replace_policy(values, nulls, policy);
+}
+
+/* A retry policy as an argument; what it leaves open, the settings say. */
+void
+saga_input_policy(FunctionCallInfo fcinfo, int arg, SagaPolicy *policy)
+{
+	default_policy(policy);
+	saga_input_replace_policy(fcinfo, arg, policy);
+}
+
+/* Checks the fields of a policy that is being made. */
+void
+saga_input_check_policy(const Datum *values, const bool *nulls)
+{
+	SagaPolicy	policy;
+
+	default_policy(&policy);
+	replace_policy(values, nulls, &policy);
+}

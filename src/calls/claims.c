@@ -1,0 +1,573 @@
+/*-------------------------------------------------------------------------
+ *
+ * claims.c
+ *	  The calls of those who compensate outside the database.
+ *
+ * A step that waits for a listener has a row in the queue.  Whoever claims it
+ * begins an attempt, which it then reports done or failed before its lease is
+ * over; else the worker ends the attempt (events.c).  The handle of a task
+ * is its compensation key.
+ *
+ * Every call stands by itself: nothing is kept in the session, so that a
+ * connection pool may send each to another one.
+ *
+ * Claims wait for nobody.  What the queue says is only where to look; it is
+ * decided by the newest rows, and a saga whose row somebody is writing is
+ * passed by: that is another claim, most of the time.  Reports wait for
+ * whoever is writing the saga's row; an acknowledgement that comes when the
+ * saga is running again, for whoever has a step of it in hand.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "base/clock.h"
+#include "base/compat.h"
+#include "base/errors.h"
+#include "base/ids.h"
+#include "base/rights.h"
+#include "calls/access.h"
+#include "calls/arguments.h"
+#include "common/pg_prng.h"
+#include "flow/change.h"
+#include "flow/context.h"
+#include "flow/next.h"
+#include "funcapi.h"
+#include "ledger/ledger.h"
+#include "ledger/queue_front.h"
+#include "ledger/table.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+PG_FUNCTION_INFO_V1(saga_sql_claim_compensations);
+PG_FUNCTION_INFO_V1(saga_sql_extend_claim);
+PG_FUNCTION_INFO_V1(saga_sql_complete_compensation);
+PG_FUNCTION_INFO_V1(saga_sql_fail_compensation);
+
+#define DEFAULT_LEASE_MS	60000
+
+/* So many rows of a queue are read at a time: first, and at most. */
+#define READ_FIRST			4
+#define READ_MOST			64
+
+/* What a consumer asks for. */
+typedef struct ClaimRequest
+{
+	text	   *channel;
+	int			max_claims;
+	int64		lease;			/* milliseconds */
+	text	   *consumer;
+} ClaimRequest;
+
+/* The tasks of one owner on the channel, as far as they were looked at. */
+typedef struct OwnerQueue
+{
+	SagaQueued *rows;
+	int			size;
+	int			count;
+	int			next;			/* not looked at yet */
+} OwnerQueue;
+
+/* ------------------------------------------------------------------------
+ * Claims
+ * ------------------------------------------------------------------------ */
+
+/* How long an attempt may go on from an instant, by lease and policy. */
+static int64
+lease_ms(FunctionCallInfo fcinfo, int arg)
+{
+	int64		lease = saga_input_milliseconds(PG_GETARG_INTERVAL_P(arg),
+												"lease");
+
+	if (lease <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("lease must be longer than 0"),
+				 errhint("Give the time that one compensation may take.")));
+	return lease;
+}
+
+/* The end of a lease from now on, within the timeout of the policy. */
+static TimestampTz
+lease_end(const SagaStep *step, TimestampTz claimed_at, int64 lease,
+		  TimestampTz now)
+{
+	TimestampTz end = now + lease * 1000;
+	SagaPolicy	policy;
+
+	saga_outcome_policy(step, &policy);
+	if (policy.timeout > 0)
+		end = Min(end, claimed_at + policy.timeout * 1000);
+	return end;
+}
+
+static void
+emit_claim(const SagaRow *saga, const SagaStep *step, ReturnSetInfo *result)
+{
+	Datum		values[7];
+	bool		nulls[7] = {false};
+	int			attempt = step->comp_attempts + 1;
+
+	values[0] = UUIDPGetDatum(&step->saga);
+	values[1] = PointerGetDatum(step->key);
+	values[2] = Int64GetDatum(step->seq);
+	values[3] = Int32GetDatum(attempt);
+	values[4] = PointerGetDatum(saga_context_compensation_key(&step->saga,
+															  step->seq));
+	values[5] = PointerGetDatum(saga_context_build(saga, step, attempt));
+	values[6] = TimestampTzGetDatum(step->lease_until);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+/* A listener claims the step at "index", which waits for one. */
+static SagaWritten
+write_claim(SagaRow *saga, SagaSteps *steps, int index,
+					text *consumer, TimestampTz lease_until, TimestampTz now)
+{
+	SagaStep   *step = &steps->step[index];
+
+	step->claimed_at = now;
+	step->lease_until = lease_until;
+	step->consumer = consumer;
+	saga_advance_wait_until(saga, steps, 0, InvalidOid);
+
+	/* Whoever holds the saga's row is at this step, or about to change it. */
+	return saga_advance_stand(saga, step, SAGA_HAND_EXECUTOR, now);
+}
+
+/* Claims what a row of the queue names.  False if it is not to be had. */
+static bool
+claim(const SagaQueued *queued, const ClaimRequest *request,
+	  ReturnSetInfo *result)
+{
+	SagaRow		saga;
+	SagaSteps	steps;
+	SagaStep   *step;
+	TimestampTz now;
+	int			index;
+
+	if (saga_ledger_get_saga(&queued->saga, &saga) != SAGA_FOUND ||
+		TransactionIdIsValid(saga.version.writer) ||
+		!saga_owner_may_call(saga.owner, saga.owner_name) ||
+		saga.state != SAGA_COMPENSATING || saga.paused)
+		return false;
+	saga_ledger_get_steps(&saga.id, &steps);
+	index = saga_walk_find(&steps, queued->seq);
+	if (index < 0 || saga_rows_queued(&steps.step[index]) != queued->since)
+		return false;
+	step = &steps.step[index];
+	now = saga_clock_now();
+	if (write_claim(&saga, &steps, index, request->consumer,
+							lease_end(step, now, request->lease, now),
+							now) != SAGA_WRITTEN)
+		return false;
+	emit_claim(&saga, step, result);
+	return true;
+}
+
+/* Reads on, behind all that was looked at.  False: there is nothing more. */
+static bool
+read_on(OwnerQueue *queue, Snapshot snapshot)
+{
+	SagaQueued	last = queue->rows[queue->count - 1];
+
+	/* There were fewer than asked for. */
+	if (queue->count < queue->size)
+		return false;
+	if (queue->size < READ_MOST && !IsolationIsSerializable())
+	{
+		queue->size *= 4;
+		queue->rows = repalloc(queue->rows, queue->size * sizeof(SagaQueued));
+	}
+	queue->next = 0;
+	queue->count = saga_ledger_next_queued(&last, snapshot, queue->rows,
+										   queue->size);
+	return queue->count > 0;
+}
+
+/* Claims the next task of an owner that is to be had.  False: there is none. */
+static bool
+claim_next(OwnerQueue *queue, const ClaimRequest *request, Snapshot snapshot,
+		   MemoryContext context, ReturnSetInfo *result)
+{
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	bool		claimed = false;
+
+	while (!claimed && queue->count > 0 &&
+		   (queue->next < queue->count || read_on(queue, snapshot)))
+	{
+		CHECK_FOR_INTERRUPTS();
+		claimed = claim(&queue->rows[queue->next++], request, result);
+		MemoryContextReset(context);
+	}
+	MemoryContextSwitchTo(caller);
+	return claimed;
+}
+
+/* The owners of what waits on a channel whose rights the caller has. */
+static OwnerQueue *
+find_owners(const ClaimRequest *request, uint64 look, Snapshot snapshot,
+			int *count)
+{
+	OwnerQueue *owners = palloc(sizeof(OwnerQueue) * 8);
+	int			size = 8;
+	int			first = READ_FIRST;
+	SagaQueued *rows = NULL;
+	SagaQueued	queue;
+
+	/* What it reads and somebody else claims, it would depend on. */
+	if (IsolationIsSerializable())
+		first = 1;
+	text_to_cstring_buffer(request->channel, queue.channel, NAMEDATALEN);
+	queue.owner = InvalidOid;
+	*count = 0;
+	while (saga_ledger_next_owner(&queue))
+	{
+		OwnerQueue *owner;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!saga_owner_has_rights_of(queue.owner))
+			continue;
+		if (*count == size)
+		{
+			size *= 2;
+			owners = repalloc(owners, sizeof(OwnerQueue) * size);
+		}
+		owner = &owners[*count];
+		if (rows == NULL)
+			rows = palloc(sizeof(SagaQueued) * first);
+		owner->rows = rows;
+		owner->size = first;
+		owner->next = 0;
+		owner->count = saga_ledger_first_queued(&queue, look, snapshot, rows,
+												first);
+		if (owner->count == 0)
+			continue;
+		rows = NULL;
+		(*count)++;
+	}
+	return owners;
+}
+
+/* saga.claim_compensations(channel, max_claims, lease, consumer) */
+Datum
+saga_sql_claim_compensations(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	ClaimRequest request;
+	MemoryContext context;
+	uint64		look;
+	Snapshot	snapshot;
+	OwnerQueue *owners;
+	int			count;
+	int			claimed = 0;
+	bool		any = true;
+	int			first;
+
+	saga_open_call("saga.claim_compensations()");
+	request.channel = saga_input_channel(fcinfo, 0, "channel");
+	if (request.channel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("channel must not be null"),
+				 errhint("It is the channel that the steps name with notify.")));
+	request.max_claims = PG_ARGISNULL(1) ? 1 : PG_GETARG_INT32(1);
+	if (request.max_claims < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_claims must be at least 1"),
+				 errdetail("It is %d.", request.max_claims),
+				 errhint("Claim as many as you can do within the lease.")));
+	request.lease = PG_ARGISNULL(2) ? DEFAULT_LEASE_MS : lease_ms(fcinfo, 2);
+	request.consumer = saga_input_name(fcinfo, 3, "consumer", SAGA_MAX_NAME,
+									   false);
+	saga_open_undone_here("saga.claim_compensations()");
+
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	context = AllocSetContextCreate(CurrentMemoryContext, "saga claim",
+									ALLOCSET_DEFAULT_SIZES);
+	look = saga_front_look();
+	snapshot = saga_table_snapshot();
+	owners = find_owners(&request, look, snapshot, &count);
+
+	/* In turn, from any of them on: no owner's flood keeps another waiting. */
+	first = count > 0 ? (int) (pg_prng_uint32(&pg_global_prng_state) % count) : 0;
+	while (any && claimed < request.max_claims)
+	{
+		any = false;
+		for (int i = 0; i < count && claimed < request.max_claims; i++)
+		{
+			if (!claim_next(&owners[(first + i) % count], &request, snapshot,
+							context, result))
+				continue;
+			any = true;
+			claimed++;
+		}
+	}
+	UnregisterSnapshot(snapshot);
+	MemoryContextDelete(context);
+	return (Datum) 0;
+}
+
+/* ------------------------------------------------------------------------
+ * Reports
+ * ------------------------------------------------------------------------ */
+
+/* The task that a compensation key names, of a saga that is the caller's. */
+static int
+find_task(FunctionCallInfo fcinfo, SagaRow *saga, SagaSteps *steps)
+{
+	text	   *key = saga_input_text(fcinfo, 0);
+	pg_uuid_t	id;
+	int64		seq;
+	int			index;
+	SagaStep   *step;
+
+	if (key == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("compensation_key must not be null"),
+				 errhint("It is what saga.claim_compensations answered.")));
+	if (!saga_context_parse_key(key, &id, &seq))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" is no compensation key",
+						text_to_cstring(key)),
+				 errhint("It is what saga.claim_compensations answered, to be given back as it is.")));
+	saga_open_newest(&id, SAGA_REACH_OWN, saga);
+	saga_ledger_get_steps(&id, steps);
+	index = saga_walk_find(steps, seq);
+	if (index < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_STEP_NOT_FOUND),
+				 errmsg("saga %s has no step with the compensation key \"%s\"",
+						saga_uuid7_string(&id), text_to_cstring(key)),
+				 errhint("It is what saga.claim_compensations answered, to be given back as it is.")));
+	step = &steps->step[index];
+	/* It may have been so before saga.amend gave it another channel. */
+	if (step->dispatched_at == 0 &&
+		!saga_ledger_has_event(&id, seq, "compensation dispatched"))
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_INVALID_STATE),
+				 errmsg("the compensation of step \"%s\" was not dispatched to listeners",
+						text_to_cstring(step->key)),
+				 step->channel == NULL ?
+				 errdetail("No listener compensates that step.") :
+				 errdetail("Its turn has not come."),
+				 errhint("Report what saga.claim_compensations answered, and nothing else.")));
+	return index;
+}
+
+/*
+ * Is the attempt of that number under way?  False: it is over.  One that has
+ * not begun is an error.
+ */
+static bool
+is_under_way(const SagaStep *step, int attempt)
+{
+	int			open = step->claimed_at != 0 ? step->comp_attempts + 1 : 0;
+
+	if (attempt < 1 || attempt > Max(step->comp_attempts, open))
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_INVALID_STATE),
+				 errmsg("attempt %d of the compensation of step \"%s\" has not begun",
+						attempt, text_to_cstring(step->key)),
+				 errdetail("There were %d so far.",
+						   Max(step->comp_attempts, open)),
+				 errhint("An attempt begins with saga.claim_compensations, which tells its number.")));
+	return attempt == open;
+}
+
+static int
+get_attempt(FunctionCallInfo fcinfo, int arg)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("attempt must not be null"),
+				 errhint("It is what saga.claim_compensations answered.")));
+	return PG_GETARG_INT32(arg);
+}
+
+/*
+ * The listener that holds a step may do so for longer.  It need not be the
+ * step that is next: the walk says what else the saga waits for.
+ */
+static SagaWritten
+write_extension(SagaRow *saga, SagaSteps *steps, int index,
+				TimestampTz lease_until, TimestampTz now)
+{
+	SagaStep   *step = &steps->step[index];
+
+	step->lease_until = lease_until;
+	if (saga->state == SAGA_COMPENSATING)
+		return saga_advance_walk(saga, steps, step, SAGA_HAND_CALLER, now);
+	saga_advance_rest(saga, steps);
+	return saga_advance_stand(saga, step, SAGA_HAND_CALLER, now);
+}
+
+/* saga.extend_claim(compensation_key, attempt, lease) */
+Datum
+saga_sql_extend_claim(PG_FUNCTION_ARGS)
+{
+	int			attempt;
+	int64		lease;
+
+	saga_open_call("saga.extend_claim()");
+	attempt = get_attempt(fcinfo, 1);
+	if (PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("lease must not be null"),
+				 errhint("Give the time that the compensation needs from now on.")));
+	lease = lease_ms(fcinfo, 2);
+	for (;;)
+	{
+		SagaRow		saga;
+		SagaSteps	steps;
+		int			index = find_task(fcinfo, &saga, &steps);
+		SagaStep   *step = &steps.step[index];
+		TimestampTz now = saga_clock_now();
+		TimestampTz end;
+
+		if (!is_under_way(step, attempt) || step->lease_until <= now)
+			ereport(ERROR,
+					(errcode(ERRCODE_SAGA_INVALID_STATE),
+					 errmsg("the claim of step \"%s\" is over",
+							text_to_cstring(step->key)),
+					 errdetail("It was attempt %d, and is not under way any more.",
+							   attempt),
+					 errhint("Another listener may have it now. If its effect is done, report that with saga.complete_compensation.")));
+		end = lease_end(step, step->claimed_at, lease, now);
+		if (end <= step->lease_until ||
+			write_extension(&saga, &steps, index, end, now) == SAGA_WRITTEN)
+			PG_RETURN_TIMESTAMPTZ(step->lease_until);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/*
+ * A listener says that the compensation of the step at "index", which was
+ * dispatched once, is done.  That is believed whoever holds the step now, and
+ * although it was given up: the effect is there.
+ */
+static SagaWritten
+acknowledge(SagaRow *saga, SagaSteps *steps, int index,
+						  Jsonb *output, TimestampTz now)
+{
+	SagaStep   *step = &steps->step[index];
+	SagaWritten written;
+
+	step->comp_output = output;
+	if (step->claimed_at != 0)
+	{
+		SagaAttemptEnd end;
+
+		saga_outcome_of_claim(step, SAGA_OUTCOME_SUCCEEDED, NULL, &end);
+		return saga_advance_settle(saga, steps, index, &end,
+									SAGA_HAND_CALLER, now);
+	}
+
+	/* No attempt is under way: the one that did it is over, as far as known. */
+	if (!step->late)
+		step->parked = NULL;
+	step->comp_status = SAGA_COMP_COMPENSATED;
+	step->compensated_at = now;
+	step->next_attempt_at = 0;
+
+	/* A saga that is running again has had that run of the step undone. */
+	if (saga->state == SAGA_RUNNING && step->rolled_back_at == 0)
+		step->rolled_back_at = now;
+	/* Behind a pivot nothing is being undone, and nothing follows. */
+	if (saga->state == SAGA_COMPENSATING ||
+		(saga->state == SAGA_NEEDS_REVIEW && saga->undo_target >= 0))
+		written = saga_advance_walk(saga, steps, step, SAGA_HAND_CALLER, now);
+	else
+		written = saga_advance_stand(saga, step, SAGA_HAND_CALLER, now);
+	if (written == SAGA_WRITTEN)
+		saga_ledger_insert_event(&saga->id, "late acknowledgement", step->seq,
+								 NULL, now);
+	return written;
+}
+
+/* saga.complete_compensation(compensation_key, output) */
+Datum
+saga_sql_complete_compensation(PG_FUNCTION_ARGS)
+{
+	Jsonb	   *output;
+	bool		locked = false;
+
+	saga_open_call("saga.complete_compensation()");
+	output = saga_input_jsonb(fcinfo, 1, "output");
+	for (;;)
+	{
+		SagaRow		saga;
+		SagaSteps	steps;
+		int			index = find_task(fcinfo, &saga, &steps);
+		SagaStep   *step = &steps.step[index];
+
+		if (step->comp_status == SAGA_COMP_COMPENSATED ||
+			step->comp_status == SAGA_COMP_SKIPPED)
+			PG_RETURN_TEXT_P(cstring_to_text(saga_state_comp_status_name(step->comp_status)));
+		/* Steps of a running saga are written behind its lock, not its row. */
+		if (saga.state == SAGA_RUNNING && !locked)
+			locked = saga_ledger_lock(&saga.id, ExclusiveLock, SAGA_WAIT);
+		else if (acknowledge(&saga, &steps, index, output,
+							 saga_clock_now()) == SAGA_WRITTEN)
+			PG_RETURN_TEXT_P(cstring_to_text(saga_state_comp_status_name(step->comp_status)));
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* saga.fail_compensation(compensation_key, attempt, error, retryable, retry_after) */
+Datum
+saga_sql_fail_compensation(PG_FUNCTION_ARGS)
+{
+	int			attempt;
+	text	   *error;
+	bool		retryable;
+	int64		retry_after = 0;
+
+	saga_open_call("saga.fail_compensation()");
+	attempt = get_attempt(fcinfo, 1);
+	error = saga_input_text(fcinfo, 2);
+	if (error == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("error must not be null"),
+				 errhint("Say what went wrong: people will read it.")));
+	retryable = PG_ARGISNULL(3) || PG_GETARG_BOOL(3);
+	/* 0 says "at once", which is not the same as saying nothing. */
+	if (!PG_ARGISNULL(4))
+	{
+		retry_after = saga_input_milliseconds(PG_GETARG_INTERVAL_P(4),
+											  "retry_after");
+		retry_after = Max(retry_after, 1);
+	}
+	for (;;)
+	{
+		SagaRow		saga;
+		SagaSteps	steps;
+		int			index = find_task(fcinfo, &saga, &steps);
+		SagaStep   *step = &steps.step[index];
+		SagaAttemptEnd end;
+
+		if (!is_under_way(step, attempt))
+			PG_RETURN_TEXT_P(cstring_to_text("stale"));
+		saga_outcome_of_claim(step, SAGA_OUTCOME_FAILED,
+								text_to_cstring(error), &end);
+		end.retry_after = retry_after;
+		if (!retryable)
+			end.park = psprintf("its listener says that it cannot be done: %s",
+								text_to_cstring(error));
+		if (saga_advance_settle(&saga, &steps, index, &end, SAGA_HAND_CALLER,
+								 saga_clock_now()) == SAGA_WRITTEN)
+			PG_RETURN_TEXT_P(cstring_to_text(saga_state_comp_status_name(step->comp_status)));
+		CHECK_FOR_INTERRUPTS();
+	}
+}

@@ -1,0 +1,685 @@
+/*-------------------------------------------------------------------------
+ *
+ * decisions.c
+ *	  The calls by which a person decides: resolve, abandon, reopen, pause,
+ *	  resume; and set_timeout and rollback_to, which applications call too.
+ *
+ * They are open to the saga's owner and to the members of saga.operator_role,
+ * who settle sagas but never change what runs, or as whom.  Who decided, when,
+ * and why is written down as an event.
+ *
+ * Two people may decide about the same thing at once: the second waits for the
+ * first one's transaction, finds the decision taken, and is told by whom.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/clock.h"
+#include "base/errors.h"
+#include "base/ids.h"
+#include "base/json.h"
+#include "calls/access.h"
+#include "calls/arguments.h"
+#include "flow/change.h"
+#include "flow/next.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(saga_sql_resolve);
+PG_FUNCTION_INFO_V1(saga_sql_abandon);
+PG_FUNCTION_INFO_V1(saga_sql_reopen);
+PG_FUNCTION_INFO_V1(saga_sql_pause);
+PG_FUNCTION_INFO_V1(saga_sql_resume);
+PG_FUNCTION_INFO_V1(saga_sql_set_timeout);
+PG_FUNCTION_INFO_V1(saga_sql_rollback_to);
+
+typedef enum Resolution
+{
+	RESOLVE_RETRY,				/* run the compensation (again) */
+	RESOLVE_DONE,				/* it was done by hand */
+	RESOLVE_SKIP				/* it is not needed */
+} Resolution;
+
+/* ------------------------------------------------------------------------
+ * What they have in common
+ * ------------------------------------------------------------------------ */
+
+static void
+write_event(const SagaRow *saga, const char *event, int64 seq,
+			const char *key, const char *value, text *note, TimestampTz now)
+{
+	SagaJson	json;
+
+	saga_json_begin(&json);
+	if (key != NULL)
+		saga_json_string(&json, key, value);
+	saga_json_text(&json, "note", note);
+	saga_ledger_insert_event(&saga->id, event, seq, saga_json_end(&json), now);
+}
+
+static Datum
+state_datum(const SagaRow *saga)
+{
+	return PointerGetDatum(cstring_to_text(saga_state_name(saga->state)));
+}
+
+/*
+ * Nobody is asked about this (any more): tells who decided last, if somebody
+ * did.
+ */
+static void
+refuse_undecidable(const SagaRow *saga, const char *what, int64 seq,
+				   const char *hint)
+{
+	SagaEvent	last;
+
+	if (saga_ledger_last_decision(&saga->id, seq, &last))
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_INVALID_STATE),
+				 errmsg("%s", what),
+				 errdetail("Saga %s is in state \"%s\". Role \"%s\" decided at %s: %s %s.",
+						   saga_uuid7_string(&saga->id),
+						   saga_state_name(saga->state), last.actor,
+						   timestamptz_to_str(last.at), last.event,
+						   last.detail ? last.detail : ""),
+				 errhint("%s", hint)));
+	saga_open_refuse_state(saga, what, hint);
+}
+
+/* ------------------------------------------------------------------------
+ * A decision about a step
+ * ------------------------------------------------------------------------ */
+
+static Resolution
+get_resolution(FunctionCallInfo fcinfo, int arg)
+{
+	char	   *word;
+
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("resolution must not be null"),
+				 errhint("It is retry, done or skip.")));
+	word = text_to_cstring(PG_GETARG_TEXT_PP(arg));
+	if (strcmp(word, "retry") == 0)
+		return RESOLVE_RETRY;
+	if (strcmp(word, "done") == 0)
+		return RESOLVE_DONE;
+	if (strcmp(word, "skip") == 0)
+		return RESOLVE_SKIP;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown resolution \"%s\"", word),
+			 errhint("It is retry (run the compensation), done (it was done by hand) or skip (it is not needed).")));
+	return RESOLVE_RETRY;		/* keep the compiler quiet */
+}
+
+/* The run of a step that a person is asked about. */
+static int
+find_asked(const SagaRow *saga, const SagaSteps *steps, const text *key)
+{
+	int			newest = saga_walk_find_key(steps, key);
+	int			asked;
+
+	if (newest < 0)
+		saga_open_refuse_no_step(saga, key);
+	asked = saga_walk_find_asked(saga, steps, key);
+	if (asked < 0)
+		refuse_undecidable(saga,
+						   psprintf("step \"%s\" waits for no decision",
+									text_to_cstring(key)),
+						   steps->step[newest].seq,
+						   "saga.review_queue shows what does.");
+	return asked;
+}
+
+/*
+ * A listener holds the step: the decision takes it away.  What it reports
+ * later is an acknowledgement without a claim, or stale.
+ */
+static void
+end_claim(SagaStep *step, SagaAttemptEnd *end)
+{
+	saga_outcome_of_claim(step, SAGA_OUTCOME_INTERRUPTED,
+						  "a person decided about the step meanwhile", end);
+	end->charged = false;
+	step->comp_attempts = end->attempt;
+	step->claimed_at = 0;
+	step->lease_until = 0;
+	step->consumer = NULL;
+}
+
+/* Takes the decision into the step's row. */
+static void
+take_resolution(SagaStep *step, Resolution resolution, TimestampTz now)
+{
+	step->parked = NULL;
+	step->late = false;
+	step->next_attempt_at = 0;
+	switch (resolution)
+	{
+		case RESOLVE_RETRY:
+			if (step->compensation == NULL && step->channel == NULL)
+				ereport(ERROR,
+						(errcode(ERRCODE_SAGA_INVALID_STATE),
+						 errmsg("step \"%s\" has no compensation that could be run",
+								text_to_cstring(step->key)),
+						 errdetail("It was recorded for review alone: a person undoes it."),
+						 errhint("Undo it, then resolve it as done; or as skip, if there is nothing to undo.")));
+			if (step->content_hash != NULL)
+				ereport(ERROR,
+						(errcode(ERRCODE_SAGA_INVALID_STATE),
+						 errmsg("step \"%s\" was redacted and cannot be compensated any more",
+								text_to_cstring(step->key)),
+						 errdetail("Its args and output are forgotten."),
+						 errhint("Undo it by hand, then resolve it as done; or as skip, if there is nothing to undo.")));
+			step->comp_status = SAGA_COMP_PENDING;
+			step->compensated_at = 0;
+			step->released = true;
+			saga_outcome_forgive(step);
+			break;
+		case RESOLVE_DONE:
+			step->comp_status = SAGA_COMP_COMPENSATED;
+			step->compensated_at = now;
+			break;
+		case RESOLVE_SKIP:
+			step->comp_status = SAGA_COMP_SKIPPED;
+			step->compensated_at = 0;
+			break;
+	}
+}
+
+/* saga.resolve(saga_id, step, resolution, note) */
+Datum
+saga_sql_resolve(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	text	   *key;
+	Resolution	resolution;
+	text	   *note;
+
+	saga_open_call("saga.resolve()");
+	key = saga_input_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
+	resolution = get_resolution(fcinfo, 2);
+	note = saga_input_note(fcinfo, 3);
+	for (;;)
+	{
+		SagaRow		saga;
+		SagaSteps	steps;
+		SagaStep   *step;
+		SagaAttemptEnd end;
+		TimestampTz now;
+		bool		claimed;
+
+		saga_open_newest(id, SAGA_REACH_OPERATE, &saga);
+		saga_ledger_get_steps(id, &steps);
+		now = saga_clock_now();
+		if (saga.state != SAGA_NEEDS_REVIEW)
+			refuse_undecidable(&saga, "the saga waits for no decision", 0,
+							   "Only what saga.review_queue shows can be resolved.");
+		if (saga.undo_target < 0)
+			saga_open_refuse_state(&saga,
+								   "the saga failed after its pivot: none of its steps is to be undone",
+								   "Let it go forward with saga.reopen, or give it up with saga.abandon.");
+		step = &steps.step[find_asked(&saga, &steps, key)];
+		claimed = step->claimed_at != 0;
+		if (claimed)
+			end_claim(step, &end);
+		take_resolution(step, resolution, now);
+		if (saga_advance_walk(&saga, &steps, step, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)
+		{
+			if (claimed)
+				saga_advance_write_attempt(step, &end, now);
+			write_event(&saga, "resolved", step->seq, "resolution",
+						text_to_cstring(PG_GETARG_TEXT_PP(2)), note, now);
+			PG_RETURN_DATUM(state_datum(&saga));
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* ------------------------------------------------------------------------
+ * Decisions about a saga
+ * ------------------------------------------------------------------------ */
+
+/* saga.abandon(saga_id, note) */
+Datum
+saga_sql_abandon(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	text	   *note;
+
+	saga_open_call("saga.abandon()");
+	note = saga_input_note(fcinfo, 1);
+	for (;;)
+	{
+		SagaRow		saga;
+		SagaSteps	steps;
+		TimestampTz now;
+
+		saga_open_newest(id, SAGA_REACH_OPERATE, &saga);
+		saga_ledger_get_steps(id, &steps);
+		now = saga_clock_now();
+		if (saga.state != SAGA_NEEDS_REVIEW)
+			refuse_undecidable(&saga,
+							   "only a saga that waits for a decision can be abandoned", 0,
+							   "Fail a running saga instead: what it did will be undone.");
+		saga_ledger_enter_state(&saga, SAGA_ABANDONED, now);
+		saga_advance_rest(&saga, &steps);
+		if (saga_advance_stand(&saga, NULL, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)
+		{
+			write_event(&saga, "abandoned", 0, NULL, NULL, note, now);
+			PG_RETURN_DATUM(state_datum(&saga));
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/*
+ * What a partial undo had done to a step when the saga failed behind its
+ * pivot.  What it undid, or a person settled, may start afresh; what it only
+ * passed over, asked about, or tried in vain counts as before.  True if the
+ * step changed.
+ */
+static bool
+go_forward_again(SagaStep *step, TimestampTz now)
+{
+	bool		stays = true;
+
+	if (step->rolled_back_at != 0)
+		return false;
+	switch (step->comp_status)
+	{
+		case SAGA_COMP_NONE:
+			return false;
+		case SAGA_COMP_REGISTERED:
+			if (step->parked == NULL)
+				return false;
+			break;
+		case SAGA_COMP_PENDING:
+		case SAGA_COMP_DISPATCHED:
+		case SAGA_COMP_FAILED:
+			break;
+		case SAGA_COMP_COMPENSATED:
+			stays = false;
+			break;
+		case SAGA_COMP_SKIPPED:
+			stays = saga_walk_spares(step);
+			break;
+	}
+	if (stays && !step->late)
+	{
+		step->comp_status = SAGA_COMP_REGISTERED;
+		step->parked = NULL;
+		step->released = false;
+		saga_outcome_forgive(step);
+	}
+	else
+		step->rolled_back_at = now;
+	return true;
+}
+
+/* Is there a run of a step that was rolled back, and is to be undone still? */
+static bool
+any_opened_again(const SagaRow *saga, const SagaSteps *steps)
+{
+	for (int i = 0; i < steps->count; i++)
+		if (saga_walk_in_range(saga, &steps->step[i]))
+			return true;
+	return false;
+}
+
+/* saga.reopen(saga_id, note) */
+Datum
+saga_sql_reopen(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	text	   *note;
+
+	saga_open_call("saga.reopen()");
+	note = saga_input_note(fcinfo, 1);
+	for (;;)
+	{
+		SagaRow		saga;
+		SagaSteps	steps;
+		TimestampTz now;
+		bool	   *changed;
+		SagaWritten written;
+
+		saga_open_newest(id, SAGA_REACH_OPERATE, &saga);
+		saga_ledger_get_steps(id, &steps);
+		now = saga_clock_now();
+		if (saga.state != SAGA_NEEDS_REVIEW || saga.undo_target >= 0)
+			refuse_undecidable(&saga,
+							   "only a saga that failed after its pivot can be reopened", 0,
+							   saga.state == SAGA_NEEDS_REVIEW ?
+							   "Resolve its steps, or roll it back to a savepoint with saga.rollback_to." :
+							   "Its state decides what can be done; see next_action in saga.sagas.");
+		if (saga_walk_claimed(&steps) != NULL)
+			saga_open_refuse_state(&saga,
+								   "a listener is undoing a step of the saga",
+								   "Wait for it to report, or for the end of its lease.");
+		changed = palloc0(sizeof(bool) * Max(steps.count, 1));
+		for (int i = 0; i < steps.count; i++)
+			changed[i] = go_forward_again(&steps.step[i], now);
+		saga.failure_kind = SAGA_FAILURE_NONE;
+		saga.reason = NULL;
+		saga.details = NULL;
+		saga.failed_seq = 0;
+		saga.deadline = 0;
+		/* What a late result opened again is to be settled first. */
+		saga.undo_target = SAGA_NOTHING_TO_UNDO;
+		if (any_opened_again(&saga, &steps))
+			written = saga_advance_walk(&saga, &steps, NULL, SAGA_HAND_CALLER, now);
+		else
+		{
+			saga.undo_target = -1;
+			saga_ledger_enter_state(&saga, SAGA_RUNNING, now);
+			saga_ledger_set_due(&saga, 0, InvalidOid);
+			written = saga_advance_stand(&saga, NULL, SAGA_HAND_CALLER, now);
+		}
+		if (written == SAGA_WRITTEN)
+		{
+			for (int i = 0; i < steps.count; i++)
+				if (changed[i])
+					saga_advance_write_step(&saga, &steps.step[i]);
+			write_event(&saga, "reopened", 0, NULL, NULL, note, now);
+			PG_RETURN_DATUM(state_datum(&saga));
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* Pauses a saga, or lets it go on. */
+static Datum
+set_paused(const pg_uuid_t *id, bool paused, text *note)
+{
+	for (;;)
+	{
+		SagaRow		saga;
+		SagaSteps	steps;
+		TimestampTz now;
+		SagaWritten written;
+
+		saga_open_newest(id, SAGA_REACH_OPERATE, &saga);
+		now = saga_clock_now();
+		if (saga_state_is_final(saga.state))
+			saga_open_refuse_state(&saga, paused ?
+								   "a finished saga cannot be paused" :
+								   "a finished saga cannot be resumed",
+								   "Nothing more happens to it.");
+		if (saga.paused == paused)
+			return state_datum(&saga);
+		saga.paused = paused;
+		if (saga.state == SAGA_COMPENSATING)
+		{
+			saga_ledger_get_steps(id, &steps);
+			written = saga_advance_walk(&saga, &steps, NULL, SAGA_HAND_CALLER, now);
+		}
+		else
+		{
+			if (saga.state == SAGA_RUNNING)
+				saga_ledger_set_due(&saga, paused ? 0 : saga.deadline,
+									InvalidOid);
+			written = saga_advance_stand(&saga, NULL, SAGA_HAND_CALLER, now);
+		}
+		if (written == SAGA_WRITTEN)
+		{
+			write_event(&saga, paused ? "paused" : "resumed", 0, NULL, NULL,
+						note, now);
+			return state_datum(&saga);
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* saga.pause(saga_id, note) */
+Datum
+saga_sql_pause(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+
+	saga_open_call("saga.pause()");
+	return set_paused(id, true, saga_input_note(fcinfo, 1));
+}
+
+/* saga.resume(saga_id, note) */
+Datum
+saga_sql_resume(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+
+	saga_open_call("saga.resume()");
+	return set_paused(id, false, saga_input_text(fcinfo, 1));
+}
+
+/* Writes a saga whose deadline has changed. */
+static SagaWritten
+write_deadline(SagaRow *saga, TimestampTz now)
+{
+	SagaSteps	steps;
+
+	if (saga->state == SAGA_RUNNING)
+	{
+		saga_ledger_set_due(saga, saga->paused ? 0 : saga->deadline, InvalidOid);
+		return saga_advance_stand(saga, NULL, SAGA_HAND_CALLER, now);
+	}
+	/* A partial undo, which the deadline would make a full one. */
+	saga_ledger_get_steps(&saga->id, &steps);
+	if (saga->state == SAGA_COMPENSATING)
+		return saga_advance_walk(saga, &steps, NULL, SAGA_HAND_CALLER, now);
+	saga_advance_rest(saga, &steps);
+	return saga_advance_stand(saga, NULL, SAGA_HAND_CALLER, now);
+}
+
+/* saga.set_timeout(saga_id, timeout, note) */
+Datum
+saga_sql_set_timeout(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	int64		timeout;
+	text	   *note;
+
+	saga_open_call("saga.set_timeout()");
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("timeout must not be null"),
+				 errhint("Give the time from now on until the saga fails if it is still running, or 0 for no deadline.")));
+	timeout = saga_input_milliseconds(PG_GETARG_INTERVAL_P(1), "timeout");
+	note = saga_input_text(fcinfo, 2);
+	for (;;)
+	{
+		SagaRow		saga;
+		TimestampTz now;
+		SagaJson	json;
+
+		saga_open_newest(id, SAGA_REACH_OPERATE, &saga);
+		now = saga_clock_now();
+		if (saga_state_is_final(saga.state) ||
+			saga.failure_kind != SAGA_FAILURE_NONE)
+			saga_open_refuse_state(&saga,
+								   "the deadline of a saga that is finished, or has failed, cannot be set",
+								   "A deadline is for sagas that may still go forward.");
+		saga.deadline = timeout > 0 ? now + timeout * 1000 : 0;
+		if (write_deadline(&saga, now) == SAGA_WRITTEN)
+		{
+			saga_json_begin(&json);
+			saga_json_time(&json, "deadline", saga.deadline);
+			saga_json_text(&json, "note", note);
+			saga_ledger_insert_event(id, "deadline set", 0,
+									 saga_json_end(&json), now);
+			if (saga.deadline == 0)
+				PG_RETURN_NULL();
+			PG_RETURN_TIMESTAMPTZ(saga.deadline);
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* ------------------------------------------------------------------------
+ * Back to a savepoint
+ * ------------------------------------------------------------------------ */
+
+/* The number of the step that is the savepoint; 0: all is to be undone. */
+static int64
+find_savepoint(const SagaRow *saga, const SagaSteps *steps, const text *key)
+{
+	const SagaStep *pivot = saga_walk_completed_pivot(steps);
+	int64		target = 0;
+
+	if (key != NULL)
+	{
+		int			i = saga_walk_find_key(steps, key);
+		const SagaStep *step;
+
+		if (i < 0)
+			saga_open_refuse_no_step(saga, key);
+		step = &steps->step[i];
+		if (step->rolled_back_at != 0 || step->status != SAGA_STEP_COMPLETED)
+			ereport(ERROR,
+					(errcode(ERRCODE_SAGA_INVALID_STATE),
+					 errmsg("step \"%s\" is no savepoint", text_to_cstring(key)),
+					 step->rolled_back_at != 0 ?
+					 errdetail("It was rolled back itself.") :
+					 errdetail("It is \"%s\".",
+							   saga_state_step_status_name(step->status)),
+					 errhint("A savepoint is a step that completed and was not undone.")));
+		target = step->seq;
+	}
+	if (pivot != NULL && pivot->seq > target)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_INVALID_STATE),
+				 errmsg("saga %s cannot be rolled back to before its pivot",
+						saga_uuid7_string(&saga->id)),
+				 errdetail("Pivot \"%s\" has completed.",
+						   text_to_cstring(pivot->key)),
+				 errhint("Roll back to the pivot or a step that started after it, or go forward.")));
+	return target;
+}
+
+/*
+ * Of a saga that a failure undid in part: has that come so far that the
+ * savepoint is not what it was?  A question about a step that stays, and was
+ * not touched yet, is none any more.
+ */
+static void
+check_savepoint_stands(const SagaRow *saga, SagaSteps *steps, int64 target)
+{
+	for (int i = 0; i < steps->count; i++)
+	{
+		SagaStep   *step = &steps->step[i];
+
+		if (step->seq > target || step->rolled_back_at != 0)
+			continue;
+		if (step->comp_status != SAGA_COMP_NONE &&
+			step->comp_status != SAGA_COMP_REGISTERED)
+			ereport(ERROR,
+					(errcode(ERRCODE_SAGA_INVALID_STATE),
+					 errmsg("the undo of saga %s has gone past that savepoint",
+							saga_uuid7_string(&saga->id)),
+					 errdetail("The compensation of step \"%s\", which started no later, was tried or settled.",
+							   text_to_cstring(step->key)),
+					 errhint("Roll back further, to a step that started before that one, or resolve what waits for a decision.")));
+		step->parked = NULL;
+	}
+}
+
+/* Those questions, taken back. */
+static void
+write_unasked(const SagaRow *saga, SagaSteps *steps, const bool *asked)
+{
+	for (int i = 0; i < steps->count; i++)
+		if (asked[i] && steps->step[i].parked == NULL)
+			saga_advance_write_step(saga, &steps->step[i]);
+}
+
+/* Decides what rolling back means in the saga's state; false: nothing more. */
+static bool
+may_roll_back(const SagaRow *saga, SagaSteps *steps, int64 target)
+{
+	switch (saga->state)
+	{
+		case SAGA_RUNNING:
+			return true;
+		case SAGA_NEEDS_REVIEW:
+			check_savepoint_stands(saga, steps, target);
+			return true;
+		case SAGA_COMPENSATING:
+			if (saga->failure_kind != SAGA_FAILURE_NONE)
+				saga_open_refuse_state(saga,
+									   "a saga that failed cannot be rolled back to a savepoint while it is being undone",
+									   "Its failure is final; a new operation needs a new saga.");
+			if (target > saga->undo_target)
+				saga_open_refuse_state(saga,
+									   "the saga is being rolled back further than that",
+									   "Try again once it is running, with a step that is left.");
+			return target < saga->undo_target;
+		case SAGA_COMPLETED:
+		case SAGA_COMPENSATED:
+		case SAGA_ABANDONED:
+			saga_open_refuse_state(saga, "a finished saga cannot be rolled back",
+								   "A new operation needs a new saga.");
+	}
+	return false;
+}
+
+/* saga.rollback_to(saga_id, step, reason) */
+Datum
+saga_sql_rollback_to(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	text	   *key;
+	text	   *reason;
+	SagaRow		saga;
+	bool		locked;
+
+	saga_open_call("saga.rollback_to()");
+	key = saga_input_name(fcinfo, 1, "step", SAGA_MAX_KEY, false);
+	reason = saga_input_text(fcinfo, 2);
+	locked = saga_open_exclusive(id, SAGA_REACH_OPERATE, &saga);
+	for (;;)
+	{
+		SagaSteps	steps;
+		TimestampTz now = saga_clock_now();
+		bool	   *asked;
+		int64		target;
+		int			to_undo;
+		SagaJson	json;
+
+		saga_ledger_get_steps(id, &steps);
+		asked = palloc0(sizeof(bool) * Max(steps.count, 1));
+		for (int i = 0; i < steps.count; i++)
+			asked[i] = steps.step[i].parked != NULL;
+		target = find_savepoint(&saga, &steps, key);
+		if (!may_roll_back(&saga, &steps, target))
+			break;
+		saga.undo_target = target;
+		saga.failure_kind = SAGA_FAILURE_NONE;
+		saga.reason = reason;
+		saga.details = NULL;
+		saga.failed_seq = 0;
+		/* What it failed by must not fail it again at once. */
+		if (saga.state == SAGA_NEEDS_REVIEW && saga.deadline <= now)
+			saga.deadline = 0;
+		to_undo = saga_walk_count_to_undo(&saga, &steps);
+		if (saga_advance_walk(&saga, &steps, NULL, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)
+		{
+			write_unasked(&saga, &steps, asked);
+			saga_json_begin(&json);
+			saga_json_text(&json, "to", key);
+			saga_json_text(&json, "reason", reason);
+			saga_json_int(&json, "to_undo", to_undo);
+			saga_ledger_insert_event(id, "rolling back", target,
+									 saga_json_end(&json), now);
+			break;
+		}
+		saga_open_again(&saga);
+	}
+	if (locked)
+		saga_ledger_unlock(id, ExclusiveLock);
+	PG_RETURN_DATUM(state_datum(&saga));
+}

@@ -1,0 +1,128 @@
+/*-------------------------------------------------------------------------
+ *
+ * forgetting.c
+ *	  saga.purge and saga.redact.
+ *
+ * Both are about finished sagas only.  What a purge deletes is as if it had
+ * never been, its keys included; what is redacted keeps its story and its
+ * keys, but not what was in it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/clock.h"
+#include "calls/access.h"
+#include "calls/arguments.h"
+#include "fmgr.h"
+#include "ledger/ledger.h"
+#include "ledger/purge.h"
+#include "miscadmin.h"
+
+PG_FUNCTION_INFO_V1(saga_sql_purge);
+PG_FUNCTION_INFO_V1(saga_sql_redact);
+
+#define DEFAULT_MAX_SAGAS	10000
+
+/* saga.purge(older_than, max_sagas) */
+Datum
+saga_sql_purge(PG_FUNCTION_ARGS)
+{
+	bool		all = saga_owner_is_dba();
+	int64		age;
+	int64		max = DEFAULT_MAX_SAGAS;
+	pg_uuid_t	position;
+	bool		done;
+
+	saga_open_call("saga.purge()");
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("older_than must not be null"),
+				 errhint("Say how long finished sagas are to be kept.")));
+	age = saga_input_milliseconds(PG_GETARG_INTERVAL_P(0), "older_than");
+	if (!PG_ARGISNULL(1))
+		max = PG_GETARG_INT32(1);
+	if (max < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_sagas must be at least 1"),
+				 errhint("It bounds what one transaction does; call it again for more.")));
+	memset(&position, 0, sizeof(position));
+	PG_RETURN_INT64(saga_purge(&position, saga_clock_now() - age * 1000, all,
+						  PG_INT64_MAX, max, SAGA_WAIT, &done));
+}
+
+/* Has a saga been redacted, and nothing to forget come in since? */
+static bool
+is_redacted(const SagaRow *saga, const SagaSteps *steps)
+{
+	if (saga->content_hash == NULL || saga->parked != NULL)
+		return false;
+	for (int i = 0; i < steps->count; i++)
+		if (steps->step[i].output != NULL || steps->step[i].comp_output != NULL ||
+			steps->step[i].last_error != NULL || steps->step[i].parked != NULL)
+			return false;
+	return true;
+}
+
+/* saga.redact(saga_id) */
+Datum
+saga_sql_redact(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+
+	saga_open_call("saga.redact()");
+	for (;;)
+	{
+		SagaRow		saga;
+		SagaSteps	steps;
+		TimestampTz now;
+
+		saga_open_newest(id, SAGA_REACH_OWN, &saga);
+		now = saga_clock_now();
+		if (!saga_state_is_final(saga.state) ||
+			(saga.due != 0 && saga.to_announce == NULL))
+			saga_open_refuse_state(&saga, "only a finished saga can be redacted",
+								   "What it holds may still be needed to undo it.");
+		/* A late result may have come in since it was redacted before. */
+		saga_ledger_get_steps(id, &steps);
+		if (is_redacted(&saga, &steps))
+			PG_RETURN_VOID();
+		if (saga.content_hash == NULL)
+			saga.content_hash = saga_input_hash(NULL, &saga.input, 1);
+		saga.input = NULL;
+		saga.subject = NULL;
+		saga.details = NULL;
+		saga.result = NULL;
+		saga.parked = NULL;
+		saga.updated_at = now;
+		if (saga_ledger_update_saga(&saga, SAGA_WAIT) != SAGA_WRITTEN)
+		{
+			CHECK_FOR_INTERRUPTS();
+			continue;
+		}
+		for (int i = 0; i < steps.count; i++)
+		{
+			SagaStep   *step = &steps.step[i];
+			Jsonb	   *forgotten[SAGA_STEP_HASHES];
+
+			forgotten[SAGA_HASH_ARGS] = step->args;
+			forgotten[SAGA_HASH_OUTPUT] = step->output;
+			step->content_hash = saga_input_hash(step->content_hash, forgotten,
+												 SAGA_STEP_HASHES);
+			step->args = NULL;
+			step->settings = NULL;
+			step->output = NULL;
+			step->comp_output = NULL;
+			step->error = NULL;
+			step->last_error = NULL;
+			step->parked = NULL;
+			if (saga_ledger_update_step(&saga, step, SAGA_WAIT) != SAGA_WRITTEN)
+				elog(ERROR, "a step changed without its saga");
+		}
+		saga_ledger_forget_errors(id);
+		saga_ledger_insert_event(id, "redacted", 0, NULL, now);
+		PG_RETURN_VOID();
+	}
+}

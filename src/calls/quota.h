@@ -1,0 +1,16 @@
+/*-------------------------------------------------------------------------
+ *
+ * quota.h
+ *	  Limits that a DBA sets: unfinished sagas of a role, steps of a saga.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_QUOTA_H
+#define SAGA_QUOTA_H
+
+#include "ledger/rows.h"
+
+extern void saga_quota_check_open(Oid owner);
+extern void saga_quota_check_steps(const SagaRow *saga);
+
+#endif							/* SAGA_QUOTA_H */

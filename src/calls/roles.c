@@ -1,0 +1,161 @@
+/*-------------------------------------------------------------------------
+ *
+ * roles.c
+ *	  saga.reassign: what a role had, another has from now on.
+ *
+ * A right does not move by itself: neither with a name, when a role is
+ * renamed or another takes its name, nor with an OID (rights.c).  Here the DBA
+ * moves it: sagas, the roles that compensations run as, and what of them is
+ * due or waits for listeners.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/errors.h"
+#include "base/fault.h"
+#include "base/rights.h"
+#include "calls/access.h"
+#include "catalog/pg_type_d.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "ledger/home.h"
+#include "ledger/ledger.h"
+#include "ledger/queue_front.h"
+#include "miscadmin.h"
+#include "shared/evict.h"
+#include "shared/tally.h"
+#include "shared/wakeup.h"
+#include "utils/builtins.h"
+
+PG_FUNCTION_INFO_V1(saga_sql_reassign);
+
+typedef struct Reassignment
+{
+	Oid			from;
+	Oid			to;
+	const char *actor;
+	int64		sagas;			/* moved */
+	int64		left;			/* because their keys are taken */
+	int64		open;			/* unfinished ones, of those moved */
+} Reassignment;
+
+static int64
+run(const Reassignment *what, const char *sql, int expected)
+{
+	Oid			types[4] = {OIDOID, OIDOID, TEXTOID, TEXTOID};
+	Datum		values[4];
+
+	values[0] = ObjectIdGetDatum(what->from);
+	values[1] = ObjectIdGetDatum(what->to);
+	values[2] = CStringGetTextDatum(saga_owner_role_name(what->to));
+	values[3] = CStringGetTextDatum(what->actor);
+	if (SPI_execute_with_args(sql, 4, types, values, NULL, false, 0) != expected)
+		elog(ERROR, "could not reassign the sagas of a role");
+	SAGA_FAULT_WRITE();
+	return (int64) SPI_processed;
+}
+
+static void
+reassign(void *arg)
+{
+	Reassignment *what = arg;
+
+	/*
+	 * Nobody else may be between a saga's row and what goes with it.  Were a
+	 * compensation let run on, everybody's calls would wait behind us for its
+	 * end, and it would end as the role that has lost it.
+	 */
+	saga_keepaway_here();
+	if (SPI_execute("LOCK TABLE saga.ledger_saga, saga.ledger_step,"
+					" saga.ledger_due, saga.ledger_queue, saga.ledger_held"
+					" IN SHARE ROW EXCLUSIVE MODE", false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not lock the ledger");
+	what->open = saga_ledger_count_open(what->from);
+	what->sagas = run(what,
+					  "WITH moved AS ("
+					  "UPDATE saga.ledger_saga s SET owner = $2, owner_name = $3"
+					  " FROM saga.ledger_saga old"
+					  " WHERE old.id OPERATOR(pg_catalog.=) s.id"
+					  " AND s.owner OPERATOR(pg_catalog.=) $1"
+					  " AND (s.owner OPERATOR(pg_catalog.<>) $2"
+					  " OR s.owner_name OPERATOR(pg_catalog.<>) $3)"
+					  " AND NOT EXISTS (SELECT FROM saga.ledger_saga o"
+					  " WHERE $1 OPERATOR(pg_catalog.<>) $2"
+					  " AND o.owner OPERATOR(pg_catalog.=) $2"
+					  " AND o.name OPERATOR(pg_catalog.=) s.name"
+					  " AND o.key OPERATOR(pg_catalog.=) s.key)"
+					  " RETURNING s.id, old.owner_name)"
+					  " INSERT INTO saga.ledger_event (saga, at, event, actor, detail)"
+					  " SELECT m.id, pg_catalog.clock_timestamp(), 'reassigned', $4,"
+					  " pg_catalog.jsonb_build_object('from', m.owner_name, 'to', $3)"
+					  " FROM moved m",
+					  SPI_OK_INSERT);
+	(void) run(what,
+			   "UPDATE saga.ledger_step t SET run_as = $2, run_as_name = $3"
+			   " WHERE t.run_as OPERATOR(pg_catalog.=) $1",
+			   SPI_OK_UPDATE);
+	(void) run(what,
+			   "UPDATE saga.ledger_due d SET lane = $2"
+			   " WHERE d.lane OPERATOR(pg_catalog.=) $1",
+			   SPI_OK_UPDATE);
+	(void) run(what,
+			   "UPDATE saga.ledger_saga s SET lane = $2"
+			   " WHERE s.lane OPERATOR(pg_catalog.=) $1",
+			   SPI_OK_UPDATE);
+	(void) run(what,
+			   "UPDATE saga.ledger_queue q SET owner = s.owner"
+			   " FROM saga.ledger_saga s"
+			   " WHERE s.id OPERATOR(pg_catalog.=) q.saga"
+			   " AND q.owner OPERATOR(pg_catalog.=) $1"
+			   " AND s.owner OPERATOR(pg_catalog.<>) q.owner",
+			   SPI_OK_UPDATE);
+	what->open -= saga_ledger_count_open(what->from);
+	what->left = run(what,
+					 "SELECT FROM saga.ledger_saga s"
+					 " WHERE s.owner OPERATOR(pg_catalog.=) $1"
+					 " AND $1 OPERATOR(pg_catalog.<>) $2",
+					 SPI_OK_SELECT);
+}
+
+/* saga.reassign(from_role, to_role) */
+Datum
+saga_sql_reassign(PG_FUNCTION_ARGS)
+{
+	Reassignment what;
+
+	saga_open_call("saga.reassign()");
+	if (!saga_owner_is_dba())
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_PERMISSION_DENIED),
+				 errmsg("permission denied to reassign sagas"),
+				 errhint("Only superusers and the owner of the database may.")));
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the roles must not be null"),
+				 errhint("Give the OID of the role that had the sagas, which may be gone, and the role that shall have them.")));
+	what.from = PG_GETARG_OID(0);
+	what.to = PG_GETARG_OID(1);
+	if (!OidIsValid(what.from) || !OidIsValid(what.to))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("there is no role with OID 0"),
+				 errhint("Give the OID of the role that had the sagas, which may be gone, and the role that shall have them.")));
+	what.actor = saga_owner_role_name(GetUserId());
+	if (!superuser())
+		saga_owner_check_member(what.to);
+	saga_home_rewrite(reassign, &what);
+	if (what.left > 0)
+		ereport(WARNING,
+				(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
+				 errmsg(INT64_FORMAT " sagas keep their owner because the other role has sagas with the same names and keys",
+						what.left),
+				 errhint("Purge the finished ones of either, and call it again.")));
+	saga_tally_add(what.from, -what.open);
+	saga_tally_add(what.to, what.open);
+	/* Whatever is due or waits anywhere may be somebody else's now. */
+	saga_wakeup_due(DT_NOBEGIN);
+	saga_front_queued(DT_NOBEGIN);
+	PG_RETURN_INT64(what.sagas);
+}

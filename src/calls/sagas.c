@@ -1,0 +1,455 @@
+/*-------------------------------------------------------------------------
+ *
+ * sagas.c
+ *	  The application's calls about a saga as a whole: begin, complete, fail,
+ *	  cancel.
+ *
+ * The calls that end the forward phase take the saga's lock exclusively, so
+ * that no step is on its way in when they decide, and give it back as soon as
+ * the saga's row says so (see ledger.c).  They wait for open steps at most the
+ * caller's lock_timeout.
+ *
+ * No SPI here: what these calls cost is what recording a saga costs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "base/clock.h"
+#include "base/errors.h"
+#include "base/guc.h"
+#include "base/ids.h"
+#include "base/rights.h"
+#include "calls/access.h"
+#include "calls/arguments.h"
+#include "calls/quota.h"
+#include "flow/events.h"
+#include "funcapi.h"
+#include "ledger/ledger.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/numeric.h"
+
+PG_FUNCTION_INFO_V1(saga_sql_begin);
+PG_FUNCTION_INFO_V1(saga_sql_complete);
+PG_FUNCTION_INFO_V1(saga_sql_fail);
+PG_FUNCTION_INFO_V1(saga_sql_cancel);
+PG_FUNCTION_INFO_V1(saga_sql_retry_policy);
+PG_FUNCTION_INFO_V1(saga_sql_retry_policy_json);
+
+/*
+ * Longest name and key together, in bytes: both, with the owner, must fit an
+ * index entry.
+ */
+#define MAX_NAME_AND_KEY_BYTES	2600
+
+static bool
+same_input(const SagaRow *saga, Jsonb *input)
+{
+	Jsonb	   *stored;
+
+	if (saga->content_hash != NULL)
+		return saga_input_same_hash(saga->content_hash, 0, input);
+	if (saga->input == NULL || input == NULL)
+		return saga->input == input;
+	stored = DatumGetJsonbP(PointerGetDatum(saga->input));
+	return compareJsonbContainers(&stored->root, &input->root) == 0;
+}
+
+/* The same key must come with the input and the subject it came with first. */
+static void
+check_same_content(const SagaRow *saga, Jsonb *input, text *subject)
+{
+	const char *what;
+
+	if (!same_input(saga, input))
+		what = "input";
+	/* Of a redacted saga, nobody knows what that was. */
+	else if (saga->content_hash == NULL &&
+			 !saga_rows_same_text(saga->subject, subject))
+		what = "subject";
+	else
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
+			 errmsg("saga \"%s\" was begun under idempotency key \"%s\" with another %s",
+					text_to_cstring(saga->name), text_to_cstring(saga->key),
+					what),
+			 errdetail("It is saga %s.", saga_uuid7_string(&saga->id)),
+			 errhint("Repeat the call with the %s it was begun with, which saga.sagas shows. Use another key only for another operation.",
+					 what)));
+}
+
+/* The saga that the caller began under a key before, if there is one. */
+static bool
+find_by_key(text *name, text *key, SagaRow *saga)
+{
+	Oid			owner = GetUserId();
+
+	if (saga_ledger_get_saga_by_key(owner, name, key, saga) == SAGA_FOUND)
+	{
+		/* The OID is the caller's; was the name, too? */
+		if (!saga_owner_may_call(saga->owner, saga->owner_name))
+			ereport(ERROR,
+					(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
+					 errmsg("idempotency key \"%s\" is taken by a saga of a role that had another name",
+							text_to_cstring(key)),
+					 errdetail("A role that was renamed, or that is another in this copy of the database, does not inherit the sagas of the OID it has."),
+					 errhint("Use another key.")));
+		return true;
+	}
+	return saga_open_away() &&
+		saga_ledger_get_saga_by_owner_name(cstring_to_text(saga_owner_role_name(owner)),
+										   name, key, saga) == SAGA_FOUND;
+}
+
+/*
+ * saga.begin(name, idempotency_key, input, timeout, on_compensation_failure,
+ * announce, subject), and saga.start
+ */
+Datum
+saga_sql_begin(PG_FUNCTION_ARGS)
+{
+	text	   *name;
+	text	   *key;
+	Jsonb	   *input;
+	int64		timeout = saga_guc_default_timeout;
+	SagaOnFailure on_failure = SAGA_ON_FAILURE_HALT;
+	text	   *announce;
+	text	   *subject;
+	SagaRow		saga;
+
+	saga_open_call("saga.begin()");
+	name = saga_input_name(fcinfo, 0, "saga name", SAGA_MAX_NAME, true);
+	key = saga_input_name(fcinfo, 1, "idempotency_key", SAGA_MAX_KEY, false);
+	if (key != NULL &&
+		VARSIZE_ANY_EXHDR(name) + VARSIZE_ANY_EXHDR(key) > MAX_NAME_AND_KEY_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_LIMIT_EXCEEDED),
+				 errmsg("saga name and idempotency_key are too long together"),
+				 errdetail("They have %d bytes; %d are allowed.",
+						   (int) (VARSIZE_ANY_EXHDR(name) + VARSIZE_ANY_EXHDR(key)),
+						   MAX_NAME_AND_KEY_BYTES),
+				 errhint("Use a shorter key, or a hash of it.")));
+	input = saga_input_jsonb(fcinfo, 2, "input");
+	if (!PG_ARGISNULL(3))
+		timeout = saga_input_milliseconds(PG_GETARG_INTERVAL_P(3), "timeout");
+	if (!PG_ARGISNULL(4))
+	{
+		char	   *word = text_to_cstring(PG_GETARG_TEXT_PP(4));
+
+		if (strcmp(word, "continue") == 0)
+			on_failure = SAGA_ON_FAILURE_CONTINUE;
+		else if (strcmp(word, "halt") != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("unknown on_compensation_failure \"%s\"", word),
+					 errhint("It is halt or continue.")));
+	}
+	announce = saga_input_channel(fcinfo, 5, "announce");
+	subject = saga_input_name(fcinfo, 6, "subject", SAGA_MAX_NAME, false);
+
+	for (;;)
+	{
+		TimestampTz now = saga_clock_now();
+
+		if (key != NULL && find_by_key(name, key, &saga))
+		{
+			check_same_content(&saga, input, subject);
+			break;
+		}
+
+		saga_quota_check_open(GetUserId());
+		memset(&saga, 0, sizeof(saga));
+		saga_uuid7_generate(&saga.id);
+		saga.owner = GetUserId();
+		saga.started_at = now;
+		saga.on_failure = on_failure;
+		saga.owner_name = cstring_to_text(saga_owner_role_name(saga.owner));
+		saga.name = name;
+		saga.key = key;
+		saga.announce = announce;
+		saga.subject = subject;
+		saga.input = input;
+		saga.updated_at = now;
+		saga.undo_target = -1;
+		saga.state = SAGA_RUNNING;
+		if (timeout > 0)
+		{
+			saga.deadline = now + timeout * 1000;
+			saga_ledger_set_due(&saga, saga.deadline, InvalidOid);
+		}
+		if (saga_ledger_insert_saga(&saga))
+		{
+			saga_input_notice_channel(announce);
+			break;
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+	PG_RETURN_UUID_P(memcpy(palloc(sizeof(pg_uuid_t)), &saga.id,
+							sizeof(pg_uuid_t)));
+}
+
+static text *
+state_text(const SagaRow *saga)
+{
+	return cstring_to_text(saga_state_name(saga->state));
+}
+
+/*
+ * Refuses to complete a saga with a step whose fate is open: one that is
+ * started, and one that failed and has something to undo.
+ */
+static void
+check_steps_done(const SagaRow *saga, bool ignore_failed)
+{
+	SagaSteps	steps;
+
+	saga_ledger_get_steps(&saga->id, &steps);
+	for (int i = 0; i < steps.count; i++)
+	{
+		const SagaStep *step = &steps.step[i];
+
+		if (step->rolled_back_at != 0)
+			continue;
+		if (step->status == SAGA_STEP_STARTED)
+			ereport(ERROR,
+					(errcode(ERRCODE_SAGA_INVALID_STATE),
+					 errmsg("saga %s cannot complete while a step is started",
+							saga_uuid7_string(&saga->id)),
+					 errdetail("Step \"%s\" has not completed.",
+							   text_to_cstring(step->key)),
+					 errhint("Complete the step, or fail the saga.")));
+		if (step->status == SAGA_STEP_FAILED && !ignore_failed &&
+			step->comp_status != SAGA_COMP_NONE)
+			ereport(ERROR,
+					(errcode(ERRCODE_SAGA_INVALID_STATE),
+					 errmsg("saga %s cannot complete while a step with a compensation has failed",
+							saga_uuid7_string(&saga->id)),
+					 errdetail("Step \"%s\" failed and may have left something to undo.",
+							   text_to_cstring(step->key)),
+					 errhint("Try the step again, fail the saga, or complete it with ignore_failed => true.")));
+	}
+}
+
+/* What to do about a saga that cannot be completed in its state. */
+static const char *
+hint_for_complete(const SagaRow *saga)
+{
+	if (saga->state == SAGA_NEEDS_REVIEW)
+		return "A person must decide about it first.";
+	if (saga->state == SAGA_COMPENSATING &&
+		saga->failure_kind == SAGA_FAILURE_NONE)
+		return "It is being rolled back to a savepoint: try again once it is running.";
+	return "Its failure is final: a new operation needs a new saga with a new key.";
+}
+
+/* saga.complete(saga_id, result, ignore_failed) */
+Datum
+saga_sql_complete(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	Jsonb	   *result;
+	bool		ignore_failed;
+	SagaRow		saga;
+	bool		locked;
+
+	saga_open_call("saga.complete()");
+	result = saga_input_jsonb(fcinfo, 1, "result");
+	ignore_failed = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
+
+	locked = saga_open_exclusive(id, SAGA_REACH_OWN, &saga);
+	for (;;)
+	{
+		TimestampTz now = saga_clock_now();
+
+		if (saga.state == SAGA_COMPLETED)
+			break;
+		if (saga.state != SAGA_RUNNING)
+			saga_open_refuse_state(&saga, "only a running saga can be completed",
+								   hint_for_complete(&saga));
+		check_steps_done(&saga, ignore_failed);
+		saga_ledger_enter_state(&saga, SAGA_COMPLETED, now);
+		saga.result = result;
+		saga_ledger_set_due(&saga, 0, InvalidOid);
+		if (saga_ledger_update_saga(&saga, SAGA_WAIT) == SAGA_WRITTEN)
+			break;
+		saga_open_again(&saga);
+	}
+	if (locked)
+		saga_ledger_unlock(id, ExclusiveLock);
+	PG_RETURN_TEXT_P(state_text(&saga));
+}
+
+/* Is a saga failing, or failed, for good, so that failing it says nothing new? */
+static bool
+fails_already(const SagaRow *saga)
+{
+	switch (saga->state)
+	{
+		case SAGA_COMPENSATING:
+		case SAGA_NEEDS_REVIEW:
+			/* A partial undo, on its way or parked, becomes a full one. */
+			return saga->failure_kind != SAGA_FAILURE_NONE;
+		case SAGA_COMPENSATED:
+			return true;
+		case SAGA_RUNNING:
+		case SAGA_COMPLETED:
+		case SAGA_ABANDONED:
+			break;
+	}
+	return false;
+}
+
+/* The terminal failure of a saga, by its application. */
+static Datum
+fail_saga(const pg_uuid_t *id, SagaFailureKind kind, text *reason,
+		  Jsonb *details)
+{
+	SagaRow		saga;
+	bool		locked = saga_open_exclusive(id, SAGA_REACH_OWN, &saga);
+
+	for (;;)
+	{
+		if (fails_already(&saga))
+			break;
+		if (saga_state_is_final(saga.state))
+			saga_open_refuse_state(&saga, "a finished saga cannot fail",
+								   "Its outcome is final.");
+		if (saga_dispatch_fail(&saga, kind, reason, details,
+							   SAGA_HAND_CALLER, saga_clock_now()) == SAGA_WRITTEN)
+			break;
+		saga_open_again(&saga);
+	}
+	if (locked)
+		saga_ledger_unlock(id, ExclusiveLock);
+	PG_RETURN_TEXT_P(state_text(&saga));
+}
+
+/* saga.fail(saga_id, reason, details) */
+Datum
+saga_sql_fail(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+
+	saga_open_call("saga.fail()");
+	return fail_saga(id, SAGA_FAILURE_FAILED, saga_input_text(fcinfo, 1),
+					 saga_input_jsonb(fcinfo, 2, "details"));
+}
+
+/* saga.cancel(saga_id, reason) */
+Datum
+saga_sql_cancel(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+
+	saga_open_call("saga.cancel()");
+	return fail_saga(id, SAGA_FAILURE_CANCELLED, saga_input_text(fcinfo, 1),
+					 NULL);
+}
+
+/*
+ * saga.retry_policy(...): the arguments as a composite, checked now, so that
+ * the error names the call that is wrong.
+ */
+Datum
+saga_sql_retry_policy(PG_FUNCTION_ARGS)
+{
+	TupleDesc	desc;
+	Datum		values[6];
+	bool		nulls[6];
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	for (int i = 0; i < 6; i++)
+	{
+		values[i] = fcinfo->args[i].value;
+		nulls[i] = fcinfo->args[i].isnull;
+	}
+	saga_input_check_policy(values, nulls);
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+}
+
+/* Which field of a policy has a name; -1: none. */
+static int
+policy_field(TupleDesc desc, const JsonbValue *name)
+{
+	for (int i = 0; i < desc->natts; i++)
+	{
+		const char *field = NameStr(TupleDescAttr(desc, i)->attname);
+
+		if (strlen(field) == (size_t) name->val.string.len &&
+			memcmp(field, name->val.string.val, name->val.string.len) == 0)
+			return i;
+	}
+	return -1;
+}
+
+/* What a field's type makes of a number or string. */
+static Datum
+policy_value(TupleDesc desc, int field, const JsonbValue *value)
+{
+	Oid			type = TupleDescAttr(desc, field)->atttypid;
+	Oid			input;
+	Oid			param;
+	char	   *string;
+
+	if (value->type == jbvString)
+		string = pnstrdup(value->val.string.val, value->val.string.len);
+	else if (value->type == jbvNumeric)
+		string = DatumGetCString(DirectFunctionCall1(numeric_out,
+													 NumericGetDatum(value->val.numeric)));
+	else
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for \"%s\" of a retry policy",
+						NameStr(TupleDescAttr(desc, field)->attname)),
+				 errhint("Give a number, a string, or null.")));
+	getTypeInputInfo(type, &input, &param);
+	return OidInputFunctionCall(input, string, param, -1);
+}
+
+/* saga.retry_policy(policy jsonb): the same from an object. */
+Datum
+saga_sql_retry_policy_json(PG_FUNCTION_ARGS)
+{
+	Jsonb	   *policy = PG_GETARG_JSONB_P(0);
+	TupleDesc	desc;
+	Datum		values[6];
+	bool		nulls[6] = {true, true, true, true, true, true};
+	JsonbIterator *it = JsonbIteratorInit(&policy->root);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	int			field = -1;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	if (!JB_ROOT_IS_OBJECT(policy))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a retry policy as jsonb must be an object"),
+				 errhint("Give an object such as {\"max_attempts\": 3, \"delay\": \"5 s\"}.")));
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+		{
+			field = policy_field(desc, &value);
+			if (field < 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("a retry policy has no field \"%.*s\"",
+								value.val.string.len, value.val.string.val),
+						 errhint("Its fields are max_attempts, delay, backoff, max_delay, jitter and timeout.")));
+		}
+		else if (token == WJB_VALUE && value.type != jbvNull)
+		{
+			values[field] = policy_value(desc, field, &value);
+			nulls[field] = false;
+		}
+	}
+	saga_input_check_policy(values, nulls);
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+}

@@ -1,0 +1,695 @@
+/*-------------------------------------------------------------------------
+ *
+ * steps.c
+ *	  The application's calls about a step: step, complete_step, fail_step.
+ *
+ * Each holds its saga's lock shared until its transaction ends (access.c), so
+ * the saga's state stands still meanwhile, while other sessions may work on
+ * other steps, and on this one: the step's own row is where they meet, and
+ * whoever comes second looks again.
+ *
+ * No SPI here: what these calls cost is what recording a saga costs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "base/clock.h"
+#include "base/compat.h"
+#include "base/errors.h"
+#include "base/guc.h"
+#include "base/ids.h"
+#include "base/json.h"
+#include "base/rights.h"
+#include "calls/access.h"
+#include "calls/arguments.h"
+#include "calls/quota.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_collation_d.h"
+#include "common/pg_prng.h"
+#include "flow/context.h"
+#include "flow/events.h"
+#include "flow/next.h"
+#include "funcapi.h"
+#include "ledger/ledger.h"
+#include "ledger/oids.h"
+#include "ledger/start_order.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/typcache.h"
+#include "utils/varlena.h"
+
+PG_FUNCTION_INFO_V1(saga_sql_step);
+PG_FUNCTION_INFO_V1(saga_sql_complete_step);
+PG_FUNCTION_INFO_V1(saga_sql_fail_step);
+
+/* The search_path that a server starts with; stored as NULL. */
+#define BUILTIN_SEARCH_PATH		"\"$user\", public"
+
+/* Numbers of arguments of saga.step that are read in two places. */
+#define STEP_ARG_RETRY					12
+#define STEP_ARG_COMPENSATION_RETRY		13
+
+/* What a call of saga.step asks for. */
+typedef struct StepRequest
+{
+	text	   *name;
+	text	   *key;
+	text	   *compensation;
+	text	   *channel;
+	text	   *review;
+	Jsonb	   *args;
+	Jsonb	   *output;
+	bool		acknowledge;
+	bool		completed;
+	SagaStepKind kind;
+	SagaCompensateOn compensate_on;
+	SagaPolicy	retry;
+	SagaPolicy	compensation_retry;
+} StepRequest;
+
+/* "known": the step had been recorded before this call. */
+static Datum
+step_result(const SagaStep *step, bool known)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc(saga_oids_get()->step_result, -1);
+	Datum		values[10];
+	bool		nulls[10] = {false};
+	HeapTuple	tuple;
+
+	values[0] = UUIDPGetDatum(&step->saga);
+	values[1] = Int64GetDatum(step->seq);
+	values[2] = PointerGetDatum(step->key);
+	values[3] = CStringGetTextDatum(saga_state_step_status_name(step->status));
+	values[4] = Int32GetDatum(step->attempts);
+	values[5] = PointerGetDatum(step->output);
+	nulls[5] = (step->output == NULL);
+	values[6] = PointerGetDatum(step->error);
+	nulls[6] = (step->error == NULL);
+	values[7] = TimestampTzGetDatum(step->retry_at);
+	nulls[7] = (step->retry_at == 0);
+	values[8] = PointerGetDatum(saga_context_forward_key(&step->saga, step->seq));
+	values[9] = BoolGetDatum(known);
+	tuple = heap_form_tuple(desc, values, nulls);
+	ReleaseTupleDesc(desc);
+	return HeapTupleGetDatum(tuple);
+}
+
+static bool
+same_jsonb(Jsonb *a, Jsonb *b)
+{
+	if (a == NULL || b == NULL)
+		return a == b;
+	a = DatumGetJsonbP(PointerGetDatum(a));
+	b = DatumGetJsonbP(PointerGetDatum(b));
+	return compareJsonbContainers(&a->root, &b->root) == 0;
+}
+
+/* A policy as stored; the text of the last one is kept, since they repeat. */
+static text *
+encode_policy(const SagaPolicy *policy)
+{
+	static SagaPolicy last;
+	static text *encoded = NULL;
+	char		string[SAGA_POLICY_TEXT_LEN];
+
+	if (encoded != NULL && last.max_attempts == policy->max_attempts &&
+		last.delay == policy->delay && last.backoff == policy->backoff &&
+		last.max_delay == policy->max_delay &&
+		last.jitter == policy->jitter && last.timeout == policy->timeout)
+		return encoded;
+
+	saga_state_policy_encode(policy, string);
+	if (encoded != NULL)
+		pfree(encoded);
+	encoded = NULL;
+	encoded = MemoryContextAlloc(TopMemoryContext,
+								 VARHDRSZ + strlen(string));
+	SET_VARSIZE(encoded, VARHDRSZ + strlen(string));
+	memcpy(VARDATA(encoded), string, strlen(string));
+	last = *policy;
+	return encoded;
+}
+
+static bool
+same_policy(const SagaPolicy *a, const SagaPolicy *b)
+{
+	return a->max_attempts == b->max_attempts && a->delay == b->delay &&
+		a->backoff == b->backoff && a->max_delay == b->max_delay &&
+		a->jitter == b->jitter && a->timeout == b->timeout;
+}
+
+/*
+ * The settings named in saga.capture_settings, as an object, or NULL.  A name
+ * that is not set here is left out: it will not be set there either.  How a
+ * compensation's text was read here is kept where that is not the usual way.
+ */
+static Jsonb *
+capture_settings(bool has_text)
+{
+	SagaJson	json;
+	List	   *names = NIL;
+	ListCell   *lc;
+	bool		any = has_text && !saga_compat_plain_strings();
+
+	if (!any && (saga_guc_capture_settings == NULL ||
+				 saga_guc_capture_settings[0] == '\0'))
+		return NULL;
+	if (saga_guc_capture_settings != NULL &&
+		!SplitGUCList(pstrdup(saga_guc_capture_settings), ',', &names))
+		return NULL;
+	saga_json_begin(&json);
+	if (any)
+		saga_json_string(&json, "standard_conforming_strings", "off");
+	foreach(lc, names)
+	{
+		char	   *name = (char *) lfirst(lc);
+		char	   *value = GetConfigOptionByName(name, NULL, true);
+
+		if (value == NULL)
+			continue;
+		saga_json_string(&json, name, value);
+		any = true;
+	}
+	return any ? saga_json_end(&json) : NULL;
+}
+
+static void
+read_request(FunctionCallInfo fcinfo, StepRequest *request)
+{
+	char	   *string;
+
+	request->name = saga_input_name(fcinfo, 1, "step name", SAGA_MAX_NAME, true);
+	request->key = saga_input_name(fcinfo, 2, "idempotency_key", SAGA_MAX_KEY,
+								   false);
+	if (request->key == NULL)
+		request->key = request->name;
+	request->compensation = saga_input_text(fcinfo, 3);
+	request->args = saga_input_jsonb(fcinfo, 4, "args");
+	request->channel = saga_input_channel(fcinfo, 5, "notify");
+	request->acknowledge = PG_ARGISNULL(6) ? true : PG_GETARG_BOOL(6);
+	request->review = saga_input_text(fcinfo, 7);
+	request->output = saga_input_jsonb(fcinfo, 8, "output");
+	request->completed = request->output != NULL ||
+		(!PG_ARGISNULL(9) && PG_GETARG_BOOL(9));
+
+	request->kind = SAGA_KIND_COMPENSATABLE;
+	if (!PG_ARGISNULL(10))
+	{
+		string = text_to_cstring(PG_GETARG_TEXT_PP(10));
+		if (!saga_state_kind_by_name(string, &request->kind))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("unknown kind of step \"%s\"", string),
+					 errhint("It is compensatable, pivot or retriable.")));
+	}
+	request->compensate_on = SAGA_COMPENSATE_ON_STARTED;
+	if (!PG_ARGISNULL(11))
+	{
+		string = text_to_cstring(PG_GETARG_TEXT_PP(11));
+		if (strcmp(string, "completed") == 0)
+			request->compensate_on = SAGA_COMPENSATE_ON_COMPLETED;
+		else if (strcmp(string, "started") != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("unknown compensate_on \"%s\"", string),
+					 errhint("It is started or completed.")));
+	}
+	saga_input_policy(fcinfo, STEP_ARG_RETRY, &request->retry);
+	saga_input_policy(fcinfo, STEP_ARG_COMPENSATION_RETRY,
+					  &request->compensation_retry);
+
+	if (request->compensation != NULL && request->channel != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a step has either a compensation or notify, not both"),
+				 errdetail("SQL and listeners would undo it twice."),
+				 errhint("Let the listener call the SQL, or make two steps of it.")));
+	if (request->review != NULL && VARSIZE_ANY_EXHDR(request->review) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("review must not be empty"),
+				 errhint("Say what the person must look at.")));
+	if (request->compensation != NULL)
+	{
+		saga_input_check_sql(request->compensation);
+		saga_owner_check_can_run_sql(GetUserId());
+	}
+}
+
+/* What the operation is must be what it was: a known key comes with its args. */
+static void
+check_same_args(const SagaStep *step, const StepRequest *request)
+{
+	if (step->content_hash != NULL ?
+		saga_input_same_hash(step->content_hash, SAGA_HASH_ARGS, request->args) :
+		same_jsonb(step->args, request->args))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
+			 errmsg("step \"%s\" was recorded with other args",
+					text_to_cstring(step->key)),
+			 errhint("Repeat the step with the args it was recorded with, which saga.steps shows. Give it another key only if it is another operation.")));
+}
+
+/*
+ * Would a policy as an argument change one that is stored?  What the argument
+ * leaves open it leaves to what is stored.
+ */
+static bool
+other_policy(FunctionCallInfo fcinfo, int arg, const text *encoded)
+{
+	SagaPolicy	stored;
+	SagaPolicy	wanted;
+
+	if (PG_ARGISNULL(arg))
+		return false;
+	if (!saga_state_policy_decode(text_to_cstring(encoded), &stored))
+		elog(ERROR, "could not read the retry policy of a step");
+	wanted = stored;
+	saga_input_replace_policy(fcinfo, arg, &wanted);
+	return !same_policy(&stored, &wanted);
+}
+
+/*
+ * How a step is undone is recorded once and stays in force.  A call that says
+ * something else, as a later release of the application may, is told so.
+ */
+static void
+notice_other_undo(FunctionCallInfo fcinfo, const SagaStep *step,
+				  const StepRequest *request)
+{
+	const char *other[8];
+	int			count = 0;
+	StringInfoData list;
+
+	if (!saga_rows_same_text(step->compensation, request->compensation))
+		other[count++] = "compensation";
+	if (!saga_rows_same_text(step->channel, request->channel))
+		other[count++] = "notify";
+	else if (step->channel != NULL && step->acknowledge != request->acknowledge)
+		other[count++] = "acknowledge";
+	if (!saga_rows_same_text(step->review, request->review))
+		other[count++] = "review";
+	if (step->kind != request->kind)
+		other[count++] = "kind";
+	if (step->compensate_on != request->compensate_on)
+		other[count++] = "compensate_on";
+	if (other_policy(fcinfo, STEP_ARG_RETRY,
+					 step->retry ? step->retry : step->compensation_retry))
+		other[count++] = "retry";
+	if (other_policy(fcinfo, STEP_ARG_COMPENSATION_RETRY,
+					 step->compensation_retry))
+		other[count++] = "compensation_retry";
+	if (count == 0)
+		return;
+
+	initStringInfo(&list);
+	for (int i = 0; i < count; i++)
+		appendStringInfo(&list, "%s%s", i > 0 ? ", " : "", other[i]);
+	ereport(NOTICE,
+			(errmsg("step \"%s\" was recorded with other arguments, which stay in force",
+					text_to_cstring(step->key)),
+			 errdetail("These differ: %s.", list.data),
+			 errhint("Use saga.amend() to change the compensation, notify or compensation_retry of a recorded step.")));
+}
+
+static void
+make_step(const SagaRow *saga, const StepRequest *request, int run,
+		  TimestampTz now, SagaStep *step)
+{
+	memset(step, 0, sizeof(SagaStep));
+	step->saga = saga->id;
+	step->seq = saga_order_next(&saga->id);
+	step->started_at = now;
+	step->run = run;
+	step->run_as = GetUserId();
+	step->kind = request->kind;
+	step->compensate_on = request->compensate_on;
+	step->acknowledge = request->acknowledge;
+	step->run_as_name = cstring_to_text(saga_owner_role_name(step->run_as));
+	step->key = request->key;
+	step->name = saga_rows_same_text(request->name, request->key) ? NULL : request->name;
+	step->compensation = request->compensation;
+	step->channel = request->channel;
+	step->review = request->review;
+	step->args = request->args;
+	if (strcmp(namespace_search_path, BUILTIN_SEARCH_PATH) != 0)
+		step->search_path = cstring_to_text(namespace_search_path);
+	step->settings = capture_settings(step->compensation != NULL);
+	step->compensation_retry = encode_policy(&request->compensation_retry);
+	if (!same_policy(&request->retry, &request->compensation_retry))
+	{
+		/* encode_policy remembers one text only */
+		step->compensation_retry =
+			DatumGetTextPCopy(PointerGetDatum(step->compensation_retry));
+		step->retry = encode_policy(&request->retry);
+	}
+	step->attempts = 1;
+	step->status = SAGA_STEP_STARTED;
+	step->comp_status = (request->compensation || request->channel ||
+						 request->review) ?
+		SAGA_COMP_REGISTERED : SAGA_COMP_NONE;
+	step->comp_crashes = -1;
+	if (request->completed)
+	{
+		step->status = SAGA_STEP_COMPLETED;
+		step->completed_at = now;
+		step->output = request->output;
+	}
+}
+
+static void
+insert_forward_attempt(const SagaStep *step, SagaOutcome outcome,
+					   const char *error, TimestampTz now)
+{
+	SagaAttempt attempt;
+
+	attempt.saga = step->saga;
+	attempt.seq = step->seq;
+	attempt.started_at = step->attempt_at ? step->attempt_at : step->started_at;
+	attempt.finished_at = now;
+	attempt.rows = -1;
+	attempt.attempt = step->attempts;
+	attempt.phase = SAGA_PHASE_FORWARD;
+	attempt.outcome = outcome;
+	attempt.sqlstate = NULL;
+	attempt.error = error;
+	attempt.consumer = NULL;
+	saga_ledger_insert_attempt(&attempt);
+}
+
+/*
+ * One more attempt of a step that is started or failed; within the
+ * transaction that made the last attempt, that one again.
+ */
+static SagaWritten
+repeat_step(const SagaRow *saga, SagaStep *step, const StepRequest *request,
+			TimestampTz now)
+{
+	SagaStepStatus before = step->status;
+	SagaStep	past = *step;
+	bool		again = before == SAGA_STEP_STARTED &&
+		saga_ledger_is_own_attempt(step);
+	SagaWritten written;
+
+	if (again && !request->completed)
+		return SAGA_WRITTEN;
+	if (!again)
+	{
+		step->attempts++;
+		step->attempt_at = now;
+		step->retry_at = 0;
+	}
+	step->status = SAGA_STEP_STARTED;
+	if (request->completed)
+	{
+		step->status = SAGA_STEP_COMPLETED;
+		step->completed_at = now;
+		step->output = request->output;
+	}
+	written = saga_ledger_update_step(saga, step, SAGA_WAIT);
+	if (written == SAGA_WRITTEN && !again && before == SAGA_STEP_STARTED)
+		insert_forward_attempt(&past, SAGA_OUTCOME_INTERRUPTED, NULL, now);
+	return written;
+}
+
+/* saga.step(...) */
+Datum
+saga_sql_step(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	StepRequest request;
+	SagaRow		saga;
+	SagaStep	step;
+	TimestampTz now;
+
+	saga_open_call("saga.step()");
+	read_request(fcinfo, &request);
+	saga_open_shared(id, &saga);
+	if (saga.state != SAGA_RUNNING && saga.state != SAGA_COMPLETED)
+		saga_open_refuse_failing(&saga);
+
+	for (;;)
+	{
+		int			run = 1;
+		bool		known = saga_ledger_get_step(id, request.key, false,
+												 &step) == SAGA_FOUND;
+
+		/* Not before what had to be waited for. */
+		now = saga_clock_now();
+		if (known)
+		{
+			if (step.rolled_back_at == 0)
+			{
+				check_same_args(&step, &request);
+				if (step.status == SAGA_STEP_COMPLETED ||
+					saga.state == SAGA_COMPLETED ||
+					repeat_step(&saga, &step, &request, now) == SAGA_WRITTEN)
+				{
+					notice_other_undo(fcinfo, &step, &request);
+					return step_result(&step, true);
+				}
+				CHECK_FOR_INTERRUPTS();
+				continue;
+			}
+			run = step.run + 1;
+		}
+		if (saga.state == SAGA_COMPLETED)
+			saga_open_refuse_state(&saga, "a completed saga takes no new step",
+								   "Begin a new saga for a new operation.");
+		saga_quota_check_steps(&saga);
+		make_step(&saga, &request, run, now, &step);
+		if (saga_ledger_insert_step(&step))
+		{
+			saga_input_notice_channel(request.channel);
+			return step_result(&step, false);
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+static void
+refuse_step_state(const SagaStep *step, const char *what, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_INVALID_STATE),
+			 errmsg("%s", what),
+			 errdetail("Step \"%s\" of saga %s is %s.",
+					   text_to_cstring(step->key),
+					   saga_uuid7_string(&step->saga),
+					   saga_state_step_status_name(step->status)),
+			 errhint("%s", hint)));
+}
+
+/* The newest run of a step, which must be the one that a forward key names. */
+static void
+find_step(const SagaRow *saga, text *key, text *forward_key, SagaStep *step)
+{
+	const pg_uuid_t *id = &saga->id;
+
+	if (saga_ledger_get_step(id, key, true, step) != SAGA_FOUND)
+		saga_open_refuse_no_step(saga, key);
+	if (forward_key != NULL &&
+		!saga_rows_same_text(forward_key, saga_context_forward_key(id, step->seq)))
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_INVALID_STATE),
+				 errmsg("the forward key is not that of the newest run of step \"%s\"",
+						text_to_cstring(key)),
+				 errdetail("The newest run has the forward key \"%s\".",
+						   text_to_cstring(saga_context_forward_key(id, step->seq))),
+				 errhint("The step was undone and started afresh meanwhile; what the old run reports no longer counts.")));
+}
+
+/* The stored answer of a completed step, if the caller says the same. */
+static Datum
+repeated_completion(const SagaStep *step, Jsonb *output)
+{
+	bool		forgotten = step->content_hash != NULL && step->output == NULL;
+
+	if (output != NULL &&
+		(forgotten ?
+		 !saga_input_same_hash(step->content_hash, SAGA_HASH_OUTPUT, output) :
+		 !same_jsonb(step->output, output)))
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
+				 errmsg("step \"%s\" was completed with another output",
+						text_to_cstring(step->key)),
+				 errhint("Ask saga.step for the stored output, and use that.")));
+	return step_result(step, true);
+}
+
+/* SG005: like the result of any step that is undone, this comes too late. */
+static void
+refuse_rolled_back(const SagaStep *step)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_FAILING),
+			 errmsg("step \"%s\" of saga %s was rolled back",
+					text_to_cstring(step->key),
+					saga_uuid7_string(&step->saga)),
+			 errdetail("The saga is running again, and the step is to be started afresh."),
+			 errhint("Call saga.step first. Report an outside effect of the old run that did happen with complete_step(..., late => 'record').")));
+}
+
+/* A result that came after the undo had begun, and shall be kept. */
+static SagaWritten
+record_late(SagaRow *saga, SagaStep *step, Jsonb *output, TimestampTz now)
+{
+	SagaSteps	steps;
+	SagaWritten written;
+	int			index;
+
+	saga_ledger_get_steps(&saga->id, &steps);
+	index = saga_walk_find(&steps, step->seq);
+	/* Purged, or moved while the steps were read. */
+	if (index < 0)
+		return SAGA_CHANGED;
+	written = saga_dispatch_late(saga, &steps, index, output, now);
+	*step = steps.step[index];
+	return written;
+}
+
+/* saga.complete_step(saga_id, step, output, late, forward_key) */
+Datum
+saga_sql_complete_step(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	text	   *key;
+	Jsonb	   *output;
+	char	   *late;
+	text	   *forward_key;
+	SagaRow		saga;
+	SagaStep	step;
+
+	saga_open_call("saga.complete_step()");
+	key = saga_input_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
+	output = saga_input_jsonb(fcinfo, 2, "output");
+	late = PG_ARGISNULL(3) ? "error" : text_to_cstring(PG_GETARG_TEXT_PP(3));
+	if (strcmp(late, "error") != 0 && strcmp(late, "record") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown late \"%s\"", late),
+				 errhint("It is error or record.")));
+	forward_key = saga_input_text(fcinfo, 4);
+
+	saga_open_shared(id, &saga);
+	for (;;)
+	{
+		TimestampTz now;
+		SagaWritten written;
+
+		if (saga.state != SAGA_RUNNING && saga.state != SAGA_COMPLETED &&
+			strcmp(late, "record") != 0)
+			saga_open_refuse_failing(&saga);
+		find_step(&saga, key, forward_key, &step);
+		now = saga_clock_now();
+		if (step.rolled_back_at != 0 && saga.state == SAGA_RUNNING &&
+			strcmp(late, "record") != 0)
+			refuse_rolled_back(&step);
+		if (step.status == SAGA_STEP_COMPLETED)
+			return repeated_completion(&step, output);
+
+		if (saga.state == SAGA_COMPLETED)
+			saga_open_refuse_state(&saga,
+								   "a completed saga takes no more results",
+								   "Its step was left failed on purpose; a new operation needs a new saga.");
+		else if (saga.state == SAGA_RUNNING && step.rolled_back_at == 0)
+		{
+			if (step.status == SAGA_STEP_FAILED)
+				refuse_step_state(&step,
+								  "a failed attempt cannot be completed",
+								  "Call saga.step again: it begins another attempt, with the same forward key.");
+			step.status = SAGA_STEP_COMPLETED;
+			step.completed_at = now;
+			step.output = output;
+			written = saga_ledger_update_step(&saga, &step, SAGA_WAIT);
+		}
+		else
+			written = record_late(&saga, &step, output, now);
+		if (written == SAGA_WRITTEN)
+			return step_result(&step, true);
+		saga_open_again(&saga);
+	}
+}
+
+/*
+ * When a failed step may be tried again; 0 once its attempts are exhausted.
+ */
+static TimestampTz
+forward_retry_at(const SagaStep *step, TimestampTz now)
+{
+	text	   *encoded = step->retry ? step->retry : step->compensation_retry;
+	SagaPolicy	policy;
+
+	if (!saga_state_policy_decode(text_to_cstring(encoded), &policy))
+		elog(ERROR, "could not read the retry policy of a step");
+	if (step->attempts >= policy.max_attempts)
+		return 0;
+	return now + 1000 *
+		saga_state_retry_delay(&policy, step->attempts,
+							   pg_prng_double(&pg_global_prng_state));
+}
+
+/* saga.fail_step(saga_id, step, error, retryable, forward_key) */
+Datum
+saga_sql_fail_step(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	text	   *key;
+	text	   *error;
+	bool		retryable;
+	text	   *forward_key;
+	SagaRow		saga;
+	SagaStep	step;
+
+	saga_open_call("saga.fail_step()");
+	key = saga_input_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
+	error = saga_input_text(fcinfo, 2);
+	if (error == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("error must not be null"),
+				 errhint("Say what went wrong: people will read it.")));
+	retryable = PG_ARGISNULL(3) ? true : PG_GETARG_BOOL(3);
+	forward_key = saga_input_text(fcinfo, 4);
+
+	saga_open_shared(id, &saga);
+	for (;;)
+	{
+		TimestampTz now;
+
+		find_step(&saga, key, forward_key, &step);
+		now = saga_clock_now();
+		if ((saga.state != SAGA_RUNNING && saga.state != SAGA_COMPLETED) ||
+			step.rolled_back_at != 0)
+		{
+			ereport(NOTICE,
+					(errmsg("the failure of step \"%s\" came late and changes nothing",
+							text_to_cstring(key)),
+					 errdetail("Saga %s is in state \"%s\".",
+							   saga_uuid7_string(id),
+							   saga_state_name(saga.state))));
+			return step_result(&step, true);
+		}
+		if (step.status == SAGA_STEP_FAILED)
+			return step_result(&step, true);
+		if (step.status == SAGA_STEP_COMPLETED)
+			refuse_step_state(&step, "a completed step cannot fail",
+							  "Fail the saga to undo it.");
+
+		step.status = SAGA_STEP_FAILED;
+		step.error = error;
+		step.retry_at = retryable ? forward_retry_at(&step, now) : 0;
+		if (saga_ledger_update_step(&saga, &step, SAGA_WAIT) == SAGA_WRITTEN)
+		{
+			insert_forward_attempt(&step, SAGA_OUTCOME_FAILED,
+								   text_to_cstring(error), now);
+			return step_result(&step, true);
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+}

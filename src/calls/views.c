@@ -1,0 +1,369 @@
+/*-------------------------------------------------------------------------
+ *
+ * views.c
+ *	  The functions behind the views.
+ *
+ * What they tell of processes is read from shared memory without ceremony: it
+ * was true a moment ago.  None of them waits for a lock.
+ *
+ * What they read of the ledger they read with the snapshot of the query that
+ * calls them, as its other columns are read.  So they are STABLE: the planner
+ * leaves out what nobody selects, and computes the rest for the rows that are
+ * returned.  A newer snapshot cannot be taken in a parallel plan.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/subtrans.h"
+#include "access/transam.h"
+#include "base/clock.h"
+#include "base/compat.h"
+#include "base/ids.h"
+#include "base/rights.h"
+#include "flow/context.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "ledger/home.h"
+#include "ledger/ledger.h"
+#include "miscadmin.h"
+#include "shared/mailbox.h"
+#include "shared/shmem.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(saga_sql_reach);
+PG_FUNCTION_INFO_V1(saga_sql_state_name);
+PG_FUNCTION_INFO_V1(saga_sql_policy);
+PG_FUNCTION_INFO_V1(saga_sql_forward_key);
+PG_FUNCTION_INFO_V1(saga_sql_compensation_key);
+PG_FUNCTION_INFO_V1(saga_sql_is_running);
+PG_FUNCTION_INFO_V1(saga_sql_running);
+PG_FUNCTION_INFO_V1(saga_sql_next_action);
+PG_FUNCTION_INFO_V1(saga_sql_first_id);
+
+Datum
+saga_sql_reach(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT32((int32) saga_owner_reach(PG_GETARG_OID(0),
+											 PG_GETARG_TEXT_PP(1)));
+}
+
+Datum
+saga_sql_state_name(PG_FUNCTION_ARGS)
+{
+	const char *name = saga_state_name((SagaState) PG_GETARG_CHAR(0));
+
+	if (name == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(name));
+}
+
+static Datum
+interval_of(int64 milliseconds)
+{
+	Interval   *interval = palloc0(sizeof(Interval));
+
+	interval->time = milliseconds * 1000;
+	return IntervalPGetDatum(interval);
+}
+
+Datum
+saga_sql_policy(PG_FUNCTION_ARGS)
+{
+	SagaPolicy	policy;
+	TupleDesc	desc;
+	Datum		values[6];
+	bool		nulls[6] = {false};
+
+	if (!saga_state_policy_decode(text_to_cstring(PG_GETARG_TEXT_PP(0)),
+								  &policy))
+		PG_RETURN_NULL();
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	values[0] = Int32GetDatum(policy.max_attempts);
+	values[1] = interval_of(policy.delay);
+	values[2] = CStringGetTextDatum(saga_state_backoff_name(policy.backoff));
+	values[3] = interval_of(policy.max_delay);
+	values[4] = Float8GetDatum(policy.jitter);
+	values[5] = interval_of(policy.timeout);
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+}
+
+Datum
+saga_sql_forward_key(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(saga_context_forward_key(PG_GETARG_UUID_P(0),
+											  PG_GETARG_INT64(1)));
+}
+
+Datum
+saga_sql_compensation_key(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(saga_context_compensation_key(PG_GETARG_UUID_P(0),
+												   PG_GETARG_INT64(1)));
+}
+
+/* saga.first_id(at) */
+Datum
+saga_sql_first_id(PG_FUNCTION_ARGS)
+{
+	pg_uuid_t  *first = palloc(sizeof(pg_uuid_t));
+
+	saga_uuid7_first(PG_GETARG_TIMESTAMPTZ(0), first);
+	PG_RETURN_UUID_P(first);
+}
+
+/*
+ * Anybody may call the functions behind the views with any id; to a stranger
+ * they tell as much of a saga as of one that is not there.
+ */
+static bool
+may_see(const pg_uuid_t *id)
+{
+	Oid			owner;
+	text	   *owner_name;
+
+	return saga_ledger_owner_of(id, &owner, &owner_name) &&
+		saga_owner_reach(owner, owner_name) != SAGA_REACH_NOTHING;
+}
+
+/* Is an executor running the SQL of this step, or (seq 0) of any step? */
+static bool
+is_running(const pg_uuid_t *id, int64 seq, int *pid)
+{
+	return saga_mailbox_is_running(id, seq, pid) && may_see(id);
+}
+
+Datum
+saga_sql_is_running(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(is_running(PG_GETARG_UUID_P(0), PG_GETARG_INT64(1), NULL));
+}
+
+/* The SQL compensations that run, of the sagas that the caller may see. */
+Datum
+saga_sql_running(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	SagaRunning running[SAGA_MAX_EXECUTORS];
+	int			count = saga_mailbox_running(running);
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < count; i++)
+	{
+		SagaRunning *r = &running[i];
+		Datum		values[6];
+		bool		nulls[6] = {false};
+
+		if (!may_see(&r->saga))
+			continue;
+		values[0] = UUIDPGetDatum(&r->saga);
+		values[1] = Int64GetDatum(r->seq);
+		values[2] = Int32GetDatum(r->attempt);
+		values[3] = Int32GetDatum(r->pid);
+		values[4] = ObjectIdGetDatum(r->role);
+		values[5] = TimestampTzGetDatum(r->since);
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+/* Names the processes that hold a lock for which a process waits. */
+static void
+append_blockers(StringInfo buf, int pid)
+{
+	ArrayType  *pids = DatumGetArrayTypeP(DirectFunctionCall1(pg_blocking_pids,
+															  Int32GetDatum(pid)));
+	int			count = ArrayGetNItems(ARR_NDIM(pids), ARR_DIMS(pids));
+	int32	   *blocker = (int32 *) ARR_DATA_PTR(pids);
+
+	for (int i = 0; i < count; i++)
+	{
+		/* A prepared transaction has no process. */
+		if (blocker[i] == 0)
+			appendStringInfoString(buf, i == 0 ? ", but waits for a prepared transaction" : ", a prepared transaction");
+		else
+			appendStringInfo(buf, i == 0 ? ", but waits for the transaction of process %d" : ", %d",
+							 blocker[i]);
+	}
+}
+
+/* The process whose open transaction holds back the end of a saga; 0: none. */
+static int
+blocking_pid(const pg_uuid_t *id)
+{
+	LOCKTAG		tag;
+	VirtualTransactionId *holders;
+	int			count;
+
+	saga_ledger_locktag(id, &tag);
+	holders = GetLockConflicts(&tag, ExclusiveLock, &count);
+	for (int i = 0; i < count; i++)
+	{
+		int			pid = saga_compat_vxid_pid(&holders[i]);
+
+		if (pid != 0)
+			return may_see(id) ? pid : 0;
+	}
+	return 0;
+}
+
+/*
+ * The process that is writing the row of a saga which is being undone, and so
+ * keeps ours away from it; 0: none.
+ */
+static int
+writing_pid(const pg_uuid_t *id)
+{
+	TransactionId writer = saga_ledger_writer_of(id);
+
+	if (!TransactionIdIsValid(writer) || !may_see(id))
+		return 0;
+	return BackendXidGetPid(SubTransGetTopmostTransaction(writer));
+}
+
+/* Has the database a worker at this moment? */
+static bool
+has_worker(void)
+{
+	SagaDatabaseSlot *slot = saga_shmem_my_database();
+
+	return slot != NULL && slot->worker_latch != NULL;
+}
+
+/* Behind what an attempt under way, or somebody else, still does. */
+#define PAUSED	"; it is paused until saga.resume"
+
+/* What is next for a step that was dispatched to listeners. */
+static void
+append_listener(StringInfo buf, FunctionCallInfo fcinfo, const char *step)
+{
+	const char *channel = text_to_cstring(PG_GETARG_TEXT_PP(8));
+
+	if (PG_ARGISNULL(10))
+		appendStringInfo(buf, "a listener on channel \"%s\" is to claim and compensate step \"%s\", which waits since %s",
+						 channel, step,
+						 timestamptz_to_str(PG_GETARG_TIMESTAMPTZ(9)));
+	else
+		appendStringInfo(buf, "listener %s%s%son channel \"%s\" compensates step \"%s\" and must report by %s",
+						 PG_ARGISNULL(11) ? "" : "\"",
+						 PG_ARGISNULL(11) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(11)),
+						 PG_ARGISNULL(11) ? "" : "\" ",
+						 channel, step,
+						 timestamptz_to_str(PG_GETARG_TIMESTAMPTZ(10)));
+}
+
+/*
+ * next_action(saga, state, paused, deadline, due, lane, step, parked,
+ * channel, dispatched_at, lease_until, consumer)
+ */
+Datum
+saga_sql_next_action(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id;
+	SagaState	state;
+	bool		paused;
+	TimestampTz now = saga_clock_now();
+	const char *step;
+	const char *why;
+	int			pid;
+	StringInfoData buf;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
+		PG_RETURN_NULL();
+	id = PG_GETARG_UUID_P(0);
+	state = (SagaState) PG_GETARG_CHAR(1);
+	paused = PG_GETARG_BOOL(2);
+	step = PG_ARGISNULL(6) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(6));
+
+	initStringInfo(&buf);
+	switch (state)
+	{
+		case SAGA_RUNNING:
+			if (!PG_ARGISNULL(3) && PG_GETARG_TIMESTAMPTZ(3) <= now && !paused)
+			{
+				pid = blocking_pid(id);
+				appendStringInfoString(&buf, "its deadline has passed: it is about to fail");
+				if (pid != 0)
+					appendStringInfo(&buf, ", once the transaction of process %d ends",
+									 pid);
+				else if ((why = saga_home_why_idle(GetActiveSnapshot())) != NULL)
+					appendStringInfo(&buf, ", but: %s", why);
+			}
+			else
+				appendStringInfoString(&buf, "the application goes on: it may be completed or failed");
+			if (paused)
+				appendStringInfoString(&buf, PG_ARGISNULL(3) ? PAUSED :
+									   "; it is paused: its deadline waits for saga.resume");
+			break;
+		case SAGA_COMPLETED:
+			appendStringInfoString(&buf, "nothing: it is completed");
+			break;
+		case SAGA_COMPENSATED:
+			appendStringInfoString(&buf, "nothing: everything is undone; a new operation needs a new key");
+			break;
+		case SAGA_ABANDONED:
+			appendStringInfoString(&buf, "nothing: a person abandoned it");
+			break;
+		case SAGA_NEEDS_REVIEW:
+			appendStringInfoString(&buf, "a person must decide");
+			if (step != NULL)
+				appendStringInfo(&buf, " about step \"%s\"", step);
+			if (!PG_ARGISNULL(7))
+				appendStringInfo(&buf, ": %s",
+								 text_to_cstring(PG_GETARG_TEXT_PP(7)));
+			if (paused)
+				appendStringInfoString(&buf, PAUSED);
+			break;
+		case SAGA_COMPENSATING:
+			if (is_running(id, 0, &pid))
+			{
+				appendStringInfo(&buf, "the compensation of step \"%s\" is running",
+								 step ? step : "");
+				append_blockers(&buf, pid);
+				if (paused)
+					appendStringInfoString(&buf, PAUSED);
+			}
+			else if (paused && PG_ARGISNULL(10))
+				appendStringInfoString(&buf, "nothing: it is paused until saga.resume");
+			else if (!PG_ARGISNULL(9) && !PG_ARGISNULL(8))
+			{
+				append_listener(&buf, fcinfo, step ? step : "");
+				if (paused)
+					appendStringInfoString(&buf, PAUSED);
+				else if ((why = saga_home_why_idle(GetActiveSnapshot())) != NULL)
+					appendStringInfo(&buf, ", but: %s", why);
+			}
+			else
+			{
+				appendStringInfo(&buf, "compensate step \"%s\"", step ? step : "");
+				if ((why = saga_home_why_idle(GetActiveSnapshot())) != NULL)
+					appendStringInfo(&buf, ", but: %s", why);
+				else if (!PG_ARGISNULL(4) && PG_GETARG_TIMESTAMPTZ(4) > now)
+					appendStringInfo(&buf, " again at %s",
+									 timestamptz_to_str(PG_GETARG_TIMESTAMPTZ(4)));
+				else if (!has_worker())
+					appendStringInfoString(&buf, " as soon as this database has a worker (saga.max_databases, max_worker_processes)");
+				else if ((pid = writing_pid(id)) != 0)
+					appendStringInfo(&buf, ", once the transaction of process %d ends",
+									 pid);
+				else if (!PG_ARGISNULL(8))
+					appendStringInfo(&buf, " by a listener on channel \"%s\"",
+									 text_to_cstring(PG_GETARG_TEXT_PP(8)));
+				else
+					appendStringInfoString(&buf, saga_shmem->no_process ?
+										   " as soon as the server has room for a process (max_worker_processes)" :
+										   " as soon as an executor is free");
+			}
+			break;
+	}
+	PG_RETURN_TEXT_P(cstring_to_text(buf.data));
+}

@@ -1,0 +1,180 @@
+/*-------------------------------------------------------------------------
+ *
+ * context.c
+ *	  The jsonb context that a compensation is given, and the keys in it.
+ *
+ * One shape for all who compensate, SQL as $1 and listeners with their claim;
+ * doc/reference.md shows it.
+ *
+ * The keys are made of the saga's id, which is unique beyond this database,
+ * and the step's number in the start order, which is another for every run:
+ * so they are stable over every attempt and need not be stored.  They use no
+ * other characters than letters, digits and hyphens, which every payment
+ * provider takes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/ids.h"
+#include "base/json.h"
+#include "flow/context.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
+
+static text *
+make_key(const pg_uuid_t *saga, int64 seq, const char *suffix)
+{
+	char	   *key = psprintf("%s-" INT64_FORMAT "%s",
+							   saga_uuid7_string(saga), seq, suffix);
+
+	return cstring_to_text(key);
+}
+
+/* The idempotency key for the forward effect of a run of a step. */
+text *
+saga_context_forward_key(const pg_uuid_t *saga, int64 seq)
+{
+	return make_key(saga, seq, "");
+}
+
+/* The idempotency key for undoing it, and the handle of its task. */
+text *
+saga_context_compensation_key(const pg_uuid_t *saga, int64 seq)
+{
+	return make_key(saga, seq, "-undo");
+}
+
+static int
+hex_value(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	if (c >= 'a' && c <= 'f')
+		return c - 'a' + 10;
+	return -1;
+}
+
+/* What a compensation key names; false if it is none that was made here. */
+bool
+saga_context_parse_key(const text *key, pg_uuid_t *saga, int64 *seq)
+{
+	char	   *string = text_to_cstring(key);
+	const char *c = string;
+	const text *made;
+
+	for (int i = 0; i < UUID_LEN; i++)
+	{
+		int			high;
+		int			low;
+
+		if (*c == '-')
+			c++;
+		high = hex_value(c[0]);
+		low = high < 0 ? -1 : hex_value(c[1]);
+		if (low < 0)
+			return false;
+		saga->data[i] = (unsigned char) (high << 4 | low);
+		c += 2;
+	}
+	if (*c++ != '-' || *c < '1' || *c > '9')
+		return false;
+	*seq = strtoll(c, NULL, 10);
+
+	/* There is one way to write it. */
+	made = saga_context_compensation_key(saga, *seq);
+	return VARSIZE_ANY_EXHDR(made) == strlen(string) &&
+		memcmp(VARDATA_ANY(made), string, strlen(string)) == 0;
+}
+
+static Jsonb *
+build_policy(const char *encoded)
+{
+	SagaPolicy	policy;
+	SagaJson	json;
+
+	if (!saga_state_policy_decode(encoded, &policy))
+		elog(ERROR, "could not read the retry policy of a step");
+	saga_json_begin(&json);
+	saga_json_int(&json, "max_attempts", policy.max_attempts);
+	saga_json_milliseconds(&json, "delay", policy.delay);
+	saga_json_string(&json, "backoff", saga_state_backoff_name(policy.backoff));
+	saga_json_milliseconds(&json, "max_delay", policy.max_delay);
+	saga_json_float(&json, "jitter", policy.jitter);
+	saga_json_milliseconds(&json, "timeout", policy.timeout);
+	return saga_json_end(&json);
+}
+
+/*
+ * Policies repeat from step to step, and writing one costs as much as the
+ * rest of the context: the last is kept.
+ */
+static void
+add_policy(SagaJson *json, const char *key, const text *encoded)
+{
+	static char *last_text = NULL;
+	static Jsonb *last = NULL;
+	char	   *string = text_to_cstring(encoded);
+
+	if (last == NULL || strcmp(last_text, string) != 0)
+	{
+		Jsonb	   *built = build_policy(string);
+
+		if (last != NULL)
+		{
+			pfree(last);
+			pfree(last_text);
+			last = NULL;
+		}
+		last_text = MemoryContextStrdup(TopMemoryContext, string);
+		last = memcpy(MemoryContextAlloc(TopMemoryContext, VARSIZE(built)),
+					  built, VARSIZE(built));
+	}
+	/* The builder refers to what it is given until the object is finished. */
+	saga_json_value(json, key, memcpy(palloc(VARSIZE(last)), last,
+									  VARSIZE(last)));
+}
+
+/* The context of the given attempt of a step's compensation. */
+Jsonb *
+saga_context_build(const SagaRow *saga, const SagaStep *step, int attempt)
+{
+	SagaJson	json;
+
+	saga_json_begin(&json);
+	saga_json_open(&json, "saga");
+	saga_json_string(&json, "id", saga_uuid7_string(&saga->id));
+	saga_json_text(&json, "name", saga->name);
+	saga_json_text(&json, "idempotency_key", saga->key);
+	saga_json_value(&json, "input", saga->input);
+	saga_json_text(&json, "reason", saga->reason);
+	saga_json_value(&json, "details", saga->details);
+	saga_json_string(&json, "failure_kind",
+					 saga_state_failure_kind_name(saga->failure_kind));
+	saga_json_close(&json);
+
+	saga_json_open(&json, "step");
+	saga_json_text(&json, "name", step->name ? step->name : step->key);
+	saga_json_text(&json, "key", step->key);
+	saga_json_int(&json, "seq", step->seq);
+	saga_json_int(&json, "run", step->run);
+	saga_json_string(&json, "status", saga_state_step_status_name(step->status));
+	saga_json_int(&json, "attempts", step->attempts);
+	saga_json_time(&json, "started_at", step->started_at);
+	saga_json_time(&json, "completed_at", step->completed_at);
+	add_policy(&json, "retry",
+			   step->retry ? step->retry : step->compensation_retry);
+	saga_json_close(&json);
+
+	saga_json_value(&json, "args", step->args);
+	saga_json_value(&json, "output", step->output);
+	saga_json_text(&json, "error", step->error);
+	saga_json_int(&json, "attempt", attempt);
+	add_policy(&json, "retry", step->compensation_retry);
+	saga_json_text(&json, "forward_key",
+				   saga_context_forward_key(&step->saga, step->seq));
+	saga_json_text(&json, "compensation_key",
+				   saga_context_compensation_key(&step->saga, step->seq));
+	return saga_json_end(&json);
+}

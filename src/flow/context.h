@@ -1,0 +1,19 @@
+/*-------------------------------------------------------------------------
+ *
+ * context.h
+ *	  The jsonb context that a compensation is given, and the keys in it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_CONTEXT_H
+#define SAGA_CONTEXT_H
+
+#include "ledger/ledger.h"
+
+extern Jsonb *saga_context_build(const SagaRow *saga, const SagaStep *step,
+								 int attempt);
+extern text *saga_context_forward_key(const pg_uuid_t *saga, int64 seq);
+extern bool saga_context_parse_key(const text *key, pg_uuid_t *saga, int64 *seq);
+extern text *saga_context_compensation_key(const pg_uuid_t *saga, int64 seq);
+
+#endif							/* SAGA_CONTEXT_H */

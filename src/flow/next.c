@@ -1,0 +1,302 @@
+/*-------------------------------------------------------------------------
+ *
+ * next.c
+ *	  The reverse walk: given a saga and its steps, what is next.
+ *
+ * The walk goes from the step that started last to the one that started first
+ * (or to the savepoint), and never passes a step that is not settled.  It has
+ * no cursor: what is next follows from the steps' own rows, each time anew, so
+ * there is nothing that could be out of step with them.
+ *
+ * Nothing is read or written here: whoever asks has the rows, and makes sure
+ * that they are what the ledger says.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "flow/next.h"
+#include "utils/builtins.h"
+
+/* What the reverse walk finds when it comes to a step. */
+typedef enum StepView
+{
+	STEP_SETTLED,				/* nothing to do */
+	STEP_PASSED_OVER,			/* has a compensation, but is not to be undone */
+	STEP_GIVEN_UP,				/* failed, and the saga goes on without it */
+	STEP_SQL,
+	STEP_LISTENER,
+	STEP_PERSON
+} StepView;
+
+/*
+ * Is it one of the steps that this undo is about?  A run that an earlier undo
+ * rolled back is so again only if a late result of it opened it.
+ */
+bool
+saga_walk_in_range(const SagaRow *saga, const SagaStep *step)
+{
+	if (step->rolled_back_at != 0)
+		return step->parked != NULL ||
+			step->comp_status == SAGA_COMP_PENDING ||
+			step->comp_status == SAGA_COMP_DISPATCHED;
+	return step->seq > saga->undo_target;
+}
+
+static StepView
+view_step(const SagaRow *saga, const SagaStep *step, const char **why)
+{
+	if (step->comp_status == SAGA_COMP_FAILED && !step->late &&
+		saga->on_failure == SAGA_ON_FAILURE_CONTINUE)
+		return STEP_GIVEN_UP;
+	/* Whatever its status: somebody must decide about it first. */
+	if (step->parked != NULL)
+	{
+		*why = text_to_cstring(step->parked);
+		return STEP_PERSON;
+	}
+	switch (step->comp_status)
+	{
+		case SAGA_COMP_NONE:
+		case SAGA_COMP_COMPENSATED:
+		case SAGA_COMP_SKIPPED:
+			return STEP_SETTLED;
+		case SAGA_COMP_FAILED:
+			*why = "its compensation failed";
+			return STEP_PERSON;
+		case SAGA_COMP_REGISTERED:
+		case SAGA_COMP_PENDING:
+		case SAGA_COMP_DISPATCHED:
+			break;
+	}
+	if (saga_walk_passes_over(saga, step))
+		return STEP_PASSED_OVER;
+	if (step->review != NULL && !step->released)
+	{
+		*why = psprintf("review asked for: %s", text_to_cstring(step->review));
+		return STEP_PERSON;
+	}
+	if (step->compensation != NULL)
+		return STEP_SQL;
+	if (step->channel != NULL)
+		return STEP_LISTENER;
+
+	/* Released, but there is nothing that a machine could do. */
+	*why = psprintf("a person is to undo it: %s",
+					step->review ? text_to_cstring(step->review) : "");
+	return STEP_PERSON;
+}
+
+/* Is it a step that is not undone, whatever its compensation? */
+bool
+saga_walk_spares(const SagaStep *step)
+{
+	return step->kind == SAGA_KIND_RETRIABLE ||
+		(step->compensate_on == SAGA_COMPENSATE_ON_COMPLETED &&
+		 step->status != SAGA_STEP_COMPLETED);
+}
+
+/*
+ * Does the walk leave the step as it is, although it has a compensation that
+ * nobody has tried yet?
+ */
+bool
+saga_walk_passes_over(const SagaRow *saga, const SagaStep *step)
+{
+	if (step->comp_status != SAGA_COMP_REGISTERED &&
+		step->comp_status != SAGA_COMP_PENDING &&
+		step->comp_status != SAGA_COMP_DISPATCHED)
+		return false;
+	return saga_walk_spares(step);
+}
+
+/*
+ * Compensations of one saga run one after another.  While a listener holds one,
+ * a late result may open one again that started after it, and a failure make the
+ * undo of an old run a full one.  What is next then is the end of the claim.
+ */
+static void
+wait_for_claim(SagaSteps *steps, SagaTask *task)
+{
+	const SagaStep *claimed = steps->claimed ? saga_walk_claimed(steps) : NULL;
+
+	if (claimed == NULL)
+		return;
+	task->kind = SAGA_TASK_LISTENER;
+	task->index = claimed - steps->step;
+}
+
+/*
+ * What is next in a saga that is being undone?
+ *
+ * Remembers how far the steps are settled, so that a walk over all of them
+ * takes time that grows with their number, not with its square.
+ */
+void
+saga_walk_next(const SagaRow *saga, SagaSteps *steps, SagaTask *task)
+{
+	task->kind = SAGA_TASK_NONE;
+	task->index = -1;
+	task->why = NULL;
+	for (int i = steps->frontier - 1; i >= 0; i--)
+	{
+		const SagaStep *step = &steps->step[i];
+		StepView	view = saga_walk_in_range(saga, step) ?
+			view_step(saga, step, &task->why) : STEP_SETTLED;
+
+		switch (view)
+		{
+			case STEP_SETTLED:
+			case STEP_GIVEN_UP:
+				if (i == steps->frontier - 1)
+					steps->frontier = i;
+				continue;
+			case STEP_PASSED_OVER:
+				continue;
+			case STEP_SQL:
+				task->kind = SAGA_TASK_SQL;
+				break;
+			case STEP_LISTENER:
+				task->kind = SAGA_TASK_LISTENER;
+				break;
+			case STEP_PERSON:
+				task->kind = SAGA_TASK_PERSON;
+				break;
+		}
+		task->index = i;
+		if (task->kind != SAGA_TASK_PERSON)
+			wait_for_claim(steps, task);
+		return;
+	}
+}
+
+int
+saga_walk_count_given_up(const SagaRow *saga, const SagaSteps *steps)
+{
+	int			n = 0;
+
+	for (int i = 0; i < steps->count; i++)
+		if (saga_walk_in_range(saga, &steps->step[i]) &&
+			steps->step[i].comp_status == SAGA_COMP_FAILED)
+			n++;
+	return n;
+}
+
+/* How many steps the walk is to do something about, or stop at. */
+int
+saga_walk_count_to_undo(const SagaRow *saga, const SagaSteps *steps)
+{
+	int			n = 0;
+
+	for (int i = 0; i < steps->count; i++)
+	{
+		const char *why;
+
+		if (!saga_walk_in_range(saga, &steps->step[i]))
+			continue;
+		switch (view_step(saga, &steps->step[i], &why))
+		{
+			case STEP_SQL:
+			case STEP_LISTENER:
+			case STEP_PERSON:
+				n++;
+				break;
+			case STEP_SETTLED:
+			case STEP_PASSED_OVER:
+			case STEP_GIVEN_UP:
+				break;
+		}
+	}
+	return n;
+}
+
+/* The step of that number; -1: there is none. */
+int
+saga_walk_find(const SagaSteps *steps, int64 seq)
+{
+	for (int i = steps->count - 1; i >= 0; i--)
+		if (steps->step[i].seq == seq)
+			return i;
+	return -1;
+}
+
+/* The newest run of the step with a key; -1: there is none. */
+int
+saga_walk_find_key(const SagaSteps *steps, const text *key)
+{
+	for (int i = steps->count - 1; i >= 0; i--)
+		if (saga_rows_same_text(steps->step[i].key, key))
+			return i;
+	return -1;
+}
+
+/*
+ * The run of a step that a person is asked about; -1: nobody is.  Of several,
+ * which takes a late result of an old run, the newest.
+ */
+int
+saga_walk_find_asked(const SagaRow *saga, const SagaSteps *steps,
+					 const text *key)
+{
+	for (int i = steps->count - 1; i >= 0; i--)
+		if (steps->step[i].parked != NULL &&
+			saga_walk_in_range(saga, &steps->step[i]) &&
+			saga_rows_same_text(steps->step[i].key, key))
+			return i;
+	return -1;
+}
+
+/*
+ * The step whose claim ends first, or NULL.  There are two only where a late
+ * result opened a step again while a listener held another.
+ */
+SagaStep *
+saga_walk_claimed(const SagaSteps *steps)
+{
+	SagaStep   *first = NULL;
+
+	for (int i = steps->count - 1; i >= 0; i--)
+	{
+		SagaStep   *step = &steps->step[i];
+
+		if (step->claimed_at != 0 &&
+			(first == NULL || step->lease_until < first->lease_until))
+			first = step;
+	}
+	return first;
+}
+
+/* The completed pivot of the forward run, or NULL. */
+const SagaStep *
+saga_walk_completed_pivot(const SagaSteps *steps)
+{
+	for (int i = 0; i < steps->count; i++)
+	{
+		const SagaStep *step = &steps->step[i];
+
+		if (step->kind == SAGA_KIND_PIVOT &&
+			step->status == SAGA_STEP_COMPLETED && step->rolled_back_at == 0)
+			return step;
+	}
+	return NULL;
+}
+
+/* The step at which a saga failed: its last failed one, else its last open. */
+int64
+saga_walk_failed_step(const SagaSteps *steps)
+{
+	int64		open = 0;
+
+	for (int i = steps->count - 1; i >= 0; i--)
+	{
+		const SagaStep *step = &steps->step[i];
+
+		if (step->rolled_back_at != 0)
+			continue;
+		if (step->status == SAGA_STEP_FAILED)
+			return step->seq;
+		if (step->status == SAGA_STEP_STARTED && open == 0)
+			open = step->seq;
+	}
+	return open;
+}

@@ -1,0 +1,361 @@
+/*-------------------------------------------------------------------------
+ *
+ * outcome.c
+ *	  How an attempt of a compensation ended, and what that means for its step.
+ *
+ * What is charged, what is free, when it is tried again, and when it is given
+ * up for a person to settle: doc/reference.md tells it as a table.  Only the
+ * step's row in memory is changed; writing it is events.c's.
+ *
+ * Errors of SQL.  An SQLSTATE says what happened, not who did it: SQL can raise
+ * any of them, and hand on those of other servers.  So an error is judged by
+ * what is known of its cause, then by where it came from, and only what came
+ * from the SQL by its code.  (Cursors WITH HOLD run at commit, so that what is
+ * raised there may be the SQL's.  Settings that were kept with the step and
+ * cannot be set again count as its SQL: a person must know.)
+ *
+ *						preparing		the SQL			marking			commit
+ *	saga changed		-				-				interrupted		-
+ *	timeout				timed out		timed out		timed out		timed out
+ *	another's cancel	interrupted		interrupted		interrupted		interrupted
+ *	its own cancel		-				failed			failed			failed
+ *	SG006				interrupted		given up		interrupted		given up
+ *	SG007				interrupted		deferred		interrupted		deferred
+ *	40001 40P01 55P03	interrupted		conflict		conflict		conflict
+ *	53xxx 58xxx XXxxx	waits			failed			interrupted		interrupted
+ *	25006				waits			failed			interrupted		failed
+ *	any other			interrupted		failed			interrupted		failed
+ *
+ *	own end of process	-				failed			failed			failed
+ *	another's SIGTERM	interrupted		interrupted		interrupted		interrupted
+ *	FATAL of no SIGTERM	interrupted		failed			interrupted		interrupted
+ *
+ * "Failed" and "timed out" are charged.  A conflict is one of the transaction
+ * as a whole, wherever it is noticed, and asks to be tried again, whoever
+ * raised it: it has a budget of free attempts, and so has what is interrupted;
+ * beyond it they are charged.  For the SQL may be the cause even where nobody
+ * can tell: it holds all the server's locks, has filled the disk, ends its
+ * process by way of another session.  Only "waits" has no limit: none of the
+ * SQL has run when the server cannot note that it is about to, or when the
+ * session is read-only before it begins.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/errors.h"
+#include "base/guc.h"
+#include "common/pg_prng.h"
+#include "flow/outcome.h"
+#include "utils/builtins.h"
+
+/*
+ * Attempts lost to deadlocks, serialization failures and lock timeouts have a
+ * budget of their own: so many are free, with short growing delays, before
+ * they are charged like other failures.
+ */
+#define FREE_CONFLICTS			20
+#define CONFLICT_DELAY_MS		10
+#define CONFLICT_MAX_DELAY_MS	1000
+
+/* A compensation that was alone at so many crashes is not run again. */
+#define MAX_CRASHES_ALONE		3
+
+/*
+ * Attempts cut short by no fault of their own are free too, with growing
+ * delays; but SQL that ends its own process every time must not go on for
+ * ever.
+ */
+#define FREE_INTERRUPTIONS		50
+#define INTERRUPTED_DELAY_MS	100
+#define INTERRUPTED_MAX_DELAY_MS	60000
+/* From so many on, the delay does not grow any more. */
+#define INTERRUPTED_MAX_DELAY_AT	11
+
+static TimestampTz
+after_ms(TimestampTz now, int64 ms)
+{
+	return now + ms * 1000;
+}
+
+/* The policy of a step's compensation. */
+void
+saga_outcome_policy(const SagaStep *step, SagaPolicy *policy)
+{
+	if (!saga_state_policy_decode(text_to_cstring(step->compensation_retry),
+								  policy))
+		elog(ERROR, "could not read the retry policy of a step");
+}
+
+static TimestampTz
+retry_at(const SagaStep *step, int count, TimestampTz now)
+{
+	SagaPolicy	policy;
+
+	saga_outcome_policy(step, &policy);
+	return after_ms(now,
+					saga_state_retry_delay(&policy, count,
+										   pg_prng_double(&pg_global_prng_state)));
+}
+
+static int
+max_attempts(const SagaStep *step)
+{
+	SagaPolicy	policy;
+
+	saga_outcome_policy(step, &policy);
+	return policy.max_attempts;
+}
+
+/* Gives a compensation up, for a person to settle. */
+static void
+give_up(SagaStep *step, const char *why)
+{
+	step->comp_status = SAGA_COMP_FAILED;
+	step->next_attempt_at = 0;
+	/* What a late result asks a person stays asked. */
+	if (!step->late)
+		step->parked = cstring_to_text(why);
+}
+
+/* An attempt that did not succeed. */
+static void
+take_failure(SagaStep *step, const SagaAttemptEnd *end, TimestampTz now)
+{
+	step->comp_status = SAGA_COMP_PENDING;
+	if (end->sqlstate != NULL)
+		step->last_sqlstate = cstring_to_text(end->sqlstate);
+	if (end->error != NULL)
+		step->last_error = cstring_to_text(end->error);
+
+	if (end->park != NULL)
+	{
+		give_up(step, end->park);
+		return;
+	}
+	if (end->suspect)
+	{
+		step->comp_crashes = Max(step->comp_crashes, 0) + (end->alone ? 1 : 0);
+		if (step->comp_crashes >= MAX_CRASHES_ALONE)
+		{
+			give_up(step, psprintf("the server crashed %d times while nothing but this compensation ran",
+								   step->comp_crashes));
+			return;
+		}
+	}
+	if (end->outcome == SAGA_OUTCOME_DEFERRED)
+	{
+		step->comp_deferrals++;
+		if (step->comp_deferrals > saga_guc_max_deferrals)
+			give_up(step, psprintf("it asked to be called later %d times",
+								   step->comp_deferrals));
+		else
+			step->next_attempt_at = retry_at(step, step->comp_deferrals, now);
+		return;
+	}
+	if (end->conflict)
+	{
+		step->comp_conflicts++;
+		if (step->comp_conflicts <= FREE_CONFLICTS)
+		{
+			double		delay = CONFLICT_DELAY_MS;
+
+			delay *= (double) (1 << Min(step->comp_conflicts - 1, 10));
+			delay = Min(delay, CONFLICT_MAX_DELAY_MS);
+			delay *= 0.5 + pg_prng_double(&pg_global_prng_state);
+			step->next_attempt_at = after_ms(now, (int64) delay);
+			return;
+		}
+	}
+	if (!end->charged && !end->conflict)
+	{
+		/* Waiting makes the delays longer, and leaves the budget as it is. */
+		if (!end->waits || step->comp_interruptions < INTERRUPTED_MAX_DELAY_AT)
+			step->comp_interruptions++;
+		if (end->suspect)
+		{
+			step->next_attempt_at = now;
+			return;
+		}
+		if (end->waits || step->comp_interruptions <= FREE_INTERRUPTIONS)
+		{
+			double		delay = INTERRUPTED_DELAY_MS;
+
+			delay *= (double) (1 << Min(step->comp_interruptions - 1, 10));
+			delay = Min(delay, INTERRUPTED_MAX_DELAY_MS);
+			step->next_attempt_at = after_ms(now, (int64) delay);
+			return;
+		}
+	}
+
+	step->comp_charged++;
+	if (step->comp_charged >= max_attempts(step))
+		give_up(step, psprintf("retries exhausted after %d attempt%s: %s",
+							   step->comp_charged,
+							   step->comp_charged == 1 ? "" : "s",
+							   end->error ? end->error : "timed out"));
+	else if (end->retry_after > 0)
+		step->next_attempt_at = after_ms(now, end->retry_after);
+	else
+		step->next_attempt_at = retry_at(step, step->comp_charged, now);
+}
+
+/* A compensation that has all its attempts before it again. */
+void
+saga_outcome_forgive(SagaStep *step)
+{
+	step->next_attempt_at = 0;
+	step->comp_charged = 0;
+	step->comp_deferrals = 0;
+	step->comp_conflicts = 0;
+	step->comp_interruptions = 0;
+	step->comp_crashes = -1;
+}
+
+/* Enters the end of an attempt into the step's row, which is yet to be written. */
+void
+saga_outcome_take(const SagaRow *saga, SagaStep *step,
+				  const SagaAttemptEnd *end, TimestampTz now)
+{
+	Assert(end->attempt == step->comp_attempts + 1);
+	step->comp_attempts = end->attempt;
+	step->claimed_at = 0;
+	step->lease_until = 0;
+	step->consumer = NULL;
+	if (end->outcome == SAGA_OUTCOME_SUCCEEDED)
+	{
+		step->comp_status = SAGA_COMP_COMPENSATED;
+		step->compensated_at = now;
+		step->next_attempt_at = 0;
+		step->comp_crashes = -1;
+		if (!step->late)
+			step->parked = NULL;
+	}
+
+	/*
+	 * Meanwhile it was settled otherwise, or its saga went forward again: the
+	 * attempt only has its number.
+	 */
+	else if (step->comp_status != SAGA_COMP_COMPENSATED &&
+			 step->comp_status != SAGA_COMP_SKIPPED &&
+			 saga->state != SAGA_RUNNING && saga->state != SAGA_COMPLETED)
+		take_failure(step, end, now);
+}
+
+/* Is it an error that the server, or the machine, has with whatever is done? */
+static bool
+is_trouble(int code)
+{
+	switch (ERRCODE_TO_CATEGORY(code))
+	{
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_SYSTEM_ERROR:
+		case ERRCODE_INTERNAL_ERROR:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* What an error means that nobody but the SQL is known to be the cause of. */
+static void
+judge_code(SagaAttemptPhase phase, int code, SagaAttemptEnd *end)
+{
+	bool		of_sql = phase == SAGA_ATTEMPT_SQL ||
+		phase == SAGA_ATTEMPT_COMMITTING;
+
+	if (phase != SAGA_ATTEMPT_PREPARING &&
+		(code == ERRCODE_T_R_SERIALIZATION_FAILURE ||
+		 code == ERRCODE_T_R_DEADLOCK_DETECTED ||
+		 code == ERRCODE_LOCK_NOT_AVAILABLE))
+	{
+		end->conflict = true;
+		end->charged = false;
+	}
+	else if (of_sql && code == ERRCODE_SAGA_DO_NOT_RETRY)
+		end->park = end->error;
+	else if (of_sql && code == ERRCODE_SAGA_RETRY_LATER)
+	{
+		end->outcome = SAGA_OUTCOME_DEFERRED;
+		end->charged = false;
+	}
+	else if (!of_sql ||
+			 (phase == SAGA_ATTEMPT_COMMITTING && is_trouble(code)))
+	{
+		end->outcome = SAGA_OUTCOME_INTERRUPTED;
+		end->charged = false;
+		end->trouble = is_trouble(code);
+		end->waits = phase == SAGA_ATTEMPT_PREPARING &&
+			(end->trouble || code == ERRCODE_READ_ONLY_SQL_TRANSACTION);
+	}
+}
+
+/*
+ * The end of an attempt by an error, from where it came and why; the table at
+ * the top.  Its number and times are the caller's.
+ */
+void
+saga_outcome_of_error(SagaAttemptPhase phase, SagaAttemptCause cause, int code,
+					  const char *message, SagaAttemptEnd *end)
+{
+	Assert(phase != SAGA_ATTEMPT_LOOKING);
+	end->outcome = SAGA_OUTCOME_FAILED;
+	end->rows = -1;
+	end->sqlstate = pstrdup(unpack_sql_state(code));
+	end->error = message != NULL ? message : "";
+	end->charged = true;
+	end->conflict = false;
+	end->trouble = false;
+	end->waits = false;
+	end->park = NULL;
+
+	switch (cause)
+	{
+		case SAGA_CAUSE_NONE:
+			judge_code(phase, code, end);
+			break;
+		case SAGA_CAUSE_CHANGED:
+			end->outcome = SAGA_OUTCOME_INTERRUPTED;
+			end->charged = false;
+			end->sqlstate = NULL;
+			break;
+		case SAGA_CAUSE_TIMEOUT:
+			end->outcome = SAGA_OUTCOME_TIMED_OUT;
+			break;
+		case SAGA_CAUSE_CANCELED:
+			end->outcome = SAGA_OUTCOME_INTERRUPTED;
+			end->charged = false;
+			break;
+		case SAGA_CAUSE_ITSELF:
+			break;
+	}
+}
+
+/* The end of an attempt whose SQL ended its own process. */
+void
+saga_outcome_of_own_exit(SagaAttemptEnd *end)
+{
+	end->outcome = SAGA_OUTCOME_FAILED;
+	end->rows = -1;
+	end->sqlstate = NULL;
+	end->error = "it ended its own process";
+	end->charged = true;
+	end->conflict = false;
+	end->waits = false;
+	end->park = NULL;
+}
+
+/* The end of the attempt that a listener's claim began. */
+void
+saga_outcome_of_claim(const SagaStep *step, SagaOutcome outcome,
+						const char *error, SagaAttemptEnd *end)
+{
+	memset(end, 0, sizeof(SagaAttemptEnd));
+	end->outcome = outcome;
+	end->attempt = step->comp_attempts + 1;
+	end->started_at = step->claimed_at;
+	end->rows = -1;
+	end->error = error;
+	end->consumer = step->consumer ? text_to_cstring(step->consumer) : NULL;
+	end->charged = outcome != SAGA_OUTCOME_SUCCEEDED;
+}

@@ -1,0 +1,50 @@
+/*-------------------------------------------------------------------------
+ *
+ * hints.c
+ *	  Where this process saw rows.
+ *
+ * Finding a row by its key costs as much as writing it.  An application that
+ * records a saga calls for the same rows time and again in one session, so the
+ * session remembers where they begin: the root of the versions of a row that
+ * were updated in place (HOT), which is where index entries lead, too.
+ *
+ * This is a guess and no more.  The transaction that put the row there may
+ * have been rolled back, the row may have moved to another page or have been
+ * purged, the place may be another row's by now, or behind the end of the
+ * table.  Whoever looks there must see that it is the row; if it is not, the
+ * index knows.  So nothing needs to be forgotten, and two rows of one hash
+ * only hide each other.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "ledger/hints.h"
+
+StaticAssertDecl((SAGA_PLACES_SIZE & (SAGA_PLACES_SIZE - 1)) == 0,
+				 "the number of places must be a power of 2");
+
+/*
+ * The version of a row that was found, or written.  Of one that was updated in
+ * place it is not known where it begins; what was noted before still holds.
+ */
+void
+saga_places_note(SagaPlaces *places, uint64 hash, HeapTuple tuple)
+{
+	int			i = hash & (SAGA_PLACES_SIZE - 1);
+
+	if (HeapTupleIsHeapOnly(tuple))
+		return;
+	places->entry[i].hash = hash;
+	places->entry[i].root = tuple->t_self;
+}
+
+bool
+saga_places_get(const SagaPlaces *places, uint64 hash, ItemPointer root)
+{
+	int			i = hash & (SAGA_PLACES_SIZE - 1);
+
+	*root = places->entry[i].root;
+	return places->entry[i].hash == hash && ItemPointerIsValid(root);
+}

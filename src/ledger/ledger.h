@@ -1,0 +1,89 @@
+/*-------------------------------------------------------------------------
+ *
+ * ledger.h
+ *	  The ledger: typed rows in, typed rows out.
+ *
+ * A row that was found carries the version it came from; its texts and jsonb
+ * point into that copy, which lives in the context current at the call, and
+ * may still be compressed or stored out of line.  To write a row back, change
+ * the fields after "mutable from here on" and call the update.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_LEDGER_H
+#define SAGA_LEDGER_H
+
+#include "storage/lock.h"
+#include "utils/snapshot.h"
+
+#include "ledger/rows.h"
+
+extern int	saga_ledger_relations(Oid *relids);
+
+/* The lock that serialises starting steps with the end of their saga. */
+extern bool saga_ledger_lock(const pg_uuid_t *id, LOCKMODE mode,
+							 SagaPatience patience);
+extern void saga_ledger_unlock(const pg_uuid_t *id, LOCKMODE mode);
+extern void saga_ledger_locktag(const pg_uuid_t *id, LOCKTAG *tag);
+
+/* Sagas */
+extern SagaFound saga_ledger_get_saga(const pg_uuid_t *id, SagaRow *row);
+extern SagaFound saga_ledger_reread_saga(SagaRow *row, SagaPatience patience);
+extern SagaFound saga_ledger_get_saga_by_key(Oid owner, text *name, text *key,
+											 SagaRow *row);
+extern SagaFound saga_ledger_get_saga_by_owner_name(text *owner_name,
+													text *name, text *key,
+													SagaRow *row);
+extern bool saga_ledger_owner_of(const pg_uuid_t *id, Oid *owner,
+								 text **owner_name);
+extern TransactionId saga_ledger_writer_of(const pg_uuid_t *id);
+extern int64 saga_ledger_count_open(Oid owner);
+extern bool saga_ledger_insert_saga(SagaRow *row);
+extern SagaWritten saga_ledger_update_saga(SagaRow *row, SagaPatience patience);
+extern void saga_ledger_enter_state(SagaRow *row, SagaState state,
+									TimestampTz now);
+extern bool saga_ledger_next_saga(const pg_uuid_t *after, Snapshot snapshot,
+								  SagaRow *row);
+extern SagaWritten saga_ledger_delete_saga(SagaRow *row, SagaPatience patience);
+extern void saga_ledger_set_due(SagaRow *row, TimestampTz due, Oid lane);
+
+/* Steps */
+extern SagaFound saga_ledger_get_step(const pg_uuid_t *id, text *key,
+									  bool sure, SagaStep *step);
+extern void saga_ledger_get_steps(const pg_uuid_t *id, SagaSteps *steps);
+extern bool saga_ledger_is_own_attempt(const SagaStep *step);
+extern int64 saga_ledger_largest_seq(const pg_uuid_t *id);
+extern bool saga_ledger_insert_step(SagaStep *step);
+extern SagaWritten saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
+										   SagaPatience patience);
+
+extern int	saga_ledger_count_steps(const pg_uuid_t *id, int limit);
+
+/* History */
+extern void saga_ledger_insert_attempt(SagaAttempt *attempt);
+extern void saga_ledger_insert_event(const pg_uuid_t *id, const char *event,
+									 int64 seq, Jsonb *detail,
+									 TimestampTz now);
+extern void saga_ledger_delete_events_of_none(TimestampTz before,
+											  const char *actor);
+
+extern void saga_ledger_forget_errors(const pg_uuid_t *id);
+extern bool saga_ledger_has_event(const pg_uuid_t *id, int64 seq,
+								  const char *event);
+extern bool saga_ledger_last_decision(const pg_uuid_t *id, int64 seq,
+									  SagaEvent *found);
+
+/* Due work: the first row after (lane, due, saga), in that order. */
+extern bool saga_ledger_next_due(const SagaDue *after, bool in_lane,
+								 SagaDue *found);
+
+/* What waits for listeners.  A queue is that of an owner on a channel. */
+extern bool saga_ledger_next_channel(SagaQueued *queue);
+extern bool saga_ledger_next_owner(SagaQueued *queue);
+extern int	saga_ledger_first_queued(const SagaQueued *queue, uint64 look,
+									 Snapshot snapshot, SagaQueued *rows,
+									 int max);
+extern int	saga_ledger_next_queued(const SagaQueued *after, Snapshot snapshot,
+									SagaQueued *rows, int max);
+
+#endif							/* SAGA_LEDGER_H */

@@ -1,0 +1,272 @@
+/*-------------------------------------------------------------------------
+ *
+ * queue_front.c
+ *	  Where the queue of an owner on a channel begins.
+ *
+ * What is claimed leaves the queue, most of it at its front.  While somebody
+ * holds an old snapshot, the remains cannot be cleared away, and whoever
+ * claims would step over those of all that was claimed before, each time.  So
+ * shared memory remembers the front of a queue: the first row that somebody
+ * saw there.  Nothing waits before it, and reading begins with it.
+ *
+ * One worker dispatches, by its clock, so rows come in behind the front.  Where
+ * one comes in before it (the clock was set back; saga.reassign or saga.adopt
+ * gave it to another owner), whoever brought it moves the front back, behind
+ * the commit:
+ *
+ *	reader							writer
+ *	R1 read "queued"				W1 the commit becomes visible
+ *	R2 a new snapshot				W2 under the lock: raise "queued", move
+ *	R3 look for the first row		   back each front that is behind the row
+ *	R4 under the lock: if "queued"
+ *	   is what it was, set the front
+ *
+ * If W2 comes before R1, then W1 comes before R2, and R3 sees the row.  If W2
+ * comes between R1 and R4, nothing is set.  If it comes after R4, it moves back
+ * what was set.  A reader that comes between W1 and W2 may pass by a row that
+ * came in before the front; the next does not, and the channel is told of it
+ * again (channels.c).  A row that came in behind the front is never passed by,
+ * since a front is a row that was there, not a place behind all of them.
+ *
+ * A row that comes back was never gone: until a claim is committed, others see
+ * its row in the queue.  Only the claiming transaction does not; so it moves no
+ * front past what it took out itself.
+ *
+ * What could still be wrong:
+ *
+ * - COMMIT PREPARED, which remembers nothing of what PREPARE knew: whoever says
+ *	 it moves back all fronts of the database (statements.c).
+ * - Rows that came by ways that nobody foresaw: every READ_AGAIN, somebody who
+ *	 claims reads the queue from its start, and sets the front to what is there.
+ * - Everything is forgotten when the server restarts its processes, before
+ *	 which a commit may have been lost that a front relied on.
+ *
+ * Places are few: four for each value of a hash, of which the one that was not
+ * read from the start for longest goes.  A queue without one is read from the
+ * start.
+ *
+ * Locks: SagaShmem's front_lock, for a few instructions at a time; exclusively
+ * to change anything but "read_at".
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "common/hashfn.h"
+#include "ledger/queue_front.h"
+#include "miscadmin.h"
+#include "shared/shmem.h"
+#include "utils/timestamp.h"
+
+/* A queue is read from the start again after so long, in milliseconds. */
+#define READ_AGAIN		10000
+
+#define PLACES			4
+
+StaticAssertDecl(SAGA_MAX_FRONTS % PLACES == 0, "places come in fours");
+
+/* The earliest rows that the current transaction puts in, and takes out. */
+static TimestampTz queued = DT_NOEND;
+static TimestampTz taken = DT_NOEND;
+
+/* The front of a queue; NULL: there is none, or ("take") it has just been made. */
+static SagaFront *
+find(const SagaQueued *queue, bool take)
+{
+	uint32		hash = hash_combine(hash_bytes((const unsigned char *) queue->channel,
+											   strlen(queue->channel)),
+									hash_bytes_uint32(queue->owner));
+	SagaFront  *first = &saga_shmem->fronts[hash % (SAGA_MAX_FRONTS / PLACES) * PLACES];
+	SagaFront  *oldest = first;
+
+	for (SagaFront *front = first; front < first + PLACES; front++)
+	{
+		if (front->database == MyDatabaseId && front->owner == queue->owner &&
+			strcmp(front->channel, queue->channel) == 0)
+			return front;
+		if (pg_atomic_read_u64(&front->read_at) <
+			pg_atomic_read_u64(&oldest->read_at))
+			oldest = front;
+	}
+	if (!take)
+		return NULL;
+	oldest->database = MyDatabaseId;
+	oldest->owner = queue->owner;
+	strlcpy(oldest->channel, queue->channel, NAMEDATALEN);
+	pg_atomic_write_u64(&oldest->read_at, (uint64) GetCurrentTimestamp());
+	return oldest;
+}
+
+/* Is the place of a row in the queue behind a front? */
+static bool
+is_behind(const SagaQueued *row, const SagaFront *front)
+{
+	if (row->since != front->since)
+		return row->since > front->since;
+	return memcmp(&row->saga, &front->saga, sizeof(pg_uuid_t)) > 0;
+}
+
+/* R1: to be called before the snapshot with which the queue is read. */
+uint64
+saga_front_look(void)
+{
+	return saga_shmem == NULL ? 0 : pg_atomic_read_u64(&saga_shmem->queued);
+}
+
+/*
+ * The first owner after the queue's one who has a front on its channel;
+ * InvalidOid if there is none.
+ */
+Oid
+saga_front_next_owner(const SagaQueued *queue)
+{
+	Oid			next = InvalidOid;
+
+	if (saga_shmem == NULL)
+		return InvalidOid;
+	LWLockAcquire(saga_shmem->front_lock, LW_SHARED);
+	for (int i = 0; i < SAGA_MAX_FRONTS; i++)
+	{
+		SagaFront  *front = &saga_shmem->fronts[i];
+
+		if (front->database == MyDatabaseId && front->owner > queue->owner &&
+			(next == InvalidOid || front->owner < next) &&
+			strcmp(front->channel, queue->channel) == 0)
+			next = front->owner;
+	}
+	LWLockRelease(saga_shmem->front_lock);
+	return next;
+}
+
+/*
+ * Is it time to read a queue from its start again?  Only one is told so: should
+ * it be a long way, the others need not go it, too.
+ */
+static bool
+read_again(SagaFront *front)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	uint64		read_at = pg_atomic_read_u64(&front->read_at);
+	int64		age = now - (TimestampTz) read_at;
+
+	return (age < 0 || age >= READ_AGAIN * INT64CONST(1000)) &&
+		pg_atomic_compare_exchange_u64(&front->read_at, &read_at, (uint64) now);
+}
+
+/*
+ * Sets "since" and "saga" to the place from which on the queue that "channel"
+ * and "owner" name is to be read.  False: that is its start.
+ */
+bool
+saga_front_get(SagaQueued *queue)
+{
+	SagaFront  *front;
+	bool		known;
+
+	queue->since = DT_NOBEGIN;
+	memset(&queue->saga, 0, sizeof(pg_uuid_t));
+	if (saga_shmem == NULL)
+		return false;
+	LWLockAcquire(saga_shmem->front_lock, LW_SHARED);
+	front = find(queue, false);
+	known = front != NULL && !read_again(front);
+	if (known)
+	{
+		queue->since = front->since;
+		queue->saga = front->saga;
+	}
+	LWLockRelease(saga_shmem->front_lock);
+	return known;
+}
+
+/*
+ * R4: "first" is the first row that waits in its queue, which was read from its
+ * start ("whole") or from its front.
+ */
+void
+saga_front_set(const SagaQueued *first, bool whole, uint64 look)
+{
+	SagaQueued	row = *first;
+	SagaFront  *front;
+
+	if (saga_shmem == NULL)
+		return;
+	if (taken <= row.since)
+	{
+		row.since = taken;
+		memset(&row.saga, 0, sizeof(pg_uuid_t));
+	}
+	LWLockAcquire(saga_shmem->front_lock, LW_EXCLUSIVE);
+	if (pg_atomic_read_u64(&saga_shmem->queued) == look)
+	{
+		front = find(&row, whole);
+		if (front != NULL && (whole || is_behind(&row, front)))
+		{
+			front->since = row.since;
+			front->saga = row.saga;
+		}
+	}
+	LWLockRelease(saga_shmem->front_lock);
+}
+
+/* W2: rows that wait since then, or later, are there, in whatever queue. */
+void
+saga_front_post(TimestampTz since)
+{
+	if (saga_shmem == NULL)
+		return;
+	LWLockAcquire(saga_shmem->front_lock, LW_EXCLUSIVE);
+	pg_atomic_fetch_add_u64(&saga_shmem->queued, 1);
+	for (int i = 0; i < SAGA_MAX_FRONTS; i++)
+	{
+		SagaFront  *front = &saga_shmem->fronts[i];
+
+		if (front->database != MyDatabaseId || front->since < since)
+			continue;
+		front->since = since;
+		memset(&front->saga, 0, sizeof(pg_uuid_t));
+	}
+	LWLockRelease(saga_shmem->front_lock);
+}
+
+/* The commit is done and cannot be taken back: nothing here may fail. */
+static void
+at_end_of_transaction(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			if (queued != DT_NOEND)
+				saga_front_post(queued);
+			break;
+		case XACT_EVENT_PREPARE:
+		case XACT_EVENT_ABORT:
+			break;
+		default:
+			return;
+	}
+	queued = DT_NOEND;
+	taken = DT_NOEND;
+}
+
+void
+saga_front_init(void)
+{
+	if (process_shared_preload_libraries_in_progress)
+		RegisterXactCallback(at_end_of_transaction, NULL);
+}
+
+/* This transaction puts a row into a queue, that waits since then. */
+void
+saga_front_queued(TimestampTz since)
+{
+	queued = Min(queued, since);
+}
+
+/* And takes one out. */
+void
+saga_front_taken(TimestampTz since)
+{
+	taken = Min(taken, since);
+}

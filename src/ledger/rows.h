@@ -1,0 +1,269 @@
+/*-------------------------------------------------------------------------
+ *
+ * rows.h
+ *	  What the rows of the ledger are: their fields, and the rules they keep.
+ *
+ * Texts and jsonb of a row that was read point into the copy of the tuple it
+ * came from, and may still be compressed or stored out of line.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_ROWS_H
+#define SAGA_ROWS_H
+
+#include "access/htup.h"
+#include "access/tupdesc.h"
+#include "datatype/timestamp.h"
+#include "utils/jsonb.h"
+#include "utils/uuid.h"
+
+#include "base/state.h"
+#include "ledger/table.h"
+
+/*
+ * Attributes, as the install script numbers them.
+ */
+enum
+{
+	Saga_id = 1, Saga_owner, Saga_started_at, Saga_on_failure,
+	Saga_owner_name, Saga_name, Saga_key, Saga_announce, Saga_subject,
+	Saga_input, Saga_content_hash, Saga_deadline, Saga_updated_at, Saga_due, Saga_lane,
+	Saga_undo_target, Saga_failed_seq, Saga_finished_at, Saga_state,
+	Saga_failure_kind, Saga_paused, Saga_to_announce, Saga_parked, Saga_reason,
+	Saga_details, Saga_result,
+	Saga_natts = Saga_result
+};
+
+enum
+{
+	Step_saga = 1, Step_seq, Step_started_at, Step_run, Step_run_as,
+	Step_kind, Step_compensate_on, Step_acknowledge, Step_run_as_name,
+	Step_key, Step_name, Step_compensation, Step_channel, Step_review,
+	Step_args, Step_content_hash, Step_search_path, Step_settings,
+	Step_compensation_retry, Step_retry, Step_attempts, Step_status,
+	Step_comp_status, Step_released, Step_late, Step_attempt_at, Step_completed_at,
+	Step_retry_at, Step_rolled_back_at, Step_comp_attempts,
+	Step_comp_charged, Step_comp_deferrals, Step_comp_conflicts,
+	Step_comp_interruptions, Step_comp_crashes, Step_next_attempt_at, Step_dispatched_at,
+	Step_claimed_at, Step_lease_until, Step_compensated_at, Step_consumer,
+	Step_parked, Step_error, Step_last_sqlstate, Step_last_error,
+	Step_comp_output, Step_output,
+	Step_natts = Step_output
+};
+
+enum
+{
+	Attempt_saga = 1, Attempt_seq, Attempt_started_at, Attempt_finished_at,
+	Attempt_rows, Attempt_attempt, Attempt_phase, Attempt_outcome,
+	Attempt_sqlstate, Attempt_error, Attempt_consumer,
+	Attempt_natts = Attempt_consumer
+};
+
+enum
+{
+	Event_saga = 1, Event_at, Event_seq, Event_event, Event_actor,
+	Event_detail,
+	Event_natts = Event_detail
+};
+
+enum
+{
+	Due_lane = 1, Due_due, Due_saga,
+	Due_natts = Due_saga
+};
+
+enum
+{
+	Queue_channel = 1, Queue_owner, Queue_since, Queue_saga, Queue_seq,
+	Queue_natts = Queue_seq
+};
+
+enum
+{
+	Held_saga = 1,
+	Held_natts = Held_saga
+};
+
+typedef struct SagaRow
+{
+	SagaTuple	version;		/* where it was found; no tuple: never stored */
+	SagaState	stored_state;	/* the state in that version; 0: never stored */
+	TimestampTz stored_due;		/* the due time in that version */
+	Oid			stored_lane;
+	bool		stored_held;	/* had that version a row in ledger_held? */
+
+	pg_uuid_t	id;
+	Oid			owner;
+	TimestampTz started_at;
+	SagaOnFailure on_failure;
+	text	   *owner_name;
+	text	   *name;
+	text	   *key;			/* or NULL */
+	text	   *announce;		/* or NULL */
+	text	   *subject;		/* or NULL */
+	Jsonb	   *input;			/* or NULL */
+	bytea	   *content_hash;	/* of a redacted saga: of its input; or NULL */
+
+	/* mutable from here on; 0 stands for NULL in times and seqs */
+	TimestampTz deadline;
+	TimestampTz updated_at;
+	TimestampTz due;			/* when to look at it next; 0: never */
+	Oid			lane;			/* and whose executor; 0: the worker itself */
+	int64		undo_target;	/* steps with a larger seq are being undone */
+	int64		failed_seq;
+	TimestampTz finished_at;
+	SagaState	state;
+	SagaFailureKind failure_kind;
+	bool		paused;
+	text	   *to_announce;	/* SagaStates not announced yet, or NULL */
+	text	   *parked;			/* why a person must decide about the saga */
+	text	   *reason;
+	Jsonb	   *details;
+	Jsonb	   *result;
+} SagaRow;
+
+typedef struct SagaStep
+{
+	SagaTuple	version;
+	SagaCompStatus stored_comp_status;	/* likewise */
+	TimestampTz stored_queued;	/* since when that version was in the queue */
+	text	   *stored_channel; /* ... and on which channel */
+	int			stored_attempts;	/* the forward attempts in that version */
+
+	pg_uuid_t	saga;
+	int64		seq;
+	TimestampTz started_at;
+	int			run;
+	Oid			run_as;
+	SagaStepKind kind;
+	SagaCompensateOn compensate_on;
+	bool		acknowledge;
+	text	   *run_as_name;
+	text	   *key;
+	text	   *name;			/* NULL when it equals the key */
+	text	   *compensation;	/* SQL, or NULL */
+	text	   *channel;		/* of listeners, or NULL */
+	text	   *review;			/* words for a person, or NULL */
+	Jsonb	   *args;
+	bytea	   *content_hash;	/* of a redacted step, by SagaStepHash; or NULL */
+	text	   *search_path;	/* NULL: the server's built-in default */
+	Jsonb	   *settings;		/* captured settings, an object, or NULL */
+	text	   *compensation_retry; /* an encoded SagaPolicy */
+	text	   *retry;			/* likewise; NULL when it equals the other */
+
+	/* mutable from here on; 0 stands for NULL in times and counts */
+	int			attempts;
+	SagaStepStatus status;
+	SagaCompStatus comp_status;
+	bool		released;		/* a person let a reviewed compensation go */
+	bool		late;			/* a late result waits for a decision */
+	TimestampTz attempt_at;		/* start of the current attempt, if not the first */
+	TimestampTz completed_at;
+	TimestampTz retry_at;
+	TimestampTz rolled_back_at; /* undone by a partial undo: the key may start afresh */
+	int			comp_attempts;	/* numbered */
+	int			comp_charged;	/* of those, the ones that count */
+	int			comp_deferrals;
+	int			comp_conflicts;
+	int			comp_interruptions;
+	int			comp_crashes;	/* -1: no suspect; else crashes while alone */
+	TimestampTz next_attempt_at;
+	TimestampTz dispatched_at;	/* to listeners, last */
+	TimestampTz claimed_at;		/* by the one that holds it, and so the next two */
+	TimestampTz lease_until;
+	TimestampTz compensated_at;
+	text	   *consumer;
+	text	   *parked;			/* why a person must decide about this step */
+	text	   *error;
+	text	   *last_sqlstate;
+	text	   *last_error;
+	Jsonb	   *comp_output;
+	Jsonb	   *output;
+} SagaStep;
+
+typedef struct SagaAttempt
+{
+	pg_uuid_t	saga;
+	int64		seq;
+	TimestampTz started_at;
+	TimestampTz finished_at;
+	int64		rows;			/* -1: unknown */
+	int			attempt;
+	SagaPhase	phase;
+	SagaOutcome outcome;
+	const char *sqlstate;		/* or NULL, as the following */
+	const char *error;
+	const char *consumer;
+} SagaAttempt;
+
+/* What the hashes of a redacted step are of. */
+enum SagaStepHash
+{
+	SAGA_HASH_ARGS,
+	SAGA_HASH_OUTPUT,
+	SAGA_STEP_HASHES
+};
+
+/* What a person decided, as it is told. */
+typedef struct SagaEvent
+{
+	char	   *event;
+	char	   *actor;
+	char	   *detail;			/* or NULL */
+	TimestampTz at;
+} SagaEvent;
+
+/* The steps of a saga, oldest start first. */
+typedef struct SagaSteps
+{
+	int			count;
+	int			frontier;		/* those from here on have nothing left to undo */
+	bool		claimed;		/* a listener held one when they were read */
+	SagaStep   *step;
+} SagaSteps;
+
+/* A row of ledger_due. */
+typedef struct SagaDue
+{
+	Oid			lane;			/* role that runs the work; 0: the worker itself */
+	TimestampTz due;
+	pg_uuid_t	saga;
+} SagaDue;
+
+/* A row of ledger_queue. */
+typedef struct SagaQueued
+{
+	char		channel[NAMEDATALEN];
+	Oid			owner;
+	TimestampTz since;
+	pg_uuid_t	saga;
+	int64		seq;
+} SagaQueued;
+
+/* Does a saga wait for a person, who must decide or who paused it? */
+static inline bool
+saga_rows_held(const SagaRow *saga)
+{
+	return saga->state == SAGA_NEEDS_REVIEW ||
+		(saga->paused && saga->finished_at == 0);
+}
+
+/* Since when a step waits for a listener to claim it; 0: it does not. */
+static inline TimestampTz
+saga_rows_queued(const SagaStep *step)
+{
+	return step->comp_status == SAGA_COMP_DISPATCHED && step->claimed_at == 0 ?
+		step->dispatched_at : 0;
+}
+
+extern bool saga_rows_same_text(const text *a, const text *b);
+extern void saga_rows_pack_saga(SagaRow *row, Datum *values, bool *nulls);
+extern void saga_rows_unpack_saga(TupleDesc desc, const SagaTuple *version,
+								  SagaRow *row);
+extern void saga_rows_pack_step(SagaStep *row, Datum *values, bool *nulls);
+extern void saga_rows_unpack_step(TupleDesc desc, const SagaTuple *version,
+								  SagaStep *row);
+extern void saga_rows_pack_attempt(SagaAttempt *row, Datum *values,
+								   bool *nulls);
+
+#endif							/* SAGA_ROWS_H */

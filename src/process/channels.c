@@ -1,0 +1,418 @@
+/*-------------------------------------------------------------------------
+ *
+ * channels.c
+ *	  Announcing again what listeners have not claimed.
+ *
+ * A step is announced as it is dispatched.  Whoever did not hear that (no
+ * listener was there, or it lost its connection) finds the step by claiming;
+ * so that nothing depends on that either, a channel on which something waits
+ * is notified again, ever less often, for as long as it does.
+ *
+ * One notification a channel is enough, since any wakes every listener, and
+ * they claim by channel.  So this writes no rows.  What is remembered is the
+ * worker's, and a little of it the next worker's, in shared memory; after a
+ * restart of the server every channel is told at once.
+ *
+ * What waits for an owner that is gone is parked as its channel is told.
+ *
+ * Which channels there are is read from the queue, a moment after something
+ * was dispatched: most of it is claimed by then.  Anybody may make as many
+ * channels as steps; so a turn reads and tells a bounded number of them, and
+ * reading takes no more than a part of the time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/rights.h"
+#include "flow/events.h"
+#include "flow/notify.h"
+#include "ledger/home.h"
+#include "ledger/ledger.h"
+#include "ledger/queue_front.h"
+#include "lib/pairingheap.h"
+#include "miscadmin.h"
+#include "process/channels.h"
+#include "process/transaction.h"
+#include "shared/shmem.h"
+#include "utils/hsearch.h"
+#include "utils/snapmgr.h"
+
+#define MS				INT64CONST(1000)
+
+/* Between two notifications of a channel, in milliseconds. */
+#define AGAIN_FIRST		1000
+#define AGAIN_LAST		60000
+/* In one turn: channels read, channels told, sagas of gone owners parked. */
+#define LOOK_BATCH		500
+#define TELL_BATCH		100
+#define PARK_BATCH		100
+/* Reading them may take one part in so many of the time. */
+#define LOOK_SHARE		10
+/* While somebody has locked the ledger. */
+#define BLOCKED			200
+/* After an error. */
+#define AFTER_ERROR		5000
+
+/* What a channel that was due turned out to be. */
+typedef enum ChannelFound
+{
+	CHANNEL_WAITS,				/* it was told */
+	CHANNEL_PARKS,				/* there is more to park before that */
+	CHANNEL_EMPTY				/* nothing waits there: forget it */
+} ChannelFound;
+
+typedef struct Channel
+{
+	char		name[NAMEDATALEN];	/* key of the hash table */
+	pairingheap_node node;
+	TimestampTz next;			/* when to tell it again */
+	int			pause_ms;		/* and how long after that */
+	ChannelFound found;
+} Channel;
+
+/* The channels on which something waits, by name, and by when they are next. */
+static HTAB *channels = NULL;
+static pairingheap *by_next = NULL;
+
+/* Those that this turn tells, which are not in the heap meanwhile. */
+static Channel *told[TELL_BATCH];
+static int	told_count = 0;
+
+/* When to read which channels there are. */
+static TimestampTz look_at = DT_NOBEGIN;
+static int64 look_begun = 0;	/* by the steady clock; 0: not reading */
+static SagaQueued look_position;	/* a channel */
+static TimestampTz look_not_before = DT_NOBEGIN;
+static bool first_look = true;	/* whatever is found is told at once */
+
+/* From before this turn's snapshot (queue_front.c). */
+static uint64 fronts = 0;
+
+/* After an error, nothing is done before that. */
+static TimestampTz not_before = DT_NOBEGIN;
+
+/* Something may have been dispatched, and announced with that. */
+void
+saga_channels_dispatched(TimestampTz now)
+{
+	look_at = Min(look_at, Max(now + AGAIN_FIRST * MS, look_not_before));
+}
+
+/* The first is the one whose time comes first. */
+static int
+compare_next(const pairingheap_node *a, const pairingheap_node *b, void *arg)
+{
+	const Channel *first = pairingheap_const_container(Channel, node, a);
+	const Channel *second = pairingheap_const_container(Channel, node, b);
+
+	if (first->next == second->next)
+		return 0;
+	return first->next < second->next ? 1 : -1;
+}
+
+/* Nothing remembered is to be relied on: every channel is told at once. */
+void
+saga_channels_read_again(void)
+{
+	HASHCTL		control;
+
+	if (channels != NULL)
+		hash_destroy(channels);
+	if (by_next == NULL)
+		by_next = pairingheap_allocate(compare_next, NULL);
+	control.keysize = NAMEDATALEN;
+	control.entrysize = sizeof(Channel);
+	channels = hash_create("saga channels", 64, &control,
+						   HASH_ELEM | HASH_STRINGS);
+	pairingheap_reset(by_next);
+	told_count = 0;
+	look_at = DT_NOBEGIN;
+	look_begun = 0;
+	look_not_before = DT_NOBEGIN;
+	first_look = true;
+}
+
+/* The clock was set back: no pause is to last longer for that. */
+void
+saga_channels_forget_pauses(void)
+{
+	saga_shmem_my_database()->channels_next = 0;
+	/* Over, and not forgotten: then room is made in the queue first. */
+	not_before = Min(not_before, DT_NOBEGIN + 1);
+	saga_channels_read_again();
+}
+
+/* Adds a channel, unless it is known, and has its time. */
+static void
+add_channel(const SagaQueued *queued, TimestampTz now)
+{
+	SagaDatabaseSlot *slot = saga_shmem_my_database();
+	Channel    *channel;
+	bool		known;
+
+	channel = hash_search(channels, queued->channel, HASH_ENTER, &known);
+	if (known)
+		return;
+	if (!first_look)
+	{
+		channel->next = queued->since + AGAIN_FIRST * MS;
+		channel->pause_ms = AGAIN_FIRST;
+	}
+	else if (slot->channels_next > now)
+	{
+		/* Another worker told it, and made room for other databases. */
+		channel->next = slot->channels_next;
+		channel->pause_ms = slot->channels_pause;
+	}
+	else
+	{
+		channel->next = now;
+		channel->pause_ms = Max(slot->channels_pause, AGAIN_FIRST);
+	}
+	pairingheap_add(by_next, &channel->node);
+}
+
+/*
+ * The first of the next owner for whom something waits on the channel; false if
+ * there is none.
+ */
+static bool
+next_on(SagaQueued *queue)
+{
+	while (saga_ledger_next_owner(queue))
+	{
+		if (saga_ledger_first_queued(queue, fronts, GetActiveSnapshot(), queue,
+									 1) > 0)
+			return true;
+		CHECK_FOR_INTERRUPTS();
+	}
+	return false;
+}
+
+static bool
+first_on(const char *name, SagaQueued *first)
+{
+	strlcpy(first->channel, name, NAMEDATALEN);
+	first->owner = InvalidOid;
+	return next_on(first);
+}
+
+/* Reads on which channels there are, as far as a turn goes. */
+static void
+look(TimestampTz now)
+{
+	SagaQueued	first;
+
+	if (look_begun == 0)
+	{
+		look_position.channel[0] = '\0';
+		look_begun = saga_clock_steady();
+		/* What is dispatched meanwhile may come behind where we are. */
+		look_at = DT_NOEND;
+	}
+	for (int i = 0; i < LOOK_BATCH; i++)
+	{
+		if (!saga_ledger_next_channel(&look_position))
+		{
+			look_not_before = now +
+				(saga_clock_steady() - look_begun) * LOOK_SHARE;
+			look_begun = 0;
+			first_look = false;
+			return;
+		}
+		if (first_on(look_position.channel, &first))
+			add_channel(&first, now);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* Tells a channel of the first that waits there; false if nothing does. */
+static bool
+tell(const char *name)
+{
+	SagaQueued	first;
+
+	if (!first_on(name, &first))
+		return false;
+	saga_notify_compensate(name, &first.saga, first.seq);
+	return true;
+}
+
+/*
+ * What waits for the members of a role that is gone, or is another by now,
+ * waits in vain: parks it.  False if it may not have been all on the channel.
+ */
+static bool
+park_gone(const char *name, int *parked, TimestampTz now)
+{
+	SagaQueued	queue;
+	SagaRow		saga;
+	SagaSteps	steps;
+	bool		more;
+
+	for (more = first_on(name, &queue); more; more = next_on(&queue))
+	{
+		do
+		{
+			CHECK_FOR_INTERRUPTS();
+			if (saga_ledger_get_saga(&queue.saga, &saga) != SAGA_FOUND)
+				continue;
+			/* Nor have the other sagas of that owner another. */
+			if (saga_owner_why_gone(saga.owner, saga.owner_name) == NULL)
+				break;
+			if (*parked >= PARK_BATCH)
+				return false;
+			if (saga_ledger_reread_saga(&saga, SAGA_NOWAIT) != SAGA_FOUND)
+				continue;
+			saga_ledger_get_steps(&saga.id, &steps);
+			(void) saga_dispatch_turn(&saga, &steps, SAGA_HAND_WORKER, now);
+			(*parked)++;
+		} while (saga_ledger_next_queued(&queue, GetActiveSnapshot(), &queue,
+										 1) > 0);
+	}
+	return true;
+}
+
+static Channel *
+first_channel(void)
+{
+	if (pairingheap_is_empty(by_next))
+		return NULL;
+	return pairingheap_container(Channel, node, pairingheap_first(by_next));
+}
+
+/* When something is to be done here next. */
+static TimestampTz
+next_time(void)
+{
+	const Channel *first = first_channel();
+	TimestampTz next = look_begun != 0 ? DT_NOBEGIN : look_at;
+
+	if (first != NULL)
+		next = Min(next, first->next);
+	return Max(next, not_before);
+}
+
+/* For the worker that comes after this one. */
+static void
+remember(void)
+{
+	SagaDatabaseSlot *slot = saga_shmem_my_database();
+	const Channel *first = first_channel();
+
+	slot->channels_next = first == NULL ? 0 : first->next;
+	slot->channels_pause = first == NULL ? 0 : first->pause_ms;
+}
+
+/*
+ * The transaction of a turn.  Takes those that it tells off the heap.  False:
+ * this is a copy of the ledger.
+ */
+static bool
+tell_those_due(TimestampTz now)
+{
+	int			parked = 0;
+
+	if (look_begun != 0 || look_at <= now)
+		look(now);
+	/* Asked behind the snapshot: what it sees, this knows of. */
+	if (saga_home_away() != NULL)
+	{
+		saga_turn_commit();
+		return false;
+	}
+	while (told_count < TELL_BATCH)
+	{
+		Channel    *channel = first_channel();
+
+		if (channel == NULL || channel->next > now)
+			break;
+		told[told_count++] = channel;
+		pairingheap_remove_first(by_next);
+		if (!park_gone(channel->name, &parked, now))
+			channel->found = CHANNEL_PARKS;
+		else
+			channel->found = tell(channel->name) ?
+				CHANNEL_WAITS : CHANNEL_EMPTY;
+	}
+	SAGA_FAULT("channels.before_commit");
+	saga_turn_commit();
+	return true;
+}
+
+/* A channel was told: when it will be again. */
+static void
+set_next(Channel *channel, TimestampTz now)
+{
+	channel->next = now + channel->pause_ms * MS;
+	/* All that wait for long are told at once: one wake-up for all. */
+	if (channel->pause_ms >= AGAIN_LAST)
+		channel->next -= channel->next % (AGAIN_LAST * MS);
+	channel->pause_ms = Min(channel->pause_ms * 2, AGAIN_LAST);
+}
+
+/*
+ * One turn.  Returns when to look again; DT_NOEND: when something is
+ * dispatched.  What an error leaves in memory is given back by resetting the
+ * caller's context.
+ */
+TimestampTz
+saga_channels_turn(TimestampTz now)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	volatile bool failed = false;
+	volatile bool home = false;
+
+	if (next_time() > now)
+		return next_time();
+	if (not_before != DT_NOBEGIN)
+	{
+		not_before = DT_NOBEGIN;
+		saga_notify_make_room();
+	}
+	fronts = saga_front_look();
+	if (saga_turn_begin(true) != SAGA_TURN_BEGUN)
+		return now + BLOCKED * MS;
+	MemoryContextSwitchTo(caller);
+	PG_TRY();
+	{
+		home = tell_those_due(now);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error = saga_turn_fail(caller);
+
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("could not notify listeners: %s", error->message),
+				 errhint("It will be tried again; what waits can be claimed meanwhile.")));
+		failed = true;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+
+	for (int i = 0; i < told_count; i++)
+	{
+		Channel    *channel = told[i];
+
+		if (!failed && channel->found == CHANNEL_EMPTY)
+		{
+			(void) hash_search(channels, channel->name, HASH_REMOVE, NULL);
+			continue;
+		}
+		if (!failed && channel->found == CHANNEL_WAITS)
+			set_next(channel, now);
+		pairingheap_add(by_next, &channel->node);
+	}
+	told_count = 0;
+	if (failed)
+		return not_before = now + AFTER_ERROR * MS;
+	if (!home)
+		return DT_NOEND;
+	remember();
+	return next_time();
+}

@@ -1,0 +1,15 @@
+/*-------------------------------------------------------------------------
+ *
+ * executor.h
+ *	  The process that runs one role's compensating SQL.
+ *
+ * Its entry point, saga_executor_main, is declared in bgworker.h.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_EXECUTOR_H
+#define SAGA_EXECUTOR_H
+
+#include "process/bgworker.h"
+
+#endif							/* SAGA_EXECUTOR_H */

@@ -1,0 +1,104 @@
+/*-------------------------------------------------------------------------
+ *
+ * retention.c
+ *	  Deleting finished sagas that are older than saga.retention.
+ *
+ * The worker does so in small batches (purge.c), each a transaction of its own,
+ * in passes over the whole ledger with a pause between them.  A saga that
+ * another transaction is writing is passed by until the next pass.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/guc.h"
+#include "ledger/home.h"
+#include "ledger/purge.h"
+#include "process/retention.h"
+#include "process/transaction.h"
+#include "utils/memutils.h"
+
+#define S				INT64CONST(1000000)
+#define MIN				(60 * S)
+
+/* The worker's steps: sagas looked at in one transaction. */
+#define BATCH			200
+/* Between its passes, in minutes: a part of the retention, within limits. */
+#define PASS_PART		10
+#define PASS_FIRST		1
+#define PASS_LAST		60
+/* After somebody locked the ledger, or an error, in seconds. */
+#define AGAIN			10
+
+/* Where the worker's pass is, and when the next begins. */
+static pg_uuid_t pass_position;
+static TimestampTz pass_at = DT_NOBEGIN;
+static int	pass_retention = 0;
+
+/* The worker begins anew. */
+void
+saga_retention_read_again(void)
+{
+	memset(&pass_position, 0, sizeof(pass_position));
+	pass_at = DT_NOBEGIN;
+}
+
+/*
+ * The worker's turn: a small batch.  Returns when the next is due.
+ */
+TimestampTz
+saga_retention_turn(TimestampTz now)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	volatile bool done = true;
+	volatile bool failed = false;
+
+	if (saga_guc_retention == 0)
+		return DT_NOEND;
+	if (saga_guc_retention != pass_retention)
+	{
+		pass_retention = saga_guc_retention;
+		saga_retention_read_again();
+	}
+	if (now < pass_at)
+		return pass_at;
+	if (saga_turn_begin(true) != SAGA_TURN_BEGUN)
+		return pass_at = now + AGAIN * S;
+	MemoryContextSwitchTo(caller);
+	PG_TRY();
+	{
+		bool		end = true;
+
+		/* Whoever restores a backup to read it wants to find it there. */
+		if (saga_home_away() == NULL)
+			(void) saga_purge(&pass_position, now - saga_guc_retention * MIN, true,
+					 BATCH, BATCH, SAGA_NOWAIT, &end);
+		SAGA_FAULT("retention.before_commit");
+		saga_turn_commit();
+		done = end;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error = saga_turn_fail(caller);
+
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("could not purge finished sagas: %s", error->message)));
+		failed = true;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	if (failed)
+	{
+		/* What it had come to is still there. */
+		saga_retention_read_again();
+		return pass_at = now + AGAIN * S;
+	}
+	if (!done)
+		return now;
+	saga_retention_read_again();
+	return pass_at = now +
+		Max(PASS_FIRST, Min(PASS_LAST, saga_guc_retention / PASS_PART)) * MIN;
+}

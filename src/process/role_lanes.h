@@ -1,0 +1,20 @@
+/*-------------------------------------------------------------------------
+ *
+ * role_lanes.h
+ *	  Handing due sagas to the executors of the roles that run their SQL.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_LANES_H
+#define SAGA_LANES_H
+
+#include "datatype/timestamp.h"
+#include "utils/uuid.h"
+
+extern void saga_lanes_read_again(void);
+extern void saga_lanes_forget_pauses(void);
+extern void saga_lanes_posted(TimestampTz due);
+extern void saga_lanes_withhold(const pg_uuid_t *ids, int count);
+extern TimestampTz saga_lanes_turn(TimestampTz now);
+
+#endif							/* SAGA_LANES_H */

@@ -1,0 +1,26 @@
+/*-------------------------------------------------------------------------
+ *
+ * session.h
+ *	  Runs a step's compensating SQL as a fresh session of its role.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_SESSION_H
+#define SAGA_SESSION_H
+
+#include "ledger/ledger.h"
+
+extern void saga_session_init(void);
+extern void saga_session_reset(void);
+extern const char *saga_session_check_identity(const SagaRow *saga,
+											   const SagaStep *step);
+extern bool saga_session_is_outdated(const SagaStep *step);
+extern bool saga_session_is_spent(void);
+extern const char *saga_session_prepare(const SagaStep *step,
+										const SagaPolicy *policy);
+extern int64 saga_session_run(const SagaStep *step, const char *search_path,
+							  Jsonb *context);
+extern bool saga_session_timed_out(void);
+extern void saga_session_disarm(void);
+
+#endif							/* SAGA_SESSION_H */

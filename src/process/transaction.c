@@ -1,0 +1,127 @@
+/*-------------------------------------------------------------------------
+ *
+ * transaction.c
+ *	  One transaction of one of our processes on the ledger.
+ *
+ * Our processes never wait for a lock that an application may hold.  So a
+ * turn begins by asking for the locks on the ledger's tables that it will
+ * need, and is over at once if somebody (LOCK TABLE, CREATE INDEX, DROP
+ * EXTENSION) has one that conflicts: the caller comes back later.  What is
+ * locked here stays locked to the end, so that opening the tables later in
+ * the transaction waits for nobody.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "ledger/ledger.h"
+#include "ledger/oids.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "process/transaction.h"
+#include "storage/lmgr.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+/* Room for what saga_ledger_relations answers. */
+#define SAGA_TURN_MAX_RELATIONS		16
+
+static SagaTurnBegun
+lock_ledger(void)
+{
+	Oid			relids[SAGA_TURN_MAX_RELATIONS];
+	Oid			again[SAGA_TURN_MAX_RELATIONS];
+	int			count;
+	int			i;
+
+	if (!saga_oids_exist())
+		return SAGA_TURN_GONE;
+	count = saga_ledger_relations(relids);
+	Assert(count <= SAGA_TURN_MAX_RELATIONS);
+	for (i = 0; i < count; i++)
+	{
+		if (!ConditionalLockRelationOid(relids[i], RowExclusiveLock))
+			return SAGA_TURN_BLOCKED;
+	}
+
+	/* While we had no lock yet, the extension may have been replaced. */
+	if (!saga_oids_exist())
+		return SAGA_TURN_GONE;
+	if (saga_ledger_relations(again) != count ||
+		memcmp(relids, again, count * sizeof(Oid)) != 0)
+		return SAGA_TURN_BLOCKED;
+	return SAGA_TURN_BEGUN;
+}
+
+/*
+ * Begins a transaction with a snapshot and the locks.  If it does not answer
+ * SAGA_TURN_BEGUN, there is no transaction.  "bookkeeping": nothing of a role
+ * runs in it, so that the role's default isolation level is not for it.
+ */
+SagaTurnBegun
+saga_turn_begin(bool bookkeeping)
+{
+	SagaTurnBegun begun;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	if (bookkeeping)
+	{
+		XactIsoLevel = XACT_READ_COMMITTED;
+		XactReadOnly = false;
+		XactDeferrable = false;
+	}
+	begun = lock_ledger();
+	if (begun != SAGA_TURN_BEGUN)
+	{
+		CommitTransactionCommand();
+		return begun;
+	}
+	PushActiveSnapshot(GetTransactionSnapshot());
+	return SAGA_TURN_BEGUN;
+}
+
+void
+saga_turn_commit(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	pgstat_report_stat(false);
+}
+
+/*
+ * For the handler of an error: ends the transaction, if there is one, and
+ * returns what happened, in the given context.  Nothing goes to the log.
+ */
+ErrorData *
+saga_turn_fail(MemoryContext context)
+{
+	ErrorData  *error;
+
+	HOLD_INTERRUPTS();
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	FlushErrorState();
+	AbortCurrentTransaction();
+	MemoryContextSwitchTo(context);
+	pgstat_report_stat(false);
+	RESUME_INTERRUPTS();
+	return error;
+}
+
+/* Between two transactions: what signals asked for. */
+void
+saga_turn_handle_interrupts(void)
+{
+	/* A cancel has nothing to cancel here. */
+	QueryCancelPending = false;
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}

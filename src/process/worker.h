@@ -1,0 +1,15 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.h
+ *	  A database's worker: what is due, and who shall do it.
+ *
+ * Its entry point, saga_worker_main, is declared in bgworker.h.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_WORKER_H
+#define SAGA_WORKER_H
+
+#include "process/bgworker.h"
+
+#endif							/* SAGA_WORKER_H */

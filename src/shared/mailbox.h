@@ -1,0 +1,84 @@
+/*-------------------------------------------------------------------------
+ *
+ * mailbox.h
+ *	  The sagas that executors are handed, and what they say of them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_MAILBOX_H
+#define SAGA_MAILBOX_H
+
+#include "miscadmin.h"
+#include "shared/shmem.h"
+
+/* The executors that a role has in the current database. */
+typedef struct SagaMailboxLane
+{
+	int			count;
+	int			idle;			/* with nothing in hand */
+	int			waiting;		/* sagas in their mailboxes */
+	int			room;			/* how many more those that run low can take */
+} SagaMailboxLane;
+
+/* A SQL compensation that runs in the current database. */
+typedef struct SagaRunning
+{
+	pg_uuid_t	saga;
+	int64		seq;
+	int			attempt;
+	int			pid;
+	Oid			role;
+	TimestampTz since;
+} SagaRunning;
+
+/* The caller holds the slot's mutex, or all that could change it. */
+static inline uint32
+saga_mailbox_count(const SagaExecutorSlot *slot)
+{
+	return slot->tail - slot->head;
+}
+
+/*
+ * Is the slot one of the role's (InvalidOid: anybody's) in the current
+ * database?  The caller holds "lock".
+ */
+static inline bool
+saga_mailbox_is_of(const SagaExecutorSlot *slot, Oid role)
+{
+	return slot->database == MyDatabaseId &&
+		(!OidIsValid(role) || slot->role == role);
+}
+
+/* For whoever gives and takes the slots */
+extern void saga_mailbox_init(SagaExecutorSlot *slot, TimestampTz now);
+extern bool saga_mailbox_empty(SagaExecutorSlot *slot);
+extern void saga_mailbox_close(SagaExecutorSlot *slot);
+extern bool saga_mailbox_is_idle(SagaExecutorSlot *slot);
+
+/* For a transaction that failed a saga, when it is committed */
+extern void saga_mailbox_hand_over(SagaDatabaseSlot *database, Oid role,
+								   const pg_uuid_t *id);
+
+/* The worker's side */
+extern int	saga_mailbox_in_hand(Oid role, pg_uuid_t **ids);
+extern bool saga_mailbox_pass_by(Oid role, const pg_uuid_t *id);
+extern uint32 saga_mailbox_collect_skipped(Oid role, bool *given_back);
+extern void saga_mailbox_lane(Oid role, SagaMailboxLane *lane);
+extern bool saga_mailbox_put(Oid role, const pg_uuid_t *id);
+extern bool saga_mailbox_ask_refill(Oid role);
+extern bool saga_mailbox_has_work(Oid database);
+
+/* For sessions */
+extern bool saga_mailbox_is_running(const pg_uuid_t *id, int64 seq,
+									int *pid);
+extern int	saga_mailbox_running(SagaRunning *running);
+
+/* The executor's side */
+extern void saga_mailbox_attach(SagaExecutorSlot *slot);
+extern bool saga_mailbox_take(pg_uuid_t *id, bool *handed_over);
+extern void saga_mailbox_look(void);
+extern void saga_mailbox_done(bool skipped);
+extern void saga_mailbox_set_step(int64 seq, int attempt,
+								  TimestampTz started_at);
+
+#endif							/* SAGA_MAILBOX_H */

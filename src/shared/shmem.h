@@ -1,0 +1,318 @@
+/*-------------------------------------------------------------------------
+ *
+ * shmem.h
+ *	  What saga's processes and the backends share.
+ *
+ * There is nothing here when the library was not preloaded: saga_shmem is
+ * then NULL, and whoever asks must cope.  Nothing here is needed to know what
+ * is true: that is in the ledger.  All of it may be lost at any moment, and
+ * is, when the server restarts its processes after a crash.
+ *
+ * Locks: "lock" guards the list of databases and of executors, that is, which
+ * slot belongs to whom, and is never held while waiting for anything else.
+ * The mutex of an executor's slot guards its mailbox and what it says of its
+ * work, for a few instructions at a time.  The rest is atomic.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_SHMEM_H
+#define SAGA_SHMEM_H
+
+#include "datatype/timestamp.h"
+#include "port/atomics.h"
+#include "storage/condition_variable.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/spin.h"
+#include "utils/uuid.h"
+
+#include "base/guc.h"
+
+/*
+ * Databases that can have a slot at once.  A database without the extension
+ * gives its slot up when another needs it.
+ */
+#define SAGA_MAX_DATABASES		256
+/* In worker_pid: the launcher has asked for a worker, which is on its way. */
+#define SAGA_PID_STARTING		(-1)
+/*
+ * Milliseconds.  A worker that has nothing due for so long makes room for
+ * another database; but while its executors work, it keeps its place for a
+ * moment after it came.
+ */
+#define SAGA_IDLE_MS			100
+#define SAGA_HOLD_MS			1000
+/* Sagas handed to one executor at a time; a power of 2. */
+#define SAGA_MAILBOX_SIZE		64
+/* Waiters for a saga's state share this many condition variables. */
+#define SAGA_WAIT_PARTITIONS	64
+/* Owners whose unfinished sagas are counted at a time. */
+#define SAGA_MAX_TALLIES		256
+/* What prepared transactions change of these counts, by owner. */
+#define SAGA_MAX_PREPARED		256
+/* Queues of listeners whose fronts are remembered at a time. */
+#define SAGA_MAX_FRONTS			256
+
+typedef enum SagaDatabaseState
+{
+	SAGA_DATABASE_UNKNOWN,		/* nobody looked yet: the launcher will */
+	SAGA_DATABASE_ABSENT,		/* the extension is not there */
+	SAGA_DATABASE_SERVED		/* the extension is there */
+} SagaDatabaseState;
+
+/*
+ * One database.  A slot is taken by whoever first has something to say about
+ * the database and given back by the launcher when the database is gone.
+ *
+ * "armed_due" and "posted_due" are TimestampTz, DT_NOEND when there is none;
+ * how they work together is told in wakeup.c.  Both outlive the worker, so
+ * that the launcher knows when a database without one needs one.
+ */
+typedef struct SagaDatabaseSlot
+{
+	Oid			database;		/* InvalidOid: free; written under "lock" */
+	SagaDatabaseState state;	/* written by worker and launcher under "lock" */
+	int			worker_pid;		/* 0: none; written by the worker and the
+								 * launcher under "lock" */
+	Latch	   *worker_latch;	/* NULL: none; written by the worker under
+								 * "lock", which a waker holds shared */
+	bool		wanted;			/* somebody waits for a worker to look; set by
+								 * backends, reset by the worker as it
+								 * arrives; under "lock" */
+	bool		worker_failed;	/* the last worker did not leave of its own
+								 * accord; under "lock" */
+	bool		asked_to_leave; /* make room for another database when idle;
+								 * set by the launcher under "lock" */
+	bool		told_to_leave;	/* leave at the end of this turn; likewise */
+
+	/* How many sessions want our processes gone from it, and stay away. */
+	pg_atomic_uint32 keep_away;
+	/* When the worker wakes by itself: PG_INT64_MIN while it looks. */
+	pg_atomic_uint64 armed_due;
+	/* Earliest due time committed since the worker last looked. */
+	pg_atomic_uint64 posted_due;
+	/* Prepared transactions that may hold due work: poll while not zero. */
+	pg_atomic_uint32 prepared;
+	/* Executors have something to tell that the worker has not asked yet. */
+	pg_atomic_uint32 poked;
+	/*
+	 * The worker was refused an executor; a SagaWants.  Written by the worker,
+	 * read by whoever sees an executor become free or idle.
+	 */
+	pg_atomic_uint32 wants_executor;
+	/*
+	 * When the last worker would have told the channels on which something
+	 * waits again, and how long it waited in between (channels.c); 0: it told
+	 * none.  Each worker's own, and kept for the next; forgotten, when there is
+	 * none, as the extension comes or goes.
+	 */
+	TimestampTz channels_next;
+	int			channels_pause;
+
+	/*
+	 * Executors left, or left records of how attempts ended, since the worker
+	 * last looked.
+	 */
+	pg_atomic_uint32 left_records;
+	/* Largest number drawn from the start order since the server started. */
+	pg_atomic_uint64 high_seq;
+} SagaDatabaseSlot;
+
+/* What a worker, when it last looked, would do with another executor. */
+typedef enum SagaWants
+{
+	SAGA_WANTS_NONE,
+	SAGA_WANTS_MORE,			/* a role that has some could use it */
+	SAGA_WANTS_FIRST			/* a role waits that has none */
+} SagaWants;
+
+/*
+ * One executor: a process connected to a database as a role.  The worker of
+ * the database takes a free slot, starts the process, and fills the mailbox;
+ * the executor empties it and gives the slot back when it leaves.
+ */
+typedef struct SagaExecutorSlot
+{
+	uint32		generation;		/* raised when taken; written under "lock" */
+	Oid			database;		/* InvalidOid: free; written under "lock" */
+	Oid			role;			/* likewise */
+	int			pid;			/* 0 while starting; under "lock" */
+	Latch	   *latch;			/* NULL while starting; under "lock" */
+	int64		taken_at;		/* by the steady clock; under "lock" */
+	bool		dismissed;		/* leave as soon as the saga in hand is done;
+								 * under "lock" */
+	int64		dismissed_at;	/* when that was asked, by the same; under
+								 * "lock" */
+
+	bool		ready;			/* its process came so far that it can take
+								 * sagas; set by it, under "lock" */
+
+	slock_t		mutex;			/* guards everything below */
+	uint32		head;			/* next to take; head == tail: empty */
+	uint32		tail;			/* next free place */
+	pg_uuid_t	mailbox[SAGA_MAILBOX_SIZE];
+	bool		working;		/* "saga" is in hand */
+	bool		passed_by;		/* the worker saw it due again, and left it
+								 * to this executor */
+	pg_uuid_t	saga;
+	int64		seq;			/* of the step whose SQL is running, or 0 */
+	int			attempt;		/* the number of that attempt */
+	TimestampTz started_at;		/* and when it began */
+	TimestampTz idle_since;		/* 0 while working */
+	bool		given_back;		/* a saga so left to us was put down and may be
+								 * due; executor sets it, worker clears it */
+	uint32		skipped;		/* sagas left undone because somebody holds
+								 * them, since the worker last looked */
+	bool		refill;			/* more is due than the mailbox could hold:
+								 * wake the worker when it runs low; set by
+								 * the worker, reset by the executor */
+	bool		handed_over;	/* the next saga in the mailbox did not come
+								 * from the worker */
+} SagaExecutorSlot;
+
+/*
+ * A role that has due work and no executor, because none was free.  Entries
+ * are refreshed by the worker that made them for as long as it wants them;
+ * one that was not is nobody's.
+ */
+typedef struct SagaWaiter
+{
+	Oid			database;		/* InvalidOid: no entry */
+	Oid			role;
+	int64		since;			/* by the steady clock, as the next */
+	int64		seen;
+} SagaWaiter;
+
+/* How many unfinished sagas an owner has; see tally.c. */
+typedef struct SagaTally
+{
+	Oid			database;
+	Oid			owner;			/* InvalidOid: free */
+	int64		again_at;		/* not to be counted again before that, by the
+								 * steady clock */
+	bool		doubtful;		/* to be counted again */
+	pg_atomic_uint64 open;		/* an int64 */
+} SagaTally;
+
+/* What a prepared transaction will change of it, when it is committed. */
+typedef struct SagaTallyPrepared
+{
+	uint64		gid;			/* a hash of its name; 0: free */
+	Oid			database;
+	Oid			owner;
+	int64		delta;
+} SagaTallyPrepared;
+
+/* The front of the queue of an owner on a channel; see queue_front.c. */
+typedef struct SagaFront
+{
+	Oid			database;		/* InvalidOid: free */
+	Oid			owner;
+	char		channel[NAMEDATALEN];
+	TimestampTz since;			/* the first that waits is that row, or one */
+	pg_uuid_t	saga;			/* behind it */
+	pg_atomic_uint64 read_at;	/* a TimestampTz: when somebody last began to
+								 * read the queue from its start, by the
+								 * server's clock */
+} SagaFront;
+
+typedef struct SagaShmem
+{
+	LWLock	   *lock;
+	Latch	   *launcher_latch; /* NULL: none; under "lock" */
+	int			launcher_pid;	/* under "lock" */
+	bool		rescan;			/* the launcher should read pg_database again;
+								 * under "lock" */
+
+	/*
+	 * The last executor that was asked for was not started, since the server
+	 * had no room for a process; written under "lock"
+	 */
+	bool		no_process;
+
+	/*
+	 * A random name for this life of the server's memory: what an earlier
+	 * life left behind in files carries another.
+	 */
+	uint64		life;
+#ifdef SAGA_TEST
+	pg_atomic_uint64 clock_offset;
+#endif
+
+	/*
+	 * A compensation that was running when the server crashed runs with no
+	 * other beside it: "alone" is the slot that has or waits for that right
+	 * (-1: none), "running" counts the slots whose SQL runs.  Both are
+	 * guarded by alone_mutex; alone_cv tells that either changed.
+	 */
+	slock_t		alone_mutex;
+	int			alone;
+	int			running;
+	int64		alone_until;	/* from then on, by the steady clock, others
+								 * may begin */
+	ConditionVariable alone_cv;
+
+	/* Told when a saga whose id falls into the partition changed its state. */
+	ConditionVariable state_changed[SAGA_WAIT_PARTITIONS];
+
+	LWLock	   *tally_lock;		/* guards who has which place in these */
+	pg_atomic_uint32 tally_count;
+	SagaTally	tallies[SAGA_MAX_TALLIES];
+	SagaTallyPrepared prepared[SAGA_MAX_PREPARED];
+
+	LWLock	   *front_lock;		/* guards these */
+	pg_atomic_uint64 queued;	/* raised, under the lock, behind each commit
+								 * that puts rows into queues; never 0 */
+	SagaFront	fronts[SAGA_MAX_FRONTS];
+
+	SagaDatabaseSlot databases[SAGA_MAX_DATABASES];
+	SagaExecutorSlot executors[SAGA_MAX_EXECUTORS];
+	SagaWaiter	waiting[SAGA_MAX_EXECUTORS];	/* under "lock" */
+
+	/* Some database's "wants_executor" was set since it was last looked for. */
+	pg_atomic_uint32 executor_wanted;
+} SagaShmem;
+
+/* NULL unless the library was preloaded. */
+extern SagaShmem *saga_shmem;
+
+extern void saga_shmem_register(void);
+
+/* The slot of a database, taking one if asked to; NULL if there is none. */
+extern SagaDatabaseSlot *saga_shmem_database(Oid database, bool take);
+/* The slot of the current database, remembered; NULL as above. */
+extern SagaDatabaseSlot *saga_shmem_my_database(void);
+
+/* The launcher gives back the slot of a database that is gone. */
+extern void saga_shmem_free_database(SagaDatabaseSlot *slot, Oid database);
+
+extern uint64 saga_shmem_raise_seq(uint64 seq);
+
+/*
+ * Wakes the worker of a database; if there is none, the launcher, which sends
+ * one.  The caller holds "lock".
+ */
+extern void saga_shmem_poke_worker(SagaDatabaseSlot *slot);
+
+/*
+ * Executors and those who want one; see shmem.c.  The caller of the first two
+ * holds "lock", of the third nothing.
+ */
+extern void saga_shmem_want_executor(SagaDatabaseSlot *slot, SagaWants wants);
+extern void saga_shmem_wake_wanting(Oid database);
+extern void saga_shmem_executor_idle(void);
+
+/* Wakes the launcher; "rescan" makes it read pg_database again. */
+extern void saga_shmem_poke_launcher(bool rescan);
+
+/*
+ * The life of a worker: attach before connecting (NULL: leave at once, with
+ * exit code 0), say what the database turned out to be, and leave; it detaches
+ * by itself, however it leaves.
+ */
+extern SagaDatabaseSlot *saga_shmem_worker_attach(Oid database);
+extern void saga_shmem_worker_found(SagaDatabaseState state);
+extern bool saga_shmem_worker_must_leave(bool idle);
+extern void saga_shmem_worker_leaves(bool work);
+
+#endif							/* SAGA_SHMEM_H */

@@ -1,0 +1,409 @@
+/*-------------------------------------------------------------------------
+ *
+ * wakeup.c
+ *	  Waking those who have work to do, or wait for a saga, after commit.
+ *
+ * What a transaction makes due is remembered in this backend and told after
+ * its commit, from a transaction callback that is registered once for the
+ * life of the process; a rolled-back transaction wakes nobody.  A rolled-back
+ * savepoint may: who is woken then looks in vain.
+ *
+ * The first saga that a transaction fails is handed straight to an executor of
+ * its role, if one has nothing to do (mailbox.c).  That is a short cut and no
+ * more: the worker is told of it as of all else, and finds it in hand, or done.
+ *
+ * How a worker sleeps without polling and without losing a wake-up
+ * ----------------------------------------------------------------
+ *
+ * Two numbers in the slot of the database are enough: "armed_due", until when
+ * the worker sleeps, and "posted_due", the earliest due time that somebody
+ * committed since the worker last began to look.
+ *
+ *	worker							backend
+ *	W1 armed = -infinity			B1 the commit becomes visible
+ *	W2 posted = infinity			B2 barrier
+ *	W3 barrier; reset the latch		B3 posted = min(posted, due)
+ *	W4 new snapshots; do what is	B4 barrier
+ *	   due, note the earliest		B5 if armed > due: set the latch
+ *	   due time of the rest
+ *	W5 armed = that time
+ *	W6 barrier
+ *	W7 read posted; sleep until the
+ *	   earlier of the two, or until
+ *	   the latch is set
+ *
+ * No row is missed.  If B3 comes before W2, then B1 came before W4, and the
+ * scan sees the row.  If B3 comes after W2, the worker's next read of posted
+ * (W7) or the backend's read of armed (B5) comes after the other's write,
+ * because each writes before its barrier and reads behind it: either the
+ * worker finds the post, or the backend finds the armed time and, if that is
+ * later than what it has, sets the latch, which nobody resets before the next
+ * W3.  When B3 writes nothing, because posted is early enough already, then
+ * that earlier post is still there to be found at W7, or else W2 took it away
+ * after B1, and the scan sees the row.
+ *
+ * While the worker is busy, armed is -infinity and nobody pays for waking it.
+ *
+ * What else could lose a wake-up:
+ *
+ * - The worker's own waiting for a lock, in the middle of its turn, which resets
+ *	 the latch.  Posts are numbers and stay; a process that has only something to
+ *	 tell sets "poked" before the latch, which is read with W7; what a signal asks
+ *	 for is looked at after W7, before the worker sleeps.
+ * - A backend that dies between commit and post: an orderly end runs the
+ *	 callback first; any other makes the server restart its processes, and a
+ *	 worker begins by looking.
+ * - No worker: none was needed so far, or it made room for another database,
+ *	 or it died.  Both numbers outlive it and the launcher starts one when the
+ *	 earlier comes up.  A backend that finds no latch sets "wanted", under the
+ *	 lock under which a worker comes and goes.
+ * - COMMIT PREPARED, which remembers nothing of what PREPARE knew: "prepared"
+ *	 makes the worker look each second for as long as there are prepared
+ *	 transactions.  The worker resets it only if it did not change since
+ *	 before it looked for some.  (evict.c also wakes the worker, and all who
+ *	 wait for a saga, after a COMMIT PREPARED that it sees.)
+ * - Locks: they are released after the callback, so that a worker may still
+ *	 find the row locked.  Whoever skips a row must look again soon.
+ *
+ * test/spin/waking.pml proves this with all interleavings, and that each step
+ * is needed.
+ *
+ * Waiters for a saga's state sleep on one of SAGA_WAIT_PARTITIONS condition
+ * variables, chosen by the id; sharing costs a look in vain.  They are on its
+ * list before they look, so that a broadcast after the commit finds them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "base/clock.h"
+#include "base/compat.h"
+#include "base/fault.h"
+#include "miscadmin.h"
+#include "shared/mailbox.h"
+#include "shared/shmem.h"
+#include "shared/wakeup.h"
+
+/* What the current transaction will tell when it commits. */
+typedef struct Remembered
+{
+	bool		anything;
+	bool		launcher;		/* the launcher should look here */
+	bool		databases;		/* it should look which databases there are */
+	TimestampTz due;			/* DT_NOEND: nothing became due */
+	uint64		partitions;		/* of the sagas that changed their state */
+	Oid			failed_lane;	/* of the first saga that failed, or
+								 * InvalidOid */
+	pg_uuid_t	failed;
+} Remembered;
+
+StaticAssertDecl(SAGA_WAIT_PARTITIONS == 64, "partitions must fit their mask");
+
+static const Remembered nothing = {.due = DT_NOEND};
+static Remembered remembered = {.due = DT_NOEND};
+
+static inline int
+partition_of(const pg_uuid_t *id)
+{
+	/* The last bytes of our ids are random. */
+	return id->data[UUID_LEN - 1] % SAGA_WAIT_PARTITIONS;
+}
+
+/*
+ * There is no worker whose latch could be set.  Asks the launcher for one,
+ * once; "look" when the extension may have come or gone.
+ */
+static void
+want_worker(SagaDatabaseSlot *slot, bool look)
+{
+	bool		poke = false;
+
+	LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
+	if (look || slot->worker_latch == NULL)
+	{
+		/* Who has something due has the extension. */
+		if (look || slot->state == SAGA_DATABASE_ABSENT)
+		{
+			slot->state = SAGA_DATABASE_UNKNOWN;
+			saga_shmem->rescan = true;
+			poke = true;
+		}
+		if (!slot->wanted)
+		{
+			slot->wanted = true;
+			poke = true;
+		}
+	}
+	/* A worker that came in between has not looked yet. */
+	if (poke && saga_shmem->launcher_latch != NULL)
+		SetLatch(saga_shmem->launcher_latch);
+	LWLockRelease(saga_shmem->lock);
+}
+
+/*
+ * Tells the worker of a database of a due time that is committed (the right
+ * column above).
+ */
+void
+saga_wakeup_post(SagaDatabaseSlot *slot, TimestampTz due)
+{
+	uint64		posted;
+	bool		want = false;
+
+	pg_memory_barrier();
+	posted = pg_atomic_read_u64(&slot->posted_due);
+	while ((TimestampTz) posted > due &&
+		   !pg_atomic_compare_exchange_u64(&slot->posted_due, &posted,
+										   (uint64) due))
+		;
+	pg_memory_barrier();
+
+	if ((TimestampTz) pg_atomic_read_u64(&slot->armed_due) <= due)
+		return;
+
+	LWLockAcquire(saga_shmem->lock, LW_SHARED);
+	if (slot->worker_latch != NULL)
+		SetLatch(slot->worker_latch);
+	else
+		want = !slot->wanted || slot->state == SAGA_DATABASE_ABSENT;
+	LWLockRelease(saga_shmem->lock);
+
+	if (want)
+		want_worker(slot, false);
+}
+
+static void
+tell(const Remembered *what)
+{
+	SagaDatabaseSlot *slot;
+
+	if (what->partitions != 0)
+	{
+		int			i;
+
+		for (i = 0; i < SAGA_WAIT_PARTITIONS; i++)
+		{
+			if (what->partitions & (UINT64CONST(1) << i))
+				ConditionVariableBroadcast(&saga_shmem->state_changed[i]);
+		}
+	}
+
+	if (what->databases)
+		saga_shmem_poke_launcher(true);
+	if (what->due == DT_NOEND && !what->launcher)
+		return;
+	slot = saga_shmem_my_database();
+	if (slot == NULL)
+		slot = saga_shmem_database(MyDatabaseId, true);
+	if (slot == NULL)
+		return;
+	if (OidIsValid(what->failed_lane))
+		saga_mailbox_hand_over(slot, what->failed_lane, &what->failed);
+	if (what->due != DT_NOEND)
+		saga_wakeup_post(slot, what->due);
+	if (what->launcher)
+		want_worker(slot, true);
+}
+
+/*
+ * What will be due after COMMIT PREPARED is not known to whoever says that.
+ */
+static void
+tell_prepared(void)
+{
+	SagaDatabaseSlot *slot = saga_shmem_my_database();
+
+	if (slot == NULL)
+		slot = saga_shmem_database(MyDatabaseId, true);
+	if (slot == NULL)
+		return;
+	pg_atomic_fetch_add_u32(&slot->prepared, 1);
+	/* Whatever the worker sleeps for, it must begin to poll. */
+	saga_wakeup_post(slot, saga_clock_now());
+}
+
+/*
+ * The commit is done and cannot be taken back: nothing here may fail.  What
+ * is remembered is forgotten first, so that nothing is told twice.
+ */
+static void
+at_end_of_transaction(XactEvent event, void *arg)
+{
+	Remembered	what;
+
+	if (!remembered.anything)
+		return;
+
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			what = remembered;
+			remembered = nothing;
+			SAGA_FAULT("wakeup.after_commit");
+			tell(&what);
+			break;
+		case XACT_EVENT_PREPARE:
+			what = remembered;
+			remembered = nothing;
+			if (what.due != DT_NOEND || what.launcher)
+				tell_prepared();
+			break;
+		case XACT_EVENT_ABORT:
+			remembered = nothing;
+			break;
+		default:
+			break;
+	}
+}
+
+void
+saga_wakeup_init(void)
+{
+	if (process_shared_preload_libraries_in_progress)
+		RegisterXactCallback(at_end_of_transaction, NULL);
+}
+
+/* Something is due at that time, once the transaction commits. */
+void
+saga_wakeup_due(TimestampTz due)
+{
+	if (saga_shmem == NULL || due >= remembered.due)
+		return;
+	remembered.anything = true;
+	remembered.due = due;
+}
+
+/*
+ * And what is due is the undo of this saga, which was running until now, by the
+ * SQL of a role.
+ */
+void
+saga_wakeup_failed(const pg_uuid_t *id, Oid lane)
+{
+	if (saga_shmem == NULL || OidIsValid(remembered.failed_lane))
+		return;
+	remembered.anything = true;
+	remembered.failed_lane = lane;
+	remembered.failed = *id;
+}
+
+/*
+ * Sagas may have changed their state by a transaction of which nobody remembers
+ * what it did: all who wait look.
+ */
+void
+saga_wakeup_all_waiting(void)
+{
+	if (saga_shmem == NULL)
+		return;
+	for (int i = 0; i < SAGA_WAIT_PARTITIONS; i++)
+		ConditionVariableBroadcast(&saga_shmem->state_changed[i]);
+}
+
+/* A saga changes its state with this transaction. */
+void
+saga_wakeup_state(const pg_uuid_t *id)
+{
+	if (saga_shmem == NULL)
+		return;
+	remembered.anything = true;
+	remembered.partitions |= UINT64CONST(1) << partition_of(id);
+}
+
+/* The extension comes with this transaction. */
+void
+saga_wakeup_launcher(void)
+{
+	if (saga_shmem == NULL)
+		return;
+	remembered.anything = true;
+	remembered.launcher = true;
+}
+
+/* With this transaction, a database may be one that is served, or not. */
+void
+saga_wakeup_databases(void)
+{
+	if (saga_shmem == NULL)
+		return;
+	remembered.anything = true;
+	remembered.databases = true;
+}
+
+/*
+ * The worker begins to look (W1 to W3).  It must take its snapshots after
+ * this call.  Answers the earliest due time posted since it last looked, or
+ * DT_NOEND.
+ */
+TimestampTz
+saga_wakeup_look(SagaDatabaseSlot *slot)
+{
+	TimestampTz posted;
+
+	pg_atomic_write_u64(&slot->armed_due, (uint64) PG_INT64_MIN);
+	pg_atomic_write_u32(&slot->poked, 0);
+	posted = (TimestampTz) pg_atomic_exchange_u64(&slot->posted_due,
+												  (uint64) DT_NOEND);
+	pg_memory_barrier();
+	ResetLatch(MyLatch);
+	return posted;
+}
+
+/*
+ * The worker saw everything, and what comes next is due then (W5 to W7).
+ * Answers until when to sleep.
+ */
+TimestampTz
+saga_wakeup_arm(SagaDatabaseSlot *slot, TimestampTz due)
+{
+	TimestampTz posted;
+
+	pg_atomic_write_u64(&slot->armed_due, (uint64) due);
+	pg_memory_barrier();
+	if (pg_atomic_read_u32(&slot->poked) != 0)
+		return DT_NOBEGIN;
+	posted = (TimestampTz) pg_atomic_read_u64(&slot->posted_due);
+	if (posted >= due)
+		return due;
+
+	/* Whoever posts an earlier time meanwhile finds "due" or this one. */
+	pg_atomic_write_u64(&slot->armed_due, (uint64) posted);
+	return posted;
+}
+
+void
+saga_wakeup_wait_begin(const pg_uuid_t *id)
+{
+	if (saga_shmem != NULL)
+		ConditionVariablePrepareToSleep(&saga_shmem->state_changed[partition_of(id)]);
+}
+
+void
+saga_wakeup_wait_sleep(const pg_uuid_t *id, long timeout_ms)
+{
+	static uint32 wait_event = 0;
+
+	if (wait_event == 0)
+		wait_event = saga_compat_wait_event("SagaWait");
+
+	if (saga_shmem != NULL)
+	{
+		(void) ConditionVariableTimedSleep(&saga_shmem->state_changed[partition_of(id)],
+										   timeout_ms, wait_event);
+		return;
+	}
+
+	(void) WaitLatch(MyLatch,
+					 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 timeout_ms, wait_event);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+void
+saga_wakeup_wait_end(void)
+{
+	if (saga_shmem != NULL)
+		ConditionVariableCancelSleep();
+}
