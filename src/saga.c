@@ -33,8 +33,8 @@ _PG_init(void)
 	saga_shmem_register();
 	saga_wakeup_init();
 	saga_tally_init();
-	saga_front_init();
-	saga_keepaway_init();
+	saga_queue_front_init();
+	saga_evict_init();
 	saga_statements_init();
 	saga_ddl_init();
 	saga_launcher_register();

@@ -44,7 +44,7 @@ put_time(pg_uuid_t *uuid, uint64 time)
 }
 
 void
-saga_uuid7_generate(pg_uuid_t *uuid)
+saga_ids_generate(pg_uuid_t *uuid)
 {
 	uint64		time = time_of(GetCurrentTimestamp());
 
@@ -64,7 +64,7 @@ saga_uuid7_generate(pg_uuid_t *uuid)
  * can tell, the smallest or the largest of all.
  */
 void
-saga_uuid7_first(TimestampTz at, pg_uuid_t *uuid)
+saga_ids_first(TimestampTz at, pg_uuid_t *uuid)
 {
 	const TimestampTz epoch =
 		(TimestampTz) (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
@@ -77,7 +77,7 @@ saga_uuid7_first(TimestampTz at, pg_uuid_t *uuid)
 
 /* The text of an id, in the current memory context */
 char *
-saga_uuid7_string(const pg_uuid_t *uuid)
+saga_ids_string(const pg_uuid_t *uuid)
 {
 	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(uuid)));
 }

@@ -5,14 +5,14 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef SAGA_UUID7_H
-#define SAGA_UUID7_H
+#ifndef SAGA_IDS_H
+#define SAGA_IDS_H
 
 #include "datatype/timestamp.h"
 #include "utils/uuid.h"
 
-extern void saga_uuid7_generate(pg_uuid_t *uuid);
-extern void saga_uuid7_first(TimestampTz at, pg_uuid_t *uuid);
-extern char *saga_uuid7_string(const pg_uuid_t *uuid);
+extern void saga_ids_generate(pg_uuid_t *uuid);
+extern void saga_ids_first(TimestampTz at, pg_uuid_t *uuid);
+extern char *saga_ids_string(const pg_uuid_t *uuid);
 
-#endif							/* SAGA_UUID7_H */
+#endif							/* SAGA_IDS_H */

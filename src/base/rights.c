@@ -50,7 +50,7 @@ is_still(Oid role, const text *name)
 
 /* Is the current user a superuser, or the owner of the database? */
 bool
-saga_owner_is_dba(void)
+saga_rights_is_dba(void)
 {
 	return superuser() ||
 		saga_compat_owns(DatabaseRelationId, MyDatabaseId, GetUserId());
@@ -58,7 +58,7 @@ saga_owner_is_dba(void)
 
 /* Has the current user the rights of a role? */
 bool
-saga_owner_has_rights_of(Oid owner)
+saga_rights_has_rights_of(Oid owner)
 {
 	Oid			user = GetUserId();
 
@@ -67,9 +67,9 @@ saga_owner_has_rights_of(Oid owner)
 
 /* May the current user call the saga of an owner? */
 bool
-saga_owner_may_call(Oid owner, const text *owner_name)
+saga_rights_may_call(Oid owner, const text *owner_name)
 {
-	if (!saga_owner_has_rights_of(owner))
+	if (!saga_rights_has_rights_of(owner))
 		return false;
 	return is_still(owner, owner_name) || superuser();
 }
@@ -79,7 +79,7 @@ saga_owner_may_call(Oid owner, const text *owner_name)
  * them.
  */
 const char *
-saga_owner_why_gone(Oid owner, const text *owner_name)
+saga_rights_why_gone(Oid owner, const text *owner_name)
 {
 	const char *name = GetUserNameFromId(owner, true);
 
@@ -106,11 +106,11 @@ is_operator(Oid user)
 
 /* How far does the current user reach into an owner's saga? */
 SagaReach
-saga_owner_reach(Oid owner, const text *owner_name)
+saga_rights_reach(Oid owner, const text *owner_name)
 {
 	Oid			user = GetUserId();
 
-	if (saga_owner_may_call(owner, owner_name))
+	if (saga_rights_may_call(owner, owner_name))
 		return SAGA_REACH_OWN;
 	if (is_operator(user))
 		return SAGA_REACH_OPERATE;
@@ -123,7 +123,7 @@ saga_owner_reach(Oid owner, const text *owner_name)
 
 /* A role's name, in the current context. */
 const char *
-saga_owner_role_name(Oid role)
+saga_rights_role_name(Oid role)
 {
 	return GetUserNameFromId(role, false);
 }
@@ -133,7 +133,7 @@ saga_owner_role_name(Oid role)
  * SQL run with rights that are not theirs to give.
  */
 void
-saga_owner_check_member(Oid role)
+saga_rights_check_member(Oid role)
 {
 	if (!saga_compat_may_become(GetUserId(), role))
 		ereport(ERROR,
@@ -149,7 +149,7 @@ saga_owner_check_member(Oid role)
  * be known now should not surface when the undo is due.
  */
 void
-saga_owner_check_can_run_sql(Oid role)
+saga_rights_check_can_run_sql(Oid role)
 {
 	HeapTuple	tuple;
 	bool		superuser;
@@ -186,7 +186,7 @@ saga_owner_check_can_run_sql(Oid role)
  * ground since.
  */
 const char *
-saga_owner_why_not_run(Oid role, const char *name)
+saga_rights_why_not_run(Oid role, const char *name)
 {
 	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
 	const char *why = NULL;
@@ -220,13 +220,13 @@ saga_owner_why_not_run(Oid role, const char *name)
  * who have the owner's rights; whoever recorded the step may have lost them.
  */
 const char *
-saga_owner_why_not_told(Oid role, Oid owner, const text *owner_name)
+saga_rights_why_not_told(Oid role, Oid owner, const text *owner_name)
 {
 	const char *why;
 
 	if (role == owner || superuser_arg(role))
 		return NULL;
-	why = saga_owner_why_gone(owner, owner_name);
+	why = saga_rights_why_gone(owner, owner_name);
 	if (why != NULL || has_privs_of_role(role, owner))
 		return why;
 	return psprintf("role \"%s\" no longer has the rights of the saga's owner, role \"%s\"",

@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef SAGA_OWNER_H
-#define SAGA_OWNER_H
+#ifndef SAGA_RIGHTS_H
+#define SAGA_RIGHTS_H
 
 /* What a role may see of a saga. */
 typedef enum SagaReach
@@ -18,16 +18,16 @@ typedef enum SagaReach
 	SAGA_REACH_OWN				/* and go forward */
 } SagaReach;
 
-extern bool saga_owner_is_dba(void);
-extern bool saga_owner_has_rights_of(Oid owner);
-extern bool saga_owner_may_call(Oid owner, const text *owner_name);
-extern SagaReach saga_owner_reach(Oid owner, const text *owner_name);
-extern const char *saga_owner_why_gone(Oid owner, const text *owner_name);
-extern const char *saga_owner_role_name(Oid role);
-extern void saga_owner_check_member(Oid role);
-extern void saga_owner_check_can_run_sql(Oid role);
-extern const char *saga_owner_why_not_run(Oid role, const char *name);
-extern const char *saga_owner_why_not_told(Oid role, Oid owner,
+extern bool saga_rights_is_dba(void);
+extern bool saga_rights_has_rights_of(Oid owner);
+extern bool saga_rights_may_call(Oid owner, const text *owner_name);
+extern SagaReach saga_rights_reach(Oid owner, const text *owner_name);
+extern const char *saga_rights_why_gone(Oid owner, const text *owner_name);
+extern const char *saga_rights_role_name(Oid role);
+extern void saga_rights_check_member(Oid role);
+extern void saga_rights_check_can_run_sql(Oid role);
+extern const char *saga_rights_why_not_run(Oid role, const char *name);
+extern const char *saga_rights_why_not_told(Oid role, Oid owner,
 										   const text *owner_name);
 
-#endif							/* SAGA_OWNER_H */
+#endif							/* SAGA_RIGHTS_H */

@@ -40,7 +40,7 @@ static bool was_away = false;
  * will anything be undone?
  */
 void
-saga_open_call(const char *function)
+saga_access_call(const char *function)
 {
 	if (RecoveryInProgress())
 		ereport(ERROR,
@@ -72,7 +72,7 @@ saga_open_call(const char *function)
  * session that began elsewhere than in such a copy.
  */
 bool
-saga_open_away(void)
+saga_access_away(void)
 {
 	if (was_away)
 		was_away = saga_home_away() != NULL;
@@ -81,7 +81,7 @@ saga_open_away(void)
 
 /* For calls that make sense only where compensations are made. */
 void
-saga_open_undone_here(const char *function)
+saga_access_undone_here(const char *function)
 {
 	const char *why = saga_home_why_idle(NULL);
 
@@ -96,7 +96,7 @@ saga_open_undone_here(const char *function)
 
 /* The id that an argument gives; it must not be null. */
 const pg_uuid_t *
-saga_open_id(FunctionCallInfo fcinfo, int arg)
+saga_access_id(FunctionCallInfo fcinfo, int arg)
 {
 	if (PG_ARGISNULL(arg))
 		ereport(ERROR,
@@ -107,18 +107,18 @@ saga_open_id(FunctionCallInfo fcinfo, int arg)
 }
 
 void
-saga_open_refuse_not_found(const pg_uuid_t *id)
+saga_access_refuse_not_found(const pg_uuid_t *id)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGA_NOT_FOUND),
 			 errmsg("saga %s does not exist or is not yours",
-					saga_uuid7_string(id)),
+					saga_ids_string(id)),
 			 errhint("A saga can be called by its owner and by members of the owner's role.")));
 }
 
 /* SG005: what comes too late must abort with the transaction that brings it. */
 void
-saga_open_refuse_failing(const SagaRow *saga)
+saga_access_refuse_failing(const SagaRow *saga)
 {
 	bool		partial = saga->state == SAGA_COMPENSATING &&
 		saga->failure_kind == SAGA_FAILURE_NONE;
@@ -128,9 +128,9 @@ saga_open_refuse_failing(const SagaRow *saga)
 			(errcode(ERRCODE_SAGA_FAILING),
 			 review ?
 			 errmsg("saga %s waits for a person's decision",
-					saga_uuid7_string(&saga->id)) :
+					saga_ids_string(&saga->id)) :
 			 errmsg("the undo of saga %s has begun",
-					saga_uuid7_string(&saga->id)),
+					saga_ids_string(&saga->id)),
 			 errdetail("Its state is \"%s\".", saga_state_name(saga->state)),
 			 partial ?
 			 errhint("It is being rolled back to a savepoint: try again once it is running.") :
@@ -141,13 +141,13 @@ saga_open_refuse_failing(const SagaRow *saga)
 
 /* SG002: the call does not fit the state. */
 void
-saga_open_refuse_state(const SagaRow *saga, const char *what, const char *hint)
+saga_access_refuse_state(const SagaRow *saga, const char *what, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGA_INVALID_STATE),
 			 errmsg("%s", what),
 			 errdetail("Saga %s is in state \"%s\".",
-					   saga_uuid7_string(&saga->id),
+					   saga_ids_string(&saga->id),
 					   saga_state_name(saga->state)),
 			 errhint("%s", hint)));
 }
@@ -157,7 +157,7 @@ saga_open_refuse_state(const SagaRow *saga, const char *what, const char *hint)
  * it is mostly a matter of spelling.
  */
 void
-saga_open_refuse_no_step(const SagaRow *saga, const text *key)
+saga_access_refuse_no_step(const SagaRow *saga, const text *key)
 {
 	SagaSteps	steps;
 	StringInfoData names;
@@ -168,7 +168,7 @@ saga_open_refuse_no_step(const SagaRow *saga, const text *key)
 	for (int i = steps.count - 1; i >= 0 && count <= MAX_STEPS_NAMED; i--)
 	{
 		/* Of its runs, the newest. */
-		if (saga_walk_find_key(&steps, steps.step[i].key) != i)
+		if (saga_next_find_key(&steps, steps.step[i].key) != i)
 			continue;
 		if (count++ < MAX_STEPS_NAMED)
 			appendStringInfo(&names, "%s\"%s\"", count > 1 ? ", " : "",
@@ -179,7 +179,7 @@ saga_open_refuse_no_step(const SagaRow *saga, const text *key)
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGA_STEP_NOT_FOUND),
 			 errmsg("saga %s has no step \"%s\"",
-					saga_uuid7_string(&saga->id), text_to_cstring(key)),
+					saga_ids_string(&saga->id), text_to_cstring(key)),
 			 count == 0 ? errdetail("It has no steps.") :
 			 errdetail("Its steps, newest first: %s.", names.data),
 			 errhint("A step is named by its idempotency key, or by its name if it has none.")));
@@ -195,13 +195,13 @@ find_allowed(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
 				(errcode(ERRCODE_SAGA_INVALID_STATE),
 				 errmsg("a compensation cannot call saga on its own saga"),
 				 errdetail("Saga %s is running this compensation.",
-						   saga_uuid7_string(id)),
+						   saga_ids_string(id)),
 				 errhint("What the compensation needs to know is in its context, $1.")));
 	if (saga_ledger_get_saga(id, saga) != SAGA_FOUND ||
 		(reach == SAGA_REACH_OWN ?
-		 !saga_owner_may_call(saga->owner, saga->owner_name) :
-		 saga_owner_reach(saga->owner, saga->owner_name) < reach))
-		saga_open_refuse_not_found(id);
+		 !saga_rights_may_call(saga->owner, saga->owner_name) :
+		 saga_rights_reach(saga->owner, saga->owner_name) < reach))
+		saga_access_refuse_not_found(id);
 }
 
 /*
@@ -209,13 +209,13 @@ find_allowed(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
  * a caller who lost against another writer, too.
  */
 void
-saga_open_again(SagaRow *saga)
+saga_access_again(SagaRow *saga)
 {
 	pg_uuid_t	id = saga->id;
 
 	CHECK_FOR_INTERRUPTS();
 	if (saga_ledger_reread_saga(saga, SAGA_WAIT) != SAGA_FOUND)
-		saga_open_refuse_not_found(&id);
+		saga_access_refuse_not_found(&id);
 }
 
 /*
@@ -223,13 +223,13 @@ saga_open_again(SagaRow *saga)
  * the undo of the saga.
  */
 void
-saga_open_shared(const pg_uuid_t *id, SagaRow *saga)
+saga_access_shared(const pg_uuid_t *id, SagaRow *saga)
 {
 	find_allowed(id, SAGA_REACH_OWN, saga);
 	if (saga->version.own)
 		return;
 	(void) saga_ledger_lock(id, ShareLock, SAGA_WAIT);
-	saga_open_again(saga);
+	saga_access_again(saga);
 }
 
 /*
@@ -238,13 +238,13 @@ saga_open_shared(const pg_uuid_t *id, SagaRow *saga)
  * ExclusiveLock, once it has written the saga's row or found nothing to write.
  */
 bool
-saga_open_exclusive(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
+saga_access_exclusive(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
 {
 	find_allowed(id, reach, saga);
 	if (saga->version.own)
 		return false;
 	(void) saga_ledger_lock(id, ExclusiveLock, SAGA_WAIT);
-	saga_open_again(saga);
+	saga_access_again(saga);
 	return true;
 }
 
@@ -253,16 +253,16 @@ saga_open_exclusive(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
  * whoever changes something replaces the saga's row.
  */
 void
-saga_open_newest(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
+saga_access_newest(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
 {
 	find_allowed(id, reach, saga);
 	if (!saga->version.own)
-		saga_open_again(saga);
+		saga_access_again(saga);
 }
 
 /* For calls that only look. */
 void
-saga_open_read(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
+saga_access_read(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
 {
 	find_allowed(id, reach, saga);
 }

@@ -5,32 +5,32 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef SAGA_OPEN_H
-#define SAGA_OPEN_H
+#ifndef SAGA_ACCESS_H
+#define SAGA_ACCESS_H
 
 #include "base/compat.h"
 #include "base/rights.h"
 #include "fmgr.h"
 #include "ledger/ledger.h"
 
-extern void saga_open_call(const char *function);
-extern bool saga_open_away(void);
-extern void saga_open_undone_here(const char *function);
-extern const pg_uuid_t *saga_open_id(FunctionCallInfo fcinfo, int arg);
-extern void saga_open_shared(const pg_uuid_t *id, SagaRow *saga);
-extern bool saga_open_exclusive(const pg_uuid_t *id, SagaReach reach,
+extern void saga_access_call(const char *function);
+extern bool saga_access_away(void);
+extern void saga_access_undone_here(const char *function);
+extern const pg_uuid_t *saga_access_id(FunctionCallInfo fcinfo, int arg);
+extern void saga_access_shared(const pg_uuid_t *id, SagaRow *saga);
+extern bool saga_access_exclusive(const pg_uuid_t *id, SagaReach reach,
 								SagaRow *saga);
-extern void saga_open_newest(const pg_uuid_t *id, SagaReach reach,
+extern void saga_access_newest(const pg_uuid_t *id, SagaReach reach,
 							 SagaRow *saga);
-extern void saga_open_again(SagaRow *saga);
-extern void saga_open_read(const pg_uuid_t *id, SagaReach reach, SagaRow *saga);
+extern void saga_access_again(SagaRow *saga);
+extern void saga_access_read(const pg_uuid_t *id, SagaReach reach, SagaRow *saga);
 
-SAGA_COMPAT_NORETURN extern void saga_open_refuse_not_found(const pg_uuid_t *id);
-SAGA_COMPAT_NORETURN extern void saga_open_refuse_no_step(const SagaRow *saga,
+SAGA_COMPAT_NORETURN extern void saga_access_refuse_not_found(const pg_uuid_t *id);
+SAGA_COMPAT_NORETURN extern void saga_access_refuse_no_step(const SagaRow *saga,
 														  const text *key);
-SAGA_COMPAT_NORETURN extern void saga_open_refuse_failing(const SagaRow *saga);
-SAGA_COMPAT_NORETURN extern void saga_open_refuse_state(const SagaRow *saga,
+SAGA_COMPAT_NORETURN extern void saga_access_refuse_failing(const SagaRow *saga);
+SAGA_COMPAT_NORETURN extern void saga_access_refuse_state(const SagaRow *saga,
 														const char *what,
 														const char *hint);
 
-#endif							/* SAGA_OPEN_H */
+#endif							/* SAGA_ACCESS_H */

@@ -54,11 +54,11 @@ typedef struct Amendment
 static void
 read_amendment(FunctionCallInfo fcinfo, Amendment *amendment)
 {
-	amendment->key = saga_input_name(fcinfo, ARG_STEP, "step", SAGA_MAX_KEY,
+	amendment->key = saga_arguments_name(fcinfo, ARG_STEP, "step", SAGA_MAX_KEY,
 									 true);
-	amendment->note = saga_input_note(fcinfo, ARG_NOTE);
-	amendment->compensation = saga_input_text(fcinfo, ARG_COMPENSATION);
-	amendment->channel = saga_input_channel(fcinfo, ARG_NOTIFY, "notify");
+	amendment->note = saga_arguments_note(fcinfo, ARG_NOTE);
+	amendment->compensation = saga_arguments_text(fcinfo, ARG_COMPENSATION);
+	amendment->channel = saga_arguments_channel(fcinfo, ARG_NOTIFY, "notify");
 	amendment->policy = !PG_ARGISNULL(ARG_POLICY);
 
 	if (amendment->compensation != NULL && amendment->channel != NULL)
@@ -75,8 +75,8 @@ read_amendment(FunctionCallInfo fcinfo, Amendment *amendment)
 				 errhint("Give a compensation, notify or compensation_retry.")));
 	if (amendment->compensation != NULL)
 	{
-		saga_input_check_sql(amendment->compensation);
-		saga_owner_check_can_run_sql(GetUserId());
+		saga_arguments_check_sql(amendment->compensation);
+		saga_rights_check_can_run_sql(GetUserId());
 	}
 }
 
@@ -90,11 +90,11 @@ find_run(const SagaRow *saga, const SagaSteps *steps, const text *key)
 	int			index = -1;
 
 	if (saga->state == SAGA_NEEDS_REVIEW && saga->undo_target >= 0)
-		index = saga_walk_find_asked(saga, steps, key);
+		index = saga_next_find_asked(saga, steps, key);
 	if (index < 0)
-		index = saga_walk_find_key(steps, key);
+		index = saga_next_find_key(steps, key);
 	if (index < 0)
-		saga_open_refuse_no_step(saga, key);
+		saga_access_refuse_no_step(saga, key);
 	return &steps->step[index];
 }
 
@@ -105,7 +105,7 @@ check_role(const SagaStep *step)
 	Oid			user = GetUserId();
 
 	if (step->run_as == user &&
-		strcmp(saga_owner_role_name(user),
+		strcmp(saga_rights_role_name(user),
 			   text_to_cstring(step->run_as_name)) == 0)
 		return;
 	ereport(ERROR,
@@ -134,7 +134,7 @@ check_state(const SagaRow *saga, const SagaStep *step,
 			const Amendment *amendment)
 {
 	if (saga_state_is_final(saga->state))
-		saga_open_refuse_state(saga, "the steps of a finished saga cannot be amended",
+		saga_access_refuse_state(saga, "the steps of a finished saga cannot be amended",
 							   "Nothing more of it will be undone.");
 	if (step->claimed_at != 0)
 		refuse_step(step, "A listener is undoing it at this moment.",
@@ -142,7 +142,7 @@ check_state(const SagaRow *saga, const SagaStep *step,
 	/* A person is asked about it, and may have its compensation run (again). */
 	if (step->parked != NULL)
 		return;
-	if (step->rolled_back_at != 0 && !saga_walk_in_range(saga, step))
+	if (step->rolled_back_at != 0 && !saga_next_in_range(saga, step))
 		refuse_step(step, "It was rolled back.",
 					"Call saga.step() to start it afresh.");
 	switch (step->comp_status)
@@ -188,7 +188,7 @@ amend_policy(FunctionCallInfo fcinfo, SagaStep *step)
 	if (!saga_state_policy_decode(text_to_cstring(step->compensation_retry),
 								  &policy))
 		elog(ERROR, "could not read the retry policy of a step");
-	saga_input_replace_policy(fcinfo, ARG_POLICY, &policy);
+	saga_arguments_replace_policy(fcinfo, ARG_POLICY, &policy);
 	saga_state_policy_encode(&policy, encoded);
 	/* The forward policy is stored apart only where it is another one. */
 	if (step->retry == NULL)
@@ -237,9 +237,9 @@ write_amended(SagaRow *saga, SagaSteps *steps, SagaStep *step, TimestampTz now)
 			return saga_ledger_update_step(saga, step, SAGA_WAIT);
 		case SAGA_COMPENSATING:
 			/* It may be next, and due in another lane now. */
-			return saga_advance_walk(saga, steps, step, SAGA_HAND_CALLER, now);
+			return saga_change_walk(saga, steps, step, SAGA_HAND_CALLER, now);
 		default:
-			return saga_advance_stand(saga, step, SAGA_HAND_CALLER, now);
+			return saga_change_stand(saga, step, SAGA_HAND_CALLER, now);
 	}
 }
 
@@ -274,11 +274,11 @@ write_history(const SagaStep *step, const text *old_channel,
 Datum
 saga_sql_amend(PG_FUNCTION_ARGS)
 {
-	const pg_uuid_t *id = saga_open_id(fcinfo, ARG_SAGA);
+	const pg_uuid_t *id = saga_access_id(fcinfo, ARG_SAGA);
 	Amendment	amendment;
 	bool		locked = false;
 
-	saga_open_call("saga.amend()");
+	saga_access_call("saga.amend()");
 	read_amendment(fcinfo, &amendment);
 	for (;;)
 	{
@@ -289,7 +289,7 @@ saga_sql_amend(PG_FUNCTION_ARGS)
 		TimestampTz dispatched_at;
 		TimestampTz now;
 
-		saga_open_newest(id, SAGA_REACH_OWN, &saga);
+		saga_access_newest(id, SAGA_REACH_OWN, &saga);
 		if (saga.state == SAGA_RUNNING && !saga.version.own && !locked)
 		{
 			locked = saga_ledger_lock(id, ShareLock, SAGA_WAIT);
@@ -305,7 +305,7 @@ saga_sql_amend(PG_FUNCTION_ARGS)
 		if (write_amended(&saga, &steps, step, now) == SAGA_WRITTEN)
 		{
 			write_history(step, old_channel, dispatched_at, &amendment, now);
-			saga_input_notice_channel(amendment.channel);
+			saga_arguments_notice_channel(amendment.channel);
 			PG_RETURN_VOID();
 		}
 		CHECK_FOR_INTERRUPTS();

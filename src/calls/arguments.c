@@ -41,14 +41,14 @@
 static char *good_sql[GOOD_SQL_TEXTS];
 
 text *
-saga_input_text(FunctionCallInfo fcinfo, int arg)
+saga_arguments_text(FunctionCallInfo fcinfo, int arg)
 {
 	return PG_ARGISNULL(arg) ? NULL : PG_GETARG_TEXT_PP(arg);
 }
 
 /* A jsonb within saga.max_payload; SG009 above it. */
 Jsonb *
-saga_input_jsonb(FunctionCallInfo fcinfo, int arg, const char *what)
+saga_arguments_jsonb(FunctionCallInfo fcinfo, int arg, const char *what)
 {
 	Size		size;
 
@@ -156,7 +156,7 @@ hash_value(Jsonb *value, uint8 *hash)
  * the hash.
  */
 bytea *
-saga_input_hash(const bytea *known, Jsonb **values, int count)
+saga_arguments_hash(const bytea *known, Jsonb **values, int count)
 {
 	Size		size = VARHDRSZ + count * PG_SHA256_DIGEST_LENGTH;
 	bytea	   *result = palloc(size);
@@ -177,7 +177,7 @@ saga_input_hash(const bytea *known, Jsonb **values, int count)
 
 /* Is a value the one of that number that was forgotten? */
 bool
-saga_input_same_hash(const bytea *known, int number, Jsonb *value)
+saga_arguments_same_hash(const bytea *known, int number, Jsonb *value)
 {
 	uint8		hash[PG_SHA256_DIGEST_LENGTH];
 
@@ -189,10 +189,10 @@ saga_input_same_hash(const bytea *known, int number, Jsonb *value)
 
 /* A name or key of 1 to "limit" characters. */
 text *
-saga_input_name(FunctionCallInfo fcinfo, int arg, const char *what, int limit,
+saga_arguments_name(FunctionCallInfo fcinfo, int arg, const char *what, int limit,
 				bool required)
 {
-	text	   *value = saga_input_text(fcinfo, arg);
+	text	   *value = saga_arguments_text(fcinfo, arg);
 	int			length;
 
 	if (value == NULL)
@@ -222,9 +222,9 @@ saga_input_name(FunctionCallInfo fcinfo, int arg, const char *what, int limit,
 
 /* Why a person decides something; it must say something. */
 text *
-saga_input_note(FunctionCallInfo fcinfo, int arg)
+saga_arguments_note(FunctionCallInfo fcinfo, int arg)
 {
-	text	   *note = saga_input_text(fcinfo, arg);
+	text	   *note = saga_arguments_text(fcinfo, arg);
 
 	if (note == NULL)
 		ereport(ERROR,
@@ -241,9 +241,9 @@ saga_input_note(FunctionCallInfo fcinfo, int arg)
 
 /* The name of a notification channel: what NOTIFY itself would take. */
 text *
-saga_input_channel(FunctionCallInfo fcinfo, int arg, const char *what)
+saga_arguments_channel(FunctionCallInfo fcinfo, int arg, const char *what)
 {
-	text	   *value = saga_input_text(fcinfo, arg);
+	text	   *value = saga_arguments_text(fcinfo, arg);
 	int			bytes;
 
 	if (value == NULL)
@@ -269,7 +269,7 @@ saga_input_channel(FunctionCallInfo fcinfo, int arg, const char *what)
  * that it listens on another channel than the one that is notified.
  */
 void
-saga_input_notice_channel(const text *channel)
+saga_arguments_notice_channel(const text *channel)
 {
 	char	   *name;
 
@@ -290,7 +290,7 @@ saga_input_notice_channel(const text *channel)
  * refused.  Less than a millisecond counts as one, since 0 often means "none".
  */
 int64
-saga_input_milliseconds(const Interval *interval, const char *what)
+saga_arguments_milliseconds(const Interval *interval, const char *what)
 {
 	double		ms;
 
@@ -338,7 +338,7 @@ move_error_position(void *arg)
  * what they mean is the business of the day it runs.
  */
 void
-saga_input_check_sql(const text *sql)
+saga_arguments_check_sql(const text *sql)
 {
 	uint32		hash = hash_bytes((const unsigned char *) VARDATA_ANY(sql),
 								  VARSIZE_ANY_EXHDR(sql));
@@ -422,7 +422,7 @@ replace_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
 	}
 	if (!nulls[1])
 	{
-		policy->delay = saga_input_milliseconds(DatumGetIntervalP(values[1]),
+		policy->delay = saga_arguments_milliseconds(DatumGetIntervalP(values[1]),
 												"delay");
 		if (policy->delay < SAGA_MIN_DELAY_MS)
 			ereport(ERROR,
@@ -447,7 +447,7 @@ replace_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
 	}
 	else
 	{
-		policy->max_delay = saga_input_milliseconds(DatumGetIntervalP(values[3]),
+		policy->max_delay = saga_arguments_milliseconds(DatumGetIntervalP(values[3]),
 													"max_delay");
 		if (policy->max_delay < SAGA_MIN_DELAY_MS)
 			ereport(ERROR,
@@ -468,7 +468,7 @@ replace_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
 	}
 	if (!nulls[5])
 	{
-		policy->timeout = saga_input_milliseconds(DatumGetIntervalP(values[5]),
+		policy->timeout = saga_arguments_milliseconds(DatumGetIntervalP(values[5]),
 												  "timeout");
 		if (policy->timeout > PG_INT32_MAX)
 			ereport(ERROR,
@@ -480,7 +480,7 @@ replace_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
 
 /* Puts a retry policy that is an argument into one; NULL changes nothing. */
 void
-saga_input_replace_policy(FunctionCallInfo fcinfo, int arg, SagaPolicy *policy)
+saga_arguments_replace_policy(FunctionCallInfo fcinfo, int arg, SagaPolicy *policy)
 {
 	HeapTupleHeader given = PG_ARGISNULL(arg) ? NULL :
 		PG_GETARG_HEAPTUPLEHEADER(arg);
@@ -495,15 +495,15 @@ saga_input_replace_policy(FunctionCallInfo fcinfo, int arg, SagaPolicy *policy)
 
 /* A retry policy as an argument; what it leaves open, the settings say. */
 void
-saga_input_policy(FunctionCallInfo fcinfo, int arg, SagaPolicy *policy)
+saga_arguments_policy(FunctionCallInfo fcinfo, int arg, SagaPolicy *policy)
 {
 	default_policy(policy);
-	saga_input_replace_policy(fcinfo, arg, policy);
+	saga_arguments_replace_policy(fcinfo, arg, policy);
 }
 
 /* Checks the fields of a policy that is being made. */
 void
-saga_input_check_policy(const Datum *values, const bool *nulls)
+saga_arguments_check_policy(const Datum *values, const bool *nulls)
 {
 	SagaPolicy	policy;
 

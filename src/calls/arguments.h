@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef SAGA_INPUT_H
-#define SAGA_INPUT_H
+#ifndef SAGA_ARGUMENTS_H
+#define SAGA_ARGUMENTS_H
 
 #include "fmgr.h"
 #include "utils/jsonb.h"
@@ -19,25 +19,25 @@
 #define SAGA_MAX_KEY	512
 
 /* NULL stands for an argument that was not given. */
-extern text *saga_input_text(FunctionCallInfo fcinfo, int arg);
-extern Jsonb *saga_input_jsonb(FunctionCallInfo fcinfo, int arg,
+extern text *saga_arguments_text(FunctionCallInfo fcinfo, int arg);
+extern Jsonb *saga_arguments_jsonb(FunctionCallInfo fcinfo, int arg,
 							   const char *what);
 
-extern text *saga_input_name(FunctionCallInfo fcinfo, int arg,
+extern text *saga_arguments_name(FunctionCallInfo fcinfo, int arg,
 							 const char *what, int limit, bool required);
-extern text *saga_input_note(FunctionCallInfo fcinfo, int arg);
-extern text *saga_input_channel(FunctionCallInfo fcinfo, int arg,
+extern text *saga_arguments_note(FunctionCallInfo fcinfo, int arg);
+extern text *saga_arguments_channel(FunctionCallInfo fcinfo, int arg,
 								const char *what);
-extern void saga_input_notice_channel(const text *channel);
-extern bytea *saga_input_hash(const bytea *known, Jsonb **values, int count);
-extern bool saga_input_same_hash(const bytea *known, int number, Jsonb *value);
-extern int64 saga_input_milliseconds(const Interval *interval,
+extern void saga_arguments_notice_channel(const text *channel);
+extern bytea *saga_arguments_hash(const bytea *known, Jsonb **values, int count);
+extern bool saga_arguments_same_hash(const bytea *known, int number, Jsonb *value);
+extern int64 saga_arguments_milliseconds(const Interval *interval,
 									 const char *what);
-extern void saga_input_check_sql(const text *sql);
-extern void saga_input_policy(FunctionCallInfo fcinfo, int arg,
+extern void saga_arguments_check_sql(const text *sql);
+extern void saga_arguments_policy(FunctionCallInfo fcinfo, int arg,
 							  SagaPolicy *policy);
-extern void saga_input_replace_policy(FunctionCallInfo fcinfo, int arg,
+extern void saga_arguments_replace_policy(FunctionCallInfo fcinfo, int arg,
 									  SagaPolicy *policy);
-extern void saga_input_check_policy(const Datum *values, const bool *nulls);
+extern void saga_arguments_check_policy(const Datum *values, const bool *nulls);
 
-#endif							/* SAGA_INPUT_H */
+#endif							/* SAGA_ARGUMENTS_H */

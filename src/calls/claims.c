@@ -81,7 +81,7 @@ typedef struct OwnerQueue
 static int64
 lease_ms(FunctionCallInfo fcinfo, int arg)
 {
-	int64		lease = saga_input_milliseconds(PG_GETARG_INTERVAL_P(arg),
+	int64		lease = saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(arg),
 												"lease");
 
 	if (lease <= 0)
@@ -134,10 +134,10 @@ write_claim(SagaRow *saga, SagaSteps *steps, int index,
 	step->claimed_at = now;
 	step->lease_until = lease_until;
 	step->consumer = consumer;
-	saga_advance_wait_until(saga, steps, 0, InvalidOid);
+	saga_change_wait_until(saga, steps, 0, InvalidOid);
 
 	/* Whoever holds the saga's row is at this step, or about to change it. */
-	return saga_advance_stand(saga, step, SAGA_HAND_EXECUTOR, now);
+	return saga_change_stand(saga, step, SAGA_HAND_EXECUTOR, now);
 }
 
 /* Claims what a row of the queue names.  False if it is not to be had. */
@@ -153,11 +153,11 @@ claim(const SagaQueued *queued, const ClaimRequest *request,
 
 	if (saga_ledger_get_saga(&queued->saga, &saga) != SAGA_FOUND ||
 		TransactionIdIsValid(saga.version.writer) ||
-		!saga_owner_may_call(saga.owner, saga.owner_name) ||
+		!saga_rights_may_call(saga.owner, saga.owner_name) ||
 		saga.state != SAGA_COMPENSATING || saga.paused)
 		return false;
 	saga_ledger_get_steps(&saga.id, &steps);
-	index = saga_walk_find(&steps, queued->seq);
+	index = saga_next_find(&steps, queued->seq);
 	if (index < 0 || saga_rows_queued(&steps.step[index]) != queued->since)
 		return false;
 	step = &steps.step[index];
@@ -231,7 +231,7 @@ find_owners(const ClaimRequest *request, uint64 look, Snapshot snapshot,
 		OwnerQueue *owner;
 
 		CHECK_FOR_INTERRUPTS();
-		if (!saga_owner_has_rights_of(queue.owner))
+		if (!saga_rights_has_rights_of(queue.owner))
 			continue;
 		if (*count == size)
 		{
@@ -269,8 +269,8 @@ saga_sql_claim_compensations(PG_FUNCTION_ARGS)
 	bool		any = true;
 	int			first;
 
-	saga_open_call("saga.claim_compensations()");
-	request.channel = saga_input_channel(fcinfo, 0, "channel");
+	saga_access_call("saga.claim_compensations()");
+	request.channel = saga_arguments_channel(fcinfo, 0, "channel");
 	if (request.channel == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -284,14 +284,14 @@ saga_sql_claim_compensations(PG_FUNCTION_ARGS)
 				 errdetail("It is %d.", request.max_claims),
 				 errhint("Claim as many as you can do within the lease.")));
 	request.lease = PG_ARGISNULL(2) ? DEFAULT_LEASE_MS : lease_ms(fcinfo, 2);
-	request.consumer = saga_input_name(fcinfo, 3, "consumer", SAGA_MAX_NAME,
+	request.consumer = saga_arguments_name(fcinfo, 3, "consumer", SAGA_MAX_NAME,
 									   false);
-	saga_open_undone_here("saga.claim_compensations()");
+	saga_access_undone_here("saga.claim_compensations()");
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	context = AllocSetContextCreate(CurrentMemoryContext, "saga claim",
 									ALLOCSET_DEFAULT_SIZES);
-	look = saga_front_look();
+	look = saga_queue_front_look();
 	snapshot = saga_table_snapshot();
 	owners = find_owners(&request, look, snapshot, &count);
 
@@ -322,7 +322,7 @@ saga_sql_claim_compensations(PG_FUNCTION_ARGS)
 static int
 find_task(FunctionCallInfo fcinfo, SagaRow *saga, SagaSteps *steps)
 {
-	text	   *key = saga_input_text(fcinfo, 0);
+	text	   *key = saga_arguments_text(fcinfo, 0);
 	pg_uuid_t	id;
 	int64		seq;
 	int			index;
@@ -339,14 +339,14 @@ find_task(FunctionCallInfo fcinfo, SagaRow *saga, SagaSteps *steps)
 				 errmsg("\"%s\" is no compensation key",
 						text_to_cstring(key)),
 				 errhint("It is what saga.claim_compensations answered, to be given back as it is.")));
-	saga_open_newest(&id, SAGA_REACH_OWN, saga);
+	saga_access_newest(&id, SAGA_REACH_OWN, saga);
 	saga_ledger_get_steps(&id, steps);
-	index = saga_walk_find(steps, seq);
+	index = saga_next_find(steps, seq);
 	if (index < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_STEP_NOT_FOUND),
 				 errmsg("saga %s has no step with the compensation key \"%s\"",
-						saga_uuid7_string(&id), text_to_cstring(key)),
+						saga_ids_string(&id), text_to_cstring(key)),
 				 errhint("It is what saga.claim_compensations answered, to be given back as it is.")));
 	step = &steps->step[index];
 	/* It may have been so before saga.amend gave it another channel. */
@@ -406,9 +406,9 @@ write_extension(SagaRow *saga, SagaSteps *steps, int index,
 
 	step->lease_until = lease_until;
 	if (saga->state == SAGA_COMPENSATING)
-		return saga_advance_walk(saga, steps, step, SAGA_HAND_CALLER, now);
-	saga_advance_rest(saga, steps);
-	return saga_advance_stand(saga, step, SAGA_HAND_CALLER, now);
+		return saga_change_walk(saga, steps, step, SAGA_HAND_CALLER, now);
+	saga_change_rest(saga, steps);
+	return saga_change_stand(saga, step, SAGA_HAND_CALLER, now);
 }
 
 /* saga.extend_claim(compensation_key, attempt, lease) */
@@ -418,7 +418,7 @@ saga_sql_extend_claim(PG_FUNCTION_ARGS)
 	int			attempt;
 	int64		lease;
 
-	saga_open_call("saga.extend_claim()");
+	saga_access_call("saga.extend_claim()");
 	attempt = get_attempt(fcinfo, 1);
 	if (PG_ARGISNULL(2))
 		ereport(ERROR,
@@ -469,7 +469,7 @@ acknowledge(SagaRow *saga, SagaSteps *steps, int index,
 		SagaAttemptEnd end;
 
 		saga_outcome_of_claim(step, SAGA_OUTCOME_SUCCEEDED, NULL, &end);
-		return saga_advance_settle(saga, steps, index, &end,
+		return saga_change_settle(saga, steps, index, &end,
 									SAGA_HAND_CALLER, now);
 	}
 
@@ -486,9 +486,9 @@ acknowledge(SagaRow *saga, SagaSteps *steps, int index,
 	/* Behind a pivot nothing is being undone, and nothing follows. */
 	if (saga->state == SAGA_COMPENSATING ||
 		(saga->state == SAGA_NEEDS_REVIEW && saga->undo_target >= 0))
-		written = saga_advance_walk(saga, steps, step, SAGA_HAND_CALLER, now);
+		written = saga_change_walk(saga, steps, step, SAGA_HAND_CALLER, now);
 	else
-		written = saga_advance_stand(saga, step, SAGA_HAND_CALLER, now);
+		written = saga_change_stand(saga, step, SAGA_HAND_CALLER, now);
 	if (written == SAGA_WRITTEN)
 		saga_ledger_insert_event(&saga->id, "late acknowledgement", step->seq,
 								 NULL, now);
@@ -502,8 +502,8 @@ saga_sql_complete_compensation(PG_FUNCTION_ARGS)
 	Jsonb	   *output;
 	bool		locked = false;
 
-	saga_open_call("saga.complete_compensation()");
-	output = saga_input_jsonb(fcinfo, 1, "output");
+	saga_access_call("saga.complete_compensation()");
+	output = saga_arguments_jsonb(fcinfo, 1, "output");
 	for (;;)
 	{
 		SagaRow		saga;
@@ -533,9 +533,9 @@ saga_sql_fail_compensation(PG_FUNCTION_ARGS)
 	bool		retryable;
 	int64		retry_after = 0;
 
-	saga_open_call("saga.fail_compensation()");
+	saga_access_call("saga.fail_compensation()");
 	attempt = get_attempt(fcinfo, 1);
-	error = saga_input_text(fcinfo, 2);
+	error = saga_arguments_text(fcinfo, 2);
 	if (error == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -545,7 +545,7 @@ saga_sql_fail_compensation(PG_FUNCTION_ARGS)
 	/* 0 says "at once", which is not the same as saying nothing. */
 	if (!PG_ARGISNULL(4))
 	{
-		retry_after = saga_input_milliseconds(PG_GETARG_INTERVAL_P(4),
+		retry_after = saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(4),
 											  "retry_after");
 		retry_after = Max(retry_after, 1);
 	}
@@ -565,7 +565,7 @@ saga_sql_fail_compensation(PG_FUNCTION_ARGS)
 		if (!retryable)
 			end.park = psprintf("its listener says that it cannot be done: %s",
 								text_to_cstring(error));
-		if (saga_advance_settle(&saga, &steps, index, &end, SAGA_HAND_CALLER,
+		if (saga_change_settle(&saga, &steps, index, &end, SAGA_HAND_CALLER,
 								 saga_clock_now()) == SAGA_WRITTEN)
 			PG_RETURN_TEXT_P(cstring_to_text(saga_state_comp_status_name(step->comp_status)));
 		CHECK_FOR_INTERRUPTS();

@@ -81,12 +81,12 @@ refuse_undecidable(const SagaRow *saga, const char *what, int64 seq,
 				(errcode(ERRCODE_SAGA_INVALID_STATE),
 				 errmsg("%s", what),
 				 errdetail("Saga %s is in state \"%s\". Role \"%s\" decided at %s: %s %s.",
-						   saga_uuid7_string(&saga->id),
+						   saga_ids_string(&saga->id),
 						   saga_state_name(saga->state), last.actor,
 						   timestamptz_to_str(last.at), last.event,
 						   last.detail ? last.detail : ""),
 				 errhint("%s", hint)));
-	saga_open_refuse_state(saga, what, hint);
+	saga_access_refuse_state(saga, what, hint);
 }
 
 /* ------------------------------------------------------------------------
@@ -121,12 +121,12 @@ get_resolution(FunctionCallInfo fcinfo, int arg)
 static int
 find_asked(const SagaRow *saga, const SagaSteps *steps, const text *key)
 {
-	int			newest = saga_walk_find_key(steps, key);
+	int			newest = saga_next_find_key(steps, key);
 	int			asked;
 
 	if (newest < 0)
-		saga_open_refuse_no_step(saga, key);
-	asked = saga_walk_find_asked(saga, steps, key);
+		saga_access_refuse_no_step(saga, key);
+	asked = saga_next_find_asked(saga, steps, key);
 	if (asked < 0)
 		refuse_undecidable(saga,
 						   psprintf("step \"%s\" waits for no decision",
@@ -196,15 +196,15 @@ take_resolution(SagaStep *step, Resolution resolution, TimestampTz now)
 Datum
 saga_sql_resolve(PG_FUNCTION_ARGS)
 {
-	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
 	text	   *key;
 	Resolution	resolution;
 	text	   *note;
 
-	saga_open_call("saga.resolve()");
-	key = saga_input_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
+	saga_access_call("saga.resolve()");
+	key = saga_arguments_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
 	resolution = get_resolution(fcinfo, 2);
-	note = saga_input_note(fcinfo, 3);
+	note = saga_arguments_note(fcinfo, 3);
 	for (;;)
 	{
 		SagaRow		saga;
@@ -214,14 +214,14 @@ saga_sql_resolve(PG_FUNCTION_ARGS)
 		TimestampTz now;
 		bool		claimed;
 
-		saga_open_newest(id, SAGA_REACH_OPERATE, &saga);
+		saga_access_newest(id, SAGA_REACH_OPERATE, &saga);
 		saga_ledger_get_steps(id, &steps);
 		now = saga_clock_now();
 		if (saga.state != SAGA_NEEDS_REVIEW)
 			refuse_undecidable(&saga, "the saga waits for no decision", 0,
 							   "Only what saga.review_queue shows can be resolved.");
 		if (saga.undo_target < 0)
-			saga_open_refuse_state(&saga,
+			saga_access_refuse_state(&saga,
 								   "the saga failed after its pivot: none of its steps is to be undone",
 								   "Let it go forward with saga.reopen, or give it up with saga.abandon.");
 		step = &steps.step[find_asked(&saga, &steps, key)];
@@ -229,10 +229,10 @@ saga_sql_resolve(PG_FUNCTION_ARGS)
 		if (claimed)
 			end_claim(step, &end);
 		take_resolution(step, resolution, now);
-		if (saga_advance_walk(&saga, &steps, step, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)
+		if (saga_change_walk(&saga, &steps, step, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)
 		{
 			if (claimed)
-				saga_advance_write_attempt(step, &end, now);
+				saga_change_write_attempt(step, &end, now);
 			write_event(&saga, "resolved", step->seq, "resolution",
 						text_to_cstring(PG_GETARG_TEXT_PP(2)), note, now);
 			PG_RETURN_DATUM(state_datum(&saga));
@@ -249,18 +249,18 @@ saga_sql_resolve(PG_FUNCTION_ARGS)
 Datum
 saga_sql_abandon(PG_FUNCTION_ARGS)
 {
-	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
 	text	   *note;
 
-	saga_open_call("saga.abandon()");
-	note = saga_input_note(fcinfo, 1);
+	saga_access_call("saga.abandon()");
+	note = saga_arguments_note(fcinfo, 1);
 	for (;;)
 	{
 		SagaRow		saga;
 		SagaSteps	steps;
 		TimestampTz now;
 
-		saga_open_newest(id, SAGA_REACH_OPERATE, &saga);
+		saga_access_newest(id, SAGA_REACH_OPERATE, &saga);
 		saga_ledger_get_steps(id, &steps);
 		now = saga_clock_now();
 		if (saga.state != SAGA_NEEDS_REVIEW)
@@ -268,8 +268,8 @@ saga_sql_abandon(PG_FUNCTION_ARGS)
 							   "only a saga that waits for a decision can be abandoned", 0,
 							   "Fail a running saga instead: what it did will be undone.");
 		saga_ledger_enter_state(&saga, SAGA_ABANDONED, now);
-		saga_advance_rest(&saga, &steps);
-		if (saga_advance_stand(&saga, NULL, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)
+		saga_change_rest(&saga, &steps);
+		if (saga_change_stand(&saga, NULL, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)
 		{
 			write_event(&saga, "abandoned", 0, NULL, NULL, note, now);
 			PG_RETURN_DATUM(state_datum(&saga));
@@ -307,7 +307,7 @@ go_forward_again(SagaStep *step, TimestampTz now)
 			stays = false;
 			break;
 		case SAGA_COMP_SKIPPED:
-			stays = saga_walk_spares(step);
+			stays = saga_next_spares(step);
 			break;
 	}
 	if (stays && !step->late)
@@ -327,7 +327,7 @@ static bool
 any_opened_again(const SagaRow *saga, const SagaSteps *steps)
 {
 	for (int i = 0; i < steps->count; i++)
-		if (saga_walk_in_range(saga, &steps->step[i]))
+		if (saga_next_in_range(saga, &steps->step[i]))
 			return true;
 	return false;
 }
@@ -336,11 +336,11 @@ any_opened_again(const SagaRow *saga, const SagaSteps *steps)
 Datum
 saga_sql_reopen(PG_FUNCTION_ARGS)
 {
-	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
 	text	   *note;
 
-	saga_open_call("saga.reopen()");
-	note = saga_input_note(fcinfo, 1);
+	saga_access_call("saga.reopen()");
+	note = saga_arguments_note(fcinfo, 1);
 	for (;;)
 	{
 		SagaRow		saga;
@@ -349,7 +349,7 @@ saga_sql_reopen(PG_FUNCTION_ARGS)
 		bool	   *changed;
 		SagaWritten written;
 
-		saga_open_newest(id, SAGA_REACH_OPERATE, &saga);
+		saga_access_newest(id, SAGA_REACH_OPERATE, &saga);
 		saga_ledger_get_steps(id, &steps);
 		now = saga_clock_now();
 		if (saga.state != SAGA_NEEDS_REVIEW || saga.undo_target >= 0)
@@ -358,8 +358,8 @@ saga_sql_reopen(PG_FUNCTION_ARGS)
 							   saga.state == SAGA_NEEDS_REVIEW ?
 							   "Resolve its steps, or roll it back to a savepoint with saga.rollback_to." :
 							   "Its state decides what can be done; see next_action in saga.sagas.");
-		if (saga_walk_claimed(&steps) != NULL)
-			saga_open_refuse_state(&saga,
+		if (saga_next_claimed(&steps) != NULL)
+			saga_access_refuse_state(&saga,
 								   "a listener is undoing a step of the saga",
 								   "Wait for it to report, or for the end of its lease.");
 		changed = palloc0(sizeof(bool) * Max(steps.count, 1));
@@ -373,19 +373,19 @@ saga_sql_reopen(PG_FUNCTION_ARGS)
 		/* What a late result opened again is to be settled first. */
 		saga.undo_target = SAGA_NOTHING_TO_UNDO;
 		if (any_opened_again(&saga, &steps))
-			written = saga_advance_walk(&saga, &steps, NULL, SAGA_HAND_CALLER, now);
+			written = saga_change_walk(&saga, &steps, NULL, SAGA_HAND_CALLER, now);
 		else
 		{
 			saga.undo_target = -1;
 			saga_ledger_enter_state(&saga, SAGA_RUNNING, now);
 			saga_ledger_set_due(&saga, 0, InvalidOid);
-			written = saga_advance_stand(&saga, NULL, SAGA_HAND_CALLER, now);
+			written = saga_change_stand(&saga, NULL, SAGA_HAND_CALLER, now);
 		}
 		if (written == SAGA_WRITTEN)
 		{
 			for (int i = 0; i < steps.count; i++)
 				if (changed[i])
-					saga_advance_write_step(&saga, &steps.step[i]);
+					saga_change_write_step(&saga, &steps.step[i]);
 			write_event(&saga, "reopened", 0, NULL, NULL, note, now);
 			PG_RETURN_DATUM(state_datum(&saga));
 		}
@@ -404,10 +404,10 @@ set_paused(const pg_uuid_t *id, bool paused, text *note)
 		TimestampTz now;
 		SagaWritten written;
 
-		saga_open_newest(id, SAGA_REACH_OPERATE, &saga);
+		saga_access_newest(id, SAGA_REACH_OPERATE, &saga);
 		now = saga_clock_now();
 		if (saga_state_is_final(saga.state))
-			saga_open_refuse_state(&saga, paused ?
+			saga_access_refuse_state(&saga, paused ?
 								   "a finished saga cannot be paused" :
 								   "a finished saga cannot be resumed",
 								   "Nothing more happens to it.");
@@ -417,14 +417,14 @@ set_paused(const pg_uuid_t *id, bool paused, text *note)
 		if (saga.state == SAGA_COMPENSATING)
 		{
 			saga_ledger_get_steps(id, &steps);
-			written = saga_advance_walk(&saga, &steps, NULL, SAGA_HAND_CALLER, now);
+			written = saga_change_walk(&saga, &steps, NULL, SAGA_HAND_CALLER, now);
 		}
 		else
 		{
 			if (saga.state == SAGA_RUNNING)
 				saga_ledger_set_due(&saga, paused ? 0 : saga.deadline,
 									InvalidOid);
-			written = saga_advance_stand(&saga, NULL, SAGA_HAND_CALLER, now);
+			written = saga_change_stand(&saga, NULL, SAGA_HAND_CALLER, now);
 		}
 		if (written == SAGA_WRITTEN)
 		{
@@ -440,20 +440,20 @@ set_paused(const pg_uuid_t *id, bool paused, text *note)
 Datum
 saga_sql_pause(PG_FUNCTION_ARGS)
 {
-	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
 
-	saga_open_call("saga.pause()");
-	return set_paused(id, true, saga_input_note(fcinfo, 1));
+	saga_access_call("saga.pause()");
+	return set_paused(id, true, saga_arguments_note(fcinfo, 1));
 }
 
 /* saga.resume(saga_id, note) */
 Datum
 saga_sql_resume(PG_FUNCTION_ARGS)
 {
-	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
 
-	saga_open_call("saga.resume()");
-	return set_paused(id, false, saga_input_text(fcinfo, 1));
+	saga_access_call("saga.resume()");
+	return set_paused(id, false, saga_arguments_text(fcinfo, 1));
 }
 
 /* Writes a saga whose deadline has changed. */
@@ -465,43 +465,43 @@ write_deadline(SagaRow *saga, TimestampTz now)
 	if (saga->state == SAGA_RUNNING)
 	{
 		saga_ledger_set_due(saga, saga->paused ? 0 : saga->deadline, InvalidOid);
-		return saga_advance_stand(saga, NULL, SAGA_HAND_CALLER, now);
+		return saga_change_stand(saga, NULL, SAGA_HAND_CALLER, now);
 	}
 	/* A partial undo, which the deadline would make a full one. */
 	saga_ledger_get_steps(&saga->id, &steps);
 	if (saga->state == SAGA_COMPENSATING)
-		return saga_advance_walk(saga, &steps, NULL, SAGA_HAND_CALLER, now);
-	saga_advance_rest(saga, &steps);
-	return saga_advance_stand(saga, NULL, SAGA_HAND_CALLER, now);
+		return saga_change_walk(saga, &steps, NULL, SAGA_HAND_CALLER, now);
+	saga_change_rest(saga, &steps);
+	return saga_change_stand(saga, NULL, SAGA_HAND_CALLER, now);
 }
 
 /* saga.set_timeout(saga_id, timeout, note) */
 Datum
 saga_sql_set_timeout(PG_FUNCTION_ARGS)
 {
-	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
 	int64		timeout;
 	text	   *note;
 
-	saga_open_call("saga.set_timeout()");
+	saga_access_call("saga.set_timeout()");
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("timeout must not be null"),
 				 errhint("Give the time from now on until the saga fails if it is still running, or 0 for no deadline.")));
-	timeout = saga_input_milliseconds(PG_GETARG_INTERVAL_P(1), "timeout");
-	note = saga_input_text(fcinfo, 2);
+	timeout = saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(1), "timeout");
+	note = saga_arguments_text(fcinfo, 2);
 	for (;;)
 	{
 		SagaRow		saga;
 		TimestampTz now;
 		SagaJson	json;
 
-		saga_open_newest(id, SAGA_REACH_OPERATE, &saga);
+		saga_access_newest(id, SAGA_REACH_OPERATE, &saga);
 		now = saga_clock_now();
 		if (saga_state_is_final(saga.state) ||
 			saga.failure_kind != SAGA_FAILURE_NONE)
-			saga_open_refuse_state(&saga,
+			saga_access_refuse_state(&saga,
 								   "the deadline of a saga that is finished, or has failed, cannot be set",
 								   "A deadline is for sagas that may still go forward.");
 		saga.deadline = timeout > 0 ? now + timeout * 1000 : 0;
@@ -528,16 +528,16 @@ saga_sql_set_timeout(PG_FUNCTION_ARGS)
 static int64
 find_savepoint(const SagaRow *saga, const SagaSteps *steps, const text *key)
 {
-	const SagaStep *pivot = saga_walk_completed_pivot(steps);
+	const SagaStep *pivot = saga_next_completed_pivot(steps);
 	int64		target = 0;
 
 	if (key != NULL)
 	{
-		int			i = saga_walk_find_key(steps, key);
+		int			i = saga_next_find_key(steps, key);
 		const SagaStep *step;
 
 		if (i < 0)
-			saga_open_refuse_no_step(saga, key);
+			saga_access_refuse_no_step(saga, key);
 		step = &steps->step[i];
 		if (step->rolled_back_at != 0 || step->status != SAGA_STEP_COMPLETED)
 			ereport(ERROR,
@@ -554,7 +554,7 @@ find_savepoint(const SagaRow *saga, const SagaSteps *steps, const text *key)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_INVALID_STATE),
 				 errmsg("saga %s cannot be rolled back to before its pivot",
-						saga_uuid7_string(&saga->id)),
+						saga_ids_string(&saga->id)),
 				 errdetail("Pivot \"%s\" has completed.",
 						   text_to_cstring(pivot->key)),
 				 errhint("Roll back to the pivot or a step that started after it, or go forward.")));
@@ -580,7 +580,7 @@ check_savepoint_stands(const SagaRow *saga, SagaSteps *steps, int64 target)
 			ereport(ERROR,
 					(errcode(ERRCODE_SAGA_INVALID_STATE),
 					 errmsg("the undo of saga %s has gone past that savepoint",
-							saga_uuid7_string(&saga->id)),
+							saga_ids_string(&saga->id)),
 					 errdetail("The compensation of step \"%s\", which started no later, was tried or settled.",
 							   text_to_cstring(step->key)),
 					 errhint("Roll back further, to a step that started before that one, or resolve what waits for a decision.")));
@@ -594,7 +594,7 @@ write_unasked(const SagaRow *saga, SagaSteps *steps, const bool *asked)
 {
 	for (int i = 0; i < steps->count; i++)
 		if (asked[i] && steps->step[i].parked == NULL)
-			saga_advance_write_step(saga, &steps->step[i]);
+			saga_change_write_step(saga, &steps->step[i]);
 }
 
 /* Decides what rolling back means in the saga's state; false: nothing more. */
@@ -610,18 +610,18 @@ may_roll_back(const SagaRow *saga, SagaSteps *steps, int64 target)
 			return true;
 		case SAGA_COMPENSATING:
 			if (saga->failure_kind != SAGA_FAILURE_NONE)
-				saga_open_refuse_state(saga,
+				saga_access_refuse_state(saga,
 									   "a saga that failed cannot be rolled back to a savepoint while it is being undone",
 									   "Its failure is final; a new operation needs a new saga.");
 			if (target > saga->undo_target)
-				saga_open_refuse_state(saga,
+				saga_access_refuse_state(saga,
 									   "the saga is being rolled back further than that",
 									   "Try again once it is running, with a step that is left.");
 			return target < saga->undo_target;
 		case SAGA_COMPLETED:
 		case SAGA_COMPENSATED:
 		case SAGA_ABANDONED:
-			saga_open_refuse_state(saga, "a finished saga cannot be rolled back",
+			saga_access_refuse_state(saga, "a finished saga cannot be rolled back",
 								   "A new operation needs a new saga.");
 	}
 	return false;
@@ -631,16 +631,16 @@ may_roll_back(const SagaRow *saga, SagaSteps *steps, int64 target)
 Datum
 saga_sql_rollback_to(PG_FUNCTION_ARGS)
 {
-	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
 	text	   *key;
 	text	   *reason;
 	SagaRow		saga;
 	bool		locked;
 
-	saga_open_call("saga.rollback_to()");
-	key = saga_input_name(fcinfo, 1, "step", SAGA_MAX_KEY, false);
-	reason = saga_input_text(fcinfo, 2);
-	locked = saga_open_exclusive(id, SAGA_REACH_OPERATE, &saga);
+	saga_access_call("saga.rollback_to()");
+	key = saga_arguments_name(fcinfo, 1, "step", SAGA_MAX_KEY, false);
+	reason = saga_arguments_text(fcinfo, 2);
+	locked = saga_access_exclusive(id, SAGA_REACH_OPERATE, &saga);
 	for (;;)
 	{
 		SagaSteps	steps;
@@ -665,8 +665,8 @@ saga_sql_rollback_to(PG_FUNCTION_ARGS)
 		/* What it failed by must not fail it again at once. */
 		if (saga.state == SAGA_NEEDS_REVIEW && saga.deadline <= now)
 			saga.deadline = 0;
-		to_undo = saga_walk_count_to_undo(&saga, &steps);
-		if (saga_advance_walk(&saga, &steps, NULL, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)
+		to_undo = saga_next_count_to_undo(&saga, &steps);
+		if (saga_change_walk(&saga, &steps, NULL, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)
 		{
 			write_unasked(&saga, &steps, asked);
 			saga_json_begin(&json);
@@ -677,7 +677,7 @@ saga_sql_rollback_to(PG_FUNCTION_ARGS)
 									 saga_json_end(&json), now);
 			break;
 		}
-		saga_open_again(&saga);
+		saga_access_again(&saga);
 	}
 	if (locked)
 		saga_ledger_unlock(id, ExclusiveLock);

@@ -28,19 +28,19 @@ PG_FUNCTION_INFO_V1(saga_sql_redact);
 Datum
 saga_sql_purge(PG_FUNCTION_ARGS)
 {
-	bool		all = saga_owner_is_dba();
+	bool		all = saga_rights_is_dba();
 	int64		age;
 	int64		max = DEFAULT_MAX_SAGAS;
 	pg_uuid_t	position;
 	bool		done;
 
-	saga_open_call("saga.purge()");
+	saga_access_call("saga.purge()");
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("older_than must not be null"),
 				 errhint("Say how long finished sagas are to be kept.")));
-	age = saga_input_milliseconds(PG_GETARG_INTERVAL_P(0), "older_than");
+	age = saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(0), "older_than");
 	if (!PG_ARGISNULL(1))
 		max = PG_GETARG_INT32(1);
 	if (max < 1)
@@ -70,27 +70,27 @@ is_redacted(const SagaRow *saga, const SagaSteps *steps)
 Datum
 saga_sql_redact(PG_FUNCTION_ARGS)
 {
-	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
 
-	saga_open_call("saga.redact()");
+	saga_access_call("saga.redact()");
 	for (;;)
 	{
 		SagaRow		saga;
 		SagaSteps	steps;
 		TimestampTz now;
 
-		saga_open_newest(id, SAGA_REACH_OWN, &saga);
+		saga_access_newest(id, SAGA_REACH_OWN, &saga);
 		now = saga_clock_now();
 		if (!saga_state_is_final(saga.state) ||
 			(saga.due != 0 && saga.to_announce == NULL))
-			saga_open_refuse_state(&saga, "only a finished saga can be redacted",
+			saga_access_refuse_state(&saga, "only a finished saga can be redacted",
 								   "What it holds may still be needed to undo it.");
 		/* A late result may have come in since it was redacted before. */
 		saga_ledger_get_steps(id, &steps);
 		if (is_redacted(&saga, &steps))
 			PG_RETURN_VOID();
 		if (saga.content_hash == NULL)
-			saga.content_hash = saga_input_hash(NULL, &saga.input, 1);
+			saga.content_hash = saga_arguments_hash(NULL, &saga.input, 1);
 		saga.input = NULL;
 		saga.subject = NULL;
 		saga.details = NULL;
@@ -109,7 +109,7 @@ saga_sql_redact(PG_FUNCTION_ARGS)
 
 			forgotten[SAGA_HASH_ARGS] = step->args;
 			forgotten[SAGA_HASH_OUTPUT] = step->output;
-			step->content_hash = saga_input_hash(step->content_hash, forgotten,
+			step->content_hash = saga_arguments_hash(step->content_hash, forgotten,
 												 SAGA_STEP_HASHES);
 			step->args = NULL;
 			step->settings = NULL;

@@ -80,7 +80,7 @@ emit_asked(const SagaRow *saga, const SagaSteps *steps, ReturnSetInfo *result,
 	{
 		const SagaStep *step = &steps->step[i];
 
-		if (step->parked != NULL && saga_walk_in_range(saga, step))
+		if (step->parked != NULL && saga_next_in_range(saga, step))
 			emit(result, ++position, step, "person",
 				 text_to_cstring(step->parked));
 	}
@@ -91,7 +91,7 @@ Datum
 saga_sql_plan(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
 	SagaRow		saga;
 	SagaSteps	steps;
 	const SagaStep *pivot = NULL;
@@ -99,7 +99,7 @@ saga_sql_plan(PG_FUNCTION_ARGS)
 	int			position = 0;
 	bool		stands;
 
-	saga_open_read(id, SAGA_REACH_READ, &saga);
+	saga_access_read(id, SAGA_REACH_READ, &saga);
 	InitMaterializedSRF(fcinfo, 0);
 	if (saga_state_is_final(saga.state))
 		return (Datum) 0;
@@ -110,7 +110,7 @@ saga_sql_plan(PG_FUNCTION_ARGS)
 	/* Only the failure itself asks for a pivot; a late one changes nothing. */
 	if (saga.failure_kind == SAGA_FAILURE_NONE || saga.undo_target < 0)
 	{
-		pivot = saga_walk_completed_pivot(&steps);
+		pivot = saga_next_completed_pivot(&steps);
 		saga.undo_target = 0;
 	}
 	saga.failure_kind = SAGA_FAILURE_FAILED;
@@ -132,7 +132,7 @@ saga_sql_plan(PG_FUNCTION_ARGS)
 		SagaStep   *step;
 
 		CHECK_FOR_INTERRUPTS();
-		saga_walk_next(&saga, &steps, &task);
+		saga_next(&saga, &steps, &task);
 		if (task.kind == SAGA_TASK_NONE)
 			break;
 		step = &steps.step[task.index];

@@ -61,7 +61,7 @@ saga_quota_check_open(Oid owner)
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGA_LIMIT_EXCEEDED),
 			 errmsg("role \"%s\" has too many unfinished sagas",
-					saga_owner_role_name(owner)),
+					saga_rights_role_name(owner)),
 			 errdetail("It has " INT64_FORMAT "; saga.max_open_sagas allows %d.",
 					   open + own, saga_guc_max_open_sagas),
 			 errhint("Complete or fail those that are done with; saga.sagas shows them.")));
@@ -77,7 +77,7 @@ saga_quota_check_steps(const SagaRow *saga)
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGA_LIMIT_EXCEEDED),
 			 errmsg("saga %s has too many steps",
-					saga_uuid7_string(&saga->id)),
+					saga_ids_string(&saga->id)),
 			 errdetail("saga.max_steps allows %d.", saga_guc_max_steps),
 			 errhint("Split the operation into several sagas.")));
 }

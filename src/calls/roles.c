@@ -48,7 +48,7 @@ run(const Reassignment *what, const char *sql, int expected)
 
 	values[0] = ObjectIdGetDatum(what->from);
 	values[1] = ObjectIdGetDatum(what->to);
-	values[2] = CStringGetTextDatum(saga_owner_role_name(what->to));
+	values[2] = CStringGetTextDatum(saga_rights_role_name(what->to));
 	values[3] = CStringGetTextDatum(what->actor);
 	if (SPI_execute_with_args(sql, 4, types, values, NULL, false, 0) != expected)
 		elog(ERROR, "could not reassign the sagas of a role");
@@ -66,7 +66,7 @@ reassign(void *arg)
 	 * compensation let run on, everybody's calls would wait behind us for its
 	 * end, and it would end as the role that has lost it.
 	 */
-	saga_keepaway_here();
+	saga_evict_here();
 	if (SPI_execute("LOCK TABLE saga.ledger_saga, saga.ledger_step,"
 					" saga.ledger_due, saga.ledger_queue, saga.ledger_held"
 					" IN SHARE ROW EXCLUSIVE MODE", false, 0) != SPI_OK_UTILITY)
@@ -124,8 +124,8 @@ saga_sql_reassign(PG_FUNCTION_ARGS)
 {
 	Reassignment what;
 
-	saga_open_call("saga.reassign()");
-	if (!saga_owner_is_dba())
+	saga_access_call("saga.reassign()");
+	if (!saga_rights_is_dba())
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_PERMISSION_DENIED),
 				 errmsg("permission denied to reassign sagas"),
@@ -142,9 +142,9 @@ saga_sql_reassign(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("there is no role with OID 0"),
 				 errhint("Give the OID of the role that had the sagas, which may be gone, and the role that shall have them.")));
-	what.actor = saga_owner_role_name(GetUserId());
+	what.actor = saga_rights_role_name(GetUserId());
 	if (!superuser())
-		saga_owner_check_member(what.to);
+		saga_rights_check_member(what.to);
 	saga_home_rewrite(reassign, &what);
 	if (what.left > 0)
 		ereport(WARNING,
@@ -156,6 +156,6 @@ saga_sql_reassign(PG_FUNCTION_ARGS)
 	saga_tally_add(what.to, what.open);
 	/* Whatever is due or waits anywhere may be somebody else's now. */
 	saga_wakeup_due(DT_NOBEGIN);
-	saga_front_queued(DT_NOBEGIN);
+	saga_queue_front_queued(DT_NOBEGIN);
 	PG_RETURN_INT64(what.sagas);
 }

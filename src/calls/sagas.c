@@ -52,7 +52,7 @@ same_input(const SagaRow *saga, Jsonb *input)
 	Jsonb	   *stored;
 
 	if (saga->content_hash != NULL)
-		return saga_input_same_hash(saga->content_hash, 0, input);
+		return saga_arguments_same_hash(saga->content_hash, 0, input);
 	if (saga->input == NULL || input == NULL)
 		return saga->input == input;
 	stored = DatumGetJsonbP(PointerGetDatum(saga->input));
@@ -78,7 +78,7 @@ check_same_content(const SagaRow *saga, Jsonb *input, text *subject)
 			 errmsg("saga \"%s\" was begun under idempotency key \"%s\" with another %s",
 					text_to_cstring(saga->name), text_to_cstring(saga->key),
 					what),
-			 errdetail("It is saga %s.", saga_uuid7_string(&saga->id)),
+			 errdetail("It is saga %s.", saga_ids_string(&saga->id)),
 			 errhint("Repeat the call with the %s it was begun with, which saga.sagas shows. Use another key only for another operation.",
 					 what)));
 }
@@ -92,7 +92,7 @@ find_by_key(text *name, text *key, SagaRow *saga)
 	if (saga_ledger_get_saga_by_key(owner, name, key, saga) == SAGA_FOUND)
 	{
 		/* The OID is the caller's; was the name, too? */
-		if (!saga_owner_may_call(saga->owner, saga->owner_name))
+		if (!saga_rights_may_call(saga->owner, saga->owner_name))
 			ereport(ERROR,
 					(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
 					 errmsg("idempotency key \"%s\" is taken by a saga of a role that had another name",
@@ -101,8 +101,8 @@ find_by_key(text *name, text *key, SagaRow *saga)
 					 errhint("Use another key.")));
 		return true;
 	}
-	return saga_open_away() &&
-		saga_ledger_get_saga_by_owner_name(cstring_to_text(saga_owner_role_name(owner)),
+	return saga_access_away() &&
+		saga_ledger_get_saga_by_owner_name(cstring_to_text(saga_rights_role_name(owner)),
 										   name, key, saga) == SAGA_FOUND;
 }
 
@@ -122,9 +122,9 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 	text	   *subject;
 	SagaRow		saga;
 
-	saga_open_call("saga.begin()");
-	name = saga_input_name(fcinfo, 0, "saga name", SAGA_MAX_NAME, true);
-	key = saga_input_name(fcinfo, 1, "idempotency_key", SAGA_MAX_KEY, false);
+	saga_access_call("saga.begin()");
+	name = saga_arguments_name(fcinfo, 0, "saga name", SAGA_MAX_NAME, true);
+	key = saga_arguments_name(fcinfo, 1, "idempotency_key", SAGA_MAX_KEY, false);
 	if (key != NULL &&
 		VARSIZE_ANY_EXHDR(name) + VARSIZE_ANY_EXHDR(key) > MAX_NAME_AND_KEY_BYTES)
 		ereport(ERROR,
@@ -134,9 +134,9 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 						   (int) (VARSIZE_ANY_EXHDR(name) + VARSIZE_ANY_EXHDR(key)),
 						   MAX_NAME_AND_KEY_BYTES),
 				 errhint("Use a shorter key, or a hash of it.")));
-	input = saga_input_jsonb(fcinfo, 2, "input");
+	input = saga_arguments_jsonb(fcinfo, 2, "input");
 	if (!PG_ARGISNULL(3))
-		timeout = saga_input_milliseconds(PG_GETARG_INTERVAL_P(3), "timeout");
+		timeout = saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(3), "timeout");
 	if (!PG_ARGISNULL(4))
 	{
 		char	   *word = text_to_cstring(PG_GETARG_TEXT_PP(4));
@@ -149,8 +149,8 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 					 errmsg("unknown on_compensation_failure \"%s\"", word),
 					 errhint("It is halt or continue.")));
 	}
-	announce = saga_input_channel(fcinfo, 5, "announce");
-	subject = saga_input_name(fcinfo, 6, "subject", SAGA_MAX_NAME, false);
+	announce = saga_arguments_channel(fcinfo, 5, "announce");
+	subject = saga_arguments_name(fcinfo, 6, "subject", SAGA_MAX_NAME, false);
 
 	for (;;)
 	{
@@ -164,11 +164,11 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 
 		saga_quota_check_open(GetUserId());
 		memset(&saga, 0, sizeof(saga));
-		saga_uuid7_generate(&saga.id);
+		saga_ids_generate(&saga.id);
 		saga.owner = GetUserId();
 		saga.started_at = now;
 		saga.on_failure = on_failure;
-		saga.owner_name = cstring_to_text(saga_owner_role_name(saga.owner));
+		saga.owner_name = cstring_to_text(saga_rights_role_name(saga.owner));
 		saga.name = name;
 		saga.key = key;
 		saga.announce = announce;
@@ -184,7 +184,7 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 		}
 		if (saga_ledger_insert_saga(&saga))
 		{
-			saga_input_notice_channel(announce);
+			saga_arguments_notice_channel(announce);
 			break;
 		}
 		CHECK_FOR_INTERRUPTS();
@@ -219,7 +219,7 @@ check_steps_done(const SagaRow *saga, bool ignore_failed)
 			ereport(ERROR,
 					(errcode(ERRCODE_SAGA_INVALID_STATE),
 					 errmsg("saga %s cannot complete while a step is started",
-							saga_uuid7_string(&saga->id)),
+							saga_ids_string(&saga->id)),
 					 errdetail("Step \"%s\" has not completed.",
 							   text_to_cstring(step->key)),
 					 errhint("Complete the step, or fail the saga.")));
@@ -228,7 +228,7 @@ check_steps_done(const SagaRow *saga, bool ignore_failed)
 			ereport(ERROR,
 					(errcode(ERRCODE_SAGA_INVALID_STATE),
 					 errmsg("saga %s cannot complete while a step with a compensation has failed",
-							saga_uuid7_string(&saga->id)),
+							saga_ids_string(&saga->id)),
 					 errdetail("Step \"%s\" failed and may have left something to undo.",
 							   text_to_cstring(step->key)),
 					 errhint("Try the step again, fail the saga, or complete it with ignore_failed => true.")));
@@ -251,17 +251,17 @@ hint_for_complete(const SagaRow *saga)
 Datum
 saga_sql_complete(PG_FUNCTION_ARGS)
 {
-	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
 	Jsonb	   *result;
 	bool		ignore_failed;
 	SagaRow		saga;
 	bool		locked;
 
-	saga_open_call("saga.complete()");
-	result = saga_input_jsonb(fcinfo, 1, "result");
+	saga_access_call("saga.complete()");
+	result = saga_arguments_jsonb(fcinfo, 1, "result");
 	ignore_failed = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
 
-	locked = saga_open_exclusive(id, SAGA_REACH_OWN, &saga);
+	locked = saga_access_exclusive(id, SAGA_REACH_OWN, &saga);
 	for (;;)
 	{
 		TimestampTz now = saga_clock_now();
@@ -269,7 +269,7 @@ saga_sql_complete(PG_FUNCTION_ARGS)
 		if (saga.state == SAGA_COMPLETED)
 			break;
 		if (saga.state != SAGA_RUNNING)
-			saga_open_refuse_state(&saga, "only a running saga can be completed",
+			saga_access_refuse_state(&saga, "only a running saga can be completed",
 								   hint_for_complete(&saga));
 		check_steps_done(&saga, ignore_failed);
 		saga_ledger_enter_state(&saga, SAGA_COMPLETED, now);
@@ -277,7 +277,7 @@ saga_sql_complete(PG_FUNCTION_ARGS)
 		saga_ledger_set_due(&saga, 0, InvalidOid);
 		if (saga_ledger_update_saga(&saga, SAGA_WAIT) == SAGA_WRITTEN)
 			break;
-		saga_open_again(&saga);
+		saga_access_again(&saga);
 	}
 	if (locked)
 		saga_ledger_unlock(id, ExclusiveLock);
@@ -310,19 +310,19 @@ fail_saga(const pg_uuid_t *id, SagaFailureKind kind, text *reason,
 		  Jsonb *details)
 {
 	SagaRow		saga;
-	bool		locked = saga_open_exclusive(id, SAGA_REACH_OWN, &saga);
+	bool		locked = saga_access_exclusive(id, SAGA_REACH_OWN, &saga);
 
 	for (;;)
 	{
 		if (fails_already(&saga))
 			break;
 		if (saga_state_is_final(saga.state))
-			saga_open_refuse_state(&saga, "a finished saga cannot fail",
+			saga_access_refuse_state(&saga, "a finished saga cannot fail",
 								   "Its outcome is final.");
-		if (saga_dispatch_fail(&saga, kind, reason, details,
+		if (saga_events_fail(&saga, kind, reason, details,
 							   SAGA_HAND_CALLER, saga_clock_now()) == SAGA_WRITTEN)
 			break;
-		saga_open_again(&saga);
+		saga_access_again(&saga);
 	}
 	if (locked)
 		saga_ledger_unlock(id, ExclusiveLock);
@@ -333,21 +333,21 @@ fail_saga(const pg_uuid_t *id, SagaFailureKind kind, text *reason,
 Datum
 saga_sql_fail(PG_FUNCTION_ARGS)
 {
-	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
 
-	saga_open_call("saga.fail()");
-	return fail_saga(id, SAGA_FAILURE_FAILED, saga_input_text(fcinfo, 1),
-					 saga_input_jsonb(fcinfo, 2, "details"));
+	saga_access_call("saga.fail()");
+	return fail_saga(id, SAGA_FAILURE_FAILED, saga_arguments_text(fcinfo, 1),
+					 saga_arguments_jsonb(fcinfo, 2, "details"));
 }
 
 /* saga.cancel(saga_id, reason) */
 Datum
 saga_sql_cancel(PG_FUNCTION_ARGS)
 {
-	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
 
-	saga_open_call("saga.cancel()");
-	return fail_saga(id, SAGA_FAILURE_CANCELLED, saga_input_text(fcinfo, 1),
+	saga_access_call("saga.cancel()");
+	return fail_saga(id, SAGA_FAILURE_CANCELLED, saga_arguments_text(fcinfo, 1),
 					 NULL);
 }
 
@@ -369,7 +369,7 @@ saga_sql_retry_policy(PG_FUNCTION_ARGS)
 		values[i] = fcinfo->args[i].value;
 		nulls[i] = fcinfo->args[i].isnull;
 	}
-	saga_input_check_policy(values, nulls);
+	saga_arguments_check_policy(values, nulls);
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
@@ -450,6 +450,6 @@ saga_sql_retry_policy_json(PG_FUNCTION_ARGS)
 			nulls[field] = false;
 		}
 	}
-	saga_input_check_policy(values, nulls);
+	saga_arguments_check_policy(values, nulls);
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }

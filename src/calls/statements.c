@@ -238,7 +238,7 @@ after_commit_prepared(void)
 	SagaDatabaseSlot *slot = saga_shmem_my_database();
 
 	saga_wakeup_all_waiting();
-	saga_front_post(DT_NOBEGIN);
+	saga_queue_front_post(DT_NOBEGIN);
 	if (slot != NULL && pg_atomic_read_u32(&slot->prepared) > 0)
 		saga_wakeup_post(slot, saga_clock_now());
 }
@@ -262,13 +262,13 @@ statements_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		case T_CreatedbStmt:
 			database = database_to_free(stmt, context);
 			if (OidIsValid(database))
-				saga_keepaway_from(database, false);
+				saga_evict_from(database, false);
 			break;
 		case T_DropStmt:
 		case T_AlterExtensionStmt:
 		case T_DropOwnedStmt:
 			if (concerns_extension(stmt))
-				saga_keepaway_from(MyDatabaseId, true);
+				saga_evict_from(MyDatabaseId, true);
 			break;
 		case T_TransactionStmt:
 			transaction = (TransactionStmt *) stmt;

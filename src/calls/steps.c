@@ -182,17 +182,17 @@ read_request(FunctionCallInfo fcinfo, StepRequest *request)
 {
 	char	   *string;
 
-	request->name = saga_input_name(fcinfo, 1, "step name", SAGA_MAX_NAME, true);
-	request->key = saga_input_name(fcinfo, 2, "idempotency_key", SAGA_MAX_KEY,
+	request->name = saga_arguments_name(fcinfo, 1, "step name", SAGA_MAX_NAME, true);
+	request->key = saga_arguments_name(fcinfo, 2, "idempotency_key", SAGA_MAX_KEY,
 								   false);
 	if (request->key == NULL)
 		request->key = request->name;
-	request->compensation = saga_input_text(fcinfo, 3);
-	request->args = saga_input_jsonb(fcinfo, 4, "args");
-	request->channel = saga_input_channel(fcinfo, 5, "notify");
+	request->compensation = saga_arguments_text(fcinfo, 3);
+	request->args = saga_arguments_jsonb(fcinfo, 4, "args");
+	request->channel = saga_arguments_channel(fcinfo, 5, "notify");
 	request->acknowledge = PG_ARGISNULL(6) ? true : PG_GETARG_BOOL(6);
-	request->review = saga_input_text(fcinfo, 7);
-	request->output = saga_input_jsonb(fcinfo, 8, "output");
+	request->review = saga_arguments_text(fcinfo, 7);
+	request->output = saga_arguments_jsonb(fcinfo, 8, "output");
 	request->completed = request->output != NULL ||
 		(!PG_ARGISNULL(9) && PG_GETARG_BOOL(9));
 
@@ -218,8 +218,8 @@ read_request(FunctionCallInfo fcinfo, StepRequest *request)
 					 errmsg("unknown compensate_on \"%s\"", string),
 					 errhint("It is started or completed.")));
 	}
-	saga_input_policy(fcinfo, STEP_ARG_RETRY, &request->retry);
-	saga_input_policy(fcinfo, STEP_ARG_COMPENSATION_RETRY,
+	saga_arguments_policy(fcinfo, STEP_ARG_RETRY, &request->retry);
+	saga_arguments_policy(fcinfo, STEP_ARG_COMPENSATION_RETRY,
 					  &request->compensation_retry);
 
 	if (request->compensation != NULL && request->channel != NULL)
@@ -235,8 +235,8 @@ read_request(FunctionCallInfo fcinfo, StepRequest *request)
 				 errhint("Say what the person must look at.")));
 	if (request->compensation != NULL)
 	{
-		saga_input_check_sql(request->compensation);
-		saga_owner_check_can_run_sql(GetUserId());
+		saga_arguments_check_sql(request->compensation);
+		saga_rights_check_can_run_sql(GetUserId());
 	}
 }
 
@@ -245,7 +245,7 @@ static void
 check_same_args(const SagaStep *step, const StepRequest *request)
 {
 	if (step->content_hash != NULL ?
-		saga_input_same_hash(step->content_hash, SAGA_HASH_ARGS, request->args) :
+		saga_arguments_same_hash(step->content_hash, SAGA_HASH_ARGS, request->args) :
 		same_jsonb(step->args, request->args))
 		return;
 	ereport(ERROR,
@@ -270,7 +270,7 @@ other_policy(FunctionCallInfo fcinfo, int arg, const text *encoded)
 	if (!saga_state_policy_decode(text_to_cstring(encoded), &stored))
 		elog(ERROR, "could not read the retry policy of a step");
 	wanted = stored;
-	saga_input_replace_policy(fcinfo, arg, &wanted);
+	saga_arguments_replace_policy(fcinfo, arg, &wanted);
 	return !same_policy(&stored, &wanted);
 }
 
@@ -323,14 +323,14 @@ make_step(const SagaRow *saga, const StepRequest *request, int run,
 {
 	memset(step, 0, sizeof(SagaStep));
 	step->saga = saga->id;
-	step->seq = saga_order_next(&saga->id);
+	step->seq = saga_start_order_next(&saga->id);
 	step->started_at = now;
 	step->run = run;
 	step->run_as = GetUserId();
 	step->kind = request->kind;
 	step->compensate_on = request->compensate_on;
 	step->acknowledge = request->acknowledge;
-	step->run_as_name = cstring_to_text(saga_owner_role_name(step->run_as));
+	step->run_as_name = cstring_to_text(saga_rights_role_name(step->run_as));
 	step->key = request->key;
 	step->name = saga_rows_same_text(request->name, request->key) ? NULL : request->name;
 	step->compensation = request->compensation;
@@ -421,17 +421,17 @@ repeat_step(const SagaRow *saga, SagaStep *step, const StepRequest *request,
 Datum
 saga_sql_step(PG_FUNCTION_ARGS)
 {
-	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
 	StepRequest request;
 	SagaRow		saga;
 	SagaStep	step;
 	TimestampTz now;
 
-	saga_open_call("saga.step()");
+	saga_access_call("saga.step()");
 	read_request(fcinfo, &request);
-	saga_open_shared(id, &saga);
+	saga_access_shared(id, &saga);
 	if (saga.state != SAGA_RUNNING && saga.state != SAGA_COMPLETED)
-		saga_open_refuse_failing(&saga);
+		saga_access_refuse_failing(&saga);
 
 	for (;;)
 	{
@@ -459,13 +459,13 @@ saga_sql_step(PG_FUNCTION_ARGS)
 			run = step.run + 1;
 		}
 		if (saga.state == SAGA_COMPLETED)
-			saga_open_refuse_state(&saga, "a completed saga takes no new step",
+			saga_access_refuse_state(&saga, "a completed saga takes no new step",
 								   "Begin a new saga for a new operation.");
 		saga_quota_check_steps(&saga);
 		make_step(&saga, &request, run, now, &step);
 		if (saga_ledger_insert_step(&step))
 		{
-			saga_input_notice_channel(request.channel);
+			saga_arguments_notice_channel(request.channel);
 			return step_result(&step, false);
 		}
 		CHECK_FOR_INTERRUPTS();
@@ -480,7 +480,7 @@ refuse_step_state(const SagaStep *step, const char *what, const char *hint)
 			 errmsg("%s", what),
 			 errdetail("Step \"%s\" of saga %s is %s.",
 					   text_to_cstring(step->key),
-					   saga_uuid7_string(&step->saga),
+					   saga_ids_string(&step->saga),
 					   saga_state_step_status_name(step->status)),
 			 errhint("%s", hint)));
 }
@@ -492,7 +492,7 @@ find_step(const SagaRow *saga, text *key, text *forward_key, SagaStep *step)
 	const pg_uuid_t *id = &saga->id;
 
 	if (saga_ledger_get_step(id, key, true, step) != SAGA_FOUND)
-		saga_open_refuse_no_step(saga, key);
+		saga_access_refuse_no_step(saga, key);
 	if (forward_key != NULL &&
 		!saga_rows_same_text(forward_key, saga_context_forward_key(id, step->seq)))
 		ereport(ERROR,
@@ -512,7 +512,7 @@ repeated_completion(const SagaStep *step, Jsonb *output)
 
 	if (output != NULL &&
 		(forgotten ?
-		 !saga_input_same_hash(step->content_hash, SAGA_HASH_OUTPUT, output) :
+		 !saga_arguments_same_hash(step->content_hash, SAGA_HASH_OUTPUT, output) :
 		 !same_jsonb(step->output, output)))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
@@ -530,7 +530,7 @@ refuse_rolled_back(const SagaStep *step)
 			(errcode(ERRCODE_SAGA_FAILING),
 			 errmsg("step \"%s\" of saga %s was rolled back",
 					text_to_cstring(step->key),
-					saga_uuid7_string(&step->saga)),
+					saga_ids_string(&step->saga)),
 			 errdetail("The saga is running again, and the step is to be started afresh."),
 			 errhint("Call saga.step first. Report an outside effect of the old run that did happen with complete_step(..., late => 'record').")));
 }
@@ -544,11 +544,11 @@ record_late(SagaRow *saga, SagaStep *step, Jsonb *output, TimestampTz now)
 	int			index;
 
 	saga_ledger_get_steps(&saga->id, &steps);
-	index = saga_walk_find(&steps, step->seq);
+	index = saga_next_find(&steps, step->seq);
 	/* Purged, or moved while the steps were read. */
 	if (index < 0)
 		return SAGA_CHANGED;
-	written = saga_dispatch_late(saga, &steps, index, output, now);
+	written = saga_events_late(saga, &steps, index, output, now);
 	*step = steps.step[index];
 	return written;
 }
@@ -557,7 +557,7 @@ record_late(SagaRow *saga, SagaStep *step, Jsonb *output, TimestampTz now)
 Datum
 saga_sql_complete_step(PG_FUNCTION_ARGS)
 {
-	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
 	text	   *key;
 	Jsonb	   *output;
 	char	   *late;
@@ -565,18 +565,18 @@ saga_sql_complete_step(PG_FUNCTION_ARGS)
 	SagaRow		saga;
 	SagaStep	step;
 
-	saga_open_call("saga.complete_step()");
-	key = saga_input_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
-	output = saga_input_jsonb(fcinfo, 2, "output");
+	saga_access_call("saga.complete_step()");
+	key = saga_arguments_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
+	output = saga_arguments_jsonb(fcinfo, 2, "output");
 	late = PG_ARGISNULL(3) ? "error" : text_to_cstring(PG_GETARG_TEXT_PP(3));
 	if (strcmp(late, "error") != 0 && strcmp(late, "record") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown late \"%s\"", late),
 				 errhint("It is error or record.")));
-	forward_key = saga_input_text(fcinfo, 4);
+	forward_key = saga_arguments_text(fcinfo, 4);
 
-	saga_open_shared(id, &saga);
+	saga_access_shared(id, &saga);
 	for (;;)
 	{
 		TimestampTz now;
@@ -584,7 +584,7 @@ saga_sql_complete_step(PG_FUNCTION_ARGS)
 
 		if (saga.state != SAGA_RUNNING && saga.state != SAGA_COMPLETED &&
 			strcmp(late, "record") != 0)
-			saga_open_refuse_failing(&saga);
+			saga_access_refuse_failing(&saga);
 		find_step(&saga, key, forward_key, &step);
 		now = saga_clock_now();
 		if (step.rolled_back_at != 0 && saga.state == SAGA_RUNNING &&
@@ -594,7 +594,7 @@ saga_sql_complete_step(PG_FUNCTION_ARGS)
 			return repeated_completion(&step, output);
 
 		if (saga.state == SAGA_COMPLETED)
-			saga_open_refuse_state(&saga,
+			saga_access_refuse_state(&saga,
 								   "a completed saga takes no more results",
 								   "Its step was left failed on purpose; a new operation needs a new saga.");
 		else if (saga.state == SAGA_RUNNING && step.rolled_back_at == 0)
@@ -612,7 +612,7 @@ saga_sql_complete_step(PG_FUNCTION_ARGS)
 			written = record_late(&saga, &step, output, now);
 		if (written == SAGA_WRITTEN)
 			return step_result(&step, true);
-		saga_open_again(&saga);
+		saga_access_again(&saga);
 	}
 }
 
@@ -638,7 +638,7 @@ forward_retry_at(const SagaStep *step, TimestampTz now)
 Datum
 saga_sql_fail_step(PG_FUNCTION_ARGS)
 {
-	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
 	text	   *key;
 	text	   *error;
 	bool		retryable;
@@ -646,18 +646,18 @@ saga_sql_fail_step(PG_FUNCTION_ARGS)
 	SagaRow		saga;
 	SagaStep	step;
 
-	saga_open_call("saga.fail_step()");
-	key = saga_input_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
-	error = saga_input_text(fcinfo, 2);
+	saga_access_call("saga.fail_step()");
+	key = saga_arguments_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
+	error = saga_arguments_text(fcinfo, 2);
 	if (error == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("error must not be null"),
 				 errhint("Say what went wrong: people will read it.")));
 	retryable = PG_ARGISNULL(3) ? true : PG_GETARG_BOOL(3);
-	forward_key = saga_input_text(fcinfo, 4);
+	forward_key = saga_arguments_text(fcinfo, 4);
 
-	saga_open_shared(id, &saga);
+	saga_access_shared(id, &saga);
 	for (;;)
 	{
 		TimestampTz now;
@@ -671,7 +671,7 @@ saga_sql_fail_step(PG_FUNCTION_ARGS)
 					(errmsg("the failure of step \"%s\" came late and changes nothing",
 							text_to_cstring(key)),
 					 errdetail("Saga %s is in state \"%s\".",
-							   saga_uuid7_string(id),
+							   saga_ids_string(id),
 							   saga_state_name(saga.state))));
 			return step_result(&step, true);
 		}

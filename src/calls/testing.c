@@ -33,7 +33,7 @@ static void
 move_clock(FunctionCallInfo fcinfo, int direction)
 {
 	saga_clock_advance(direction * 1000 *
-					   saga_input_milliseconds(PG_GETARG_INTERVAL_P(0),
+					   saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(0),
 											   "interval"));
 }
 

@@ -52,7 +52,7 @@ PG_FUNCTION_INFO_V1(saga_sql_first_id);
 Datum
 saga_sql_reach(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT32((int32) saga_owner_reach(PG_GETARG_OID(0),
+	PG_RETURN_INT32((int32) saga_rights_reach(PG_GETARG_OID(0),
 											 PG_GETARG_TEXT_PP(1)));
 }
 
@@ -117,7 +117,7 @@ saga_sql_first_id(PG_FUNCTION_ARGS)
 {
 	pg_uuid_t  *first = palloc(sizeof(pg_uuid_t));
 
-	saga_uuid7_first(PG_GETARG_TIMESTAMPTZ(0), first);
+	saga_ids_first(PG_GETARG_TIMESTAMPTZ(0), first);
 	PG_RETURN_UUID_P(first);
 }
 
@@ -132,7 +132,7 @@ may_see(const pg_uuid_t *id)
 	text	   *owner_name;
 
 	return saga_ledger_owner_of(id, &owner, &owner_name) &&
-		saga_owner_reach(owner, owner_name) != SAGA_REACH_NOTHING;
+		saga_rights_reach(owner, owner_name) != SAGA_REACH_NOTHING;
 }
 
 /* Is an executor running the SQL of this step, or (seq 0) of any step? */

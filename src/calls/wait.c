@@ -49,7 +49,7 @@ check_worker(const SagaRow *saga)
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGA_UNAVAILABLE),
 			 errmsg("nothing will be undone here, so saga %s would be waited for in vain",
-					saga_uuid7_string(&saga->id)),
+					saga_ids_string(&saga->id)),
 			 errdetail("The reason: %s.", why),
 			 errhint("Mend that, or look at saga.sagas instead of waiting. A copy of a database compensates after saga.adopt().")));
 }
@@ -76,7 +76,7 @@ flush_log(void)
 Datum
 saga_sql_wait(PG_FUNCTION_ARGS)
 {
-	const pg_uuid_t *id = saga_open_id(fcinfo, 0);
+	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
 	int64		timeout = DEFAULT_WAIT_MS;
 	bool		until_given = !PG_ARGISNULL(2);
 	SagaState	until = SAGA_RUNNING;
@@ -84,7 +84,7 @@ saga_sql_wait(PG_FUNCTION_ARGS)
 	SagaRow		saga;
 
 	if (!PG_ARGISNULL(1))
-		timeout = saga_input_milliseconds(PG_GETARG_INTERVAL_P(1), "timeout");
+		timeout = saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(1), "timeout");
 	if (until_given)
 	{
 		char	   *word = text_to_cstring(PG_GETARG_TEXT_PP(2));
@@ -113,7 +113,7 @@ saga_sql_wait(PG_FUNCTION_ARGS)
 				 errhint("Wait in a READ COMMITTED transaction.")));
 
 	end = saga_clock_steady() + timeout * 1000;
-	saga_open_read(id, SAGA_REACH_READ, &saga);
+	saga_access_read(id, SAGA_REACH_READ, &saga);
 	saga_wakeup_wait_begin(id);
 	PG_TRY();
 	{
@@ -121,7 +121,7 @@ saga_sql_wait(PG_FUNCTION_ARGS)
 		{
 			int64		left;
 
-			saga_open_read(id, SAGA_REACH_READ, &saga);
+			saga_access_read(id, SAGA_REACH_READ, &saga);
 			if (is_awaited(saga.state, until_given, until))
 				break;
 			if (saga.state == SAGA_COMPENSATING || saga.deadline != 0)

@@ -30,7 +30,7 @@ patience_of(SagaHand hand)
 
 /* Writes a step behind its saga's row, which this transaction has replaced. */
 void
-saga_advance_write_step(const SagaRow *saga, SagaStep *step)
+saga_change_write_step(const SagaRow *saga, SagaStep *step)
 {
 	if (saga_ledger_update_step(saga, step, SAGA_NOWAIT) != SAGA_WRITTEN)
 		elog(ERROR, "a step changed without its saga");
@@ -41,7 +41,7 @@ saga_advance_write_step(const SagaRow *saga, SagaStep *step)
  * that of a step, or NULL.
  */
 SagaWritten
-saga_advance_stand(SagaRow *saga, SagaStep *step, SagaHand hand,
+saga_change_stand(SagaRow *saga, SagaStep *step, SagaHand hand,
 				   TimestampTz now)
 {
 	SagaWritten written;
@@ -49,7 +49,7 @@ saga_advance_stand(SagaRow *saga, SagaStep *step, SagaHand hand,
 	saga->updated_at = now;
 	written = saga_ledger_update_saga(saga, patience_of(hand));
 	if (written == SAGA_WRITTEN && step != NULL)
-		saga_advance_write_step(saga, step);
+		saga_change_write_step(saga, step);
 	return written;
 }
 
@@ -58,14 +58,14 @@ saga_advance_stand(SagaRow *saga, SagaStep *step, SagaHand hand,
  * saga's row has been replaced.
  */
 void
-saga_advance_withdraw(const SagaRow *saga, SagaSteps *steps)
+saga_change_withdraw(const SagaRow *saga, SagaSteps *steps)
 {
 	for (int i = 0; i < steps->count; i++)
 	{
 		if (saga_rows_queued(&steps->step[i]) == 0)
 			continue;
 		steps->step[i].comp_status = SAGA_COMP_PENDING;
-		saga_advance_write_step(saga, &steps->step[i]);
+		saga_change_write_step(saga, &steps->step[i]);
 	}
 }
 
@@ -74,7 +74,7 @@ saga_advance_withdraw(const SagaRow *saga, SagaSteps *steps)
  * partial undo that makes a full one of it.
  */
 bool
-saga_advance_is_late(const SagaRow *saga, TimestampTz now)
+saga_change_is_late(const SagaRow *saga, TimestampTz now)
 {
 	return saga->deadline != 0 && saga->deadline <= now && !saga->paused &&
 		saga->failure_kind == SAGA_FAILURE_NONE;
@@ -87,10 +87,10 @@ saga_advance_is_late(const SagaRow *saga, TimestampTz now)
  * next.
  */
 void
-saga_advance_wait_until(SagaRow *saga, const SagaSteps *steps,
+saga_change_wait_until(SagaRow *saga, const SagaSteps *steps,
 						TimestampTz when, Oid lane)
 {
-	const SagaStep *claimed = saga_walk_claimed(steps);
+	const SagaStep *claimed = saga_next_claimed(steps);
 
 	if (claimed != NULL && (when == 0 || claimed->lease_until < when))
 	{
@@ -109,9 +109,9 @@ saga_advance_wait_until(SagaRow *saga, const SagaSteps *steps,
  * at the end of a claim that goes on.
  */
 void
-saga_advance_rest(SagaRow *saga, const SagaSteps *steps)
+saga_change_rest(SagaRow *saga, const SagaSteps *steps)
 {
-	const SagaStep *claimed = saga_walk_claimed(steps);
+	const SagaStep *claimed = saga_next_claimed(steps);
 
 	if (claimed != NULL)
 		saga_ledger_set_due(saga, claimed->lease_until, InvalidOid);
@@ -145,11 +145,11 @@ skip_passed_over(const SagaRow *saga, SagaSteps *steps, int index)
 	{
 		SagaStep   *step = &steps->step[i];
 
-		if (!saga_walk_in_range(saga, step) ||
-			!saga_walk_passes_over(saga, step))
+		if (!saga_next_in_range(saga, step) ||
+			!saga_next_passes_over(saga, step))
 			continue;
 		step->comp_status = SAGA_COMP_SKIPPED;
-		saga_advance_write_step(saga, step);
+		saga_change_write_step(saga, step);
 	}
 }
 
@@ -163,17 +163,17 @@ go_on(SagaRow *saga, const SagaSteps *steps, SagaStep *step, SagaTaskKind kind,
 	if (saga->state != SAGA_COMPENSATING)
 		saga_ledger_enter_state(saga, SAGA_COMPENSATING, now);
 	if (step->claimed_at != 0)
-		saga_advance_wait_until(saga, steps, 0, InvalidOid);
+		saga_change_wait_until(saga, steps, 0, InvalidOid);
 	else if (saga->paused)
 	{
 		if (step->comp_status == SAGA_COMP_DISPATCHED)
 			step->comp_status = SAGA_COMP_PENDING;
-		saga_advance_wait_until(saga, steps, 0, InvalidOid);
+		saga_change_wait_until(saga, steps, 0, InvalidOid);
 	}
 	else if (step->comp_status == SAGA_COMP_DISPATCHED)
-		saga_advance_wait_until(saga, steps, 0, InvalidOid);
+		saga_change_wait_until(saga, steps, 0, InvalidOid);
 	else if (step->next_attempt_at > now)
-		saga_advance_wait_until(saga, steps, step->next_attempt_at,
+		saga_change_wait_until(saga, steps, step->next_attempt_at,
 								sql ? step->run_as : InvalidOid);
 	else if (sql)
 		due_for_executor(saga, now, step->run_as);
@@ -185,7 +185,7 @@ go_on(SagaRow *saga, const SagaSteps *steps, SagaStep *step, SagaTaskKind kind,
 		step->comp_status = SAGA_COMP_DISPATCHED;
 		step->dispatched_at = now;
 		step->next_attempt_at = 0;
-		saga_advance_wait_until(saga, steps, 0, InvalidOid);
+		saga_change_wait_until(saga, steps, 0, InvalidOid);
 	}
 }
 
@@ -197,7 +197,7 @@ go_on(SagaRow *saga, const SagaSteps *steps, SagaStep *step, SagaTaskKind kind,
 static const char *
 end_walk(SagaRow *saga, SagaSteps *steps, TimestampTz now)
 {
-	int			given_up = saga_walk_count_given_up(saga, steps);
+	int			given_up = saga_next_count_given_up(saga, steps);
 
 	if (given_up > 0)
 	{
@@ -230,7 +230,7 @@ end_walk(SagaRow *saga, SagaSteps *steps, TimestampTz now)
 				step->comp_status = SAGA_COMP_REGISTERED;
 			continue;
 		}
-		if (saga_walk_passes_over(saga, step))
+		if (saga_next_passes_over(saga, step))
 			step->comp_status = SAGA_COMP_SKIPPED;
 		step->rolled_back_at = now;
 	}
@@ -253,7 +253,7 @@ write_rolled_back(SagaRow *saga, SagaSteps *steps, SagaStep *written,
 		if (step != written &&
 			(step->rolled_back_at == now ||
 			 step->comp_status != step->stored_comp_status))
-			saga_advance_write_step(saga, step);
+			saga_change_write_step(saga, step);
 	}
 }
 
@@ -267,7 +267,7 @@ write_rolled_back(SagaRow *saga, SagaSteps *steps, SagaStep *written,
  * that nobody acknowledges: sending and marking that are a turn of their own.
  */
 SagaWritten
-saga_advance_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
+saga_change_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
 				  SagaHand hand, TimestampTz now)
 {
 	bool		was_parked = saga->state == SAGA_NEEDS_REVIEW;
@@ -282,7 +282,7 @@ saga_advance_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
 
 	Assert(saga->undo_target >= 0);
 	saga->updated_at = now;
-	saga_walk_next(saga, steps, &task);
+	saga_next(saga, steps, &task);
 
 	/*
 	 * An executor goes from step to step without waiting for anything.  If the
@@ -290,10 +290,10 @@ saga_advance_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
 	 * worker begins.
 	 */
 	if (hand == SAGA_HAND_EXECUTOR && saga->state == SAGA_COMPENSATING &&
-		saga_advance_is_late(saga, now))
+		saga_change_is_late(saga, now))
 	{
 		saga_ledger_set_due(saga, now, InvalidOid);
-		return saga_advance_stand(saga, changed, hand, now);
+		return saga_change_stand(saga, changed, hand, now);
 	}
 	if (task.index >= 0)
 		step = &steps->step[task.index];
@@ -325,7 +325,7 @@ saga_advance_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
 			if (!was_parked)
 				saga_ledger_enter_state(saga, SAGA_NEEDS_REVIEW, now);
 			saga->parked = NULL;
-			saga_advance_rest(saga, steps);
+			saga_change_rest(saga, steps);
 			if (!was_parked || step->parked == NULL)
 				parked = task.why;
 			if (step->parked == NULL)
@@ -345,9 +345,9 @@ saga_advance_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
 		return written;
 
 	if (changed != NULL)
-		saga_advance_write_step(saga, changed);
+		saga_change_write_step(saga, changed);
 	if (touched && step != changed)
-		saga_advance_write_step(saga, step);
+		saga_change_write_step(saga, step);
 	if (over)
 		write_rolled_back(saga, steps, changed, now);
 	else
@@ -362,7 +362,7 @@ saga_advance_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
 								 "running again" : "rolled back", 0, NULL, now);
 	if (dispatched)
 	{
-		saga_advance_keep_dispatch(step, dispatched_before);
+		saga_change_keep_dispatch(step, dispatched_before);
 		saga_notify_compensate(text_to_cstring(step->channel), &saga->id,
 							   step->seq);
 	}
@@ -378,7 +378,7 @@ saga_advance_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
  * what it did is written down, and nothing follows from it.
  */
 SagaWritten
-saga_advance_settle(SagaRow *saga, SagaSteps *steps, int index,
+saga_change_settle(SagaRow *saga, SagaSteps *steps, int index,
 					const SagaAttemptEnd *end, SagaHand hand, TimestampTz now)
 {
 	SagaStep   *step = &steps->step[index];
@@ -386,14 +386,14 @@ saga_advance_settle(SagaRow *saga, SagaSteps *steps, int index,
 
 	saga_outcome_take(saga, step, end, now);
 	if (saga->state == SAGA_COMPENSATING)
-		written = saga_advance_walk(saga, steps, step, hand, now);
+		written = saga_change_walk(saga, steps, step, hand, now);
 	else
 	{
-		saga_advance_rest(saga, steps);
-		written = saga_advance_stand(saga, step, hand, now);
+		saga_change_rest(saga, steps);
+		written = saga_change_stand(saga, step, hand, now);
 	}
 	if (written == SAGA_WRITTEN)
-		saga_advance_write_attempt(step, end, now);
+		saga_change_write_attempt(step, end, now);
 	return written;
 }
 
@@ -402,7 +402,7 @@ saga_advance_settle(SagaRow *saga, SagaSteps *steps, int index,
  * is the one before that, or 0.
  */
 void
-saga_advance_keep_dispatch(const SagaStep *step, TimestampTz before)
+saga_change_keep_dispatch(const SagaStep *step, TimestampTz before)
 {
 	if (before != 0)
 		saga_ledger_insert_event(&step->saga, "compensation dispatched",
@@ -413,7 +413,7 @@ saga_advance_keep_dispatch(const SagaStep *step, TimestampTz before)
 
 /* Writes down an attempt of a compensation that is over. */
 void
-saga_advance_write_attempt(const SagaStep *step, const SagaAttemptEnd *end,
+saga_change_write_attempt(const SagaStep *step, const SagaAttemptEnd *end,
 						   TimestampTz now)
 {
 	SagaAttempt attempt;

@@ -27,7 +27,7 @@ static text *
 make_key(const pg_uuid_t *saga, int64 seq, const char *suffix)
 {
 	char	   *key = psprintf("%s-" INT64_FORMAT "%s",
-							   saga_uuid7_string(saga), seq, suffix);
+							   saga_ids_string(saga), seq, suffix);
 
 	return cstring_to_text(key);
 }
@@ -144,7 +144,7 @@ saga_context_build(const SagaRow *saga, const SagaStep *step, int attempt)
 
 	saga_json_begin(&json);
 	saga_json_open(&json, "saga");
-	saga_json_string(&json, "id", saga_uuid7_string(&saga->id));
+	saga_json_string(&json, "id", saga_ids_string(&saga->id));
 	saga_json_text(&json, "name", saga->name);
 	saga_json_text(&json, "idempotency_key", saga->key);
 	saga_json_value(&json, "input", saga->input);

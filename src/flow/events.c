@@ -5,7 +5,7 @@
  *
  * Each function takes the rows as they were read, changes them, and writes
  * them by change.c, whose rules hold here too.  The caller holds no lock but
- * the saga's own where the saga is still running (saga_dispatch_fail).
+ * the saga's own where the saga is still running (saga_events_fail).
  *
  *-------------------------------------------------------------------------
  */
@@ -68,11 +68,11 @@ park_behind_pivot(SagaRow *saga, SagaSteps *steps, const SagaStep *pivot,
 		saga_ledger_enter_state(saga, SAGA_NEEDS_REVIEW, now);
 	saga->undo_target = -1;
 	saga->parked = cstring_to_text(why);
-	saga_advance_rest(saga, steps);
-	written = saga_advance_stand(saga, NULL, hand, now);
+	saga_change_rest(saga, steps);
+	written = saga_change_stand(saga, NULL, hand, now);
 	if (written != SAGA_WRITTEN)
 		return written;
-	saga_advance_withdraw(saga, steps);
+	saga_change_withdraw(saga, steps);
 	saga_ledger_insert_event(&saga->id, "parked", pivot->seq,
 							 saga_json_pair("why", why), now);
 	return SAGA_WRITTEN;
@@ -83,7 +83,7 @@ park_behind_pivot(SagaRow *saga, SagaSteps *steps, const SagaStep *pivot,
  * becomes a full one.
  */
 SagaWritten
-saga_dispatch_fail(SagaRow *saga, SagaFailureKind kind, text *reason,
+saga_events_fail(SagaRow *saga, SagaFailureKind kind, text *reason,
 				   Jsonb *details, SagaHand hand, TimestampTz now)
 {
 	SagaSteps	steps;
@@ -96,20 +96,20 @@ saga_dispatch_fail(SagaRow *saga, SagaFailureKind kind, text *reason,
 	saga->failure_kind = kind;
 	saga->reason = reason;
 	saga->details = details;
-	saga->failed_seq = saga_walk_failed_step(&steps);
+	saga->failed_seq = saga_next_failed_step(&steps);
 	saga->undo_target = 0;
-	pivot = saga_walk_completed_pivot(&steps);
+	pivot = saga_next_completed_pivot(&steps);
 	if (pivot != NULL)
 		written = park_behind_pivot(saga, &steps, pivot, hand, now);
 	else
 	{
-		to_undo = saga_walk_count_to_undo(saga, &steps);
+		to_undo = saga_next_count_to_undo(saga, &steps);
 		/* A person was asked, and still is, unless it goes on without that. */
 		if (saga->state == SAGA_NEEDS_REVIEW &&
 			saga->on_failure == SAGA_ON_FAILURE_HALT)
-			written = saga_advance_stand(saga, NULL, hand, now);
+			written = saga_change_stand(saga, NULL, hand, now);
 		else
-			written = saga_advance_walk(saga, &steps, NULL, hand, now);
+			written = saga_change_walk(saga, &steps, NULL, hand, now);
 	}
 	if (written != SAGA_WRITTEN)
 		return written;
@@ -137,11 +137,11 @@ fire_and_forget(SagaRow *saga, SagaSteps *steps, int index, TimestampTz now)
 	step->dispatched_at = now;
 
 	/* What comes next is another turn's. */
-	written = saga_advance_settle(saga, steps, index, &end,
+	written = saga_change_settle(saga, steps, index, &end,
 								  SAGA_HAND_EXECUTOR, now);
 	if (written == SAGA_WRITTEN)
 	{
-		saga_advance_keep_dispatch(step, dispatched_before);
+		saga_change_keep_dispatch(step, dispatched_before);
 		saga_notify_compensate(text_to_cstring(step->channel), &saga->id,
 							   step->seq);
 	}
@@ -153,7 +153,7 @@ static bool
 is_late(const SagaRow *saga, TimestampTz now)
 {
 	return (saga->state == SAGA_RUNNING || saga->state == SAGA_COMPENSATING) &&
-		saga_advance_is_late(saga, now);
+		saga_change_is_late(saga, now);
 }
 
 /* Nobody may claim it: a person must give the saga another owner first. */
@@ -166,7 +166,7 @@ park_unclaimable(SagaRow *saga, SagaSteps *steps, int index, const char *why,
 	saga_outcome_of_claim(&steps->step[index], SAGA_OUTCOME_FAILED, why, &end);
 	end.started_at = now;
 	end.park = why;
-	return saga_advance_settle(saga, steps, index, &end, SAGA_HAND_EXECUTOR,
+	return saga_change_settle(saga, steps, index, &end, SAGA_HAND_EXECUTOR,
 							   now);
 }
 
@@ -176,7 +176,7 @@ turn_undo(SagaRow *saga, SagaSteps *steps, SagaHand hand, TimestampTz now)
 {
 	SagaTask	task;
 
-	saga_walk_next(saga, steps, &task);
+	saga_next(saga, steps, &task);
 	if (hand == SAGA_HAND_WORKER && task.kind == SAGA_TASK_LISTENER &&
 		!saga->paused)
 	{
@@ -187,19 +187,19 @@ turn_undo(SagaRow *saga, SagaSteps *steps, SagaHand hand, TimestampTz now)
 		{
 			if (!step->acknowledge)
 				return fire_and_forget(saga, steps, task.index, now);
-			why = saga_owner_why_gone(saga->owner, saga->owner_name);
+			why = saga_rights_why_gone(saga->owner, saga->owner_name);
 			if (why != NULL)
 				return park_unclaimable(saga, steps, task.index, why, now);
 		}
 	}
-	return saga_advance_walk(saga, steps, NULL, hand, now);
+	return saga_change_walk(saga, steps, NULL, hand, now);
 }
 
 /* What is due of a saga, apart from announcing it. */
 static SagaWritten
 turn(SagaRow *saga, SagaSteps *steps, SagaHand hand, TimestampTz now)
 {
-	SagaStep   *claimed = saga_walk_claimed(steps);
+	SagaStep   *claimed = saga_next_claimed(steps);
 
 	/*
 	 * What came first, first: the due time that is left behind must not be the
@@ -213,17 +213,17 @@ turn(SagaRow *saga, SagaSteps *steps, SagaHand hand, TimestampTz now)
 		saga_outcome_of_claim(claimed, SAGA_OUTCOME_TIMED_OUT,
 							  "its claim ended without an acknowledgement",
 							  &end);
-		return saga_advance_settle(saga, steps, claimed - steps->step, &end,
+		return saga_change_settle(saga, steps, claimed - steps->step, &end,
 								   hand, now);
 	}
 	if (is_late(saga, now))
-		return saga_dispatch_fail(saga, SAGA_FAILURE_TIMED_OUT,
+		return saga_events_fail(saga, SAGA_FAILURE_TIMED_OUT,
 								  cstring_to_text("the deadline passed"),
 								  NULL, hand, now);
 	if (saga->state == SAGA_COMPENSATING)
 		return turn_undo(saga, steps, hand, now);
-	saga_advance_rest(saga, steps);
-	return saga_advance_stand(saga, NULL, hand, now);
+	saga_change_rest(saga, steps);
+	return saga_change_stand(saga, NULL, hand, now);
 }
 
 /*
@@ -232,7 +232,7 @@ turn(SagaRow *saga, SagaSteps *steps, SagaHand hand, TimestampTz now)
  * it to the right lane.  What only the worker may do, an executor leaves.
  */
 SagaWritten
-saga_dispatch_turn(SagaRow *saga, SagaSteps *steps, SagaHand hand,
+saga_events_turn(SagaRow *saga, SagaSteps *steps, SagaHand hand,
 				   TimestampTz now)
 {
 	const char *announce = NULL;
@@ -261,7 +261,7 @@ saga_dispatch_turn(SagaRow *saga, SagaSteps *steps, SagaHand hand,
 
 /* Would the worker's turn on a saga notify anybody? */
 bool
-saga_dispatch_notifies(const SagaRow *saga, SagaSteps *steps)
+saga_events_notifies(const SagaRow *saga, SagaSteps *steps)
 {
 	SagaTask	task;
 
@@ -269,7 +269,7 @@ saga_dispatch_notifies(const SagaRow *saga, SagaSteps *steps)
 		return true;
 	if (saga->state != SAGA_COMPENSATING)
 		return false;
-	saga_walk_next(saga, steps, &task);
+	saga_next(saga, steps, &task);
 	return task.kind == SAGA_TASK_LISTENER &&
 		steps->step[task.index].comp_status != SAGA_COMP_DISPATCHED;
 }
@@ -284,7 +284,7 @@ saga_dispatch_notifies(const SagaRow *saga, SagaSteps *steps)
  * undone: a person must look.
  */
 SagaWritten
-saga_dispatch_late(SagaRow *saga, SagaSteps *steps, int index, Jsonb *output,
+saga_events_late(SagaRow *saga, SagaSteps *steps, int index, Jsonb *output,
 				   TimestampTz now)
 {
 	SagaStep   *step = &steps->step[index];
@@ -333,22 +333,22 @@ saga_dispatch_late(SagaRow *saga, SagaSteps *steps, int index, Jsonb *output,
 			saga->undo_target = SAGA_NOTHING_TO_UNDO;
 		if (saga->state != SAGA_NEEDS_REVIEW && saga->state != SAGA_ABANDONED)
 			saga_ledger_enter_state(saga, SAGA_NEEDS_REVIEW, now);
-		saga_advance_rest(saga, steps);
+		saga_change_rest(saga, steps);
 	}
 	else if (saga->state == SAGA_NEEDS_REVIEW && saga->undo_target < 0)
 	{
 		/* It was one of those to be finished. */
-		const SagaStep *pivot = saga_walk_completed_pivot(steps);
+		const SagaStep *pivot = saga_next_completed_pivot(steps);
 
 		if (pivot != NULL)
 			saga->parked = cstring_to_text(why_behind_pivot(steps, pivot));
 	}
 
-	written = saga_advance_stand(saga, step, SAGA_HAND_CALLER, now);
+	written = saga_change_stand(saga, step, SAGA_HAND_CALLER, now);
 	if (written != SAGA_WRITTEN)
 		return written;
 	if (!in_time)
-		saga_advance_withdraw(saga, steps);
+		saga_change_withdraw(saga, steps);
 
 	/* Its row no longer says that it was. */
 	if (compensated_at != 0 && saga->state != SAGA_COMPENSATED)

@@ -34,7 +34,7 @@ typedef enum StepView
  * rolled back is so again only if a late result of it opened it.
  */
 bool
-saga_walk_in_range(const SagaRow *saga, const SagaStep *step)
+saga_next_in_range(const SagaRow *saga, const SagaStep *step)
 {
 	if (step->rolled_back_at != 0)
 		return step->parked != NULL ||
@@ -69,7 +69,7 @@ view_step(const SagaRow *saga, const SagaStep *step, const char **why)
 		case SAGA_COMP_DISPATCHED:
 			break;
 	}
-	if (saga_walk_passes_over(saga, step))
+	if (saga_next_passes_over(saga, step))
 		return STEP_PASSED_OVER;
 	if (step->review != NULL && !step->released)
 	{
@@ -89,7 +89,7 @@ view_step(const SagaRow *saga, const SagaStep *step, const char **why)
 
 /* Is it a step that is not undone, whatever its compensation? */
 bool
-saga_walk_spares(const SagaStep *step)
+saga_next_spares(const SagaStep *step)
 {
 	return step->kind == SAGA_KIND_RETRIABLE ||
 		(step->compensate_on == SAGA_COMPENSATE_ON_COMPLETED &&
@@ -101,13 +101,13 @@ saga_walk_spares(const SagaStep *step)
  * nobody has tried yet?
  */
 bool
-saga_walk_passes_over(const SagaRow *saga, const SagaStep *step)
+saga_next_passes_over(const SagaRow *saga, const SagaStep *step)
 {
 	if (step->comp_status != SAGA_COMP_REGISTERED &&
 		step->comp_status != SAGA_COMP_PENDING &&
 		step->comp_status != SAGA_COMP_DISPATCHED)
 		return false;
-	return saga_walk_spares(step);
+	return saga_next_spares(step);
 }
 
 /*
@@ -118,7 +118,7 @@ saga_walk_passes_over(const SagaRow *saga, const SagaStep *step)
 static void
 wait_for_claim(SagaSteps *steps, SagaTask *task)
 {
-	const SagaStep *claimed = steps->claimed ? saga_walk_claimed(steps) : NULL;
+	const SagaStep *claimed = steps->claimed ? saga_next_claimed(steps) : NULL;
 
 	if (claimed == NULL)
 		return;
@@ -133,7 +133,7 @@ wait_for_claim(SagaSteps *steps, SagaTask *task)
  * takes time that grows with their number, not with its square.
  */
 void
-saga_walk_next(const SagaRow *saga, SagaSteps *steps, SagaTask *task)
+saga_next(const SagaRow *saga, SagaSteps *steps, SagaTask *task)
 {
 	task->kind = SAGA_TASK_NONE;
 	task->index = -1;
@@ -141,7 +141,7 @@ saga_walk_next(const SagaRow *saga, SagaSteps *steps, SagaTask *task)
 	for (int i = steps->frontier - 1; i >= 0; i--)
 	{
 		const SagaStep *step = &steps->step[i];
-		StepView	view = saga_walk_in_range(saga, step) ?
+		StepView	view = saga_next_in_range(saga, step) ?
 			view_step(saga, step, &task->why) : STEP_SETTLED;
 
 		switch (view)
@@ -171,12 +171,12 @@ saga_walk_next(const SagaRow *saga, SagaSteps *steps, SagaTask *task)
 }
 
 int
-saga_walk_count_given_up(const SagaRow *saga, const SagaSteps *steps)
+saga_next_count_given_up(const SagaRow *saga, const SagaSteps *steps)
 {
 	int			n = 0;
 
 	for (int i = 0; i < steps->count; i++)
-		if (saga_walk_in_range(saga, &steps->step[i]) &&
+		if (saga_next_in_range(saga, &steps->step[i]) &&
 			steps->step[i].comp_status == SAGA_COMP_FAILED)
 			n++;
 	return n;
@@ -184,7 +184,7 @@ saga_walk_count_given_up(const SagaRow *saga, const SagaSteps *steps)
 
 /* How many steps the walk is to do something about, or stop at. */
 int
-saga_walk_count_to_undo(const SagaRow *saga, const SagaSteps *steps)
+saga_next_count_to_undo(const SagaRow *saga, const SagaSteps *steps)
 {
 	int			n = 0;
 
@@ -192,7 +192,7 @@ saga_walk_count_to_undo(const SagaRow *saga, const SagaSteps *steps)
 	{
 		const char *why;
 
-		if (!saga_walk_in_range(saga, &steps->step[i]))
+		if (!saga_next_in_range(saga, &steps->step[i]))
 			continue;
 		switch (view_step(saga, &steps->step[i], &why))
 		{
@@ -212,7 +212,7 @@ saga_walk_count_to_undo(const SagaRow *saga, const SagaSteps *steps)
 
 /* The step of that number; -1: there is none. */
 int
-saga_walk_find(const SagaSteps *steps, int64 seq)
+saga_next_find(const SagaSteps *steps, int64 seq)
 {
 	for (int i = steps->count - 1; i >= 0; i--)
 		if (steps->step[i].seq == seq)
@@ -222,7 +222,7 @@ saga_walk_find(const SagaSteps *steps, int64 seq)
 
 /* The newest run of the step with a key; -1: there is none. */
 int
-saga_walk_find_key(const SagaSteps *steps, const text *key)
+saga_next_find_key(const SagaSteps *steps, const text *key)
 {
 	for (int i = steps->count - 1; i >= 0; i--)
 		if (saga_rows_same_text(steps->step[i].key, key))
@@ -235,12 +235,12 @@ saga_walk_find_key(const SagaSteps *steps, const text *key)
  * which takes a late result of an old run, the newest.
  */
 int
-saga_walk_find_asked(const SagaRow *saga, const SagaSteps *steps,
+saga_next_find_asked(const SagaRow *saga, const SagaSteps *steps,
 					 const text *key)
 {
 	for (int i = steps->count - 1; i >= 0; i--)
 		if (steps->step[i].parked != NULL &&
-			saga_walk_in_range(saga, &steps->step[i]) &&
+			saga_next_in_range(saga, &steps->step[i]) &&
 			saga_rows_same_text(steps->step[i].key, key))
 			return i;
 	return -1;
@@ -251,7 +251,7 @@ saga_walk_find_asked(const SagaRow *saga, const SagaSteps *steps,
  * result opened a step again while a listener held another.
  */
 SagaStep *
-saga_walk_claimed(const SagaSteps *steps)
+saga_next_claimed(const SagaSteps *steps)
 {
 	SagaStep   *first = NULL;
 
@@ -268,7 +268,7 @@ saga_walk_claimed(const SagaSteps *steps)
 
 /* The completed pivot of the forward run, or NULL. */
 const SagaStep *
-saga_walk_completed_pivot(const SagaSteps *steps)
+saga_next_completed_pivot(const SagaSteps *steps)
 {
 	for (int i = 0; i < steps->count; i++)
 	{
@@ -283,7 +283,7 @@ saga_walk_completed_pivot(const SagaSteps *steps)
 
 /* The step at which a saga failed: its last failed one, else its last open. */
 int64
-saga_walk_failed_step(const SagaSteps *steps)
+saga_next_failed_step(const SagaSteps *steps)
 {
 	int64		open = 0;
 

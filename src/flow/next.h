@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef SAGA_WALK_H
-#define SAGA_WALK_H
+#ifndef SAGA_NEXT_H
+#define SAGA_NEXT_H
 
 #include "ledger/rows.h"
 
@@ -26,21 +26,21 @@ typedef struct SagaTask
 	const char *why;			/* of SAGA_TASK_PERSON */
 } SagaTask;
 
-extern void saga_walk_next(const SagaRow *saga, SagaSteps *steps,
+extern void saga_next(const SagaRow *saga, SagaSteps *steps,
 						   SagaTask *task);
-extern bool saga_walk_in_range(const SagaRow *saga, const SagaStep *step);
-extern bool saga_walk_passes_over(const SagaRow *saga, const SagaStep *step);
-extern bool saga_walk_spares(const SagaStep *step);
-extern int	saga_walk_count_given_up(const SagaRow *saga,
+extern bool saga_next_in_range(const SagaRow *saga, const SagaStep *step);
+extern bool saga_next_passes_over(const SagaRow *saga, const SagaStep *step);
+extern bool saga_next_spares(const SagaStep *step);
+extern int	saga_next_count_given_up(const SagaRow *saga,
 									 const SagaSteps *steps);
-extern int	saga_walk_count_to_undo(const SagaRow *saga,
+extern int	saga_next_count_to_undo(const SagaRow *saga,
 									const SagaSteps *steps);
-extern int	saga_walk_find(const SagaSteps *steps, int64 seq);
-extern int	saga_walk_find_key(const SagaSteps *steps, const text *key);
-extern int	saga_walk_find_asked(const SagaRow *saga, const SagaSteps *steps,
+extern int	saga_next_find(const SagaSteps *steps, int64 seq);
+extern int	saga_next_find_key(const SagaSteps *steps, const text *key);
+extern int	saga_next_find_asked(const SagaRow *saga, const SagaSteps *steps,
 								 const text *key);
-extern SagaStep *saga_walk_claimed(const SagaSteps *steps);
-extern const SagaStep *saga_walk_completed_pivot(const SagaSteps *steps);
-extern int64 saga_walk_failed_step(const SagaSteps *steps);
+extern SagaStep *saga_next_claimed(const SagaSteps *steps);
+extern const SagaStep *saga_next_completed_pivot(const SagaSteps *steps);
+extern int64 saga_next_failed_step(const SagaSteps *steps);
 
-#endif							/* SAGA_WALK_H */
+#endif							/* SAGA_NEXT_H */

@@ -30,7 +30,7 @@ saga_notify_compensate(const char *channel, const pg_uuid_t *saga, int64 seq)
 	SAGA_FAULT("notify.before_queue");
 	Async_Notify(channel,
 				 psprintf("{\"event\":\"compensate\",\"saga_id\":\"%s\",\"seq\":" INT64_FORMAT "}",
-						  saga_uuid7_string(saga), seq));
+						  saga_ids_string(saga), seq));
 }
 
 /* A saga reached a state. */
@@ -40,7 +40,7 @@ saga_notify_state(const char *channel, const pg_uuid_t *saga, SagaState state)
 	SAGA_FAULT("notify.before_queue");
 	Async_Notify(channel,
 				 psprintf("{\"event\":\"state\",\"saga_id\":\"%s\",\"state\":\"%s\"}",
-						  saga_uuid7_string(saga), saga_state_name(state)));
+						  saga_ids_string(saga), saga_state_name(state)));
 }
 
 /*

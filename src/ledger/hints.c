@@ -22,7 +22,7 @@
 #include "access/htup_details.h"
 #include "ledger/hints.h"
 
-StaticAssertDecl((SAGA_PLACES_SIZE & (SAGA_PLACES_SIZE - 1)) == 0,
+StaticAssertDecl((SAGA_HINTS_SIZE & (SAGA_HINTS_SIZE - 1)) == 0,
 				 "the number of places must be a power of 2");
 
 /*
@@ -30,9 +30,9 @@ StaticAssertDecl((SAGA_PLACES_SIZE & (SAGA_PLACES_SIZE - 1)) == 0,
  * place it is not known where it begins; what was noted before still holds.
  */
 void
-saga_places_note(SagaPlaces *places, uint64 hash, HeapTuple tuple)
+saga_hints_note(SagaPlaces *places, uint64 hash, HeapTuple tuple)
 {
-	int			i = hash & (SAGA_PLACES_SIZE - 1);
+	int			i = hash & (SAGA_HINTS_SIZE - 1);
 
 	if (HeapTupleIsHeapOnly(tuple))
 		return;
@@ -41,9 +41,9 @@ saga_places_note(SagaPlaces *places, uint64 hash, HeapTuple tuple)
 }
 
 bool
-saga_places_get(const SagaPlaces *places, uint64 hash, ItemPointer root)
+saga_hints_get(const SagaPlaces *places, uint64 hash, ItemPointer root)
 {
-	int			i = hash & (SAGA_PLACES_SIZE - 1);
+	int			i = hash & (SAGA_HINTS_SIZE - 1);
 
 	*root = places->entry[i].root;
 	return places->entry[i].hash == hash && ItemPointerIsValid(root);

@@ -5,13 +5,13 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef SAGA_PLACES_H
-#define SAGA_PLACES_H
+#ifndef SAGA_HINTS_H
+#define SAGA_HINTS_H
 
 #include "access/htup.h"
 
 /* Rows of one table that are remembered at a time; a power of 2. */
-#define SAGA_PLACES_SIZE	64
+#define SAGA_HINTS_SIZE	64
 
 typedef struct SagaPlaces
 {
@@ -19,11 +19,11 @@ typedef struct SagaPlaces
 	{
 		uint64		hash;		/* of what identifies the row */
 		ItemPointerData root;	/* invalid: no entry */
-	}			entry[SAGA_PLACES_SIZE];
+	}			entry[SAGA_HINTS_SIZE];
 } SagaPlaces;
 
-extern void saga_places_note(SagaPlaces *places, uint64 hash, HeapTuple tuple);
-extern bool saga_places_get(const SagaPlaces *places, uint64 hash,
+extern void saga_hints_note(SagaPlaces *places, uint64 hash, HeapTuple tuple);
+extern bool saga_hints_get(const SagaPlaces *places, uint64 hash,
 							ItemPointer root);
 
-#endif							/* SAGA_PLACES_H */
+#endif							/* SAGA_HINTS_H */

@@ -492,7 +492,7 @@ saga_sql_adopt(PG_FUNCTION_ARGS)
 	Oid			adopter;
 
 	PreventCommandIfReadOnly("saga.adopt()");
-	if (!saga_owner_is_dba())
+	if (!saga_rights_is_dba())
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_PERMISSION_DENIED),
 				 errmsg("permission denied to adopt this copy of the ledger"),
@@ -504,6 +504,6 @@ saga_sql_adopt(PG_FUNCTION_ARGS)
 	saga_wakeup_launcher();
 	/* Rows that came here by other ways may be due before anything seen yet. */
 	saga_wakeup_due(DT_NOBEGIN);
-	saga_front_queued(DT_NOBEGIN);
+	saga_queue_front_queued(DT_NOBEGIN);
 	PG_RETURN_VOID();
 }

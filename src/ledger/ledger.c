@@ -132,7 +132,7 @@ key_text(ScanKey key, AttrNumber att, const text *value)
 }
 
 /* Where this process saw sagas, and steps. */
-static SagaPlaces saga_places;
+static SagaPlaces saga_hints;
 static SagaPlaces step_places;
 
 /* For a place: ids end in random bits. */
@@ -160,7 +160,7 @@ saga_in_place(Relation heap, const pg_uuid_t *id, SagaRow *row)
 	ItemPointerData root;
 	SagaTuple	version;
 
-	if (!saga_places_get(&saga_places, id_bits(id), &root) ||
+	if (!saga_hints_get(&saga_hints, id_bits(id), &root) ||
 		!saga_table_find_at(heap, &root, &version))
 		return false;
 	saga_rows_unpack_saga(RelationGetDescr(heap), &version, row);
@@ -178,7 +178,7 @@ step_in_place(Relation heap, const pg_uuid_t *id, const text *key,
 	ItemPointerData root;
 	SagaTuple	version;
 
-	if (!saga_places_get(&step_places, step_bits(id, key), &root) ||
+	if (!saga_hints_get(&step_places, step_bits(id, key), &root) ||
 		!saga_table_find_at(heap, &root, &version) ||
 		TransactionIdIsValid(version.writer))
 		return false;
@@ -212,7 +212,7 @@ saga_ledger_get_saga(const pg_uuid_t *id, SagaRow *row)
 	if (found == SAGA_FOUND)
 	{
 		saga_rows_unpack_saga(RelationGetDescr(heap), &version, row);
-		saga_places_note(&saga_places, id_bits(id), version.tuple);
+		saga_hints_note(&saga_hints, id_bits(id), version.tuple);
 	}
 	index_close(index, NoLock);
 	table_close(heap, NoLock);
@@ -439,7 +439,7 @@ saga_ledger_insert_saga(SagaRow *row)
 	row->stored_state = row->state;
 	if (inserted)
 	{
-		saga_places_note(&saga_places, id_bits(&row->id), row->version.tuple);
+		saga_hints_note(&saga_hints, id_bits(&row->id), row->version.tuple);
 		follow_due(row, false);
 		saga_tally_add(row->owner, 1);
 	}
@@ -472,7 +472,7 @@ saga_ledger_update_saga(SagaRow *row, SagaPatience patience)
 
 		row->version.own = true;
 		row->version.writer = InvalidTransactionId;
-		saga_places_note(&saga_places, id_bits(&row->id), row->version.tuple);
+		saga_hints_note(&saga_hints, id_bits(&row->id), row->version.tuple);
 		if (row->state != row->stored_state)
 		{
 			int			was_over = saga_state_is_final(row->stored_state);
@@ -719,7 +719,7 @@ bool
 saga_ledger_next_owner(SagaQueued *queue)
 {
 	text	   *channel = cstring_to_text(queue->channel);
-	Oid			known = saga_front_next_owner(queue);
+	Oid			known = saga_queue_front_next_owner(queue);
 	ScanKeyData keys[3];
 
 	key_text(&keys[0], Queue_channel, channel);
@@ -763,7 +763,7 @@ saga_ledger_first_queued(const SagaQueued *queue, uint64 look,
 						 Snapshot snapshot, SagaQueued *rows, int max)
 {
 	SagaQueued	front = *queue;
-	bool		whole = !saga_front_get(&front);
+	bool		whole = !saga_queue_front_get(&front);
 	int			count = read_from(&front, BTGreaterEqualStrategyNumber,
 								  snapshot, rows, max);
 
@@ -771,7 +771,7 @@ saga_ledger_first_queued(const SagaQueued *queue, uint64 look,
 	if (count > 0 &&
 		(whole || rows[0].since != front.since ||
 		 memcmp(&rows[0].saga, &front.saga, sizeof(pg_uuid_t)) != 0))
-		saga_front_set(&rows[0], whole, look);
+		saga_queue_front_set(&rows[0], whole, look);
 	return count;
 }
 
@@ -823,7 +823,7 @@ saga_ledger_get_step(const pg_uuid_t *id, text *key, bool sure, SagaStep *step)
 	if (found == SAGA_FOUND)
 	{
 		saga_rows_unpack_step(RelationGetDescr(heap), &version, step);
-		saga_places_note(&step_places, step_bits(id, key), version.tuple);
+		saga_hints_note(&step_places, step_bits(id, key), version.tuple);
 	}
 	index_close(index, NoLock);
 	table_close(heap, NoLock);
@@ -918,7 +918,7 @@ saga_ledger_insert_step(SagaStep *step)
 	step->version.writer = InvalidTransactionId;
 	step->stored_comp_status = step->comp_status;
 	if (inserted)
-		saga_places_note(&step_places, step_bits(&step->saga, step->key),
+		saga_hints_note(&step_places, step_bits(&step->saga, step->key),
 						 step->version.tuple);
 	table_close(heap, NoLock);
 	return inserted;
@@ -952,7 +952,7 @@ follow_queue(const SagaRow *saga, SagaStep *step)
 		if (saga_table_find(heap, index, keys, 4, ForwardScanDirection,
 							&version) == SAGA_FOUND)
 			saga_table_delete(heap, version.tuple, version.own);
-		saga_front_taken(step->stored_queued);
+		saga_queue_front_taken(step->stored_queued);
 		index_close(index, NoLock);
 	}
 	if (queued != 0)
@@ -966,7 +966,7 @@ follow_queue(const SagaRow *saga, SagaStep *step)
 		values[Queue_saga - 1] = UUIDPGetDatum(&step->saga);
 		values[Queue_seq - 1] = Int64GetDatum(step->seq);
 		saga_table_insert(heap, values, nulls, InvalidOid, NULL, NULL);
-		saga_front_queued(queued);
+		saga_queue_front_queued(queued);
 	}
 	table_close(heap, NoLock);
 	step->stored_queued = queued;
@@ -1050,7 +1050,7 @@ saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
 		step->version.own = true;
 		step->version.writer = InvalidTransactionId;
 		step->stored_comp_status = step->comp_status;
-		saga_places_note(&step_places, step_bits(&step->saga, step->key),
+		saga_hints_note(&step_places, step_bits(&step->saga, step->key),
 						 step->version.tuple);
 		if (others)
 			note_others_attempt(step);

@@ -44,7 +44,7 @@ record_purge(int64 purged, TimestampTz limit, bool all)
 	SagaJson	json;
 
 	saga_ledger_delete_events_of_none(limit, all ? NULL :
-									  saga_owner_role_name(GetUserId()));
+									  saga_rights_role_name(GetUserId()));
 	saga_json_begin(&json);
 	saga_json_int(&json, "sagas", purged);
 	saga_ledger_insert_event(NULL, "purged", 0,
@@ -82,7 +82,7 @@ saga_purge(pg_uuid_t *position, TimestampTz limit, bool all,
 		}
 		*position = saga.id;
 		if (!is_over(&saga, limit) ||
-			(!all && !saga_owner_may_call(saga.owner, saga.owner_name)))
+			(!all && !saga_rights_may_call(saga.owner, saga.owner_name)))
 			continue;
 		/* As it is now; a late result may have opened it again. */
 		if (saga_ledger_get_saga(position, &saga) != SAGA_FOUND ||

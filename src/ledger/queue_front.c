@@ -109,7 +109,7 @@ is_behind(const SagaQueued *row, const SagaFront *front)
 
 /* R1: to be called before the snapshot with which the queue is read. */
 uint64
-saga_front_look(void)
+saga_queue_front_look(void)
 {
 	return saga_shmem == NULL ? 0 : pg_atomic_read_u64(&saga_shmem->queued);
 }
@@ -119,7 +119,7 @@ saga_front_look(void)
  * InvalidOid if there is none.
  */
 Oid
-saga_front_next_owner(const SagaQueued *queue)
+saga_queue_front_next_owner(const SagaQueued *queue)
 {
 	Oid			next = InvalidOid;
 
@@ -159,7 +159,7 @@ read_again(SagaFront *front)
  * and "owner" name is to be read.  False: that is its start.
  */
 bool
-saga_front_get(SagaQueued *queue)
+saga_queue_front_get(SagaQueued *queue)
 {
 	SagaFront  *front;
 	bool		known;
@@ -185,7 +185,7 @@ saga_front_get(SagaQueued *queue)
  * start ("whole") or from its front.
  */
 void
-saga_front_set(const SagaQueued *first, bool whole, uint64 look)
+saga_queue_front_set(const SagaQueued *first, bool whole, uint64 look)
 {
 	SagaQueued	row = *first;
 	SagaFront  *front;
@@ -212,7 +212,7 @@ saga_front_set(const SagaQueued *first, bool whole, uint64 look)
 
 /* W2: rows that wait since then, or later, are there, in whatever queue. */
 void
-saga_front_post(TimestampTz since)
+saga_queue_front_post(TimestampTz since)
 {
 	if (saga_shmem == NULL)
 		return;
@@ -238,7 +238,7 @@ at_end_of_transaction(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_COMMIT:
 			if (queued != DT_NOEND)
-				saga_front_post(queued);
+				saga_queue_front_post(queued);
 			break;
 		case XACT_EVENT_PREPARE:
 		case XACT_EVENT_ABORT:
@@ -251,7 +251,7 @@ at_end_of_transaction(XactEvent event, void *arg)
 }
 
 void
-saga_front_init(void)
+saga_queue_front_init(void)
 {
 	if (process_shared_preload_libraries_in_progress)
 		RegisterXactCallback(at_end_of_transaction, NULL);
@@ -259,14 +259,14 @@ saga_front_init(void)
 
 /* This transaction puts a row into a queue, that waits since then. */
 void
-saga_front_queued(TimestampTz since)
+saga_queue_front_queued(TimestampTz since)
 {
 	queued = Min(queued, since);
 }
 
 /* And takes one out. */
 void
-saga_front_taken(TimestampTz since)
+saga_queue_front_taken(TimestampTz since)
 {
 	taken = Min(taken, since);
 }

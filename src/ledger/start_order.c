@@ -22,7 +22,7 @@
 
 /*
  * The largest number that this session knows in the steps of a saga, for the
- * sagas it touched lately; see saga_order_next.
+ * sagas it touched lately; see saga_start_order_next.
  */
 typedef struct KnownSeq
 {
@@ -48,7 +48,7 @@ static KnownSeq known_seqs[KNOWN_SEQS];
  * Without shared memory there is no mark, and every call looks.
  */
 int64
-saga_order_next(const pg_uuid_t *id)
+saga_start_order_next(const pg_uuid_t *id)
 {
 	KnownSeq   *known = &known_seqs[hash_bytes(id->data, UUID_LEN) % KNOWN_SEQS];
 	uint64		life = saga_shmem != NULL ? saga_shmem->life : 0;

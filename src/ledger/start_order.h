@@ -5,11 +5,11 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef SAGA_ORDER_H
-#define SAGA_ORDER_H
+#ifndef SAGA_START_ORDER_H
+#define SAGA_START_ORDER_H
 
 #include "utils/uuid.h"
 
-extern int64 saga_order_next(const pg_uuid_t *id);
+extern int64 saga_start_order_next(const pg_uuid_t *id);
 
-#endif							/* SAGA_ORDER_H */
+#endif							/* SAGA_START_ORDER_H */

@@ -262,14 +262,14 @@ park_gone(const char *name, int *parked, TimestampTz now)
 			if (saga_ledger_get_saga(&queue.saga, &saga) != SAGA_FOUND)
 				continue;
 			/* Nor have the other sagas of that owner another. */
-			if (saga_owner_why_gone(saga.owner, saga.owner_name) == NULL)
+			if (saga_rights_why_gone(saga.owner, saga.owner_name) == NULL)
 				break;
 			if (*parked >= PARK_BATCH)
 				return false;
 			if (saga_ledger_reread_saga(&saga, SAGA_NOWAIT) != SAGA_FOUND)
 				continue;
 			saga_ledger_get_steps(&saga.id, &steps);
-			(void) saga_dispatch_turn(&saga, &steps, SAGA_HAND_WORKER, now);
+			(void) saga_events_turn(&saga, &steps, SAGA_HAND_WORKER, now);
 			(*parked)++;
 		} while (saga_ledger_next_queued(&queue, GetActiveSnapshot(), &queue,
 										 1) > 0);
@@ -322,7 +322,7 @@ tell_those_due(TimestampTz now)
 	/* Asked behind the snapshot: what it sees, this knows of. */
 	if (saga_home_away() != NULL)
 	{
-		saga_turn_commit();
+		saga_transaction_commit();
 		return false;
 	}
 	while (told_count < TELL_BATCH)
@@ -340,7 +340,7 @@ tell_those_due(TimestampTz now)
 				CHANNEL_WAITS : CHANNEL_EMPTY;
 	}
 	SAGA_FAULT("channels.before_commit");
-	saga_turn_commit();
+	saga_transaction_commit();
 	return true;
 }
 
@@ -374,8 +374,8 @@ saga_channels_turn(TimestampTz now)
 		not_before = DT_NOBEGIN;
 		saga_notify_make_room();
 	}
-	fronts = saga_front_look();
-	if (saga_turn_begin(true) != SAGA_TURN_BEGUN)
+	fronts = saga_queue_front_look();
+	if (saga_transaction_begin(true) != SAGA_TRANSACTION_BEGUN)
 		return now + BLOCKED * MS;
 	MemoryContextSwitchTo(caller);
 	PG_TRY();
@@ -384,7 +384,7 @@ saga_channels_turn(TimestampTz now)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error = saga_turn_fail(caller);
+		ErrorData  *error = saga_transaction_fail(caller);
 
 		ereport(WARNING,
 				(errcode(error->sqlerrcode),

@@ -249,7 +249,7 @@ wait_out(long ms)
 		if (rest <= 0 || saga_pool_must_leave())
 			break;
 		sleep_ms((long) rest);
-		saga_turn_handle_interrupts();
+		saga_transaction_handle_interrupts();
 	}
 	/* What the latch was set for has not been looked at. */
 	SetLatch(MyLatch);
@@ -335,11 +335,11 @@ check_unchanged(SagaRow *saga, int index)
 	if (found == SAGA_FOUND && saga->state == SAGA_COMPENSATING)
 	{
 		get_steps(saga);
-		index = saga_walk_find(&walk.steps, attempt.seq);
+		index = saga_next_find(&walk.steps, attempt.seq);
 		if (index >= 0)
 		{
 			step = walk.steps.step[index].version.tuple;
-			saga_walk_next(saga, &walk.steps, &task);
+			saga_next(saga, &walk.steps, &task);
 			if (ItemPointerEquals(&step_tid, &step->t_self) &&
 				step_xmin == HeapTupleHeaderGetRawXmin(step->t_data) &&
 				task.kind == SAGA_TASK_SQL && task.index == index)
@@ -360,7 +360,7 @@ settle(SagaRow *saga, int index)
 	MemoryContext caller = MemoryContextSwitchTo(walk_context);
 	SagaWritten written;
 
-	written = saga_advance_settle(saga, &walk.steps, index, &attempt.end,
+	written = saga_change_settle(saga, &walk.steps, index, &attempt.end,
 								   SAGA_HAND_EXECUTOR, saga_clock_now());
 	MemoryContextSwitchTo(caller);
 	return written == SAGA_WRITTEN;
@@ -433,13 +433,13 @@ try_step(bool alone)
 	TimestampTz now;
 
 	saga_mailbox_look();
-	switch (saga_turn_begin(false))
+	switch (saga_transaction_begin(false))
 	{
-		case SAGA_TURN_BEGUN:
+		case SAGA_TRANSACTION_BEGUN:
 			break;
-		case SAGA_TURN_BLOCKED:
+		case SAGA_TRANSACTION_BLOCKED:
 			return WALK_SKIP;
-		case SAGA_TURN_GONE:
+		case SAGA_TRANSACTION_GONE:
 			return WALK_LEAVE;
 	}
 	MemoryContextSwitchTo(attempt_context);
@@ -447,25 +447,25 @@ try_step(bool alone)
 	if (walk.doubt_home && saga_home_away() != NULL)
 	{
 		/* Whoever adopts the copy has everything looked at again. */
-		saga_turn_commit();
+		saga_transaction_commit();
 		return WALK_DONE;
 	}
 	walk.doubt_home = false;
 	if (saga_ledger_get_saga(&attempt.saga, &saga) != SAGA_FOUND)
 	{
-		saga_turn_commit();
+		saga_transaction_commit();
 		return WALK_DONE;
 	}
 	if (TransactionIdIsValid(saga.version.writer))
 	{
-		saga_turn_commit();
+		saga_transaction_commit();
 		return WALK_SKIP;
 	}
 	/* Asked now: behind the attempts that the row tells of. */
 	now = saga_clock_now();
 	if (!is_for_me(&saga, now))
 	{
-		saga_turn_commit();
+		saga_transaction_commit();
 		/* By a clock that was set back: the worker has passed it by as due. */
 		if (saga.due > now)
 			saga_wakeup_post(saga_shmem_my_database(), saga.due);
@@ -473,17 +473,17 @@ try_step(bool alone)
 	}
 
 	get_steps(&saga);
-	saga_walk_next(&saga, &walk.steps, &task);
+	saga_next(&saga, &walk.steps, &task);
 	if (task.kind != SAGA_TASK_SQL ||
 		walk.steps.step[task.index].run_as != my_role)
 	{
 		/* In the wrong lane: let it be put where it belongs. */
 		SagaWritten written;
 
-		written = saga_dispatch_turn(&saga, &walk.steps, SAGA_HAND_EXECUTOR,
+		written = saga_events_turn(&saga, &walk.steps, SAGA_HAND_EXECUTOR,
 									 now);
 		if (written == SAGA_WRITTEN)
-			saga_turn_commit();
+			saga_transaction_commit();
 		else
 			AbortCurrentTransaction();
 		return written == SAGA_WRITTEN ? WALK_DONE : WALK_SKIP;
@@ -492,7 +492,7 @@ try_step(bool alone)
 	if (step->comp_crashes >= 0 && !alone)
 	{
 		walk.alone_ms = alone_window(step);
-		saga_turn_commit();
+		saga_transaction_commit();
 		return WALK_ALONE;
 	}
 
@@ -500,7 +500,7 @@ try_step(bool alone)
 	if (why == NULL && saga_session_is_outdated(step))
 	{
 		/* The worker starts another for what is due. */
-		saga_turn_commit();
+		saga_transaction_commit();
 		return WALK_LEAVE;
 	}
 
@@ -517,7 +517,7 @@ try_step(bool alone)
 		attempt.end.park = why;
 		if (settle(&saga, task.index))
 		{
-			saga_turn_commit();
+			saga_transaction_commit();
 			/* The saga may go on without it; that is for the ledger to say. */
 			return WALK_ON;
 		}
@@ -548,7 +548,7 @@ try_step(bool alone)
 	attempt.phase = SAGA_ATTEMPT_COMMITTING;
 	saga_mailbox_look();
 	SAGA_FAULT("executor.before_commit");
-	saga_turn_commit();
+	saga_transaction_commit();
 	SAGA_FAULT("executor.after_commit");
 
 	attempt_open = false;
@@ -609,7 +609,7 @@ attempt_step(bool alone)
 		HOLD_INTERRUPTS();
 		timed_out = saga_session_timed_out();
 		saga_session_disarm();
-		error = saga_turn_fail(attempt_context);
+		error = saga_transaction_fail(attempt_context);
 		RESUME_INTERRUPTS();
 		walk.valid = false;
 		if (attempt.phase == SAGA_ATTEMPT_LOOKING)
@@ -678,38 +678,38 @@ try_to_record(void)
 	int			i;
 
 	SAGA_FAULT("executor.before_record_failure");
-	switch (saga_turn_begin(true))
+	switch (saga_transaction_begin(true))
 	{
-		case SAGA_TURN_BEGUN:
+		case SAGA_TRANSACTION_BEGUN:
 			break;
-		case SAGA_TURN_BLOCKED:
+		case SAGA_TRANSACTION_BLOCKED:
 			return false;
-		case SAGA_TURN_GONE:
+		case SAGA_TRANSACTION_GONE:
 			return true;
 	}
 	MemoryContextSwitchTo(attempt_context);
 	if (saga_ledger_get_saga(&attempt.saga, &saga) != SAGA_FOUND)
 	{
-		saga_turn_commit();
+		saga_transaction_commit();
 		return true;
 	}
 	if (TransactionIdIsValid(saga.version.writer))
 	{
-		saga_turn_commit();
+		saga_transaction_commit();
 		return false;
 	}
 
 	get_steps(&saga);
-	i = saga_walk_find(&walk.steps, attempt.seq);
+	i = saga_next_find(&walk.steps, attempt.seq);
 	if (i < 0)
 	{
 		/* It moved while the steps were read. */
-		saga_turn_commit();
+		saga_transaction_commit();
 		return false;
 	}
 	if (walk.steps.step[i].comp_attempts != attempt.end.attempt - 1)
 	{
-		saga_turn_commit();
+		saga_transaction_commit();
 		return true;
 	}
 	excuse_amended(&walk.steps.step[i]);
@@ -720,7 +720,7 @@ try_to_record(void)
 		AbortCurrentTransaction();
 		return false;
 	}
-	saga_turn_commit();
+	saga_transaction_commit();
 	walk.steps.step[i].version.own = false;
 	know_version(&saga);
 	return true;
@@ -745,7 +745,7 @@ record_failure(void)
 		}
 		PG_CATCH();
 		{
-			ErrorData  *error = saga_turn_fail(context);
+			ErrorData  *error = saga_transaction_fail(context);
 
 			walk.valid = false;
 			/* The message may quote what the SQL was about. */
@@ -797,7 +797,7 @@ walk_saga(const pg_uuid_t *id, bool handed_over)
 	while (result == WALK_ON || result == WALK_ALONE)
 	{
 		alone = (result == WALK_ALONE);
-		saga_turn_handle_interrupts();
+		saga_transaction_handle_interrupts();
 		if (saga_pool_must_leave() ||
 			!saga_pool_enter_sql(alone ? walk.alone_ms : 0))
 		{
@@ -815,7 +815,7 @@ walk_saga(const pg_uuid_t *id, bool handed_over)
 			else if (attempt.trouble)
 				result = WALK_SKIP;
 		}
-		saga_alone_leave();
+		saga_quarantine_leave();
 		/* What is due, here or in the mailbox, is for another process. */
 		if (walk.spent)
 			result = WALK_LEAVE;
@@ -874,7 +874,7 @@ saga_executor_main(Datum arg)
 
 	for (;;)
 	{
-		saga_turn_handle_interrupts();
+		saga_transaction_handle_interrupts();
 		if (saga_pool_must_leave())
 			break;
 		if (saga_mailbox_take(&id, &handed_over))

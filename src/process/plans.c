@@ -22,7 +22,7 @@
  *	  them.
  *
  *	- Captured settings.  When those of a step differ from those of the step
- *	  before, the plans are discarded before it runs (saga_kept_use_settings).
+ *	  before, the plans are discarded before it runs (saga_plans_use_settings).
  *
  *	- Passing constants.  A literal becomes a constant when a text is analyzed,
  *	  by the input function of its type.  If that is not immutable, the constant
@@ -32,7 +32,7 @@
  *	  author may be wrong ("the tenant of this session").  Hooks of the analysis
  *	  and of the planner look for both, the latter also into functions in SQL
  *	  that may be inlined.  Where they find any, or cannot be sure, the plans
- *	  are discarded after the compensation (saga_kept_end).
+ *	  are discarded after the compensation (saga_plans_end).
  *
  * Whether something is "passing" is always decided on the safe side: to be
  * wrong in that direction costs a compensation its analysis.
@@ -77,11 +77,11 @@
 #include "utils/plancache.h"
 #include "utils/syscache.h"
 
-#define SAGA_KEPT_TEXTS		256
+#define SAGA_PLANS_TEXTS		256
 /* Memory of all kept texts, with their plans */
-#define SAGA_KEPT_BYTES		(16 * 1024 * 1024)
+#define SAGA_PLANS_BYTES		(16 * 1024 * 1024)
 /* How deep functions in SQL are looked into */
-#define SAGA_KEPT_DEPTH		8
+#define SAGA_PLANS_DEPTH		8
 
 typedef struct KeptText
 {
@@ -106,7 +106,7 @@ typedef struct Reading
 
 static bool find_passing(Node *node, Reading *reading);
 
-static KeptText texts[SAGA_KEPT_TEXTS];
+static KeptText texts[SAGA_PLANS_TEXTS];
 static Size total_bytes = 0;
 static uint64 use_counter = 0;
 
@@ -366,7 +366,7 @@ find_passing_in_body(HeapTuple tuple, Node *call, const Reading *reading)
 
 	if (function->proretset && function->provolatile == PROVOLATILE_VOLATILE)
 		return false;
-	if (reading->depth >= SAGA_KEPT_DEPTH)
+	if (reading->depth >= SAGA_PLANS_DEPTH)
 		return true;
 	memset(&inner, 0, sizeof(inner));
 	inner.planning = true;
@@ -524,7 +524,7 @@ catalog_changed(Datum arg, SAGA_COMPAT_SYSCACHE_ID cache, uint32 hash)
 
 /* Once per executor, after it has connected. */
 void
-saga_kept_init(void)
+saga_plans_init(void)
 {
 	for (size_t i = 0; i < lengthof(watched_caches); i++)
 		CacheRegisterSyscacheCallback(watched_caches[i], catalog_changed,
@@ -540,7 +540,7 @@ saga_kept_init(void)
  * in words.
  */
 void
-saga_kept_use_settings(const char *settings)
+saga_plans_use_settings(const char *settings)
 {
 	char	   *copy;
 
@@ -585,7 +585,7 @@ oldest(void)
 {
 	KeptText   *k = &texts[0];
 
-	for (int i = 1; i < SAGA_KEPT_TEXTS && k->context != NULL; i++)
+	for (int i = 1; i < SAGA_PLANS_TEXTS && k->context != NULL; i++)
 	{
 		if (texts[i].context == NULL || texts[i].last_used < k->last_used)
 			k = &texts[i];
@@ -595,12 +595,12 @@ oldest(void)
 
 /* The plans of a text, to be run now; NULL if there are none. */
 const SagaKept *
-saga_kept_find(const char *sql, const char *search_path)
+saga_plans_find(const char *sql, const char *search_path)
 {
 	uint64		hash = hash_text(sql, search_path);
 
 	current = NULL;
-	for (int i = 0; i < SAGA_KEPT_TEXTS; i++)
+	for (int i = 0; i < SAGA_PLANS_TEXTS; i++)
 	{
 		KeptText   *k = &texts[i];
 
@@ -618,7 +618,7 @@ saga_kept_find(const char *sql, const char *search_path)
 
 /* Keeps the plans of a text that was run from beginning to end. */
 void
-saga_kept_keep(const char *sql, const char *search_path, int count,
+saga_plans_keep(const char *sql, const char *search_path, int count,
 			   SPIPlanPtr *plans, const bool *takes_context)
 {
 	KeptText   *k = oldest();
@@ -677,7 +677,7 @@ measure(const KeptText *k)
  * only, and what there is no room for.
  */
 void
-saga_kept_end(void)
+saga_plans_end(void)
 {
 	if (current != NULL)
 	{
@@ -685,14 +685,14 @@ saga_kept_end(void)
 		current->bytes = measure(current);
 		total_bytes += current->bytes;
 		/* By itself too large, it would drive out all others first. */
-		if (current->bytes > SAGA_KEPT_BYTES)
+		if (current->bytes > SAGA_PLANS_BYTES)
 			forget(current);
 		current = NULL;
-		while (total_bytes > SAGA_KEPT_BYTES)
+		while (total_bytes > SAGA_PLANS_BYTES)
 		{
 			KeptText   *k = NULL;
 
-			for (int i = 0; i < SAGA_KEPT_TEXTS; i++)
+			for (int i = 0; i < SAGA_PLANS_TEXTS; i++)
 			{
 				if (texts[i].context != NULL &&
 					(k == NULL || texts[i].last_used < k->last_used))

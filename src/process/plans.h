@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef SAGA_KEPT_H
-#define SAGA_KEPT_H
+#ifndef SAGA_PLANS_H
+#define SAGA_PLANS_H
 
 #include "executor/spi.h"
 
@@ -18,11 +18,11 @@ typedef struct SagaKept
 	bool	   *takes_context;	/* does it take $1? */
 } SagaKept;
 
-extern void saga_kept_init(void);
-extern const SagaKept *saga_kept_find(const char *sql, const char *search_path);
-extern void saga_kept_keep(const char *sql, const char *search_path, int count,
+extern void saga_plans_init(void);
+extern const SagaKept *saga_plans_find(const char *sql, const char *search_path);
+extern void saga_plans_keep(const char *sql, const char *search_path, int count,
 						   SPIPlanPtr *plans, const bool *takes_context);
-extern void saga_kept_use_settings(const char *settings);
-extern void saga_kept_end(void);
+extern void saga_plans_use_settings(const char *settings);
+extern void saga_plans_end(void);
 
-#endif							/* SAGA_KEPT_H */
+#endif							/* SAGA_PLANS_H */

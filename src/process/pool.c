@@ -585,7 +585,7 @@ detach(int code, Datum arg)
 		return;
 	if (my_at_exit != NULL)
 		my_at_exit(code);
-	saga_alone_leave();
+	saga_quarantine_leave();
 
 	my_slot = NULL;
 	LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
@@ -684,5 +684,5 @@ saga_pool_must_leave(void)
 bool
 saga_pool_enter_sql(int64 alone_ms)
 {
-	return saga_alone_enter(my_index, alone_ms, saga_pool_must_leave);
+	return saga_quarantine_enter(my_index, alone_ms, saga_pool_must_leave);
 }

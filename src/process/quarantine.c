@@ -40,7 +40,7 @@ static bool wants_alone = false;
  * come back later.  No transaction may be open.
  */
 bool
-saga_alone_enter(int slot, int64 window_ms, bool (*must_leave) (void))
+saga_quarantine_enter(int slot, int64 window_ms, bool (*must_leave) (void))
 {
 	static uint32 wait_event = 0;
 	bool		entered = false;
@@ -98,7 +98,7 @@ saga_alone_enter(int slot, int64 window_ms, bool (*must_leave) (void))
 		ConditionVariableCancelSleep();
 	if (!entered)
 	{
-		saga_alone_leave();
+		saga_quarantine_leave();
 		return false;
 	}
 	if (tell)
@@ -108,7 +108,7 @@ saga_alone_enter(int slot, int64 window_ms, bool (*must_leave) (void))
 
 /* Gives the right back; harmless when there is none. */
 void
-saga_alone_leave(void)
+saga_quarantine_leave(void)
 {
 	bool		tell = false;
 

@@ -5,11 +5,11 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef SAGA_ALONE_H
-#define SAGA_ALONE_H
+#ifndef SAGA_QUARANTINE_H
+#define SAGA_QUARANTINE_H
 
-extern bool saga_alone_enter(int slot, int64 window_ms,
+extern bool saga_quarantine_enter(int slot, int64 window_ms,
 							 bool (*must_leave) (void));
-extern void saga_alone_leave(void);
+extern void saga_quarantine_leave(void);
 
-#endif							/* SAGA_ALONE_H */
+#endif							/* SAGA_QUARANTINE_H */

@@ -64,7 +64,7 @@ saga_retention_turn(TimestampTz now)
 	}
 	if (now < pass_at)
 		return pass_at;
-	if (saga_turn_begin(true) != SAGA_TURN_BEGUN)
+	if (saga_transaction_begin(true) != SAGA_TRANSACTION_BEGUN)
 		return pass_at = now + AGAIN * S;
 	MemoryContextSwitchTo(caller);
 	PG_TRY();
@@ -76,12 +76,12 @@ saga_retention_turn(TimestampTz now)
 			(void) saga_purge(&pass_position, now - saga_guc_retention * MIN, true,
 					 BATCH, BATCH, SAGA_NOWAIT, &end);
 		SAGA_FAULT("retention.before_commit");
-		saga_turn_commit();
+		saga_transaction_commit();
 		done = end;
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error = saga_turn_fail(caller);
+		ErrorData  *error = saga_transaction_fail(caller);
 
 		ereport(WARNING,
 				(errcode(error->sqlerrcode),

@@ -12,7 +12,7 @@
  * snapshot of somebody else keeps from being removed.  The position goes back
  *
  * - to the earliest due time that was committed since the worker last looked
- *	 (saga_lanes_posted): no row that came in between is due before that;
+ *	 (saga_role_lanes_posted): no row that came in between is due before that;
  * - to the start when an executor left, with what was in its mailbox; when one
  *	 reported a saga that somebody held, after a short pause; while prepared
  *	 transactions may bring rows that nobody posts; and for good measure
@@ -113,7 +113,7 @@ read_again(Lane *lane)
 
 /* Everything is to be read from the start at the next turn. */
 void
-saga_lanes_read_again(void)
+saga_role_lanes_read_again(void)
 {
 	int			i;
 
@@ -124,7 +124,7 @@ saga_lanes_read_again(void)
 
 /* The clock was set back: no pause is to last longer for that. */
 void
-saga_lanes_forget_pauses(void)
+saga_role_lanes_forget_pauses(void)
 {
 	for (int i = 0; i < lane_count; i++)
 	{
@@ -136,7 +136,7 @@ saga_lanes_forget_pauses(void)
 
 /* Rows that are due then or later were committed. */
 void
-saga_lanes_posted(TimestampTz due)
+saga_role_lanes_posted(TimestampTz due)
 {
 	int			i;
 
@@ -159,7 +159,7 @@ saga_lanes_posted(TimestampTz due)
 
 /* The array stays the caller's, and must stay. */
 void
-saga_lanes_withhold(const pg_uuid_t *ids, int count)
+saga_role_lanes_withhold(const pg_uuid_t *ids, int count)
 {
 	withheld = ids;
 	withheld_count = count;
@@ -236,7 +236,7 @@ why_unfit(Oid role)
 {
 	const char *name = GetUserNameFromId(role, true);
 
-	return saga_owner_why_not_run(role, name != NULL ? name : "");
+	return saga_rights_why_not_run(role, name != NULL ? name : "");
 }
 
 /*
@@ -427,13 +427,13 @@ park_next(Lane *lane)
 	SagaSteps	steps;
 	SagaTask	task;
 
-	if (saga_turn_begin(true) != SAGA_TURN_BEGUN)
+	if (saga_transaction_begin(true) != SAGA_TRANSACTION_BEGUN)
 		return false;
 	if (saga_home_away() != NULL ||
 		!saga_ledger_next_due(&lane->position, true, &found) ||
 		found.lane != lane->role || found.due > now)
 	{
-		saga_turn_commit();
+		saga_transaction_commit();
 		return false;
 	}
 	lane->position = found;
@@ -442,13 +442,13 @@ park_next(Lane *lane)
 		saga.state == SAGA_RUNNING)
 	{
 		/* Gone, or in the worker's own lane by now, which asks for its lock. */
-		saga_turn_commit();
+		saga_transaction_commit();
 		return true;
 	}
 	if (!TransactionIdIsValid(saga.version.writer))
 	{
 		saga_ledger_get_steps(&found.saga, &steps);
-		saga_walk_next(&saga, &steps, &task);
+		saga_next(&saga, &steps, &task);
 		if (saga.state == SAGA_COMPENSATING && task.kind == SAGA_TASK_SQL &&
 			steps.step[task.index].run_as == lane->role)
 		{
@@ -462,24 +462,24 @@ park_next(Lane *lane)
 			end.rows = -1;
 			end.charged = true;
 			end.error = end.park =
-				saga_owner_why_not_run(step->run_as,
+				saga_rights_why_not_run(step->run_as,
 									   text_to_cstring(step->run_as_name));
 			if (end.park == NULL)
 			{
 				/* It can run after all. */
-				saga_turn_commit();
+				saga_transaction_commit();
 				return false;
 			}
-			written = saga_advance_settle(&saga, &steps, task.index, &end,
+			written = saga_change_settle(&saga, &steps, task.index, &end,
 										  SAGA_HAND_EXECUTOR, now);
 		}
 		else
-			written = saga_dispatch_turn(&saga, &steps, SAGA_HAND_EXECUTOR,
+			written = saga_events_turn(&saga, &steps, SAGA_HAND_EXECUTOR,
 										 now);
 	}
 	if (written == SAGA_WRITTEN)
 	{
-		saga_turn_commit();
+		saga_transaction_commit();
 		/* A saga that goes on without the step keeps its place. */
 		if (saga.due == found.due && saga.lane == found.lane)
 			lane->position = before;
@@ -510,7 +510,7 @@ stop_waiting(void)
  * One turn: hands out what can be handed out.  Returns when to look again.
  */
 TimestampTz
-saga_lanes_turn(TimestampTz now)
+saga_role_lanes_turn(TimestampTz now)
 {
 	TimestampTz next = DT_NOEND;
 	int64		begun;
@@ -518,7 +518,7 @@ saga_lanes_turn(TimestampTz now)
 	int			i;
 
 	saga_pool_want_none();
-	if (saga_turn_begin(true) != SAGA_TURN_BEGUN)
+	if (saga_transaction_begin(true) != SAGA_TRANSACTION_BEGUN)
 	{
 		stop_waiting();
 		return now + BLOCKED * MS;
@@ -538,7 +538,7 @@ saga_lanes_turn(TimestampTz now)
 
 		next = Min(next, lane_next);
 	}
-	saga_turn_commit();
+	saga_transaction_commit();
 	if (away)
 	{
 		stop_waiting();

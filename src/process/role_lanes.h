@@ -5,16 +5,16 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef SAGA_LANES_H
-#define SAGA_LANES_H
+#ifndef SAGA_ROLE_LANES_H
+#define SAGA_ROLE_LANES_H
 
 #include "datatype/timestamp.h"
 #include "utils/uuid.h"
 
-extern void saga_lanes_read_again(void);
-extern void saga_lanes_forget_pauses(void);
-extern void saga_lanes_posted(TimestampTz due);
-extern void saga_lanes_withhold(const pg_uuid_t *ids, int count);
-extern TimestampTz saga_lanes_turn(TimestampTz now);
+extern void saga_role_lanes_read_again(void);
+extern void saga_role_lanes_forget_pauses(void);
+extern void saga_role_lanes_posted(TimestampTz due);
+extern void saga_role_lanes_withhold(const pg_uuid_t *ids, int count);
+extern TimestampTz saga_role_lanes_turn(TimestampTz now);
 
-#endif							/* SAGA_LANES_H */
+#endif							/* SAGA_ROLE_LANES_H */

@@ -141,7 +141,7 @@ saga_session_init(void)
 	saga_leftover_init();
 	may_replicate = has_rolreplication(GetUserId());
 	CommitTransactionCommand();
-	saga_kept_init();
+	saga_plans_init();
 
 	initial_user = GetUserId();
 	initial_session_user = GetSessionUserId();
@@ -205,7 +205,7 @@ saga_session_reset(void)
 	reset_random();
 	if (initial_superuser || may_replicate)
 		saga_compat_drop_temporary_slots();
-	saga_kept_end();
+	saga_plans_end();
 	/* LISTEN is refused in a background worker: nothing to undo. */
 
 	GetTempNamespaceState(&temp, &temp_toast);
@@ -234,7 +234,7 @@ saga_session_check_identity(const SagaRow *saga, const SagaStep *step)
 {
 	const char *why;
 
-	why = saga_owner_why_not_run(step->run_as,
+	why = saga_rights_why_not_run(step->run_as,
 								 text_to_cstring(step->run_as_name));
 	if (why != NULL)
 		return why;
@@ -244,7 +244,7 @@ saga_session_check_identity(const SagaRow *saga, const SagaStep *step)
 		return psprintf("a session of role \"%s\" runs as \"%s\" (see ALTER ROLE ... SET role)",
 						text_to_cstring(step->run_as_name),
 						GetUserNameFromId(GetUserId(), true));
-	return saga_owner_why_not_told(step->run_as, saga->owner, saga->owner_name);
+	return saga_rights_why_not_told(step->run_as, saga->owner, saga->owner_name);
 }
 
 static Jsonb *
@@ -310,7 +310,7 @@ apply_settings(const SagaStep *step)
 
 	if (step->settings == NULL)
 	{
-		saga_kept_use_settings("");
+		saga_plans_use_settings("");
 		return;
 	}
 	initStringInfo(&servers);
@@ -331,7 +331,7 @@ apply_settings(const SagaStep *step)
 				appendStringInfo(&servers, "%s=%s\n", name, set);
 		}
 	}
-	saga_kept_use_settings(servers.data);
+	saga_plans_use_settings(servers.data);
 }
 
 static void
@@ -490,7 +490,7 @@ run_first_time(const char *sql, const char *search_path, Jsonb *context)
 				 SPI_result_code_string(SPI_result));
 		rows = run_plan(plans[i], takes[i], context);
 	}
-	saga_kept_keep(sql, search_path, count, plans, takes);
+	saga_plans_keep(sql, search_path, count, plans, takes);
 	return rows;
 }
 
@@ -513,7 +513,7 @@ saga_session_prepare(const SagaStep *step, const SagaPolicy *policy)
 		/* Which one it is may be seen by everybody, unlike what it does. */
 		snprintf(activity, sizeof(activity),
 				 SAGA_SESSION_ACTIVITY " of %s, step " INT64_FORMAT,
-				 saga_uuid7_string(&step->saga), step->seq);
+				 saga_ids_string(&step->saga), step->seq);
 		debug_query_string = activity;
 	}
 	pgstat_report_activity(STATE_RUNNING, debug_query_string);
@@ -536,7 +536,7 @@ saga_session_run(const SagaStep *step, const char *search_path, Jsonb *context)
 	int64		rows = 0;
 
 	SPI_connect();
-	kept = saga_kept_find(sql, search_path);
+	kept = saga_plans_find(sql, search_path);
 	if (kept == NULL)
 		rows = run_first_time(sql, search_path, context);
 	else

@@ -27,42 +27,42 @@
 #include "utils/snapmgr.h"
 
 /* Room for what saga_ledger_relations answers. */
-#define SAGA_TURN_MAX_RELATIONS		16
+#define SAGA_TRANSACTION_MAX_RELATIONS		16
 
 static SagaTurnBegun
 lock_ledger(void)
 {
-	Oid			relids[SAGA_TURN_MAX_RELATIONS];
-	Oid			again[SAGA_TURN_MAX_RELATIONS];
+	Oid			relids[SAGA_TRANSACTION_MAX_RELATIONS];
+	Oid			again[SAGA_TRANSACTION_MAX_RELATIONS];
 	int			count;
 	int			i;
 
 	if (!saga_oids_exist())
-		return SAGA_TURN_GONE;
+		return SAGA_TRANSACTION_GONE;
 	count = saga_ledger_relations(relids);
-	Assert(count <= SAGA_TURN_MAX_RELATIONS);
+	Assert(count <= SAGA_TRANSACTION_MAX_RELATIONS);
 	for (i = 0; i < count; i++)
 	{
 		if (!ConditionalLockRelationOid(relids[i], RowExclusiveLock))
-			return SAGA_TURN_BLOCKED;
+			return SAGA_TRANSACTION_BLOCKED;
 	}
 
 	/* While we had no lock yet, the extension may have been replaced. */
 	if (!saga_oids_exist())
-		return SAGA_TURN_GONE;
+		return SAGA_TRANSACTION_GONE;
 	if (saga_ledger_relations(again) != count ||
 		memcmp(relids, again, count * sizeof(Oid)) != 0)
-		return SAGA_TURN_BLOCKED;
-	return SAGA_TURN_BEGUN;
+		return SAGA_TRANSACTION_BLOCKED;
+	return SAGA_TRANSACTION_BEGUN;
 }
 
 /*
  * Begins a transaction with a snapshot and the locks.  If it does not answer
- * SAGA_TURN_BEGUN, there is no transaction.  "bookkeeping": nothing of a role
+ * SAGA_TRANSACTION_BEGUN, there is no transaction.  "bookkeeping": nothing of a role
  * runs in it, so that the role's default isolation level is not for it.
  */
 SagaTurnBegun
-saga_turn_begin(bool bookkeeping)
+saga_transaction_begin(bool bookkeeping)
 {
 	SagaTurnBegun begun;
 
@@ -75,17 +75,17 @@ saga_turn_begin(bool bookkeeping)
 		XactDeferrable = false;
 	}
 	begun = lock_ledger();
-	if (begun != SAGA_TURN_BEGUN)
+	if (begun != SAGA_TRANSACTION_BEGUN)
 	{
 		CommitTransactionCommand();
 		return begun;
 	}
 	PushActiveSnapshot(GetTransactionSnapshot());
-	return SAGA_TURN_BEGUN;
+	return SAGA_TRANSACTION_BEGUN;
 }
 
 void
-saga_turn_commit(void)
+saga_transaction_commit(void)
 {
 	PopActiveSnapshot();
 	CommitTransactionCommand();
@@ -97,7 +97,7 @@ saga_turn_commit(void)
  * returns what happened, in the given context.  Nothing goes to the log.
  */
 ErrorData *
-saga_turn_fail(MemoryContext context)
+saga_transaction_fail(MemoryContext context)
 {
 	ErrorData  *error;
 
@@ -114,7 +114,7 @@ saga_turn_fail(MemoryContext context)
 
 /* Between two transactions: what signals asked for. */
 void
-saga_turn_handle_interrupts(void)
+saga_transaction_handle_interrupts(void)
 {
 	/* A cancel has nothing to cancel here. */
 	QueryCancelPending = false;

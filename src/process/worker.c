@@ -143,7 +143,7 @@ leave_because_gone(void)
 static void
 handle_interrupts(void)
 {
-	saga_turn_handle_interrupts();
+	saga_transaction_handle_interrupts();
 	if (saga_shmem_worker_must_leave(false))
 		leave();
 }
@@ -164,37 +164,37 @@ settle_leftover(const SagaInflight *record)
 	int			i;
 
 	SAGA_FAULT("worker.before_turn");
-	switch (saga_turn_begin(true))
+	switch (saga_transaction_begin(true))
 	{
-		case SAGA_TURN_BEGUN:
+		case SAGA_TRANSACTION_BEGUN:
 			break;
-		case SAGA_TURN_BLOCKED:
+		case SAGA_TRANSACTION_BLOCKED:
 			return false;
-		case SAGA_TURN_GONE:
+		case SAGA_TRANSACTION_GONE:
 			leave_because_gone();
 	}
 	found = saga_ledger_get_saga(&record->saga, &saga);
 	if (found == SAGA_FOUND && TransactionIdIsValid(saga.version.writer))
 	{
-		saga_turn_commit();
+		saga_transaction_commit();
 		return false;
 	}
 	i = -1;
 	if (found == SAGA_FOUND)
 	{
 		saga_ledger_get_steps(&record->saga, &steps);
-		i = saga_walk_find(&steps, record->seq);
+		i = saga_next_find(&steps, record->seq);
 	}
 	/* It moved while the steps were read. */
 	if (found == SAGA_FOUND && i < 0)
 	{
-		saga_turn_commit();
+		saga_transaction_commit();
 		return false;
 	}
 	/* Gone, or somebody has written it down before. */
 	if (i < 0 || steps.step[i].comp_attempts >= record->attempt)
 	{
-		saga_turn_commit();
+		saga_transaction_commit();
 		return true;
 	}
 
@@ -227,7 +227,7 @@ settle_leftover(const SagaInflight *record)
 		end.error = end.suspect ? "the server crashed while it ran" :
 			"its process was told to leave while it ran";
 	}
-	written = saga_advance_settle(&saga, &steps, i, &end, SAGA_HAND_EXECUTOR,
+	written = saga_change_settle(&saga, &steps, i, &end, SAGA_HAND_EXECUTOR,
 								  saga_clock_now());
 	if (written != SAGA_WRITTEN)
 	{
@@ -235,7 +235,7 @@ settle_leftover(const SagaInflight *record)
 		return false;
 	}
 	SAGA_FAULT("worker.before_commit");
-	saga_turn_commit();
+	saga_transaction_commit();
 	SAGA_FAULT("worker.after_commit");
 	/* The file may go only when this is on disk, whatever the settings say. */
 	XLogFlush(XactLastCommitEnd);
@@ -258,7 +258,7 @@ settle_leftover_caught(const SagaInflight *record, bool *failed)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error = saga_turn_fail(turn_context);
+		ErrorData  *error = saga_transaction_fail(turn_context);
 
 		ereport(*failed ? DEBUG1 : WARNING,
 				(errcode(error->sqlerrcode),
@@ -282,7 +282,7 @@ settle_leftovers(TimestampTz now)
 	int			count = 0;
 	bool		failed = false;
 
-	saga_lanes_withhold(NULL, 0);
+	saga_role_lanes_withhold(NULL, 0);
 	if (held_back != NULL)
 		pfree(held_back);
 	held_back = NULL;
@@ -305,11 +305,11 @@ settle_leftovers(TimestampTz now)
 		else
 			held_back[count++] = record->saga;
 	}
-	saga_lanes_withhold(held_back, count);
+	saga_role_lanes_withhold(held_back, count);
 	look_for_leftovers = false;
 	leftovers_at = count > 0 ? now + RETRY_LAST * MS : 0;
 	if (count < list_length(records))
-		saga_lanes_read_again();
+		saga_role_lanes_read_again();
 	return count > 0 ? leftovers_at : DT_NOEND;
 }
 
@@ -387,12 +387,12 @@ own_saga(const pg_uuid_t *id, TimestampTz now)
 	saga_ledger_get_steps(id, &steps);
 	if (now < own_notify_at)
 	{
-		if (saga_dispatch_notifies(&saga, &steps))
+		if (saga_events_notifies(&saga, &steps))
 			return false;
 		/* What it does may lead to a listener: that, too, is for later. */
 		hand = SAGA_HAND_EXECUTOR;
 	}
-	if (saga_dispatch_turn(&saga, &steps, hand, now) != SAGA_WRITTEN)
+	if (saga_events_turn(&saga, &steps, hand, now) != SAGA_WRITTEN)
 		return false;
 	/* Still due, where it was found: the lane is read beyond that by now. */
 	return saga.due == 0 || OidIsValid(saga.lane) || saga.due > own_position.due;
@@ -405,13 +405,13 @@ own_batch(TimestampTz now, int limit, TimestampTz *next)
 	OwnResult	result = OWN_DONE;
 
 	SAGA_FAULT("worker.before_turn");
-	switch (saga_turn_begin(true))
+	switch (saga_transaction_begin(true))
 	{
-		case SAGA_TURN_BEGUN:
+		case SAGA_TRANSACTION_BEGUN:
 			break;
-		case SAGA_TURN_BLOCKED:
+		case SAGA_TRANSACTION_BLOCKED:
 			return OWN_BLOCKED;
-		case SAGA_TURN_GONE:
+		case SAGA_TRANSACTION_GONE:
 			leave_because_gone();
 	}
 	MemoryContextSwitchTo(saga_context);
@@ -444,7 +444,7 @@ own_batch(TimestampTz now, int limit, TimestampTz *next)
 	}
 	MemoryContextSwitchTo(turn_context);
 	SAGA_FAULT("worker.before_commit");
-	saga_turn_commit();
+	saga_transaction_commit();
 	SAGA_FAULT("worker.after_commit");
 	return result;
 }
@@ -470,7 +470,7 @@ own_batch_caught(TimestampTz now, TimestampTz *next)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error = saga_turn_fail(turn_context);
+		ErrorData  *error = saga_transaction_fail(turn_context);
 
 		/* Not before anything was found: then it is no saga's error. */
 		if (own_count == 0)
@@ -567,7 +567,7 @@ any_prepared(void)
 
 	if (max_prepared_xacts == 0)
 		return false;
-	if (saga_turn_begin(true) != SAGA_TURN_BEGUN)
+	if (saga_transaction_begin(true) != SAGA_TRANSACTION_BEGUN)
 		return true;
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
@@ -577,7 +577,7 @@ any_prepared(void)
 		elog(ERROR, "could not look for prepared transactions");
 	any = SPI_processed > 0;
 	SPI_finish();
-	saga_turn_commit();
+	saga_transaction_commit();
 	return any;
 }
 
@@ -597,7 +597,7 @@ look_at_prepared(TimestampTz now)
 	if (!count_prepared && !own_may_begin_anew())
 		return now + PREPARED_POLL * MS;
 	own_position_at_start();
-	saga_lanes_read_again();
+	saga_role_lanes_read_again();
 	if (any_prepared())
 	{
 		/* After a restart the counter is lost, but they are not. */
@@ -623,7 +623,7 @@ read_everything(void)
 	own_position_at_start();
 	own_retry_at = 0;
 	own_singles = 0;
-	saga_lanes_read_again();
+	saga_role_lanes_read_again();
 	saga_channels_read_again();
 	look_for_leftovers = true;
 	count_prepared = true;
@@ -640,7 +640,7 @@ forget_pauses(void)
 	read_everything();
 	/* Over, and not forgotten: then room is made in the queue first. */
 	own_notify_at = Min(own_notify_at, DT_NOBEGIN + 1);
-	saga_lanes_forget_pauses();
+	saga_role_lanes_forget_pauses();
 	saga_channels_forget_pauses();
 	saga_retention_read_again();
 }
@@ -662,19 +662,19 @@ begin_to_look(void)
 			memset(&own_position.saga, 0xff, sizeof(pg_uuid_t));
 		}
 	}
-	saga_lanes_posted(posted);
+	saga_role_lanes_posted(posted);
 }
 
 /* Is the extension there?  Tells the launcher; leaves if it is not. */
 static void
 find_out(void)
 {
-	SagaTurnBegun begun = saga_turn_begin(true);
+	SagaTurnBegun begun = saga_transaction_begin(true);
 
-	if (begun == SAGA_TURN_GONE)
+	if (begun == SAGA_TRANSACTION_GONE)
 		leave_because_gone();
-	if (begun == SAGA_TURN_BEGUN)
-		saga_turn_commit();
+	if (begun == SAGA_TRANSACTION_BEGUN)
+		saga_transaction_commit();
 	saga_shmem_worker_found(SAGA_DATABASE_SERVED);
 }
 
@@ -698,7 +698,7 @@ take_turn(void)
 	if (saga_pool_tend())
 	{
 		look_for_leftovers = true;
-		saga_lanes_read_again();
+		saga_role_lanes_read_again();
 	}
 
 	next = look_at_prepared(now);
@@ -713,7 +713,7 @@ take_turn(void)
 	MemoryContextSwitchTo(turn_context);
 	next = earlier(next, saga_channels_turn(saga_clock_now()));
 	next = earlier(next, saga_retention_turn(saga_clock_now()));
-	return earlier(next, saga_lanes_turn(saga_clock_now()));
+	return earlier(next, saga_role_lanes_turn(saga_clock_now()));
 }
 
 static void

@@ -201,7 +201,7 @@ wait_until_gone(SagaDatabaseSlot *slot)
  * Returns when they are gone, or with an error if cancelled while waiting.
  */
 void
-saga_keepaway_from(Oid database, bool for_extension)
+saga_evict_from(Oid database, bool for_extension)
 {
 	static bool registered = false;
 	SagaDatabaseSlot *slot;
@@ -244,14 +244,14 @@ saga_keepaway_from(Oid database, bool for_extension)
  * run are cut short, and nobody waits for them.
  */
 void
-saga_keepaway_here(void)
+saga_evict_here(void)
 {
 	if (saga_shmem != NULL)
-		saga_keepaway_from(MyDatabaseId, false);
+		saga_evict_from(MyDatabaseId, false);
 }
 
 void
-saga_keepaway_init(void)
+saga_evict_init(void)
 {
 	if (process_shared_preload_libraries_in_progress)
 		RegisterXactCallback(at_end_of_transaction, NULL);

@@ -5,11 +5,11 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef SAGA_KEEPAWAY_H
-#define SAGA_KEEPAWAY_H
+#ifndef SAGA_EVICT_H
+#define SAGA_EVICT_H
 
-extern void saga_keepaway_init(void);
-extern void saga_keepaway_from(Oid database, bool for_extension);
-extern void saga_keepaway_here(void);
+extern void saga_evict_init(void);
+extern void saga_evict_from(Oid database, bool for_extension);
+extern void saga_evict_here(void);
 
-#endif							/* SAGA_KEEPAWAY_H */
+#endif							/* SAGA_EVICT_H */
