@@ -117,14 +117,14 @@ take_strike(const char *token)
 
 /* Reads "action [once TOKEN] [after TOKEN]"; a bare name has no action. */
 static void
-parse_fault(const char *text, SagaFault *fault)
+parse_fault(const char *spec, SagaFault *fault)
 {
 	char		copy[SAGA_FAULT_ENTRY_LEN];
 	char	   *rest = NULL;
 	char	   *word;
 
 	memset(fault, 0, sizeof(SagaFault));
-	strlcpy(copy, text, sizeof(copy));
+	strlcpy(copy, spec, sizeof(copy));
 	for (word = strtok_r(copy, " ", &rest); word != NULL;
 		 word = strtok_r(NULL, " ", &rest))
 	{
@@ -136,7 +136,7 @@ parse_fault(const char *text, SagaFault *fault)
 			word = strtok_r(NULL, " ", &rest);
 		}
 		if (word == NULL || value[0] != '\0')
-			elog(ERROR, "\"%s\" is no fault", text);
+			elog(ERROR, "\"%s\" is no fault", spec);
 		strlcpy(value, word, SAGA_FAULT_WORD_LEN);
 	}
 }
@@ -160,12 +160,12 @@ find_fault(const char *setting, const char *name, const char *mine,
 		if (entry >= len && strncmp(at, name, len) == 0 &&
 			(entry == len || at[len] == '='))
 		{
-			char		text[SAGA_FAULT_ENTRY_LEN];
+			char		spec[SAGA_FAULT_ENTRY_LEN];
 
-			text[0] = '\0';
+			spec[0] = '\0';
 			if (entry > len)
-				strlcpy(text, at + len + 1, Min(entry - len, sizeof(text)));
-			parse_fault(text, fault);
+				strlcpy(spec, at + len + 1, Min(entry - len, sizeof(spec)));
+			parse_fault(spec, fault);
 			if ((fault->after[0] == '\0' || has_struck(fault->after)) &&
 				(fault->once[0] == '\0' || strcmp(fault->once, mine) == 0 ||
 				 (!has_struck(fault->once) && take_strike(fault->once))))

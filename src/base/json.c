@@ -130,14 +130,14 @@ saga_json_milliseconds(SagaJson *json, const char *key, int64 value)
 {
 	int64		seconds = value / 1000;
 	int			fraction = (int) (value % 1000);
-	char	   *text = psprintf("%02lld:%02d:%02d",
+	char	   *interval = psprintf("%02lld:%02d:%02d",
 								(long long) (seconds / SECS_PER_HOUR),
 								(int) (seconds / SECS_PER_MINUTE % 60),
 								(int) (seconds % SECS_PER_MINUTE));
 
 	if (fraction != 0)
-		text = psprintf("%s.%03d", text, fraction);
-	saga_json_string(json, key, text);
+		interval = psprintf("%s.%03d", interval, fraction);
+	saga_json_string(json, key, interval);
 }
 
 /* A jsonb of any kind as a member. */

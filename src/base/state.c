@@ -81,12 +81,14 @@ static const CodeName backoffs[] = {
 	{0, NULL}
 };
 
-/* Every transition of a saga that there is; a pair not listed is an error. */
-static const struct
+typedef struct
 {
 	SagaState	from;
 	SagaState	to;
-}			saga_transitions[] =
+} SagaTransition;
+
+/* Every transition of a saga that there is; a pair not listed is an error. */
+static const SagaTransition saga_transitions[] =
 {
 	{SAGA_RUNNING, SAGA_COMPLETED},
 	{SAGA_RUNNING, SAGA_COMPENSATING},
@@ -316,11 +318,11 @@ static const SagaPolicy plain_policy = {
  * A policy as the ledger keeps it: six words, read by people in a dump and by
  * saga_state_policy_decode.  Every step has one, and nearly all have the same,
  * so the words at the end that are those of the plain policy are left out, and
- * of the plain policy itself nothing is left.  "text" has room for
+ * of the plain policy itself nothing is left.  "encoded" has room for
  * SAGA_POLICY_TEXT_LEN.
  */
 void
-saga_state_policy_encode(const SagaPolicy *policy, char *text)
+saga_state_policy_encode(const SagaPolicy *policy, char *encoded)
 {
 	char		jitter[DOUBLE_SHORTEST_DECIMAL_LEN];
 	int			words;
@@ -341,20 +343,20 @@ saga_state_policy_encode(const SagaPolicy *policy, char *text)
 		words = 0;
 
 	double_to_shortest_decimal_buf(policy->jitter, jitter);
-	snprintf(text, SAGA_POLICY_TEXT_LEN,
+	snprintf(encoded, SAGA_POLICY_TEXT_LEN,
 			 "%d " INT64_FORMAT " %c " INT64_FORMAT " %s " INT64_FORMAT,
 			 policy->max_attempts, policy->delay, (char) policy->backoff,
 			 policy->max_delay, jitter, policy->timeout);
 	if (words == 0)
-		*text = '\0';
-	for (; *text != '\0'; text++)
-		if (*text == ' ' && --words == 0)
-			*text = '\0';
+		*encoded = '\0';
+	for (; *encoded != '\0'; encoded++)
+		if (*encoded == ' ' && --words == 0)
+			*encoded = '\0';
 }
 
 /* The reverse; false for a text that no policy has. */
 bool
-saga_state_policy_decode(const char *text, SagaPolicy *policy)
+saga_state_policy_decode(const char *encoded, SagaPolicy *policy)
 {
 	char		backoff = (char) plain_policy.backoff;
 	long long	delay = plain_policy.delay;
@@ -363,10 +365,10 @@ saga_state_policy_decode(const char *text, SagaPolicy *policy)
 	int			end = 0;
 
 	*policy = plain_policy;
-	(void) sscanf(text, "%d%n %lld%n %c%n %lld%n %lf%n %lld%n",
+	(void) sscanf(encoded, "%d%n %lld%n %c%n %lld%n %lf%n %lld%n",
 				  &policy->max_attempts, &end, &delay, &end, &backoff, &end,
 				  &max_delay, &end, &policy->jitter, &end, &timeout, &end);
-	if (text[end] != '\0' || name_of(backoffs, backoff) == NULL)
+	if (encoded[end] != '\0' || name_of(backoffs, backoff) == NULL)
 		return false;
 	policy->delay = delay;
 	policy->backoff = (SagaBackoff) backoff;

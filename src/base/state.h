@@ -132,7 +132,7 @@ extern const char *saga_state_backoff_name(SagaBackoff backoff);
 extern bool saga_state_backoff_by_name(const char *name, SagaBackoff *backoff);
 extern int64 saga_state_retry_delay(const SagaPolicy *policy, int attempt,
 									double random);
-extern void saga_state_policy_encode(const SagaPolicy *policy, char *text);
-extern bool saga_state_policy_decode(const char *text, SagaPolicy *policy);
+extern void saga_state_policy_encode(const SagaPolicy *policy, char *encoded);
+extern bool saga_state_policy_decode(const char *encoded, SagaPolicy *policy);
 
 #endif							/* SAGA_STATE_H */

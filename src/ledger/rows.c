@@ -95,14 +95,6 @@ unpack_char(Packer *p, int att)
 	return p->nulls[att - 1] ? 0 : DatumGetChar(p->values[att - 1]);
 }
 
-#define SPOIL(point, assignment) \
-	do { \
-		if (SAGA_FAULT_SET(point)) \
-		{ \
-			assignment; \
-		} \
-	} while (0)
-
 static void
 require(bool holds, const char *table, const char *rule)
 {
@@ -117,18 +109,28 @@ require(bool holds, const char *table, const char *rule)
 static void
 verify_saga(SagaRow *row)
 {
-	SPOIL("ledger_saga.owner", row->owner = InvalidOid);
-	SPOIL("ledger_saga.started_at", row->started_at = 0);
-	SPOIL("ledger_saga.on_failure", row->on_failure = 'x');
-	SPOIL("ledger_saga.owner_name", row->owner_name = NULL);
-	SPOIL("ledger_saga.name", row->name = NULL);
-	SPOIL("ledger_saga.updated_at", row->updated_at = 0);
-	SPOIL("ledger_saga.state", row->state = 'x');
-	SPOIL("ledger_saga.transition",
-		  row->state = row->stored_state ? SAGA_ABANDONED : SAGA_COMPENSATING);
-	SPOIL("ledger_saga.failure_kind", row->failure_kind = 'x');
-	SPOIL("ledger_saga.finished", row->finished_at = row->finished_at ? 0 : 1);
-	SPOIL("ledger_saga.undo", row->undo_target = -1);
+	if (SAGA_FAULT_SET("ledger_saga.owner"))
+		row->owner = InvalidOid;
+	if (SAGA_FAULT_SET("ledger_saga.started_at"))
+		row->started_at = 0;
+	if (SAGA_FAULT_SET("ledger_saga.on_failure"))
+		row->on_failure = 'x';
+	if (SAGA_FAULT_SET("ledger_saga.owner_name"))
+		row->owner_name = NULL;
+	if (SAGA_FAULT_SET("ledger_saga.name"))
+		row->name = NULL;
+	if (SAGA_FAULT_SET("ledger_saga.updated_at"))
+		row->updated_at = 0;
+	if (SAGA_FAULT_SET("ledger_saga.state"))
+		row->state = 'x';
+	if (SAGA_FAULT_SET("ledger_saga.transition"))
+		row->state = row->stored_state ? SAGA_ABANDONED : SAGA_COMPENSATING;
+	if (SAGA_FAULT_SET("ledger_saga.failure_kind"))
+		row->failure_kind = 'x';
+	if (SAGA_FAULT_SET("ledger_saga.finished"))
+		row->finished_at = row->finished_at ? 0 : 1;
+	if (SAGA_FAULT_SET("ledger_saga.undo"))
+		row->undo_target = -1;
 
 	require(OidIsValid(row->owner), "ledger_saga", "owner");
 	require(row->started_at != 0, "ledger_saga", "started_at");
@@ -155,29 +157,45 @@ verify_saga(SagaRow *row)
 static void
 verify_step(SagaStep *row)
 {
-	SPOIL("ledger_step.seq", row->seq = 0);
-	SPOIL("ledger_step.started_at", row->started_at = 0);
-	SPOIL("ledger_step.run", row->run = 0);
-	SPOIL("ledger_step.run_as", row->run_as = InvalidOid);
-	SPOIL("ledger_step.kind", row->kind = 'x');
-	SPOIL("ledger_step.compensate_on", row->compensate_on = 'x');
-	SPOIL("ledger_step.run_as_name", row->run_as_name = NULL);
-	SPOIL("ledger_step.key", row->key = NULL);
-	SPOIL("ledger_step.compensation_retry", row->compensation_retry = NULL);
-	SPOIL("ledger_step.attempts", row->attempts = 0);
-	SPOIL("ledger_step.status", row->status = 'x');
-	SPOIL("ledger_step.comp_status", row->comp_status = 'x');
-	SPOIL("ledger_step.comp_transition",
-		  row->comp_status = row->stored_comp_status ? SAGA_COMP_NONE : SAGA_COMP_SKIPPED);
-	SPOIL("ledger_step.one_action", row->compensation = row->channel = row->key);
-	SPOIL("ledger_step.completed",
-		  row->completed_at = row->completed_at ? 0 : 1);
-	SPOIL("ledger_step.dispatched",
-		  row->comp_status = SAGA_COMP_DISPATCHED; row->dispatched_at = 0);
-	SPOIL("ledger_step.claimed",
-		  row->claimed_at = row->lease_until = 1);
-	SPOIL("ledger_step.lease",
-		  row->lease_until = row->lease_until ? 0 : 1);
+	if (SAGA_FAULT_SET("ledger_step.seq"))
+		row->seq = 0;
+	if (SAGA_FAULT_SET("ledger_step.started_at"))
+		row->started_at = 0;
+	if (SAGA_FAULT_SET("ledger_step.run"))
+		row->run = 0;
+	if (SAGA_FAULT_SET("ledger_step.run_as"))
+		row->run_as = InvalidOid;
+	if (SAGA_FAULT_SET("ledger_step.kind"))
+		row->kind = 'x';
+	if (SAGA_FAULT_SET("ledger_step.compensate_on"))
+		row->compensate_on = 'x';
+	if (SAGA_FAULT_SET("ledger_step.run_as_name"))
+		row->run_as_name = NULL;
+	if (SAGA_FAULT_SET("ledger_step.key"))
+		row->key = NULL;
+	if (SAGA_FAULT_SET("ledger_step.compensation_retry"))
+		row->compensation_retry = NULL;
+	if (SAGA_FAULT_SET("ledger_step.attempts"))
+		row->attempts = 0;
+	if (SAGA_FAULT_SET("ledger_step.status"))
+		row->status = 'x';
+	if (SAGA_FAULT_SET("ledger_step.comp_status"))
+		row->comp_status = 'x';
+	if (SAGA_FAULT_SET("ledger_step.comp_transition"))
+		row->comp_status = row->stored_comp_status ? SAGA_COMP_NONE : SAGA_COMP_SKIPPED;
+	if (SAGA_FAULT_SET("ledger_step.one_action"))
+		row->compensation = row->channel = row->key;
+	if (SAGA_FAULT_SET("ledger_step.completed"))
+		row->completed_at = row->completed_at ? 0 : 1;
+	if (SAGA_FAULT_SET("ledger_step.dispatched"))
+	{
+		row->comp_status = SAGA_COMP_DISPATCHED;
+		row->dispatched_at = 0;
+	}
+	if (SAGA_FAULT_SET("ledger_step.claimed"))
+		row->claimed_at = row->lease_until = 1;
+	if (SAGA_FAULT_SET("ledger_step.lease"))
+		row->lease_until = row->lease_until ? 0 : 1;
 
 	require(row->seq > 0, "ledger_step", "seq");
 	require(row->started_at != 0, "ledger_step", "started_at");
@@ -437,12 +455,18 @@ saga_rows_pack_attempt(SagaAttempt *row, Datum *values, bool *nulls)
 	Packer		packer = {values, nulls};
 	Packer	   *p = &packer;
 
-	SPOIL("ledger_attempt.seq", row->seq = 0);
-	SPOIL("ledger_attempt.started_at", row->started_at = 0);
-	SPOIL("ledger_attempt.finished_at", row->finished_at = 0);
-	SPOIL("ledger_attempt.attempt", row->attempt = 0);
-	SPOIL("ledger_attempt.phase", row->phase = 'x');
-	SPOIL("ledger_attempt.outcome", row->outcome = 'x');
+	if (SAGA_FAULT_SET("ledger_attempt.seq"))
+		row->seq = 0;
+	if (SAGA_FAULT_SET("ledger_attempt.started_at"))
+		row->started_at = 0;
+	if (SAGA_FAULT_SET("ledger_attempt.finished_at"))
+		row->finished_at = 0;
+	if (SAGA_FAULT_SET("ledger_attempt.attempt"))
+		row->attempt = 0;
+	if (SAGA_FAULT_SET("ledger_attempt.phase"))
+		row->phase = 'x';
+	if (SAGA_FAULT_SET("ledger_attempt.outcome"))
+		row->outcome = 'x';
 
 	require(row->seq > 0, "ledger_attempt", "seq");
 	require(row->started_at != 0, "ledger_attempt", "started_at");

@@ -342,10 +342,10 @@ arm(const SagaPolicy *policy)
 
 	if (LockTimeout != saga_guc_lock_timeout)
 	{
-		char		text[32];
+		char		value[32];
 
-		snprintf(text, sizeof(text), "%d", saga_guc_lock_timeout);
-		set_option("lock_timeout", text);
+		snprintf(value, sizeof(value), "%d", saga_guc_lock_timeout);
+		set_option("lock_timeout", value);
 	}
 	timeouts[count].id = deadlock_look;
 	timeouts[count].type = TMPARAM_EVERY;
@@ -479,12 +479,12 @@ run_first_time(const char *sql, const char *search_path, Jsonb *context)
 	{
 		RawStmt    *raw = list_nth_node(RawStmt, statements, i);
 		const char *from = sql + Max(raw->stmt_location, 0);
-		char	   *text;
+		char	   *statement;
 		Oid			type = JSONBOID;
 
-		text = raw->stmt_len > 0 ? pnstrdup(from, raw->stmt_len) : pstrdup(from);
+		statement = raw->stmt_len > 0 ? pnstrdup(from, raw->stmt_len) : pstrdup(from);
 		takes[i] = can_take_context(raw->stmt);
-		plans[i] = SPI_prepare(text, takes[i] ? 1 : 0, &type);
+		plans[i] = SPI_prepare(statement, takes[i] ? 1 : 0, &type);
 		if (plans[i] == NULL)
 			elog(ERROR, "could not plan a statement of a compensation: %s",
 				 SPI_result_code_string(SPI_result));

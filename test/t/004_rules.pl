@@ -13,7 +13,7 @@ plan skip_all => 'needs the test build' if !is_test_build();
 
 # From the source, so that none is forgotten.
 my $source = slurp_file("$FindBin::RealBin/../../src/ledger/rows.c");
-my @points = $source =~ /SPOIL\("(ledger_\w+\.\w+)"/g;
+my @points = $source =~ /SAGA_FAULT_SET\("(ledger_\w+\.\w+)"/g;
 my %rules;
 while ($source =~ /"(ledger_\w+)",\s*"(\w+)"\)/g) { $rules{"$1.$2"} = 1; }
 cmp_ok(scalar @points, '>', 20, 'the source has points that break rules');
