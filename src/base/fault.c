@@ -48,6 +48,7 @@ typedef struct SagaFault
 	char		once[SAGA_FAULT_WORD_LEN];	/* its token, or empty */
 	char		after[SAGA_FAULT_WORD_LEN]; /* of another, or empty */
 } SagaFault;
+
 /* Milliseconds: longer than whoever is woken meanwhile takes to look. */
 #define SAGA_FAULT_DELAY		300
 

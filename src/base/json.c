@@ -131,9 +131,9 @@ saga_json_milliseconds(SagaJson *json, const char *key, int64 value)
 	int64		seconds = value / 1000;
 	int			fraction = (int) (value % 1000);
 	char	   *interval = psprintf("%02lld:%02d:%02d",
-								(long long) (seconds / SECS_PER_HOUR),
-								(int) (seconds / SECS_PER_MINUTE % 60),
-								(int) (seconds % SECS_PER_MINUTE));
+									(long long) (seconds / SECS_PER_HOUR),
+									(int) (seconds / SECS_PER_MINUTE % 60),
+									(int) (seconds % SECS_PER_MINUTE));
 
 	if (fraction != 0)
 		interval = psprintf("%s.%03d", interval, fraction);

@@ -28,6 +28,6 @@ extern void saga_rights_check_member(Oid role);
 extern void saga_rights_check_can_run_sql(Oid role);
 extern const char *saga_rights_why_not_run(Oid role, const char *name);
 extern const char *saga_rights_why_not_told(Oid role, Oid owner,
-										   const text *owner_name);
+											const text *owner_name);
 
 #endif							/* SAGA_RIGHTS_H */

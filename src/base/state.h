@@ -99,7 +99,8 @@ typedef struct SagaPolicy
 	int			max_attempts;	/* 1 .. SAGA_MAX_ATTEMPTS_LIMIT */
 	int64		delay;			/* at least SAGA_MIN_DELAY_MS */
 	SagaBackoff backoff;
-	int64		max_delay;		/* cap of the delay, at least SAGA_MIN_DELAY_MS */
+	int64		max_delay;		/* cap of the delay, at least
+								 * SAGA_MIN_DELAY_MS */
 	double		jitter;			/* 0 .. 1: the share of the delay that varies */
 	int64		timeout;		/* of one attempt; 0 = none */
 } SagaPolicy;

@@ -55,7 +55,7 @@ static void
 read_amendment(FunctionCallInfo fcinfo, Amendment *amendment)
 {
 	amendment->key = saga_arguments_name(fcinfo, ARG_STEP, "step", SAGA_MAX_KEY,
-									 true);
+										 true);
 	amendment->note = saga_arguments_note(fcinfo, ARG_NOTE);
 	amendment->compensation = saga_arguments_text(fcinfo, ARG_COMPENSATION);
 	amendment->channel = saga_arguments_channel(fcinfo, ARG_NOTIFY, "notify");
@@ -135,7 +135,7 @@ check_state(const SagaRow *saga, const SagaStep *step,
 {
 	if (saga_state_is_final(saga->state))
 		saga_access_refuse_state(saga, "the steps of a finished saga cannot be amended",
-							   "Nothing more of it will be undone.");
+								 "Nothing more of it will be undone.");
 	if (step->claimed_at != 0)
 		refuse_step(step, "A listener is undoing it at this moment.",
 					"Try again once the listener has reported, or its lease has ended.");

@@ -190,7 +190,7 @@ saga_arguments_same_hash(const bytea *known, int number, Jsonb *value)
 /* A name or key of 1 to "limit" characters. */
 text *
 saga_arguments_name(FunctionCallInfo fcinfo, int arg, const char *what, int limit,
-				bool required)
+					bool required)
 {
 	text	   *value = saga_arguments_text(fcinfo, arg);
 	int			length;
@@ -423,7 +423,7 @@ replace_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
 	if (!nulls[1])
 	{
 		policy->delay = saga_arguments_milliseconds(DatumGetIntervalP(values[1]),
-												"delay");
+													"delay");
 		if (policy->delay < SAGA_MIN_DELAY_MS)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -448,7 +448,7 @@ replace_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
 	else
 	{
 		policy->max_delay = saga_arguments_milliseconds(DatumGetIntervalP(values[3]),
-													"max_delay");
+														"max_delay");
 		if (policy->max_delay < SAGA_MIN_DELAY_MS)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -469,7 +469,7 @@ replace_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
 	if (!nulls[5])
 	{
 		policy->timeout = saga_arguments_milliseconds(DatumGetIntervalP(values[5]),
-												  "timeout");
+													  "timeout");
 		if (policy->timeout > PG_INT32_MAX)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -21,23 +21,23 @@
 /* NULL stands for an argument that was not given. */
 extern text *saga_arguments_text(FunctionCallInfo fcinfo, int arg);
 extern Jsonb *saga_arguments_jsonb(FunctionCallInfo fcinfo, int arg,
-							   const char *what);
+								   const char *what);
 
 extern text *saga_arguments_name(FunctionCallInfo fcinfo, int arg,
-							 const char *what, int limit, bool required);
+								 const char *what, int limit, bool required);
 extern text *saga_arguments_note(FunctionCallInfo fcinfo, int arg);
 extern text *saga_arguments_channel(FunctionCallInfo fcinfo, int arg,
-								const char *what);
+									const char *what);
 extern void saga_arguments_notice_channel(const text *channel);
 extern bytea *saga_arguments_hash(const bytea *known, Jsonb **values, int count);
 extern bool saga_arguments_same_hash(const bytea *known, int number, Jsonb *value);
 extern int64 saga_arguments_milliseconds(const Interval *interval,
-									 const char *what);
+										 const char *what);
 extern void saga_arguments_check_sql(const text *sql);
 extern void saga_arguments_policy(FunctionCallInfo fcinfo, int arg,
-							  SagaPolicy *policy);
+								  SagaPolicy *policy);
 extern void saga_arguments_replace_policy(FunctionCallInfo fcinfo, int arg,
-									  SagaPolicy *policy);
+										  SagaPolicy *policy);
 extern void saga_arguments_check_policy(const Datum *values, const bool *nulls);
 
 #endif							/* SAGA_ARGUMENTS_H */

@@ -82,7 +82,7 @@ static int64
 lease_ms(FunctionCallInfo fcinfo, int arg)
 {
 	int64		lease = saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(arg),
-												"lease");
+													"lease");
 
 	if (lease <= 0)
 		ereport(ERROR,
@@ -127,7 +127,7 @@ emit_claim(const SagaRow *saga, const SagaStep *step, ReturnSetInfo *result)
 /* A listener claims the step at "index", which waits for one. */
 static SagaWritten
 write_claim(SagaRow *saga, SagaSteps *steps, int index,
-					text *consumer, TimestampTz lease_until, TimestampTz now)
+			text *consumer, TimestampTz lease_until, TimestampTz now)
 {
 	SagaStep   *step = &steps->step[index];
 
@@ -163,8 +163,8 @@ claim(const SagaQueued *queued, const ClaimRequest *request,
 	step = &steps.step[index];
 	now = saga_clock_now();
 	if (write_claim(&saga, &steps, index, request->consumer,
-							lease_end(step, now, request->lease, now),
-							now) != SAGA_WRITTEN)
+					lease_end(step, now, request->lease, now),
+					now) != SAGA_WRITTEN)
 		return false;
 	emit_claim(&saga, step, result);
 	return true;
@@ -285,7 +285,7 @@ saga_sql_claim_compensations(PG_FUNCTION_ARGS)
 				 errhint("Claim as many as you can do within the lease.")));
 	request.lease = PG_ARGISNULL(2) ? DEFAULT_LEASE_MS : lease_ms(fcinfo, 2);
 	request.consumer = saga_arguments_name(fcinfo, 3, "consumer", SAGA_MAX_NAME,
-									   false);
+										   false);
 	saga_access_undone_here("saga.claim_compensations()");
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
@@ -458,7 +458,7 @@ saga_sql_extend_claim(PG_FUNCTION_ARGS)
  */
 static SagaWritten
 acknowledge(SagaRow *saga, SagaSteps *steps, int index,
-						  Jsonb *output, TimestampTz now)
+			Jsonb *output, TimestampTz now)
 {
 	SagaStep   *step = &steps->step[index];
 	SagaWritten written;
@@ -470,7 +470,7 @@ acknowledge(SagaRow *saga, SagaSteps *steps, int index,
 
 		saga_outcome_of_claim(step, SAGA_OUTCOME_SUCCEEDED, NULL, &end);
 		return saga_change_settle(saga, steps, index, &end,
-									SAGA_HAND_CALLER, now);
+								  SAGA_HAND_CALLER, now);
 	}
 
 	/* No attempt is under way: the one that did it is over, as far as known. */
@@ -546,7 +546,7 @@ saga_sql_fail_compensation(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(4))
 	{
 		retry_after = saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(4),
-											  "retry_after");
+												  "retry_after");
 		retry_after = Max(retry_after, 1);
 	}
 	for (;;)
@@ -560,13 +560,13 @@ saga_sql_fail_compensation(PG_FUNCTION_ARGS)
 		if (!is_under_way(step, attempt))
 			PG_RETURN_TEXT_P(cstring_to_text("stale"));
 		saga_outcome_of_claim(step, SAGA_OUTCOME_FAILED,
-								text_to_cstring(error), &end);
+							  text_to_cstring(error), &end);
 		end.retry_after = retry_after;
 		if (!retryable)
 			end.park = psprintf("its listener says that it cannot be done: %s",
 								text_to_cstring(error));
 		if (saga_change_settle(&saga, &steps, index, &end, SAGA_HAND_CALLER,
-								 saga_clock_now()) == SAGA_WRITTEN)
+							   saga_clock_now()) == SAGA_WRITTEN)
 			PG_RETURN_TEXT_P(cstring_to_text(saga_state_comp_status_name(step->comp_status)));
 		CHECK_FOR_INTERRUPTS();
 	}

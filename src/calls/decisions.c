@@ -222,8 +222,8 @@ saga_sql_resolve(PG_FUNCTION_ARGS)
 							   "Only what saga.review_queue shows can be resolved.");
 		if (saga.undo_target < 0)
 			saga_access_refuse_state(&saga,
-								   "the saga failed after its pivot: none of its steps is to be undone",
-								   "Let it go forward with saga.reopen, or give it up with saga.abandon.");
+									 "the saga failed after its pivot: none of its steps is to be undone",
+									 "Let it go forward with saga.reopen, or give it up with saga.abandon.");
 		step = &steps.step[find_asked(&saga, &steps, key)];
 		claimed = step->claimed_at != 0;
 		if (claimed)
@@ -360,8 +360,8 @@ saga_sql_reopen(PG_FUNCTION_ARGS)
 							   "Its state decides what can be done; see next_action in saga.sagas.");
 		if (saga_next_claimed(&steps) != NULL)
 			saga_access_refuse_state(&saga,
-								   "a listener is undoing a step of the saga",
-								   "Wait for it to report, or for the end of its lease.");
+									 "a listener is undoing a step of the saga",
+									 "Wait for it to report, or for the end of its lease.");
 		changed = palloc0(sizeof(bool) * Max(steps.count, 1));
 		for (int i = 0; i < steps.count; i++)
 			changed[i] = go_forward_again(&steps.step[i], now);
@@ -408,9 +408,9 @@ set_paused(const pg_uuid_t *id, bool paused, text *note)
 		now = saga_clock_now();
 		if (saga_state_is_final(saga.state))
 			saga_access_refuse_state(&saga, paused ?
-								   "a finished saga cannot be paused" :
-								   "a finished saga cannot be resumed",
-								   "Nothing more happens to it.");
+									 "a finished saga cannot be paused" :
+									 "a finished saga cannot be resumed",
+									 "Nothing more happens to it.");
 		if (saga.paused == paused)
 			return state_datum(&saga);
 		saga.paused = paused;
@@ -502,8 +502,8 @@ saga_sql_set_timeout(PG_FUNCTION_ARGS)
 		if (saga_state_is_final(saga.state) ||
 			saga.failure_kind != SAGA_FAILURE_NONE)
 			saga_access_refuse_state(&saga,
-								   "the deadline of a saga that is finished, or has failed, cannot be set",
-								   "A deadline is for sagas that may still go forward.");
+									 "the deadline of a saga that is finished, or has failed, cannot be set",
+									 "A deadline is for sagas that may still go forward.");
 		saga.deadline = timeout > 0 ? now + timeout * 1000 : 0;
 		if (write_deadline(&saga, now) == SAGA_WRITTEN)
 		{
@@ -611,18 +611,18 @@ may_roll_back(const SagaRow *saga, SagaSteps *steps, int64 target)
 		case SAGA_COMPENSATING:
 			if (saga->failure_kind != SAGA_FAILURE_NONE)
 				saga_access_refuse_state(saga,
-									   "a saga that failed cannot be rolled back to a savepoint while it is being undone",
-									   "Its failure is final; a new operation needs a new saga.");
+										 "a saga that failed cannot be rolled back to a savepoint while it is being undone",
+										 "Its failure is final; a new operation needs a new saga.");
 			if (target > saga->undo_target)
 				saga_access_refuse_state(saga,
-									   "the saga is being rolled back further than that",
-									   "Try again once it is running, with a step that is left.");
+										 "the saga is being rolled back further than that",
+										 "Try again once it is running, with a step that is left.");
 			return target < saga->undo_target;
 		case SAGA_COMPLETED:
 		case SAGA_COMPENSATED:
 		case SAGA_ABANDONED:
 			saga_access_refuse_state(saga, "a finished saga cannot be rolled back",
-								   "A new operation needs a new saga.");
+									 "A new operation needs a new saga.");
 	}
 	return false;
 }

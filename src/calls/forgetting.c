@@ -50,7 +50,7 @@ saga_sql_purge(PG_FUNCTION_ARGS)
 				 errhint("It bounds what one transaction does; call it again for more.")));
 	memset(&position, 0, sizeof(position));
 	PG_RETURN_INT64(saga_purge(&position, saga_clock_now() - age * 1000, all,
-						  PG_INT64_MAX, max, SAGA_WAIT, &done));
+							   PG_INT64_MAX, max, SAGA_WAIT, &done));
 }
 
 /* Has a saga been redacted, and nothing to forget come in since? */
@@ -84,7 +84,7 @@ saga_sql_redact(PG_FUNCTION_ARGS)
 		if (!saga_state_is_final(saga.state) ||
 			(saga.due != 0 && saga.to_announce == NULL))
 			saga_access_refuse_state(&saga, "only a finished saga can be redacted",
-								   "What it holds may still be needed to undo it.");
+									 "What it holds may still be needed to undo it.");
 		/* A late result may have come in since it was redacted before. */
 		saga_ledger_get_steps(id, &steps);
 		if (is_redacted(&saga, &steps))
@@ -110,7 +110,7 @@ saga_sql_redact(PG_FUNCTION_ARGS)
 			forgotten[SAGA_HASH_ARGS] = step->args;
 			forgotten[SAGA_HASH_OUTPUT] = step->output;
 			step->content_hash = saga_arguments_hash(step->content_hash, forgotten,
-												 SAGA_STEP_HASHES);
+													 SAGA_STEP_HASHES);
 			step->args = NULL;
 			step->settings = NULL;
 			step->output = NULL;

@@ -270,7 +270,7 @@ saga_sql_complete(PG_FUNCTION_ARGS)
 			break;
 		if (saga.state != SAGA_RUNNING)
 			saga_access_refuse_state(&saga, "only a running saga can be completed",
-								   hint_for_complete(&saga));
+									 hint_for_complete(&saga));
 		check_steps_done(&saga, ignore_failed);
 		saga_ledger_enter_state(&saga, SAGA_COMPLETED, now);
 		saga.result = result;
@@ -318,9 +318,9 @@ fail_saga(const pg_uuid_t *id, SagaFailureKind kind, text *reason,
 			break;
 		if (saga_state_is_final(saga.state))
 			saga_access_refuse_state(&saga, "a finished saga cannot fail",
-								   "Its outcome is final.");
+									 "Its outcome is final.");
 		if (saga_events_fail(&saga, kind, reason, details,
-							   SAGA_HAND_CALLER, saga_clock_now()) == SAGA_WRITTEN)
+							 SAGA_HAND_CALLER, saga_clock_now()) == SAGA_WRITTEN)
 			break;
 		saga_access_again(&saga);
 	}

@@ -245,9 +245,9 @@ after_commit_prepared(void)
 
 static void
 statements_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
-				 ProcessUtilityContext context, ParamListInfo params,
-				 QueryEnvironment *query_env, DestReceiver *dest,
-				 QueryCompletion *qc)
+				   ProcessUtilityContext context, ParamListInfo params,
+				   QueryEnvironment *query_env, DestReceiver *dest,
+				   QueryCompletion *qc)
 {
 	Node	   *stmt = pstmt->utilityStmt;
 	Oid			database;

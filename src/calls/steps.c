@@ -184,7 +184,7 @@ read_request(FunctionCallInfo fcinfo, StepRequest *request)
 
 	request->name = saga_arguments_name(fcinfo, 1, "step name", SAGA_MAX_NAME, true);
 	request->key = saga_arguments_name(fcinfo, 2, "idempotency_key", SAGA_MAX_KEY,
-								   false);
+									   false);
 	if (request->key == NULL)
 		request->key = request->name;
 	request->compensation = saga_arguments_text(fcinfo, 3);
@@ -220,7 +220,7 @@ read_request(FunctionCallInfo fcinfo, StepRequest *request)
 	}
 	saga_arguments_policy(fcinfo, STEP_ARG_RETRY, &request->retry);
 	saga_arguments_policy(fcinfo, STEP_ARG_COMPENSATION_RETRY,
-					  &request->compensation_retry);
+						  &request->compensation_retry);
 
 	if (request->compensation != NULL && request->channel != NULL)
 		ereport(ERROR,
@@ -460,7 +460,7 @@ saga_sql_step(PG_FUNCTION_ARGS)
 		}
 		if (saga.state == SAGA_COMPLETED)
 			saga_access_refuse_state(&saga, "a completed saga takes no new step",
-								   "Begin a new saga for a new operation.");
+									 "Begin a new saga for a new operation.");
 		saga_quota_check_steps(&saga);
 		make_step(&saga, &request, run, now, &step);
 		if (saga_ledger_insert_step(&step))
@@ -595,8 +595,8 @@ saga_sql_complete_step(PG_FUNCTION_ARGS)
 
 		if (saga.state == SAGA_COMPLETED)
 			saga_access_refuse_state(&saga,
-								   "a completed saga takes no more results",
-								   "Its step was left failed on purpose; a new operation needs a new saga.");
+									 "a completed saga takes no more results",
+									 "Its step was left failed on purpose; a new operation needs a new saga.");
 		else if (saga.state == SAGA_RUNNING && step.rolled_back_at == 0)
 		{
 			if (step.status == SAGA_STEP_FAILED)

@@ -34,7 +34,7 @@ move_clock(FunctionCallInfo fcinfo, int direction)
 {
 	saga_clock_advance(direction * 1000 *
 					   saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(0),
-											   "interval"));
+												   "interval"));
 }
 
 /* On, and lets them look. */

@@ -53,7 +53,7 @@ Datum
 saga_sql_reach(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_INT32((int32) saga_rights_reach(PG_GETARG_OID(0),
-											 PG_GETARG_TEXT_PP(1)));
+											  PG_GETARG_TEXT_PP(1)));
 }
 
 Datum

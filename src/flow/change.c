@@ -42,7 +42,7 @@ saga_change_write_step(const SagaRow *saga, SagaStep *step)
  */
 SagaWritten
 saga_change_stand(SagaRow *saga, SagaStep *step, SagaHand hand,
-				   TimestampTz now)
+				  TimestampTz now)
 {
 	SagaWritten written;
 
@@ -88,7 +88,7 @@ saga_change_is_late(const SagaRow *saga, TimestampTz now)
  */
 void
 saga_change_wait_until(SagaRow *saga, const SagaSteps *steps,
-						TimestampTz when, Oid lane)
+					   TimestampTz when, Oid lane)
 {
 	const SagaStep *claimed = saga_next_claimed(steps);
 
@@ -174,7 +174,7 @@ go_on(SagaRow *saga, const SagaSteps *steps, SagaStep *step, SagaTaskKind kind,
 		saga_change_wait_until(saga, steps, 0, InvalidOid);
 	else if (step->next_attempt_at > now)
 		saga_change_wait_until(saga, steps, step->next_attempt_at,
-								sql ? step->run_as : InvalidOid);
+							   sql ? step->run_as : InvalidOid);
 	else if (sql)
 		due_for_executor(saga, now, step->run_as);
 	else if (hand != SAGA_HAND_WORKER || saga->to_announce != NULL ||
@@ -268,7 +268,7 @@ write_rolled_back(SagaRow *saga, SagaSteps *steps, SagaStep *written,
  */
 SagaWritten
 saga_change_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
-				  SagaHand hand, TimestampTz now)
+				 SagaHand hand, TimestampTz now)
 {
 	bool		was_parked = saga->state == SAGA_NEEDS_REVIEW;
 	const char *parked = NULL;
@@ -285,9 +285,9 @@ saga_change_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
 	saga_next(saga, steps, &task);
 
 	/*
-	 * An executor goes from step to step without waiting for anything.  If the
-	 * deadline passed meanwhile, what comes next is the full undo, which the
-	 * worker begins.
+	 * An executor goes from step to step without waiting for anything.  If
+	 * the deadline passed meanwhile, what comes next is the full undo, which
+	 * the worker begins.
 	 */
 	if (hand == SAGA_HAND_EXECUTOR && saga->state == SAGA_COMPENSATING &&
 		saga_change_is_late(saga, now))
@@ -379,7 +379,7 @@ saga_change_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
  */
 SagaWritten
 saga_change_settle(SagaRow *saga, SagaSteps *steps, int index,
-					const SagaAttemptEnd *end, SagaHand hand, TimestampTz now)
+				   const SagaAttemptEnd *end, SagaHand hand, TimestampTz now)
 {
 	SagaStep   *step = &steps->step[index];
 	SagaWritten written;
@@ -414,7 +414,7 @@ saga_change_keep_dispatch(const SagaStep *step, TimestampTz before)
 /* Writes down an attempt of a compensation that is over. */
 void
 saga_change_write_attempt(const SagaStep *step, const SagaAttemptEnd *end,
-						   TimestampTz now)
+						  TimestampTz now)
 {
 	SagaAttempt attempt;
 

@@ -23,24 +23,24 @@ typedef enum SagaHand
 #define SAGA_NOTHING_TO_UNDO	PG_INT64_MAX
 
 extern SagaWritten saga_change_walk(SagaRow *saga, SagaSteps *steps,
-									 SagaStep *changed, SagaHand hand,
-									 TimestampTz now);
+									SagaStep *changed, SagaHand hand,
+									TimestampTz now);
 extern SagaWritten saga_change_settle(SagaRow *saga, SagaSteps *steps,
-									   int index, const SagaAttemptEnd *end,
-									   SagaHand hand, TimestampTz now);
+									  int index, const SagaAttemptEnd *end,
+									  SagaHand hand, TimestampTz now);
 
 /* Parts of it, for who writes something else. */
 extern SagaWritten saga_change_stand(SagaRow *saga, SagaStep *step,
-									  SagaHand hand, TimestampTz now);
+									 SagaHand hand, TimestampTz now);
 extern void saga_change_write_step(const SagaRow *saga, SagaStep *step);
 extern void saga_change_write_attempt(const SagaStep *step,
-									   const SagaAttemptEnd *end,
-									   TimestampTz now);
+									  const SagaAttemptEnd *end,
+									  TimestampTz now);
 extern bool saga_change_is_late(const SagaRow *saga, TimestampTz now);
 extern void saga_change_keep_dispatch(const SagaStep *step, TimestampTz before);
 extern void saga_change_rest(SagaRow *saga, const SagaSteps *steps);
 extern void saga_change_withdraw(const SagaRow *saga, SagaSteps *steps);
 extern void saga_change_wait_until(SagaRow *saga, const SagaSteps *steps,
-									TimestampTz when, Oid lane);
+								   TimestampTz when, Oid lane);
 
 #endif							/* SAGA_CHANGE_H */

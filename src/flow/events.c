@@ -84,7 +84,7 @@ park_behind_pivot(SagaRow *saga, SagaSteps *steps, const SagaStep *pivot,
  */
 SagaWritten
 saga_events_fail(SagaRow *saga, SagaFailureKind kind, text *reason,
-				   Jsonb *details, SagaHand hand, TimestampTz now)
+				 Jsonb *details, SagaHand hand, TimestampTz now)
 {
 	SagaSteps	steps;
 	const SagaStep *pivot;
@@ -138,7 +138,7 @@ fire_and_forget(SagaRow *saga, SagaSteps *steps, int index, TimestampTz now)
 
 	/* What comes next is another turn's. */
 	written = saga_change_settle(saga, steps, index, &end,
-								  SAGA_HAND_EXECUTOR, now);
+								 SAGA_HAND_EXECUTOR, now);
 	if (written == SAGA_WRITTEN)
 	{
 		saga_change_keep_dispatch(step, dispatched_before);
@@ -167,7 +167,7 @@ park_unclaimable(SagaRow *saga, SagaSteps *steps, int index, const char *why,
 	end.started_at = now;
 	end.park = why;
 	return saga_change_settle(saga, steps, index, &end, SAGA_HAND_EXECUTOR,
-							   now);
+							  now);
 }
 
 /* What is due of a saga that is being undone. */
@@ -202,8 +202,8 @@ turn(SagaRow *saga, SagaSteps *steps, SagaHand hand, TimestampTz now)
 	SagaStep   *claimed = saga_next_claimed(steps);
 
 	/*
-	 * What came first, first: the due time that is left behind must not be the
-	 * one at which the saga was found, or nobody would look again.
+	 * What came first, first: the due time that is left behind must not be
+	 * the one at which the saga was found, or nobody would look again.
 	 */
 	if (claimed != NULL && claimed->lease_until <= now &&
 		!(is_late(saga, now) && saga->deadline < claimed->lease_until))
@@ -214,12 +214,12 @@ turn(SagaRow *saga, SagaSteps *steps, SagaHand hand, TimestampTz now)
 							  "its claim ended without an acknowledgement",
 							  &end);
 		return saga_change_settle(saga, steps, claimed - steps->step, &end,
-								   hand, now);
+								  hand, now);
 	}
 	if (is_late(saga, now))
 		return saga_events_fail(saga, SAGA_FAILURE_TIMED_OUT,
-								  cstring_to_text("the deadline passed"),
-								  NULL, hand, now);
+								cstring_to_text("the deadline passed"),
+								NULL, hand, now);
 	if (saga->state == SAGA_COMPENSATING)
 		return turn_undo(saga, steps, hand, now);
 	saga_change_rest(saga, steps);
@@ -233,7 +233,7 @@ turn(SagaRow *saga, SagaSteps *steps, SagaHand hand, TimestampTz now)
  */
 SagaWritten
 saga_events_turn(SagaRow *saga, SagaSteps *steps, SagaHand hand,
-				   TimestampTz now)
+				 TimestampTz now)
 {
 	const char *announce = NULL;
 	SagaWritten written;
@@ -285,7 +285,7 @@ saga_events_notifies(const SagaRow *saga, SagaSteps *steps)
  */
 SagaWritten
 saga_events_late(SagaRow *saga, SagaSteps *steps, int index, Jsonb *output,
-				   TimestampTz now)
+				 TimestampTz now)
 {
 	SagaStep   *step = &steps->step[index];
 	bool		to_undo = step->comp_status != SAGA_COMP_NONE &&

@@ -11,13 +11,13 @@
 #include "flow/change.h"
 
 extern SagaWritten saga_events_fail(SagaRow *saga, SagaFailureKind kind,
-									  text *reason, Jsonb *details,
-									  SagaHand hand, TimestampTz now);
+									text *reason, Jsonb *details,
+									SagaHand hand, TimestampTz now);
 extern SagaWritten saga_events_turn(SagaRow *saga, SagaSteps *steps,
-									  SagaHand hand, TimestampTz now);
+									SagaHand hand, TimestampTz now);
 extern bool saga_events_notifies(const SagaRow *saga, SagaSteps *steps);
 extern SagaWritten saga_events_late(SagaRow *saga, SagaSteps *steps,
-									  int index, Jsonb *output,
-									  TimestampTz now);
+									int index, Jsonb *output,
+									TimestampTz now);
 
 #endif							/* SAGA_EVENTS_H */

@@ -27,7 +27,7 @@ typedef struct SagaTask
 } SagaTask;
 
 extern void saga_next(const SagaRow *saga, SagaSteps *steps,
-						   SagaTask *task);
+					  SagaTask *task);
 extern bool saga_next_in_range(const SagaRow *saga, const SagaStep *step);
 extern bool saga_next_passes_over(const SagaRow *saga, const SagaStep *step);
 extern bool saga_next_spares(const SagaStep *step);

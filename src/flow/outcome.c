@@ -348,7 +348,7 @@ saga_outcome_of_own_exit(SagaAttemptEnd *end)
 /* The end of the attempt that a listener's claim began. */
 void
 saga_outcome_of_claim(const SagaStep *step, SagaOutcome outcome,
-						const char *error, SagaAttemptEnd *end)
+					  const char *error, SagaAttemptEnd *end)
 {
 	memset(end, 0, sizeof(SagaAttemptEnd));
 	end->outcome = outcome;

@@ -42,7 +42,8 @@ typedef struct SagaAttemptEnd
 	bool		charged;		/* counts against the policy */
 	bool		conflict;		/* serialization, deadlock or lock timeout */
 	bool		trouble;		/* the server's, so that others meet it too */
-	bool		waits;			/* it never began: free for as long as it takes */
+	bool		waits;			/* it never began: free for as long as it
+								 * takes */
 	bool		suspect;		/* the server crashed while it ran ... */
 	bool		alone;			/* ... with no other beside it */
 	int64		retry_after;	/* ms to wait, whatever the policy says; 0: it */

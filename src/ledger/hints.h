@@ -24,6 +24,6 @@ typedef struct SagaPlaces
 
 extern void saga_hints_note(SagaPlaces *places, uint64 hash, HeapTuple tuple);
 extern bool saga_hints_get(const SagaPlaces *places, uint64 hash,
-							ItemPointer root);
+						   ItemPointer root);
 
 #endif							/* SAGA_HINTS_H */

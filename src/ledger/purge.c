@@ -57,8 +57,8 @@ record_purge(int64 purged, TimestampTz limit, bool all)
  */
 int64
 saga_purge(pg_uuid_t *position, TimestampTz limit, bool all,
-					 int64 look, int64 max,
-					 SagaPatience patience, bool *done)
+		   int64 look, int64 max,
+		   SagaPatience patience, bool *done)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "saga purge",

@@ -145,7 +145,8 @@ typedef struct SagaStep
 	text	   *channel;		/* of listeners, or NULL */
 	text	   *review;			/* words for a person, or NULL */
 	Jsonb	   *args;
-	bytea	   *content_hash;	/* of a redacted step, by SagaStepHash; or NULL */
+	bytea	   *content_hash;	/* of a redacted step, by SagaStepHash; or
+								 * NULL */
 	text	   *search_path;	/* NULL: the server's built-in default */
 	Jsonb	   *settings;		/* captured settings, an object, or NULL */
 	text	   *compensation_retry; /* an encoded SagaPolicy */
@@ -157,10 +158,12 @@ typedef struct SagaStep
 	SagaCompStatus comp_status;
 	bool		released;		/* a person let a reviewed compensation go */
 	bool		late;			/* a late result waits for a decision */
-	TimestampTz attempt_at;		/* start of the current attempt, if not the first */
+	TimestampTz attempt_at;		/* start of the current attempt, if not the
+								 * first */
 	TimestampTz completed_at;
 	TimestampTz retry_at;
-	TimestampTz rolled_back_at; /* undone by a partial undo: the key may start afresh */
+	TimestampTz rolled_back_at; /* undone by a partial undo: the key may start
+								 * afresh */
 	int			comp_attempts;	/* numbered */
 	int			comp_charged;	/* of those, the ones that count */
 	int			comp_deferrals;
@@ -169,7 +172,8 @@ typedef struct SagaStep
 	int			comp_crashes;	/* -1: no suspect; else crashes while alone */
 	TimestampTz next_attempt_at;
 	TimestampTz dispatched_at;	/* to listeners, last */
-	TimestampTz claimed_at;		/* by the one that holds it, and so the next two */
+	TimestampTz claimed_at;		/* by the one that holds it, and so the next
+								 * two */
 	TimestampTz lease_until;
 	TimestampTz compensated_at;
 	text	   *consumer;
@@ -217,7 +221,8 @@ typedef struct SagaEvent
 typedef struct SagaSteps
 {
 	int			count;
-	int			frontier;		/* those from here on have nothing left to undo */
+	int			frontier;		/* those from here on have nothing left to
+								 * undo */
 	bool		claimed;		/* a listener held one when they were read */
 	SagaStep   *step;
 } SagaSteps;
@@ -225,7 +230,8 @@ typedef struct SagaSteps
 /* A row of ledger_due. */
 typedef struct SagaDue
 {
-	Oid			lane;			/* role that runs the work; 0: the worker itself */
+	Oid			lane;			/* role that runs the work; 0: the worker
+								 * itself */
 	TimestampTz due;
 	pg_uuid_t	saga;
 } SagaDue;

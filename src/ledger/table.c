@@ -697,6 +697,7 @@ choose_page(Relation heap, HeapTuple tuple)
 		Buffer		buffer = ReadBuffer(heap, target);
 		Page		page = BufferGetPage(buffer);
 		bool		room;
+
 		/* What is longer goes out of line. */
 		Size		needed = MAXALIGN(Min(tuple->t_len, TOAST_TUPLE_THRESHOLD)) +
 			RelationGetTargetPageFreeSpace(heap, HEAP_DEFAULT_FILLFACTOR);

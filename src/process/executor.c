@@ -361,7 +361,7 @@ settle(SagaRow *saga, int index)
 	SagaWritten written;
 
 	written = saga_change_settle(saga, &walk.steps, index, &attempt.end,
-								   SAGA_HAND_EXECUTOR, saga_clock_now());
+								 SAGA_HAND_EXECUTOR, saga_clock_now());
 	MemoryContextSwitchTo(caller);
 	return written == SAGA_WRITTEN;
 }
@@ -481,7 +481,7 @@ try_step(bool alone)
 		SagaWritten written;
 
 		written = saga_events_turn(&saga, &walk.steps, SAGA_HAND_EXECUTOR,
-									 now);
+								   now);
 		if (written == SAGA_WRITTEN)
 			saga_transaction_commit();
 		else

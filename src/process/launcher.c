@@ -82,7 +82,7 @@
 #define PATIENT_RESTARTS	5	/* how many before the pause grows */
 #define NO_PLACE_PAUSE		5000	/* when the postmaster has no place */
 #define TURN_OF_BUSY		5000	/* others wait so long for a busy worker */
-#define TURN_OF_IDLE		100		/* and so long for one that seemed idle */
+#define TURN_OF_IDLE		100 /* and so long for one that seemed idle */
 #define LOOK_AGAIN			60000	/* for databases that may have no worker */
 
 /*

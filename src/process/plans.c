@@ -619,7 +619,7 @@ saga_plans_find(const char *sql, const char *search_path)
 /* Keeps the plans of a text that was run from beginning to end. */
 void
 saga_plans_keep(const char *sql, const char *search_path, int count,
-			   SPIPlanPtr *plans, const bool *takes_context)
+				SPIPlanPtr *plans, const bool *takes_context)
 {
 	KeptText   *k = oldest();
 	MemoryContext context;

@@ -9,7 +9,7 @@
 #define SAGA_QUARANTINE_H
 
 extern bool saga_quarantine_enter(int slot, int64 window_ms,
-							 bool (*must_leave) (void));
+								  bool (*must_leave) (void));
 extern void saga_quarantine_leave(void);
 
 #endif							/* SAGA_QUARANTINE_H */

@@ -74,7 +74,7 @@ saga_retention_turn(TimestampTz now)
 		/* Whoever restores a backup to read it wants to find it there. */
 		if (saga_home_away() == NULL)
 			(void) saga_purge(&pass_position, now - saga_guc_retention * MIN, true,
-					 BATCH, BATCH, SAGA_NOWAIT, &end);
+							  BATCH, BATCH, SAGA_NOWAIT, &end);
 		SAGA_FAULT("retention.before_commit");
 		saga_transaction_commit();
 		done = end;

@@ -49,7 +49,8 @@
 /* Pauses, in milliseconds. */
 #define RETRY_FIRST		100		/* before a saga that somebody held */
 #define RETRY_LAST		1000
-#define GIVEN_BACK		5		/* before a saga that was due as it was put down */
+#define GIVEN_BACK		5		/* before a saga that was due as it was put
+								 * down */
 #define START_FIRST		1000	/* after an executor could not start */
 #define START_LAST		60000
 #define WAIT_FOR_SLOT	500		/* between looks for a free executor */
@@ -65,8 +66,8 @@ typedef struct Lane
 {
 	Oid			role;
 	SagaDue		position;		/* read as far as here */
-	int64		read_at;		/* when last read from the start, by the steady
-								 * clock */
+	int64		read_at;		/* when last read from the start, by the
+								 * steady clock */
 	bool		unfit;			/* no executor can run as the role */
 	bool		waiting;		/* for a free executor */
 	TimestampTz retry_at;		/* of sagas that were held; 0: none */
@@ -372,8 +373,8 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 		}
 
 		/*
-		 * An executor that left, or left a record, may have had this saga in hand:
-		 * first write down how its attempt ended.
+		 * An executor that left, or left a record, may have had this saga in
+		 * hand: first write down how its attempt ended.
 		 */
 		if (saga_pool_left_record())
 			return now;
@@ -463,7 +464,7 @@ park_next(Lane *lane)
 			end.charged = true;
 			end.error = end.park =
 				saga_rights_why_not_run(step->run_as,
-									   text_to_cstring(step->run_as_name));
+										text_to_cstring(step->run_as_name));
 			if (end.park == NULL)
 			{
 				/* It can run after all. */
@@ -471,11 +472,11 @@ park_next(Lane *lane)
 				return false;
 			}
 			written = saga_change_settle(&saga, &steps, task.index, &end,
-										  SAGA_HAND_EXECUTOR, now);
+										 SAGA_HAND_EXECUTOR, now);
 		}
 		else
 			written = saga_events_turn(&saga, &steps, SAGA_HAND_EXECUTOR,
-										 now);
+									   now);
 	}
 	if (written == SAGA_WRITTEN)
 	{

@@ -148,7 +148,11 @@ saga_session_init(void)
 	initial_superuser =
 		strcmp(GetConfigOption("is_superuser", false, false), "on") == 0;
 	grace_timeout = RegisterTimeout(USER_TIMEOUT, grace_is_over);
-	/* As if deadlock_timeout were over; a process that does not wait ignores it. */
+
+	/*
+	 * As if deadlock_timeout were over; a process that does not wait ignores
+	 * it.
+	 */
 	deadlock_look = RegisterTimeout(USER_TIMEOUT, CheckDeadLockAlert);
 	prev_emit_log_hook = emit_log_hook;
 	emit_log_hook = hold_back;
@@ -235,7 +239,7 @@ saga_session_check_identity(const SagaRow *saga, const SagaStep *step)
 	const char *why;
 
 	why = saga_rights_why_not_run(step->run_as,
-								 text_to_cstring(step->run_as_name));
+								  text_to_cstring(step->run_as_name));
 	if (why != NULL)
 		return why;
 	if (GetUserId() != step->run_as ||

@@ -14,8 +14,8 @@
 typedef enum SagaTurnBegun
 {
 	SAGA_TRANSACTION_BEGUN,
-	SAGA_TRANSACTION_BLOCKED,			/* somebody holds a lock on the ledger */
-	SAGA_TRANSACTION_GONE				/* the extension is not there (any more) */
+	SAGA_TRANSACTION_BLOCKED,	/* somebody holds a lock on the ledger */
+	SAGA_TRANSACTION_GONE		/* the extension is not there (any more) */
 } SagaTurnBegun;
 
 extern SagaTurnBegun saga_transaction_begin(bool bookkeeping);

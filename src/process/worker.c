@@ -98,12 +98,13 @@ static int	own_retry_ms = RETRY_FIRST;
 static TimestampTz own_retry_at = 0;
 static bool own_passed = false;
 static bool own_more = false;	/* the last turn did not come to its end */
-static int64 own_begun = 0;		/* when it was last read from the start, by the
-								 * steady clock */
+static int64 own_begun = 0;		/* when it was last read from the start, by
+								 * the steady clock */
 static int	own_count = 0;		/* sagas of the transaction */
 
 /* After an error: so many are to be done one by one. */
 static int	own_singles = 0;
+
 /* The queue of notifications was full: before that, none is sent. */
 static TimestampTz own_notify_at = DT_NOBEGIN;
 
@@ -228,7 +229,7 @@ settle_leftover(const SagaInflight *record)
 			"its process was told to leave while it ran";
 	}
 	written = saga_change_settle(&saga, &steps, i, &end, SAGA_HAND_EXECUTOR,
-								  saga_clock_now());
+								 saga_clock_now());
 	if (written != SAGA_WRITTEN)
 	{
 		AbortCurrentTransaction();
@@ -737,7 +738,8 @@ sleep_until(TimestampTz when)
 
 	/*
 	 * While its executors work, a worker keeps its place for a moment: else
-	 * two databases with long work would take it from each other all the time.
+	 * two databases with long work would take it from each other all the
+	 * time.
 	 */
 	idle = (ms < 0 || ms > SAGA_IDLE_MS) && !saga_pool_waits();
 	hold = saga_clock_steady() < started_at + SAGA_HOLD_MS * MS &&
@@ -785,7 +787,11 @@ saga_worker_main(Datum arg)
 	started_at = saga_clock_steady();
 	saga_bgworker_connect();
 	SetConfigOption("search_path", "pg_catalog", PGC_SUSET, PGC_S_OVERRIDE);
-	/* What listeners are told must be on disk, whatever the database's setting. */
+
+	/*
+	 * What listeners are told must be on disk, whatever the database's
+	 * setting.
+	 */
 	SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
 
 	worker_context = AllocSetContextCreate(TopMemoryContext, "saga worker",

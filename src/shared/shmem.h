@@ -95,16 +95,18 @@ typedef struct SagaDatabaseSlot
 	pg_atomic_uint32 prepared;
 	/* Executors have something to tell that the worker has not asked yet. */
 	pg_atomic_uint32 poked;
+
 	/*
-	 * The worker was refused an executor; a SagaWants.  Written by the worker,
-	 * read by whoever sees an executor become free or idle.
+	 * The worker was refused an executor; a SagaWants.  Written by the
+	 * worker, read by whoever sees an executor become free or idle.
 	 */
 	pg_atomic_uint32 wants_executor;
+
 	/*
 	 * When the last worker would have told the channels on which something
 	 * waits again, and how long it waited in between (channels.c); 0: it told
-	 * none.  Each worker's own, and kept for the next; forgotten, when there is
-	 * none, as the extension comes or goes.
+	 * none.  Each worker's own, and kept for the next; forgotten, when there
+	 * is none, as the extension comes or goes.
 	 */
 	TimestampTz channels_next;
 	int			channels_pause;
@@ -152,15 +154,15 @@ typedef struct SagaExecutorSlot
 	uint32		tail;			/* next free place */
 	pg_uuid_t	mailbox[SAGA_MAILBOX_SIZE];
 	bool		working;		/* "saga" is in hand */
-	bool		passed_by;		/* the worker saw it due again, and left it
-								 * to this executor */
+	bool		passed_by;		/* the worker saw it due again, and left it to
+								 * this executor */
 	pg_uuid_t	saga;
 	int64		seq;			/* of the step whose SQL is running, or 0 */
 	int			attempt;		/* the number of that attempt */
 	TimestampTz started_at;		/* and when it began */
 	TimestampTz idle_since;		/* 0 while working */
-	bool		given_back;		/* a saga so left to us was put down and may be
-								 * due; executor sets it, worker clears it */
+	bool		given_back;		/* a saga so left to us was put down and may
+								 * be due; executor sets it, worker clears it */
 	uint32		skipped;		/* sagas left undone because somebody holds
 								 * them, since the worker last looked */
 	bool		refill;			/* more is due than the mailbox could hold:
@@ -280,6 +282,7 @@ extern void saga_shmem_register(void);
 
 /* The slot of a database, taking one if asked to; NULL if there is none. */
 extern SagaDatabaseSlot *saga_shmem_database(Oid database, bool take);
+
 /* The slot of the current database, remembered; NULL as above. */
 extern SagaDatabaseSlot *saga_shmem_my_database(void);
 

@@ -19,6 +19,7 @@ extern void saga_wakeup_init(void);
 extern void saga_wakeup_due(TimestampTz due);
 extern void saga_wakeup_failed(const pg_uuid_t *id, Oid lane);
 extern void saga_wakeup_state(const pg_uuid_t *id);
+
 /* Make the launcher look whether the extension is in the current database. */
 extern void saga_wakeup_launcher(void);
 extern void saga_wakeup_all_waiting(void);
