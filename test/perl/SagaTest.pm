@@ -32,6 +32,7 @@ use warnings;
 
 use Exporter 'import';
 use File::Basename;
+use IPC::Run ();
 use JSON::PP;
 use POSIX ();
 use PostgreSQL::Test::Cluster;
@@ -40,11 +41,28 @@ use SagaGuarantees;
 use Test::More;
 use Time::HiRes qw(usleep);
 
-our @EXPORT = qw(saga_cluster saga_conf is_test_build wait_until wait_state
+our @EXPORT = qw(saga_cluster saga_conf is_test_build wait_until wait_state show_ledger
   session background log_offset wait_log no_log worker_pid executor_pids
   witness acknowledged guarantees guarantee_violations sql_error report
   set_faults wait_struck halt_worker try_psql wait_server wait_lines listen_to listen_again heard wait_heard
   interpreter start_program wait_program stop_program kill_program start_payments payments_record start_listener);
+
+# An IPC::Run before 2026 dies if a program ends before its input was written to
+# it, as psql does when the server refuses it, on a machine that is busy enough.
+# What is not read is no fault of who wrote it.
+{
+	no warnings 'redefine';
+	my $write = \&IPC::Run::_write;
+	my $broken = do { local $! = POSIX::EPIPE(); "$!" };
+
+	*IPC::Run::_write = sub {
+		my $written = eval { $write->(@_) };
+
+		return $written if $@ eq '';
+		die $@ if $@ !~ /^\Q$broken\E:/;
+		return length $_[1];
+	};
+}
 
 =head1 FUNCTIONS
 
@@ -137,8 +155,8 @@ sub saga_cluster
 
 =head2 wait_until($node, $query, $expected, $database)
 
-Polls until the query answers $expected ('t'); fails the test after
-PG_TEST_TIMEOUT_DEFAULT seconds, showing the sagas that are open.
+Polls until the query answers $expected ('t'), through crashes, too; fails the
+test after PG_TEST_TIMEOUT_DEFAULT seconds, showing what there is.
 
 =cut
 
@@ -150,13 +168,52 @@ sub wait_until
 	$database //= 'postgres';
 	return 1 if $node->poll_query_until($database, $query, $expected // 't');
 
-	my $open = $node->psql($database, q{
-		SELECT id, name, state, next_action, next_action_at FROM saga.sagas
-		WHERE state NOT IN ('completed', 'compensated', 'abandoned') LIMIT 20},
-		stdout => \my $out, stderr => \my $err);
 	fail("timed out waiting for: $query");
-	diag("open sagas:\n" . ($out // '') . ($err // ''));
+	show_ledger($node, undef, $database);
 	return 0;
+}
+
+=head2 show_ledger($node, $which, $database)
+
+For a test that fails: says what is known of the sagas for which the condition
+$which holds (of those that are not over), of our processes, and of the end of
+the server's log.
+
+=cut
+
+sub show_ledger
+{
+	my ($node, $which, $database) = @_;
+	$which //= q{state NOT IN ('completed', 'compensated', 'abandoned')};
+	my $sagas = "(SELECT id FROM saga.sagas WHERE $which ORDER BY id LIMIT 20)";
+	my @queries = (
+		now => q{SELECT clock_timestamp(), current_setting('saga.test_faults', true)},
+		sagas => qq{
+			SELECT id, name, idempotency_key, state, next_action, next_action_at FROM saga.sagas
+			WHERE id IN $sagas ORDER BY id},
+		steps => qq{
+			SELECT saga_id, seq, key, status, compensation_status, compensation_attempts, next_attempt_at, parked, last_error
+			FROM saga.steps WHERE saga_id IN $sagas ORDER BY saga_id, seq},
+		attempts => qq{
+			SELECT * FROM saga.attempts WHERE saga_id IN $sagas AND phase = 'compensation'
+			ORDER BY started_at LIMIT 60},
+		processes => q{
+			SELECT pid, datname, usename, backend_type, backend_start, state, wait_event, left(query, 100)
+			FROM pg_stat_activity WHERE backend_type LIKE 'saga%' OR state <> 'idle' ORDER BY pid});
+
+	while (my ($what, $query) = splice @queries, 0, 2)
+	{
+		my ($out, $err) = ('', '');
+		$node->psql($database // 'postgres', $query, stdout => \$out, stderr => \$err);
+		diag("$what:\n$out$err");
+	}
+
+	# Without the tests' own statements
+	my $log = slurp_file($node->logfile);
+	my @log = grep { $_ !~ /LOG:  statement: / } split /\n(?!\t)/, $log;
+	splice @log, 0, @log - 60 if @log > 60;
+	diag(join "\n", 'the end of ' . $node->logfile . ':', @log);
+	return;
 }
 
 =head2 wait_state($node, $saga_id, $state, $database)
@@ -357,7 +414,9 @@ sub wait_struck
 		return 1 if !$left;
 		usleep(10_000);
 	}
-	return fail('timed out waiting for faults to strike: ' . slurp_file($node->data_dir . '/postgresql.auto.conf'));
+	fail('timed out waiting for faults to strike: ' . slurp_file($node->data_dir . '/postgresql.auto.conf'));
+	show_ledger($node);
+	return 0;
 }
 
 sub halt_worker
@@ -372,10 +431,9 @@ sub halt_worker
 sub try_psql
 {
 	my ($node, $sql) = @_;
-	# A psql that leaves before it has read its input is an exception.
 	my ($out, $err) = ('', '');
-	my $code = eval { $node->psql('postgres', $sql, stdout => \$out, stderr => \$err); };
-	return defined $code && $code == 0 ? $out : undef;
+	my $code = $node->psql('postgres', $sql, stdout => \$out, stderr => \$err);
+	return $code == 0 ? $out : undef;
 }
 
 sub wait_server
@@ -401,7 +459,9 @@ sub wait_lines
 		return 1 if $n >= ($count // 1);
 		usleep(10_000);
 	}
-	return fail("timed out waiting for $regex");
+	fail("timed out waiting for $regex");
+	show_ledger($node);
+	return 0;
 }
 
 =head2 listen_to($node, @channels), heard($listener), wait_heard($listener, $wanted, $count), listen_again($node, $listener, @channels)

@@ -1,4 +1,5 @@
-# The tests' own verdict: what the guarantees' queries are to find, they find.
+# The tests' own verdict: what the guarantees' queries are to find, they find; and
+# what the tests rely on besides.
 
 use strict;
 use warnings;
@@ -8,6 +9,11 @@ use SagaTest;
 use Test::More;
 
 my $node = saga_cluster('main', conf => "autovacuum = off\n");
+
+# More than a pipe holds, for a psql that is refused
+is($node->psql('nowhere', "SELECT 1;\n" x 100_000, stderr => \my $refused), 2, 'a program that leaves before it has read its input is no exception');
+like($refused, qr/database "nowhere" does not exist/, 'and what it said is known');
+
 witness($node);
 $node->safe_psql('postgres', q{
 	CREATE ROLE app LOGIN;

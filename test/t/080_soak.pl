@@ -44,7 +44,7 @@ sub try_sql
 {
 	my ($sql) = @_;
 	my ($out, $err) = ('', '');
-	# A psql that leaves before it has read its input is an exception.
+	# A psql that waits for ever is an exception.
 	my $code = eval {
 		$node->psql('postgres', $sql, stdout => \$out, stderr => \$err,
 			timeout => $PostgreSQL::Test::Utils::timeout_default);
@@ -52,7 +52,7 @@ sub try_sql
 	return defined $code && $code == 0 ? $out : undef;
 }
 
-# Waits through crashes, which SagaTest's wait_until is not made for.
+# What does not come true in time is the end of the test.
 sub wait_true
 {
 	my ($query) = @_;

@@ -28,7 +28,7 @@ my @calls = qw(table.write_%d transaction.before_commit transaction.after_commit
 {
 	my %there;
 	my $source = "$FindBin::RealBin/../../src";
-	foreach my $file (glob "$source/*.c")
+	foreach my $file (glob "$source/*/*.c")
 	{
 		my $text = slurp_file($file);
 		$there{$1} = 1 while $text =~ /SAGA_FAULT\("([^"]+)"\)/g;
@@ -36,6 +36,7 @@ my @calls = qw(table.write_%d transaction.before_commit transaction.after_commit
 		$there{$1} = 1 while $text =~ /saga_fault_reach\("([^"]+)"\)/g;
 		$there{$1} = 1 while $text =~ /snprintf\(name, sizeof\(name\), "([^"]+)"/g;
 	}
+	is(join(' ', grep { !$there{$_} } @processes, @calls), '', 'the fault points are where they are looked for');
 	delete $there{$_} foreach @processes, @calls;
 
 	# The others are in other tests.
