@@ -16,7 +16,7 @@
 
 #include "base/fault.h"
 #include "base/guc.h"
-#include "base/state.h"
+#include "base/policy.h"
 #include "utils/guc.h"
 #include "utils/varlena.h"
 
@@ -26,12 +26,12 @@ int			saga_guc_max_databases = 4;
 int			saga_guc_max_executors = 2;
 int			saga_guc_executor_idle_timeout = 10000;
 
-int			saga_guc_max_attempts = 5;
-int			saga_guc_retry_delay = 1000;
-int			saga_guc_retry_backoff = SAGA_BACKOFF_EXPONENTIAL;
-int			saga_guc_retry_max_delay = 300000;
-double		saga_guc_retry_jitter = 0.1;
-int			saga_guc_compensation_timeout = 600000;
+int			saga_guc_max_attempts;
+int			saga_guc_retry_delay;
+int			saga_guc_retry_backoff;
+int			saga_guc_retry_max_delay;
+double		saga_guc_retry_jitter;
+int			saga_guc_compensation_timeout;
 int			saga_guc_lock_timeout = 10000;
 int			saga_guc_max_deferrals = 1000;
 int			saga_guc_default_timeout = 0;
@@ -46,13 +46,6 @@ char	   *saga_guc_capture_settings = NULL;
 char	   *saga_guc_stateless_libraries = NULL;
 bool		saga_guc_allow_superuser = true;
 bool		saga_guc_log_sql = false;
-
-static const struct config_enum_entry backoff_options[] = {
-	{"constant", SAGA_BACKOFF_CONSTANT, false},
-	{"linear", SAGA_BACKOFF_LINEAR, false},
-	{"exponential", SAGA_BACKOFF_EXPONENTIAL, false},
-	{NULL, 0, false}
-};
 
 static bool
 check_name_list(char **newval, void **extra, GucSource source)
@@ -110,33 +103,33 @@ saga_guc_define(void)
 	DefineCustomIntVariable("saga.max_attempts",
 							"Attempts of a step or compensation, where its policy does not say.",
 							NULL,
-							&saga_guc_max_attempts, 5, 1, SAGA_MAX_ATTEMPTS_LIMIT,
+							&saga_guc_max_attempts, saga_policy_plain.max_attempts, 1, SAGA_MAX_ATTEMPTS_LIMIT,
 							PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("saga.retry_delay",
 							"Delay before the second attempt, where the policy does not say.",
 							NULL,
-							&saga_guc_retry_delay, 1000, SAGA_MIN_DELAY_MS, INT_MAX,
+							&saga_guc_retry_delay, saga_policy_plain.delay, SAGA_MIN_DELAY_MS, INT_MAX,
 							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomEnumVariable("saga.retry_backoff",
 							 "How the delay grows, where the policy does not say.",
 							 NULL,
-							 &saga_guc_retry_backoff, SAGA_BACKOFF_EXPONENTIAL,
-							 backoff_options,
+							 &saga_guc_retry_backoff, saga_policy_plain.backoff,
+							 saga_policy_backoffs,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("saga.retry_max_delay",
 							"Longest delay between attempts, where the policy does not say.",
 							NULL,
-							&saga_guc_retry_max_delay, 300000, SAGA_MIN_DELAY_MS, INT_MAX,
+							&saga_guc_retry_max_delay, saga_policy_plain.max_delay, SAGA_MIN_DELAY_MS, INT_MAX,
 							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomRealVariable("saga.retry_jitter",
 							 "Share of the delay that varies by chance, where the policy does not say.",
 							 NULL,
-							 &saga_guc_retry_jitter, 0.1, 0.0, 1.0,
+							 &saga_guc_retry_jitter, saga_policy_plain.jitter, 0.0, 1.0,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("saga.compensation_timeout",
 							"Longest run of one attempt of a compensation, where the policy does not say.",
 							"0 sets no limit.",
-							&saga_guc_compensation_timeout, 600000, 0, INT_MAX,
+							&saga_guc_compensation_timeout, saga_policy_plain.timeout, 0, INT_MAX,
 							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("saga.lock_timeout",
 							"Longest wait of a compensation for one lock.",

@@ -1,15 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * state.h
- *	  The states of sagas and steps, the transitions between them, and the
- *	  arithmetic of retries.
+ *	  The states of sagas and steps, the words for them, and the transitions
+ *	  between them.
  *
- * The codes are what the ledger tables store; the words are what people read.
+ * The codes are what the ledger's tables store; the words are what callers pass
+ * and what the views show.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef SAGA_STATE_H
 #define SAGA_STATE_H
+
+#include "utils/guc.h"
 
 typedef enum SagaState
 {
@@ -86,38 +89,22 @@ typedef enum SagaOutcome
 	SAGA_OUTCOME_DEFERRED = 'd'
 } SagaOutcome;
 
-typedef enum SagaBackoff
-{
-	SAGA_BACKOFF_CONSTANT = 'c',
-	SAGA_BACKOFF_LINEAR = 'l',
-	SAGA_BACKOFF_EXPONENTIAL = 'e'
-} SagaBackoff;
+/*
+ * Codes and their words, in the form that a setting takes, too.  The views spell
+ * them out again; .ci/check-codes compares.
+ */
+extern const struct config_enum_entry saga_state_states[];
+extern const struct config_enum_entry saga_state_kinds[];
+extern const struct config_enum_entry saga_state_on_failures[];
+extern const struct config_enum_entry saga_state_compensate_ons[];
 
-/* A retry policy, resolved; times in milliseconds. */
-typedef struct SagaPolicy
-{
-	int			max_attempts;	/* 1 .. SAGA_MAX_ATTEMPTS_LIMIT */
-	int64		delay;			/* at least SAGA_MIN_DELAY_MS */
-	SagaBackoff backoff;
-	int64		max_delay;		/* cap of the delay, at least
-								 * SAGA_MIN_DELAY_MS */
-	double		jitter;			/* 0 .. 1: the share of the delay that varies */
-	int64		timeout;		/* of one attempt; 0 = none */
-} SagaPolicy;
-
-#define SAGA_MAX_ATTEMPTS_LIMIT		1000
-#define SAGA_MIN_DELAY_MS			10
-/* A delay is capped here whatever the policy says: about 100 years. */
-#define SAGA_MAX_DELAY_MS			INT64CONST(3155760000000)
-
-/* Longest text of an encoded policy, with its final NUL. */
-#define SAGA_POLICY_TEXT_LEN		128
+extern const char *saga_state_word(const struct config_enum_entry *words, int code);
+extern int	saga_state_code(const struct config_enum_entry *words, const char *word);
 
 extern bool saga_state_can(SagaState from, SagaState to);
 extern bool saga_state_is_final(SagaState state);
 extern bool saga_state_is_known(char code);
 extern const char *saga_state_name(SagaState state);
-extern bool saga_state_by_name(const char *name, SagaState *state);
 
 extern bool saga_state_step_status_is_known(char code);
 extern bool saga_state_comp_status_is_known(char code);
@@ -126,14 +113,6 @@ extern const char *saga_state_step_status_name(SagaStepStatus status);
 extern const char *saga_state_comp_status_name(SagaCompStatus status);
 extern const char *saga_state_failure_kind_name(SagaFailureKind kind);
 extern const char *saga_state_kind_name(SagaStepKind kind);
-extern bool saga_state_kind_by_name(const char *name, SagaStepKind *kind);
 extern bool saga_state_outcome_is_known(char code);
-
-extern const char *saga_state_backoff_name(SagaBackoff backoff);
-extern bool saga_state_backoff_by_name(const char *name, SagaBackoff *backoff);
-extern int64 saga_state_retry_delay(const SagaPolicy *policy, int attempt,
-									double random);
-extern void saga_state_policy_encode(const SagaPolicy *policy, char *encoded);
-extern bool saga_state_policy_decode(const char *encoded, SagaPolicy *policy);
 
 #endif							/* SAGA_STATE_H */

@@ -25,6 +25,7 @@
 #include "base/rights.h"
 #include "calls/access.h"
 #include "calls/arguments.h"
+#include "calls/policies.h"
 #include "flow/change.h"
 #include "flow/next.h"
 #include "fmgr.h"
@@ -185,11 +186,11 @@ amend_policy(FunctionCallInfo fcinfo, SagaStep *step)
 	SagaPolicy	policy;
 	char		encoded[SAGA_POLICY_TEXT_LEN];
 
-	if (!saga_state_policy_decode(text_to_cstring(step->compensation_retry),
-								  &policy))
+	if (!saga_policy_decode(text_to_cstring(step->compensation_retry),
+							&policy))
 		elog(ERROR, "could not read the retry policy of a step");
-	saga_arguments_replace_policy(fcinfo, ARG_POLICY, &policy);
-	saga_state_policy_encode(&policy, encoded);
+	saga_policies_replace(fcinfo, ARG_POLICY, &policy);
+	saga_policy_encode(&policy, encoded);
 	/* The forward policy is stored apart only where it is another one. */
 	if (step->retry == NULL)
 		step->retry = step->compensation_retry;

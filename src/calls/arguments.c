@@ -16,6 +16,8 @@
 #include "base/compat.h"
 #include "base/errors.h"
 #include "base/guc.h"
+#include "base/policy.h"
+#include "base/state.h"
 #include "calls/arguments.h"
 #include "catalog/pg_type_d.h"
 #include "common/cryptohash.h"
@@ -220,6 +222,55 @@ saga_arguments_name(FunctionCallInfo fcinfo, int arg, const char *what, int limi
 	return value;
 }
 
+/* Words in quotes, as in: "a", "b", and "c" */
+static char *
+list_words(const struct config_enum_entry *words)
+{
+	StringInfoData list;
+	int			i;
+
+	initStringInfo(&list);
+	for (i = 0; words[i].name != NULL; i++)
+	{
+		if (i > 0 && words[i + 1].name != NULL)
+			appendStringInfoString(&list, ", ");
+		else if (i > 0)
+			appendStringInfoString(&list, i > 1 ? ", and " : " and ");
+		appendStringInfo(&list, "\"%s\"", words[i].name);
+	}
+	return list.data;
+}
+
+/* The code for a word, which must be one of those listed. */
+int
+saga_arguments_parse_word(const char *word, const char *what,
+						  const struct config_enum_entry *words)
+{
+	int			code = saga_state_code(words, word);
+
+	if (code == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for \"%s\": \"%s\"", what, word),
+				 errhint("Valid values are %s.", list_words(words))));
+	return code;
+}
+
+/* The code for a word that is an argument; 0 if it is not given. */
+int
+saga_arguments_word(FunctionCallInfo fcinfo, int arg, const char *what,
+					const struct config_enum_entry *words, bool required)
+{
+	if (!PG_ARGISNULL(arg))
+		return saga_arguments_parse_word(text_to_cstring(PG_GETARG_TEXT_PP(arg)), what, words);
+	if (required)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", what),
+				 errhint("Valid values are %s.", list_words(words))));
+	return 0;
+}
+
 /* Why a person decides something; it must say something. */
 text *
 saga_arguments_note(FunctionCallInfo fcinfo, int arg)
@@ -387,126 +438,4 @@ saga_arguments_check_sql(const text *sql)
 		*good = MemoryContextStrdup(TopMemoryContext, string);
 	}
 	pfree(string);
-}
-
-/* The policy of a step whose call names none. */
-static void
-default_policy(SagaPolicy *policy)
-{
-	policy->max_attempts = saga_guc_max_attempts;
-	policy->delay = saga_guc_retry_delay;
-	policy->backoff = (SagaBackoff) saga_guc_retry_backoff;
-	policy->max_delay = saga_guc_retry_max_delay;
-	policy->jitter = saga_guc_retry_jitter;
-	policy->timeout = saga_guc_compensation_timeout;
-}
-
-/*
- * Puts the six fields of a retry policy into one; what they leave open, stays
- * as it is.
- */
-static void
-replace_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
-{
-	if (!nulls[0])
-	{
-		policy->max_attempts = DatumGetInt32(values[0]);
-		if (policy->max_attempts < 1 ||
-			policy->max_attempts > SAGA_MAX_ATTEMPTS_LIMIT)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("max_attempts must be between 1 and %d",
-							SAGA_MAX_ATTEMPTS_LIMIT),
-					 errdetail("It is %d.", policy->max_attempts),
-					 errhint("1 means that it is tried once.")));
-	}
-	if (!nulls[1])
-	{
-		policy->delay = saga_arguments_milliseconds(DatumGetIntervalP(values[1]),
-													"delay");
-		if (policy->delay < SAGA_MIN_DELAY_MS)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("delay must be at least %d ms", SAGA_MIN_DELAY_MS),
-					 errhint("Give an attempt time to find things changed.")));
-	}
-	if (!nulls[2])
-	{
-		char	   *name = text_to_cstring(DatumGetTextPP(values[2]));
-
-		if (!saga_state_backoff_by_name(name, &policy->backoff))
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("unknown backoff \"%s\"", name),
-					 errhint("It is constant, linear or exponential.")));
-	}
-	if (nulls[3])
-	{
-		/* Nobody meant to cut short the delay that is asked for. */
-		policy->max_delay = Max(policy->max_delay, policy->delay);
-	}
-	else
-	{
-		policy->max_delay = saga_arguments_milliseconds(DatumGetIntervalP(values[3]),
-														"max_delay");
-		if (policy->max_delay < SAGA_MIN_DELAY_MS)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("max_delay must be at least %d ms",
-							SAGA_MIN_DELAY_MS),
-					 errhint("It is the longest delay, at least as long as the first one.")));
-	}
-	if (!nulls[4])
-	{
-		policy->jitter = DatumGetFloat8(values[4]);
-		if (!(policy->jitter >= 0.0 && policy->jitter <= 1.0))
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("jitter must be between 0 and 1"),
-					 errdetail("It is %g.", policy->jitter),
-					 errhint("0.1 spreads a delay over 0.9 to 1.1 times its value.")));
-	}
-	if (!nulls[5])
-	{
-		policy->timeout = saga_arguments_milliseconds(DatumGetIntervalP(values[5]),
-													  "timeout");
-		if (policy->timeout > PG_INT32_MAX)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("timeout of an attempt is too long"),
-					 errhint("Up to 24 days are allowed; 0 sets no limit.")));
-	}
-}
-
-/* Puts a retry policy that is an argument into one; NULL changes nothing. */
-void
-saga_arguments_replace_policy(FunctionCallInfo fcinfo, int arg, SagaPolicy *policy)
-{
-	HeapTupleHeader given = PG_ARGISNULL(arg) ? NULL :
-		PG_GETARG_HEAPTUPLEHEADER(arg);
-	Datum		values[6];
-	bool		nulls[6] = {true, true, true, true, true, true};
-
-	if (given != NULL)
-		for (int i = 0; i < 6; i++)
-			values[i] = GetAttributeByNum(given, i + 1, &nulls[i]);
-	replace_policy(values, nulls, policy);
-}
-
-/* A retry policy as an argument; what it leaves open, the settings say. */
-void
-saga_arguments_policy(FunctionCallInfo fcinfo, int arg, SagaPolicy *policy)
-{
-	default_policy(policy);
-	saga_arguments_replace_policy(fcinfo, arg, policy);
-}
-
-/* Checks the fields of a policy that is being made. */
-void
-saga_arguments_check_policy(const Datum *values, const bool *nulls)
-{
-	SagaPolicy	policy;
-
-	default_policy(&policy);
-	replace_policy(values, nulls, &policy);
 }

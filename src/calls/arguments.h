@@ -25,6 +25,12 @@ extern Jsonb *saga_arguments_jsonb(FunctionCallInfo fcinfo, int arg,
 
 extern text *saga_arguments_name(FunctionCallInfo fcinfo, int arg,
 								 const char *what, int limit, bool required);
+extern int	saga_arguments_parse_word(const char *word, const char *what,
+									  const struct config_enum_entry *words);
+extern int	saga_arguments_word(FunctionCallInfo fcinfo, int arg,
+								const char *what,
+								const struct config_enum_entry *words,
+								bool required);
 extern text *saga_arguments_note(FunctionCallInfo fcinfo, int arg);
 extern text *saga_arguments_channel(FunctionCallInfo fcinfo, int arg,
 									const char *what);
@@ -34,10 +40,5 @@ extern bool saga_arguments_same_hash(const bytea *known, int number, Jsonb *valu
 extern int64 saga_arguments_milliseconds(const Interval *interval,
 										 const char *what);
 extern void saga_arguments_check_sql(const text *sql);
-extern void saga_arguments_policy(FunctionCallInfo fcinfo, int arg,
-								  SagaPolicy *policy);
-extern void saga_arguments_replace_policy(FunctionCallInfo fcinfo, int arg,
-										  SagaPolicy *policy);
-extern void saga_arguments_check_policy(const Datum *values, const bool *nulls);
 
 #endif							/* SAGA_ARGUMENTS_H */

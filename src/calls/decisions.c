@@ -38,10 +38,17 @@ PG_FUNCTION_INFO_V1(saga_sql_rollback_to);
 
 typedef enum Resolution
 {
-	RESOLVE_RETRY,				/* run the compensation (again) */
+	RESOLVE_RETRY = 1,			/* run the compensation (again) */
 	RESOLVE_DONE,				/* it was done by hand */
 	RESOLVE_SKIP				/* it is not needed */
 } Resolution;
+
+static const struct config_enum_entry resolution_words[] = {
+	{"retry", RESOLVE_RETRY, false},
+	{"done", RESOLVE_DONE, false},
+	{"skip", RESOLVE_SKIP, false},
+	{NULL, 0, false}
+};
 
 /* ------------------------------------------------------------------------
  * What they have in common
@@ -92,30 +99,6 @@ refuse_undecidable(const SagaRow *saga, const char *what, int64 seq,
 /* ------------------------------------------------------------------------
  * A decision about a step
  * ------------------------------------------------------------------------ */
-
-static Resolution
-get_resolution(FunctionCallInfo fcinfo, int arg)
-{
-	char	   *word;
-
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("resolution must not be null"),
-				 errhint("It is retry, done or skip.")));
-	word = text_to_cstring(PG_GETARG_TEXT_PP(arg));
-	if (strcmp(word, "retry") == 0)
-		return RESOLVE_RETRY;
-	if (strcmp(word, "done") == 0)
-		return RESOLVE_DONE;
-	if (strcmp(word, "skip") == 0)
-		return RESOLVE_SKIP;
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("unknown resolution \"%s\"", word),
-			 errhint("It is retry (run the compensation), done (it was done by hand) or skip (it is not needed).")));
-	return RESOLVE_RETRY;		/* keep the compiler quiet */
-}
 
 /* The run of a step that a person is asked about. */
 static int
@@ -203,7 +186,8 @@ saga_sql_resolve(PG_FUNCTION_ARGS)
 
 	saga_access_call("saga.resolve()");
 	key = saga_arguments_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
-	resolution = get_resolution(fcinfo, 2);
+	resolution = saga_arguments_word(fcinfo, 2, "resolution", resolution_words,
+									 true);
 	note = saga_arguments_note(fcinfo, 3);
 	for (;;)
 	{

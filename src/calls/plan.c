@@ -64,7 +64,7 @@ policy_in_words(const SagaStep *step)
 					 left == 1 ? "" : "s");
 	if (left > 1)
 		appendStringInfo(&buf, ", %s delay from %s to %s",
-						 saga_state_backoff_name(policy.backoff),
+						 saga_policy_backoff_name(policy.backoff),
 						 duration(policy.delay), duration(policy.max_delay));
 	if (policy.timeout > 0)
 		appendStringInfo(&buf, ", timeout %s", duration(policy.timeout));

@@ -15,7 +15,6 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "base/clock.h"
 #include "base/errors.h"
 #include "base/guc.h"
@@ -25,20 +24,14 @@
 #include "calls/arguments.h"
 #include "calls/quota.h"
 #include "flow/events.h"
-#include "funcapi.h"
 #include "ledger/ledger.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
-#include "utils/lsyscache.h"
-#include "utils/numeric.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_begin);
 PG_FUNCTION_INFO_V1(saga_sql_complete);
 PG_FUNCTION_INFO_V1(saga_sql_fail);
 PG_FUNCTION_INFO_V1(saga_sql_cancel);
-PG_FUNCTION_INFO_V1(saga_sql_retry_policy);
-PG_FUNCTION_INFO_V1(saga_sql_retry_policy_json);
 
 /*
  * Longest name and key together, in bytes: both, with the owner, must fit an
@@ -117,7 +110,7 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 	text	   *key;
 	Jsonb	   *input;
 	int64		timeout = saga_guc_default_timeout;
-	SagaOnFailure on_failure = SAGA_ON_FAILURE_HALT;
+	int			on_failure;
 	text	   *announce;
 	text	   *subject;
 	SagaRow		saga;
@@ -137,18 +130,10 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 	input = saga_arguments_jsonb(fcinfo, 2, "input");
 	if (!PG_ARGISNULL(3))
 		timeout = saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(3), "timeout");
-	if (!PG_ARGISNULL(4))
-	{
-		char	   *word = text_to_cstring(PG_GETARG_TEXT_PP(4));
-
-		if (strcmp(word, "continue") == 0)
-			on_failure = SAGA_ON_FAILURE_CONTINUE;
-		else if (strcmp(word, "halt") != 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("unknown on_compensation_failure \"%s\"", word),
-					 errhint("It is halt or continue.")));
-	}
+	on_failure = saga_arguments_word(fcinfo, 4, "on_compensation_failure",
+									 saga_state_on_failures, false);
+	if (on_failure == 0)
+		on_failure = SAGA_ON_FAILURE_HALT;
 	announce = saga_arguments_channel(fcinfo, 5, "announce");
 	subject = saga_arguments_name(fcinfo, 6, "subject", SAGA_MAX_NAME, false);
 
@@ -349,107 +334,4 @@ saga_sql_cancel(PG_FUNCTION_ARGS)
 	saga_access_call("saga.cancel()");
 	return fail_saga(id, SAGA_FAILURE_CANCELLED, saga_arguments_text(fcinfo, 1),
 					 NULL);
-}
-
-/*
- * saga.retry_policy(...): the arguments as a composite, checked now, so that
- * the error names the call that is wrong.
- */
-Datum
-saga_sql_retry_policy(PG_FUNCTION_ARGS)
-{
-	TupleDesc	desc;
-	Datum		values[6];
-	bool		nulls[6];
-
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
-	for (int i = 0; i < 6; i++)
-	{
-		values[i] = fcinfo->args[i].value;
-		nulls[i] = fcinfo->args[i].isnull;
-	}
-	saga_arguments_check_policy(values, nulls);
-	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
-}
-
-/* Which field of a policy has a name; -1: none. */
-static int
-policy_field(TupleDesc desc, const JsonbValue *name)
-{
-	for (int i = 0; i < desc->natts; i++)
-	{
-		const char *field = NameStr(TupleDescAttr(desc, i)->attname);
-
-		if (strlen(field) == (size_t) name->val.string.len &&
-			memcmp(field, name->val.string.val, name->val.string.len) == 0)
-			return i;
-	}
-	return -1;
-}
-
-/* What a field's type makes of a number or string. */
-static Datum
-policy_value(TupleDesc desc, int field, const JsonbValue *value)
-{
-	Oid			type = TupleDescAttr(desc, field)->atttypid;
-	Oid			input;
-	Oid			param;
-	char	   *string;
-
-	if (value->type == jbvString)
-		string = pnstrdup(value->val.string.val, value->val.string.len);
-	else if (value->type == jbvNumeric)
-		string = DatumGetCString(DirectFunctionCall1(numeric_out,
-													 NumericGetDatum(value->val.numeric)));
-	else
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for \"%s\" of a retry policy",
-						NameStr(TupleDescAttr(desc, field)->attname)),
-				 errhint("Give a number, a string, or null.")));
-	getTypeInputInfo(type, &input, &param);
-	return OidInputFunctionCall(input, string, param, -1);
-}
-
-/* saga.retry_policy(policy jsonb): the same from an object. */
-Datum
-saga_sql_retry_policy_json(PG_FUNCTION_ARGS)
-{
-	Jsonb	   *policy = PG_GETARG_JSONB_P(0);
-	TupleDesc	desc;
-	Datum		values[6];
-	bool		nulls[6] = {true, true, true, true, true, true};
-	JsonbIterator *it = JsonbIteratorInit(&policy->root);
-	JsonbIteratorToken token;
-	JsonbValue	value;
-	int			field = -1;
-
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
-	if (!JB_ROOT_IS_OBJECT(policy))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("a retry policy as jsonb must be an object"),
-				 errhint("Give an object such as {\"max_attempts\": 3, \"delay\": \"5 s\"}.")));
-	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
-	{
-		if (token == WJB_KEY)
-		{
-			field = policy_field(desc, &value);
-			if (field < 0)
-				ereport(ERROR,
-						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						 errmsg("a retry policy has no field \"%.*s\"",
-								value.val.string.len, value.val.string.val),
-						 errhint("Its fields are max_attempts, delay, backoff, max_delay, jitter and timeout.")));
-		}
-		else if (token == WJB_VALUE && value.type != jbvNull)
-		{
-			values[field] = policy_value(desc, field, &value);
-			nulls[field] = false;
-		}
-	}
-	saga_arguments_check_policy(values, nulls);
-	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }

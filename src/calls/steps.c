@@ -24,6 +24,7 @@
 #include "base/rights.h"
 #include "calls/access.h"
 #include "calls/arguments.h"
+#include "calls/policies.h"
 #include "calls/quota.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_collation_d.h"
@@ -52,6 +53,19 @@ PG_FUNCTION_INFO_V1(saga_sql_fail_step);
 /* Numbers of arguments of saga.step that are read in two places. */
 #define STEP_ARG_RETRY					12
 #define STEP_ARG_COMPENSATION_RETRY		13
+
+/* What to do about a result that comes after the undo has begun */
+enum
+{
+	LATE_ERROR = 1,
+	LATE_RECORD
+};
+
+static const struct config_enum_entry late_words[] = {
+	{"error", LATE_ERROR, false},
+	{"record", LATE_RECORD, false},
+	{NULL, 0, false}
+};
 
 /* What a call of saga.step asks for. */
 typedef struct StepRequest
@@ -116,13 +130,10 @@ encode_policy(const SagaPolicy *policy)
 	static text *encoded = NULL;
 	char		string[SAGA_POLICY_TEXT_LEN];
 
-	if (encoded != NULL && last.max_attempts == policy->max_attempts &&
-		last.delay == policy->delay && last.backoff == policy->backoff &&
-		last.max_delay == policy->max_delay &&
-		last.jitter == policy->jitter && last.timeout == policy->timeout)
+	if (encoded != NULL && saga_policy_same(&last, policy))
 		return encoded;
 
-	saga_state_policy_encode(policy, string);
+	saga_policy_encode(policy, string);
 	if (encoded != NULL)
 		pfree(encoded);
 	encoded = NULL;
@@ -132,14 +143,6 @@ encode_policy(const SagaPolicy *policy)
 	memcpy(VARDATA(encoded), string, strlen(string));
 	last = *policy;
 	return encoded;
-}
-
-static bool
-same_policy(const SagaPolicy *a, const SagaPolicy *b)
-{
-	return a->max_attempts == b->max_attempts && a->delay == b->delay &&
-		a->backoff == b->backoff && a->max_delay == b->max_delay &&
-		a->jitter == b->jitter && a->timeout == b->timeout;
 }
 
 /*
@@ -180,7 +183,7 @@ capture_settings(bool has_text)
 static void
 read_request(FunctionCallInfo fcinfo, StepRequest *request)
 {
-	char	   *string;
+	int			code;
 
 	request->name = saga_arguments_name(fcinfo, 1, "step name", SAGA_MAX_NAME, true);
 	request->key = saga_arguments_name(fcinfo, 2, "idempotency_key", SAGA_MAX_KEY,
@@ -196,31 +199,14 @@ read_request(FunctionCallInfo fcinfo, StepRequest *request)
 	request->completed = request->output != NULL ||
 		(!PG_ARGISNULL(9) && PG_GETARG_BOOL(9));
 
-	request->kind = SAGA_KIND_COMPENSATABLE;
-	if (!PG_ARGISNULL(10))
-	{
-		string = text_to_cstring(PG_GETARG_TEXT_PP(10));
-		if (!saga_state_kind_by_name(string, &request->kind))
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("unknown kind of step \"%s\"", string),
-					 errhint("It is compensatable, pivot or retriable.")));
-	}
-	request->compensate_on = SAGA_COMPENSATE_ON_STARTED;
-	if (!PG_ARGISNULL(11))
-	{
-		string = text_to_cstring(PG_GETARG_TEXT_PP(11));
-		if (strcmp(string, "completed") == 0)
-			request->compensate_on = SAGA_COMPENSATE_ON_COMPLETED;
-		else if (strcmp(string, "started") != 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("unknown compensate_on \"%s\"", string),
-					 errhint("It is started or completed.")));
-	}
-	saga_arguments_policy(fcinfo, STEP_ARG_RETRY, &request->retry);
-	saga_arguments_policy(fcinfo, STEP_ARG_COMPENSATION_RETRY,
-						  &request->compensation_retry);
+	code = saga_arguments_word(fcinfo, 10, "kind", saga_state_kinds, false);
+	request->kind = code != 0 ? code : SAGA_KIND_COMPENSATABLE;
+	code = saga_arguments_word(fcinfo, 11, "compensate_on",
+							   saga_state_compensate_ons, false);
+	request->compensate_on = code != 0 ? code : SAGA_COMPENSATE_ON_STARTED;
+	saga_policies_get(fcinfo, STEP_ARG_RETRY, &request->retry);
+	saga_policies_get(fcinfo, STEP_ARG_COMPENSATION_RETRY,
+					  &request->compensation_retry);
 
 	if (request->compensation != NULL && request->channel != NULL)
 		ereport(ERROR,
@@ -267,11 +253,11 @@ other_policy(FunctionCallInfo fcinfo, int arg, const text *encoded)
 
 	if (PG_ARGISNULL(arg))
 		return false;
-	if (!saga_state_policy_decode(text_to_cstring(encoded), &stored))
+	if (!saga_policy_decode(text_to_cstring(encoded), &stored))
 		elog(ERROR, "could not read the retry policy of a step");
 	wanted = stored;
-	saga_arguments_replace_policy(fcinfo, arg, &wanted);
-	return !same_policy(&stored, &wanted);
+	saga_policies_replace(fcinfo, arg, &wanted);
+	return !saga_policy_same(&stored, &wanted);
 }
 
 /*
@@ -341,7 +327,7 @@ make_step(const SagaRow *saga, const StepRequest *request, int run,
 		step->search_path = cstring_to_text(namespace_search_path);
 	step->settings = capture_settings(step->compensation != NULL);
 	step->compensation_retry = encode_policy(&request->compensation_retry);
-	if (!same_policy(&request->retry, &request->compensation_retry))
+	if (!saga_policy_same(&request->retry, &request->compensation_retry))
 	{
 		/* encode_policy remembers one text only */
 		step->compensation_retry =
@@ -560,7 +546,7 @@ saga_sql_complete_step(PG_FUNCTION_ARGS)
 	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
 	text	   *key;
 	Jsonb	   *output;
-	char	   *late;
+	bool		record;
 	text	   *forward_key;
 	SagaRow		saga;
 	SagaStep	step;
@@ -568,12 +554,7 @@ saga_sql_complete_step(PG_FUNCTION_ARGS)
 	saga_access_call("saga.complete_step()");
 	key = saga_arguments_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
 	output = saga_arguments_jsonb(fcinfo, 2, "output");
-	late = PG_ARGISNULL(3) ? "error" : text_to_cstring(PG_GETARG_TEXT_PP(3));
-	if (strcmp(late, "error") != 0 && strcmp(late, "record") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("unknown late \"%s\"", late),
-				 errhint("It is error or record.")));
+	record = saga_arguments_word(fcinfo, 3, "late", late_words, false) == LATE_RECORD;
 	forward_key = saga_arguments_text(fcinfo, 4);
 
 	saga_access_shared(id, &saga);
@@ -583,12 +564,12 @@ saga_sql_complete_step(PG_FUNCTION_ARGS)
 		SagaWritten written;
 
 		if (saga.state != SAGA_RUNNING && saga.state != SAGA_COMPLETED &&
-			strcmp(late, "record") != 0)
+			!record)
 			saga_access_refuse_failing(&saga);
 		find_step(&saga, key, forward_key, &step);
 		now = saga_clock_now();
 		if (step.rolled_back_at != 0 && saga.state == SAGA_RUNNING &&
-			strcmp(late, "record") != 0)
+			!record)
 			refuse_rolled_back(&step);
 		if (step.status == SAGA_STEP_COMPLETED)
 			return repeated_completion(&step, output);
@@ -625,13 +606,13 @@ forward_retry_at(const SagaStep *step, TimestampTz now)
 	text	   *encoded = step->retry ? step->retry : step->compensation_retry;
 	SagaPolicy	policy;
 
-	if (!saga_state_policy_decode(text_to_cstring(encoded), &policy))
+	if (!saga_policy_decode(text_to_cstring(encoded), &policy))
 		elog(ERROR, "could not read the retry policy of a step");
 	if (step->attempts >= policy.max_attempts)
 		return 0;
 	return now + 1000 *
-		saga_state_retry_delay(&policy, step->attempts,
-							   pg_prng_double(&pg_global_prng_state));
+		saga_policy_retry_delay(&policy, step->attempts,
+								pg_prng_double(&pg_global_prng_state));
 }
 
 /* saga.fail_step(saga_id, step, error, retryable, forward_key) */

@@ -41,7 +41,6 @@
 
 PG_FUNCTION_INFO_V1(saga_sql_reach);
 PG_FUNCTION_INFO_V1(saga_sql_state_name);
-PG_FUNCTION_INFO_V1(saga_sql_policy);
 PG_FUNCTION_INFO_V1(saga_sql_forward_key);
 PG_FUNCTION_INFO_V1(saga_sql_compensation_key);
 PG_FUNCTION_INFO_V1(saga_sql_is_running);
@@ -64,37 +63,6 @@ saga_sql_state_name(PG_FUNCTION_ARGS)
 	if (name == NULL)
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(name));
-}
-
-static Datum
-interval_of(int64 milliseconds)
-{
-	Interval   *interval = palloc0(sizeof(Interval));
-
-	interval->time = milliseconds * 1000;
-	return IntervalPGetDatum(interval);
-}
-
-Datum
-saga_sql_policy(PG_FUNCTION_ARGS)
-{
-	SagaPolicy	policy;
-	TupleDesc	desc;
-	Datum		values[6];
-	bool		nulls[6] = {false};
-
-	if (!saga_state_policy_decode(text_to_cstring(PG_GETARG_TEXT_PP(0)),
-								  &policy))
-		PG_RETURN_NULL();
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
-	values[0] = Int32GetDatum(policy.max_attempts);
-	values[1] = interval_of(policy.delay);
-	values[2] = CStringGetTextDatum(saga_state_backoff_name(policy.backoff));
-	values[3] = interval_of(policy.max_delay);
-	values[4] = Float8GetDatum(policy.jitter);
-	values[5] = interval_of(policy.timeout);
-	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
 Datum

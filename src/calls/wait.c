@@ -31,12 +31,12 @@ PG_FUNCTION_INFO_V1(saga_sql_wait);
 
 #define DEFAULT_WAIT_MS		60000
 
+/* Has a saga come to rest, or to the state named, if one was (else 0)? */
 static bool
-is_awaited(SagaState state, bool until_given, SagaState until)
+is_awaited(SagaState state, int until)
 {
-	if (until_given && state == until)
-		return true;
-	return saga_state_is_final(state) || state == SAGA_NEEDS_REVIEW;
+	return (int) state == until || saga_state_is_final(state) ||
+		state == SAGA_NEEDS_REVIEW;
 }
 
 static void
@@ -78,23 +78,13 @@ saga_sql_wait(PG_FUNCTION_ARGS)
 {
 	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
 	int64		timeout = DEFAULT_WAIT_MS;
-	bool		until_given = !PG_ARGISNULL(2);
-	SagaState	until = SAGA_RUNNING;
+	int			until;
 	int64		end;
 	SagaRow		saga;
 
 	if (!PG_ARGISNULL(1))
 		timeout = saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(1), "timeout");
-	if (until_given)
-	{
-		char	   *word = text_to_cstring(PG_GETARG_TEXT_PP(2));
-
-		if (!saga_state_by_name(word, &until))
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("unknown state \"%s\"", word),
-					 errhint("It is running, completed, compensating, compensated, needs_review or abandoned.")));
-	}
+	until = saga_arguments_word(fcinfo, 2, "until", saga_state_states, false);
 	if (RecoveryInProgress())
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_UNAVAILABLE),
@@ -122,7 +112,7 @@ saga_sql_wait(PG_FUNCTION_ARGS)
 			int64		left;
 
 			saga_access_read(id, SAGA_REACH_READ, &saga);
-			if (is_awaited(saga.state, until_given, until))
+			if (is_awaited(saga.state, until))
 				break;
 			if (saga.state == SAGA_COMPENSATING || saga.deadline != 0)
 				check_worker(&saga);

@@ -18,6 +18,7 @@
 
 #include "base/ids.h"
 #include "base/json.h"
+#include "base/policy.h"
 #include "flow/context.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -94,12 +95,12 @@ build_policy(const char *encoded)
 	SagaPolicy	policy;
 	SagaJson	json;
 
-	if (!saga_state_policy_decode(encoded, &policy))
+	if (!saga_policy_decode(encoded, &policy))
 		elog(ERROR, "could not read the retry policy of a step");
 	saga_json_begin(&json);
 	saga_json_int(&json, "max_attempts", policy.max_attempts);
 	saga_json_milliseconds(&json, "delay", policy.delay);
-	saga_json_string(&json, "backoff", saga_state_backoff_name(policy.backoff));
+	saga_json_string(&json, "backoff", saga_policy_backoff_name(policy.backoff));
 	saga_json_milliseconds(&json, "max_delay", policy.max_delay);
 	saga_json_float(&json, "jitter", policy.jitter);
 	saga_json_milliseconds(&json, "timeout", policy.timeout);

@@ -82,8 +82,8 @@ after_ms(TimestampTz now, int64 ms)
 void
 saga_outcome_policy(const SagaStep *step, SagaPolicy *policy)
 {
-	if (!saga_state_policy_decode(text_to_cstring(step->compensation_retry),
-								  policy))
+	if (!saga_policy_decode(text_to_cstring(step->compensation_retry),
+							policy))
 		elog(ERROR, "could not read the retry policy of a step");
 }
 
@@ -94,8 +94,8 @@ retry_at(const SagaStep *step, int count, TimestampTz now)
 
 	saga_outcome_policy(step, &policy);
 	return after_ms(now,
-					saga_state_retry_delay(&policy, count,
-										   pg_prng_double(&pg_global_prng_state)));
+					saga_policy_retry_delay(&policy, count,
+											pg_prng_double(&pg_global_prng_state)));
 }
 
 static int

@@ -8,6 +8,7 @@
 #ifndef SAGA_OUTCOME_H
 #define SAGA_OUTCOME_H
 
+#include "base/policy.h"
 #include "ledger/rows.h"
 
 /* How far an attempt of SQL has come. */

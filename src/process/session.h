@@ -8,6 +8,7 @@
 #ifndef SAGA_SESSION_H
 #define SAGA_SESSION_H
 
+#include "base/policy.h"
 #include "ledger/ledger.h"
 
 extern void saga_session_init(void);
