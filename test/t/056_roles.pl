@@ -59,7 +59,7 @@ sub compensate
 	return join(' ', grep { $_ ne '' } split /\n/, $out);
 }
 
-sub witness
+sub written
 {
 	my ($columns) = @_;
 	return $node->safe_psql('postgres', 'WITH gone AS (DELETE FROM witness RETURNING *) SELECT '
@@ -75,7 +75,7 @@ foreach my $user (qw(alice bob))
 		INSERT INTO deferred VALUES (1);
 		DECLARE c CURSOR WITH HOLD FOR SELECT note('hold cursor');
 		DO $$ BEGIN PERFORM note('block'); END $$}), 'compensated', "$user compensates");
-	is(join(' ', sort split /\n/, witness()),
+	is(join(' ', sort split /\n/, written()),
 		join(' ', map { "$_|$user|$user" } 'block', 'deferred trigger', 'hold cursor', 'statement'), "N2: everything of it as $user");
 }
 
@@ -83,20 +83,20 @@ foreach my $try ('RESET ROLE', 'RESET SESSION AUTHORIZATION', 'SET SESSION AUTHO
 	q{SELECT set_config('role', 'none', false)})
 {
 	compensate('alice', "$try; SELECT note('after')");
-	is(witness(), 'after|alice|alice', "N1: $try gains nothing");
+	is(written(), 'after|alice|alice', "N1: $try gains nothing");
 }
 foreach my $try ("SET SESSION AUTHORIZATION $super", "SET ROLE $super", "SELECT set_config('session_authorization', '$super', false)",
 	"SELECT set_config('role', 'bob', true)", 'SET LOCAL ROLE bob')
 {
 	like(compensate('alice', "$try; SELECT note('after')"), qr/^needs_review .*permission denied/, "N1: $try is refused");
-	is(witness(), '', 'and nothing is done');
+	is(written(), '', 'and nothing is done');
 }
 like(compensate('alice', q{SET ROLE boss; SELECT note('boss')}), qr/^needs_review .*changed the role/,
 	'N1: a role that it may become must be left again');
-is(witness(), '', 'or nothing is done');
+is(written(), '', 'or nothing is done');
 is(compensate('alice', q{SET ROLE boss; SELECT note('boss'); RESET ROLE}), 'compensated', 'left again, it is done');
-is(witness(), 'boss|boss|alice', 'as that role');
-is(compensate('alice', q{SELECT note('next')}) . ' ' . witness(), 'compensated next|alice|alice', 'N7: the next is itself');
+is(written(), 'boss|boss|alice', 'as that role');
+is(compensate('alice', q{SELECT note('next')}) . ' ' . written(), 'compensated next|alice|alice', 'N7: the next is itself');
 
 # A definer's step is the definer's
 $node->safe_psql('postgres', q{
@@ -111,7 +111,7 @@ is(sql_as('alice', q{
 	SELECT string_agg(run_as::text, ' ' ORDER BY seq) FROM saga.steps WHERE saga_id = :'id';
 	SELECT saga.fail(:'id');
 	SELECT saga.wait(:'id')}), "1\nstarted\nalice bob\ncompensating\ncompensated", 'a saga with steps of two roles');
-is(witness(), "definer|bob|bob\nown|alice|alice", 'N12: runs each as its own role');
+is(written(), "definer|bob|bob\nown|alice|alice", 'N12: runs each as its own role');
 $node->safe_psql('postgres', 'REVOKE alice FROM bob');
 
 # --- Nothing is left behind
@@ -136,7 +136,7 @@ is(compensate('alice', q{
 		current_setting('transaction_isolation'), current_setting('transaction_read_only'), current_setting('synchronous_commit'),
 		current_setting('TimeZone') = 'Asia/Tokyo'));
 	CREATE TEMP TABLE left_behind (b text)}), 'compensated', 'the next one');
-is(witness('extra'), '"$user", public,4MB,0,0,0,read committed,off,off,f', 'N7: finds nothing of it');
+is(written('extra'), '"$user", public,4MB,0,0,0,read committed,off,off,f', 'N7: finds nothing of it');
 
 # --- What the step kept
 
@@ -145,9 +145,9 @@ $node->safe_psql('postgres', q{CREATE SCHEMA tenant; GRANT USAGE ON SCHEMA tenan
 my $kept = q{SET search_path = tenant, public; SET app.tenant = 'seven'; SET saga.capture_settings = 'app.tenant, work_mem'; SET work_mem = '123kB'};
 is(compensate('alice', q{SELECT note('kept', concat_ws(',', here(), current_setting('work_mem'), current_setting('search_path')))}, $kept),
 	'compensated', 'search_path and captured settings');
-is(witness('extra'), 'seven,123kB,tenant, public', 'are set again');
+is(written('extra'), 'seven,123kB,tenant, public', 'are set again');
 is(compensate('alice', q{SELECT note('kept', concat_ws(',', current_setting('app.tenant', true), current_setting('work_mem'), current_setting('search_path')))})
-	. ' ' . witness('extra'), 'compensated 4MB,"$user", public', 'N7: and gone again: the custom one is not there');
+	. ' ' . written('extra'), 'compensated 4MB,"$user", public', 'N7: and gone again: the custom one is not there');
 
 # --- Lost ground
 
@@ -164,7 +164,7 @@ sub after
 	wait_until($node, "SELECT state IN ('needs_review', 'compensated') FROM saga.sagas WHERE id = '$id'");
 	my $result = $node->safe_psql('postgres', qq{
 		SELECT state, compensation_status, parked FROM saga.sagas JOIN saga.steps ON saga_id = id WHERE id = '$id'});
-	$result .= ' ' . witness('u, s');
+	$result .= ' ' . written('u, s');
 	return $result;
 }
 
@@ -188,14 +188,14 @@ is(after('bob', 'ALTER ROLE bob CONNECTION LIMIT 0 VALID UNTIL \'2000-01-01\''),
 	'N13: limits of logins are none of its business');
 
 # Superusers
-is(compensate($super, q{SELECT note('super')}) . ' ' . witness('u'), "compensated $super", 'a superuser is compensated');
+is(compensate($super, q{SELECT note('super')}) . ' ' . written('u'), "compensated $super", 'a superuser is compensated');
 like(after($super, q{ALTER SYSTEM SET saga.allow_superuser = off; SELECT pg_reload_conf()}),
 	qr/^needs_review\|failed\|role "\Q$super\E" is a superuser and saga\.allow_superuser is off $/, 'N1: unless saga.allow_superuser is off');
 like(sql_error($node, q{SELECT failed('SELECT 1')}), qr/ERROR:  SG010: .*superuser.*\n.*saga\.allow_superuser is off/, 'N1: nor may it register one then');
 is(after('alice', 'ALTER ROLE alice SUPERUSER'), 'needs_review|failed|role "alice" is a superuser and saga.allow_superuser is off ',
 	'N1: nor one that became superuser');
 $node->safe_psql('postgres', 'ALTER ROLE alice NOSUPERUSER');
-is(compensate('alice', q{SELECT note('back')}) . ' ' . witness('u'), 'compensated alice', 'and is no more');
+is(compensate('alice', q{SELECT note('back')}) . ' ' . written('u'), 'compensated alice', 'and is no more');
 
 # A role that cannot log in
 $node->safe_psql('postgres', 'GRANT boss TO bob');

@@ -217,7 +217,7 @@ sub listener
 	return $session;
 }
 
-sub heard
+sub heard_of
 {
 	my ($session, $id) = @_;
 
@@ -238,7 +238,7 @@ sub is_heard
 
 	for my $try (1 .. 50 * $PostgreSQL::Test::Utils::timeout_default)
 	{
-		$heard = heard($session, $id);
+		$heard = heard_of($session, $id);
 		last if $heard =~ $wanted;
 		usleep(20_000);
 	}
@@ -262,7 +262,7 @@ foreach my $fault ('', 'worker.before_commit=fatal', 'worker.after_commit=fatal'
 	wait_state($node, $id, 'needs_review');
 	is_heard($session, $id, qr/(?=.*people_states compensating)(?=.*people_states needs_review)(?=.*night_shift needs_review)/,
 		"$what: it needs review");
-	unlike(heard($session, $id), qr/night_shift (?!needs_review)/, "$what: reviewers hear of nothing else");
+	unlike(heard_of($session, $id), qr/night_shift (?!needs_review)/, "$what: reviewers hear of nothing else");
 	$node->safe_psql('postgres', "SELECT saga.rollback_to('$id', NULL, 'once more')");
 	$node->safe_psql('postgres', "SELECT saga.resolve('$id', 'step 2', 'retry', 'go on')");
 	wait_state($node, $id, 'running');

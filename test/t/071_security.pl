@@ -59,7 +59,7 @@ sub compensate
 }
 
 # What was noted since, each with current_user and session_user
-sub witness
+sub written
 {
 	return join(' ', sort split /\n/,
 		super('WITH gone AS (DELETE FROM witness RETURNING *) SELECT what, u, s FROM gone ORDER BY n'));
@@ -86,11 +86,11 @@ sql_as('alice', q{
 my @everything = map { "$_|alice|alice" }
   ('check constraint', 'column default', 'deferred_trigger', 'generated column', 'index expression', 'index predicate', 'row_trigger');
 is(compensate('alice', q{INSERT INTO t (id) VALUES (1)}), 'compensated', 'N2: an insertion');
-is(witness(), "@everything", 'N2: defaults, constraints, indexes and triggers run as the role, those at commit too');
+is(written(), "@everything", 'N2: defaults, constraints, indexes and triggers run as the role, those at commit too');
 is(compensate('alice', q{DECLARE c CURSOR WITH HOLD FOR SELECT inserts()}), 'compensated', 'N2: a cursor that is run at commit');
-is(witness(), "@everything", 'N2: and what it sets off runs as the role');
+is(written(), "@everything", 'N2: and what it sets off runs as the role');
 is(compensate('alice', q{SELECT * FROM v; DO $$ BEGIN EXECUTE 'SELECT public.note(''dynamic'')'; END $$}), 'compensated', 'N2: a view and a block');
-is(witness(), 'dynamic|alice|alice view|alice|alice', 'N2: run as the role');
+is(written(), 'dynamic|alice|alice view|alice|alice', 'N2: run as the role');
 is(super('SELECT string_agg(DISTINCT who, \' \') FROM t'), 'alice', 'N2: which the rows tell, too');
 
 # --- N3: what restricted processes could not do works
@@ -100,11 +100,11 @@ sql_as('alice', q{
 	CREATE TABLE child (id integer REFERENCES parent DEFERRABLE INITIALLY DEFERRED)});
 is(compensate('alice', q{INSERT INTO child VALUES (1); INSERT INTO parent VALUES (1)}), 'compensated', 'N3: a deferrable foreign key, the child first');
 like(compensate('alice', q{INSERT INTO child VALUES (2); SELECT note('broken')}), qr/^needs_review .*violates foreign key/, 'N3: and broken');
-is(super('SELECT string_agg(id::text, \' \') FROM child') . witness(), '1', 'N3: takes everything back');
+is(super('SELECT string_agg(id::text, \' \') FROM child') . written(), '1', 'N3: takes everything back');
 is(compensate('alice', q{CREATE TEMP TABLE mine AS SELECT 1 AS a; CREATE INDEX ON mine (a); INSERT INTO mine VALUES (2); ANALYZE mine;
 	SELECT note('temp ' || sum(a)) FROM mine}), 'compensated', 'N3: temporary tables');
 is(compensate('alice', q{PREPARE p (integer) AS SELECT public.note('prepared ' || $1); EXECUTE p(1); EXECUTE p(2); DEALLOCATE p}), 'compensated', 'N3: PREPARE');
-is(witness(), 'prepared 1|alice|alice prepared 2|alice|alice temp 3|alice|alice', 'N3: run as the role');
+is(written(), 'prepared 1|alice|alice prepared 2|alice|alice temp 3|alice|alice', 'N3: run as the role');
 
 # --- N1: a compensation that would be somebody else
 
@@ -130,11 +130,11 @@ foreach my $set ('session_authorization', 'role', 'session_replication_role')
 	my $state = sql_as('alice', "SELECT saga.fail('$id')") . ' ' . sql_as('alice', "SELECT saga.wait('$id')");
 	like($state . ' ' . super("SELECT last_error FROM saga.steps WHERE saga_id = '$id'"), qr/^compensating needs_review (?:permission denied|.*cannot be set)/,
 		"N1: the setting $set that came with the step is refused");
-	is(witness(), '', 'N1: and nothing is done');
+	is(written(), '', 'N1: and nothing is done');
 }
 is(compensate('alice', q{DECLARE c CURSOR WITH HOLD FOR SELECT note('held'), set_config('role', 'boss', false)}), 'compensated', 'N1: a change of role at commit');
 is(compensate('alice', q{SELECT note('next')}), 'compensated', 'N1: the next compensation');
-is(witness(), 'held|alice|alice next|alice|alice', 'N1: is itself again');
+is(written(), 'held|alice|alice next|alice|alice', 'N1: is itself again');
 super('CREATE DATABASE owned OWNER mallory');
 $node->safe_psql('owned', q{
 	CREATE EXTENSION saga;
@@ -186,7 +186,7 @@ my $stolen = sql_as('former', qq{
 super('ALTER ROLE former NOSUPERUSER');
 super("SELECT saga.fail('$stolen')");
 super("SELECT saga.wait('$stolen')");
-is(witness(), '', 'N1: a role that is superuser no more has no rights of one, whatever process of it is left');
+is(written(), '', 'N1: a role that is superuser no more has no rights of one, whatever process of it is left');
 like(super("SELECT concat_ws(' ', compensation_status, last_error) FROM saga.steps WHERE saga_id = '$stolen'"), qr/^failed .*permission denied/, 'N1: it is refused');
 # ... nor does a new process, nor one that a former superuser's SQL has been in
 # while the role was demoted
@@ -206,7 +206,7 @@ $holds->quit;
 is(super("SELECT saga.wait('$during')"), 'compensated', 'N1: what runs while its role is demoted ends');
 super("SELECT saga.fail('$stolen')");
 super("SELECT saga.wait('$stolen')");
-is(witness() . ' ' . super("SELECT concat_ws(' ', compensation_status, last_error) FROM saga.steps WHERE saga_id = '$stolen'") =~ s/: .*| to set.*//r, ' failed permission denied',
+is(written() . ' ' . super("SELECT concat_ws(' ', compensation_status, last_error) FROM saga.steps WHERE saga_id = '$stolen'") =~ s/: .*| to set.*//r, ' failed permission denied',
 	'N1: and leaves nothing of its rights behind');
 
 # --- N7: nothing is left behind for the next
@@ -217,9 +217,9 @@ super(q{
 	CREATE TRIGGER fires AFTER INSERT ON fires FOR EACH ROW EXECUTE FUNCTION fires()});
 is(compensate($super, q{SET session_replication_role = replica; SET search_path = evil; SET statement_timeout = '1 ms'; SET row_security = off;
 	SET SESSION AUTHORIZATION alice; RESET SESSION AUTHORIZATION; SET ROLE alice; RESET ROLE; INSERT INTO public.fires VALUES (1)}), 'compensated', 'N7: a superuser changes all it can');
-is(witness(), '', 'N7: which holds for itself');
+is(written(), '', 'N7: which holds for itself');
 is(compensate($super, q{INSERT INTO fires VALUES (2); SELECT note(current_setting('row_security')), pg_sleep(0.01)}), 'compensated', 'N7: the next one');
-is(witness(), "on|$super|$super trigger|$super|$super", 'N7: finds nothing of it');
+is(written(), "on|$super|$super trigger|$super|$super", 'N7: finds nothing of it');
 is(compensate('alice', q{SET search_path = pg_temp, public;
 	CREATE FUNCTION pg_temp.note(what text) RETURNS integer LANGUAGE sql AS 'SELECT 1/0';
 	CREATE FUNCTION pg_temp.equal(a text, b text) RETURNS boolean LANGUAGE sql AS 'SELECT 1/0 = 1';
@@ -227,7 +227,7 @@ is(compensate('alice', q{SET search_path = pg_temp, public;
 	CREATE DOMAIN pg_temp.jsonb AS integer;
 	CREATE TEMP TABLE witness (what integer)}), 'compensated', 'N7: objects in pg_temp that bear the names of others');
 is(compensate('alice', q{SELECT note(what || pg_typeof($1)) FROM (VALUES ('b '), ('c ')) v (what) WHERE what = 'b '}), 'compensated', 'N7: the next one');
-is(witness(), 'b jsonb|alice|alice', 'N7: means those that it means');
+is(written(), 'b jsonb|alice|alice', 'N7: means those that it means');
 
 # --- N9: what ends or begins transactions, cannot run, or is nothing: never
 #     "compensated" without having run
@@ -258,9 +258,9 @@ foreach my $text ('VACUUM witness', 'CALL commits()', q{DO $$ BEGIN PERFORM note
 {
 	like(compensate('alice', $text), qr/^needs_review retries exhausted after 1 attempt: /, "N9: \"$text\" fails with the reason");
 }
-is(witness(), '', 'N9: and nothing of it is done');
+is(written(), '', 'N9: and nothing of it is done');
 is(compensate('alice', q{SELECT note('one'); SELECT note('two'); ; /* three */ SELECT note('three')}), 'compensated', 'N9: several statements');
-is(witness(), 'one|alice|alice three|alice|alice two|alice|alice', 'N9: are all done');
+is(written(), 'one|alice|alice three|alice|alice two|alice|alice', 'N9: are all done');
 
 # --- N14: a compensation that calls saga on its own saga
 
@@ -303,7 +303,7 @@ sub lost
 	super($action);
 	super("SELECT saga.fail('$_')") foreach values %id;
 	wait_state($node, $_, 'needs_review') foreach values %id;
-	is(witness(), '', "N13: $what: nothing runs");
+	is(written(), '', "N13: $what: nothing runs");
 	like(super("SELECT parked FROM saga.steps WHERE saga_id = '$id{sql}'"), qr/role "eve" (?:no longer exists|was renamed)/, "N13: $what: the SQL is parked with the reason");
 	like(super("SELECT next_action FROM saga.sagas WHERE id = '$id{notify}'"), qr/role "eve",? (?:no longer exists|was renamed)/, "N13: $what: so is what a listener was to do");
 	# Whoever bears the name now has nothing of it, nor who was a member.
@@ -321,7 +321,7 @@ sub lost
 	my $oid = super("SELECT owner::oid FROM saga.sagas WHERE id = '$id{sql}'");
 	is(super("SELECT saga.reassign($oid, 'bob')"), 3, "N13: $what: the DBA gives it to another");
 	is(sql_as('bob', "SELECT saga.resolve('$id{sql}', 'a', 'retry', 'mine now'); SELECT saga.wait('$id{sql}')"), "compensating\ncompensated", "N13: $what: who can go on");
-	is(witness(), 'undone|bob|bob', "N13: $what: as itself");
+	is(written(), 'undone|bob|bob', "N13: $what: as itself");
 	is(sql_as('bob', "SELECT saga.resolve('$id{notify}', 'a', 'retry', 'mine now')"), 'compensating', "N13: $what: with what listeners do, too");
 	wait_until($node, "SELECT count(*) = 1 FROM saga.pending_compensations WHERE saga_id = '$id{notify}' AND since IS NOT NULL AND next_attempt_at IS NULL");
 	is(sql_as('bob', q{SELECT saga.complete_compensation(compensation_key) FROM saga.claim_compensations('lost')}), 'compensated', "N13: $what: who claims it");
@@ -349,13 +349,13 @@ sql_as('alice', "SELECT saga.wait('$members', '5 s')");
 is(super(q{SELECT count(*) FROM witness WHERE what LIKE '%secret%'}), 0, 'N13: membership revoked: nothing of the saga is told to a role that may no longer read it');
 like(super("SELECT concat_ws(' ', compensation_status, parked) FROM saga.steps WHERE saga_id = '$members' AND key = 'b'"), qr/^failed .*"member"/,
 	'N13: membership revoked: parked with the reason');
-witness();
+written();
 is(sql_as('member', q{SELECT (SELECT count(*) FROM saga.sagas), (SELECT count(*) FROM saga.claim_compensations('members'))}), '0|0', 'N13: membership revoked: nothing to see or to claim');
 like(sql_error($node, "SELECT saga.step('$members', 'c')", 'postgres', extra_params => [ '-U', 'member' ]), qr/ERROR:  SG001:/, 'N13: membership revoked: nor to call');
 super('GRANT alice TO member');
 sql_as('alice', "SELECT saga.resolve('$members', 'b', 'retry', 'a member again')");
 wait_until($node, "SELECT compensation_status = 'compensated' FROM saga.steps WHERE saga_id = '$members' AND key = 'b'");
-like(witness(), qr/^\{.*secret.*\|member\|member$/, 'N13: a member again: it runs, and is told');
+like(written(), qr/^\{.*secret.*\|member\|member$/, 'N13: a member again: it runs, and is told');
 
 # The same where the owner is gone: its members have nothing of it any more, and
 # superusers, who may read everything, go on.
@@ -371,7 +371,7 @@ foreach my $user ('clerk', $super)
 	super('ALTER ROLE shop RENAME TO shop_2');
 	super("SELECT saga.fail('$id')");
 	my $state = super("SELECT saga.wait('$id')");
-	is(witness(), $user eq $super ? "secret|$super|$super" : '', "N13: the owner renamed: what $user gets of it");
+	is(written(), $user eq $super ? "secret|$super|$super" : '', "N13: the owner renamed: what $user gets of it");
 	is($state . ' ' . super("SELECT concat_ws(' ', compensation_status, parked) FROM saga.steps WHERE saga_id = '$id'"),
 		$user eq $super ? 'compensated compensated' : qq{needs_review failed the saga's owner, role "shop", was renamed to "shop_2", or another role took its place; see saga.reassign()},
 		"N13: the owner renamed: what becomes of the step of $user");
