@@ -1,5 +1,6 @@
 -- The role that recorded a step changes how it is undone, as long as it is not.
 \set ECHO none
+\i sql/include/patient.sql
 \i sql/include/helpers.sql
 SET client_min_messages = warning;
 DROP ROLE IF EXISTS regress_saga_app, regress_saga_member, regress_saga_worker, regress_saga_operator, regress_saga_stranger, regress_saga_renamed;
@@ -257,3 +258,5 @@ REVOKE ALL ON ALL TABLES IN SCHEMA test FROM PUBLIC;
 REVOKE USAGE ON SCHEMA saga FROM regress_saga_app, regress_saga_operator, regress_saga_stranger;
 DROP ROLE regress_saga_member;
 DROP ROLE regress_saga_app, regress_saga_operator, regress_saga_stranger;
+\set ECHO none
+\i sql/include/impatient.sql

@@ -1,5 +1,6 @@
 -- The views under parallel plans: whatever the planner chooses, the same rows.
 \set ECHO none
+\i sql/include/patient.sql
 \i sql/include/helpers.sql
 \set ECHO all
 CREATE ROLE regress_parallel LOGIN;
@@ -8,7 +9,6 @@ GRANT USAGE ON SCHEMA saga TO regress_parallel, regress_parallel_stranger;
 GRANT USAGE, CREATE ON SCHEMA test TO regress_parallel, regress_parallel_stranger;
 GRANT ALL ON ALL TABLES IN SCHEMA test TO regress_parallel, regress_parallel_stranger;
 ALTER SYSTEM SET saga.max_executors = 1;
-ALTER SYSTEM SET saga.lock_timeout = '10min';
 SELECT pg_reload_conf();
 
 -- A saga in every state, and in each way of waiting.  All of it is at rest: the
@@ -61,7 +61,7 @@ SELECT pg_advisory_lock(48);
 SELECT test.begin('at work') AS at_work \gset
 SELECT status FROM saga.step(:'at_work', 'a', compensation => 'SELECT pg_advisory_xact_lock(48)');
 SELECT saga.fail(:'at_work');
-CALL test.wait_until(format($$SELECT next_action LIKE '%%is running, but waits for%%' FROM saga.sagas WHERE id = %L$$, :'at_work'));
+CALL test.wait_until(format($$SELECT next_action LIKE '%%is running %% but waits for%%' FROM saga.sagas WHERE id = %L$$, :'at_work'));
 SELECT test.begin('waiting') AS waiting \gset
 SELECT status FROM saga.step(:'waiting', 'a', compensation => 'SELECT test.undo($1)');
 SELECT saga.fail(:'waiting');
@@ -162,7 +162,8 @@ SELECT pg_advisory_unlock(48);
 SELECT saga.wait(id) FROM unnest(ARRAY[:'at_work', :'waiting', :'written', :'late']::uuid[]) id;
 RESET ROLE;
 ALTER SYSTEM RESET saga.max_executors;
-ALTER SYSTEM RESET saga.lock_timeout;
 SELECT pg_reload_conf();
 DROP OWNED BY regress_parallel, regress_parallel_stranger;
 DROP ROLE regress_parallel, regress_parallel_stranger;
+\set ECHO none
+\i sql/include/impatient.sql

@@ -1,6 +1,7 @@
 -- A pause: nothing of a saga is dispatched while it lasts, what is under way
 -- ends, and time that passes is made up for when it is over.
 \set ECHO none
+\i sql/include/patient.sql
 \i sql/include/helpers.sql
 \i sql/include/people.sql
 \set ECHO all
@@ -366,3 +367,5 @@ SELECT saga.complete(:'id');
 
 -- After all that, the ledger is in order.
 CALL test.check();
+\set ECHO none
+\i sql/include/impatient.sql

@@ -1,6 +1,7 @@
 -- Rights: who may call, who may read, and that a stranger learns nothing.  The
 -- numbers are those of doc/security.md; more of them in security.sql.
 \set ECHO none
+\i sql/include/patient.sql
 \i sql/include/helpers.sql
 \set ECHO all
 
@@ -316,3 +317,4 @@ SELECT position, key FROM saga.steps WHERE saga_id = :'tampered' ORDER BY positi
 SELECT last_value > (SELECT max(seq) FROM saga.steps WHERE saga_id = :'tampered' AND key = 'b') AS moved_past FROM saga.start_order;
 \set ECHO none
 \i sql/include/drop_roles.sql
+\i sql/include/impatient.sql

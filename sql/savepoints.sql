@@ -1,6 +1,7 @@
 -- Back to a savepoint, and forward again: what started after it is undone,
 -- newest first; then the saga is running, and what was undone starts afresh.
 \set ECHO none
+\i sql/include/patient.sql
 \i sql/include/helpers.sql
 \i sql/include/people.sql
 \set ECHO all
@@ -515,3 +516,5 @@ SELECT * FROM test.runs('still running');
 
 -- After all that, the ledger is in order.
 CALL test.check();
+\set ECHO none
+\i sql/include/impatient.sql

@@ -1,6 +1,4 @@
 -- The views: their columns, and what is safe to do next, in words.
-\set ECHO none
-\i sql/include/helpers.sql
 \set ECHO all
 
 SELECT c.relname AS view, string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum) AS columns,
@@ -15,6 +13,10 @@ WHERE typnamespace = 'saga'::regnamespace AND t.typname IN ('step_result', 'retr
 SELECT name, setting, unit, context, vartype, min_val, max_val, boot_val FROM pg_settings
 WHERE name LIKE 'saga.%' AND name NOT LIKE 'saga.test%' ORDER BY name;
 
+\set ECHO none
+\i sql/include/patient.sql
+\i sql/include/helpers.sql
+\set ECHO all
 -- Sagas by what they are about: by an index that has no others.
 SELECT saga.begin('about', 'a', subject => 'customer-42') AS about \gset
 SELECT saga.begin('about', 'b', subject => 'customer-43') IS NOT NULL AS begun, saga.begin('about', 'c') IS NOT NULL AS begun;
@@ -64,7 +66,7 @@ SELECT test.begin('is running', timeout => '1 hour') AS id \gset
 SELECT status FROM saga.step(:'id', 'first', compensation => 'SELECT test.undo($1)');
 SELECT status FROM saga.step(:'id', 'slow', compensation => 'SELECT pg_advisory_xact_lock(47)');
 SELECT saga.fail(:'id');
-CALL test.wait_until(format($$SELECT next_action LIKE '%%is running, but waits for%%' FROM saga.sagas WHERE id = %L$$, :'id'));
+CALL test.wait_until(format($$SELECT next_action LIKE '%%is running %% but waits for%%' FROM saga.sagas WHERE id = %L$$, :'id'));
 SELECT * FROM test.next(:'id');
 SELECT * FROM test.steps('is running');
 -- Calls are answered meanwhile.
@@ -104,3 +106,5 @@ SELECT count(*) FROM saga.steps WHERE saga_id = :'id';
 SELECT attempt FROM saga.step(:'id', 'x');
 SELECT key, attempts FROM saga.steps WHERE saga_id = :'id' ORDER BY position;
 COMMIT;
+\set ECHO none
+\i sql/include/impatient.sql

@@ -105,9 +105,9 @@ may_see(const pg_uuid_t *id)
 
 /* Is an executor running the SQL of this step, or (seq 0) of any step? */
 static bool
-is_running(const pg_uuid_t *id, int64 seq, int *pid)
+is_running(const pg_uuid_t *id, int64 seq, SagaRunning *found)
 {
-	return saga_mailbox_is_running(id, seq, pid) && may_see(id);
+	return saga_mailbox_is_running(id, seq, found) && may_see(id);
 }
 
 Datum
@@ -242,6 +242,7 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 	TimestampTz now = saga_clock_now();
 	const char *step;
 	const char *why;
+	SagaRunning running;
 	int			pid;
 	StringInfoData buf;
 
@@ -292,11 +293,12 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 				appendStringInfoString(&buf, PAUSED);
 			break;
 		case SAGA_COMPENSATING:
-			if (is_running(id, 0, &pid))
+			if (is_running(id, 0, &running))
 			{
-				appendStringInfo(&buf, "the compensation of step \"%s\" is running",
-								 step ? step : "");
-				append_blockers(&buf, pid);
+				appendStringInfo(&buf, "the compensation of step \"%s\" is running (process %d, since %s)",
+								 step ? step : "", running.pid,
+								 timestamptz_to_str(running.since));
+				append_blockers(&buf, running.pid);
 				if (paused)
 					appendStringInfoString(&buf, PAUSED);
 			}

@@ -583,10 +583,11 @@ saga_mailbox_running(SagaRunning *running)
 
 /*
  * Is an executor of this database running the SQL of this step, or (seq 0) of
- * any step of the saga?  In which process, for those who ask (pid not NULL).
+ * any step of the saga?  What is known of it, for those who ask (found not
+ * NULL).
  */
 bool
-saga_mailbox_is_running(const pg_uuid_t *id, int64 seq, int *pid)
+saga_mailbox_is_running(const pg_uuid_t *id, int64 seq, SagaRunning *found)
 {
 	SagaRunning running[SAGA_MAX_EXECUTORS];
 	int			count = saga_mailbox_running(running);
@@ -596,8 +597,8 @@ saga_mailbox_is_running(const pg_uuid_t *id, int64 seq, int *pid)
 		if ((seq == 0 || running[i].seq == seq) &&
 			memcmp(&running[i].saga, id, sizeof(pg_uuid_t)) == 0)
 		{
-			if (pid != NULL)
-				*pid = running[i].pid;
+			if (found != NULL)
+				*found = running[i];
 			return true;
 		}
 	}

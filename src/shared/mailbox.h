@@ -70,7 +70,7 @@ extern bool saga_mailbox_has_work(Oid database);
 
 /* For sessions */
 extern bool saga_mailbox_is_running(const pg_uuid_t *id, int64 seq,
-									int *pid);
+									SagaRunning *found);
 extern int	saga_mailbox_running(SagaRunning *running);
 
 /* The executor's side */
