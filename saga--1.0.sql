@@ -663,12 +663,19 @@ COMMENT ON FUNCTION saga.first_id(timestamptz) IS
 -- Functions behind the views and the triggers
 -- ---------------------------------------------------------------------------
 
-CREATE FUNCTION saga.internal_reach(owner oid, owner_name text) RETURNS integer
-  AS 'MODULE_PATHNAME', 'saga_sql_reach'
+CREATE FUNCTION saga.internal_may_see(owner oid, owner_name text) RETURNS boolean
+  AS 'MODULE_PATHNAME', 'saga_sql_may_see'
   LANGUAGE C STABLE STRICT PARALLEL SAFE;
 
-COMMENT ON FUNCTION saga.internal_reach(oid, text) IS
-  'How far the current user reaches into that owner''s sagas: 0 nothing, 1 outline, 2 read, 3 operate, 4 own.';
+COMMENT ON FUNCTION saga.internal_may_see(oid, text) IS
+  'May the current user see that owner''s sagas, perhaps without what is in them?';
+
+CREATE FUNCTION saga.internal_may_read(owner oid, owner_name text) RETURNS boolean
+  AS 'MODULE_PATHNAME', 'saga_sql_may_read'
+  LANGUAGE C STABLE STRICT PARALLEL SAFE;
+
+COMMENT ON FUNCTION saga.internal_may_read(oid, text) IS
+  'May the current user also read payloads, errors and SQL of that owner''s sagas?';
 
 CREATE FUNCTION saga.internal_state("char") RETURNS text
   AS 'MODULE_PATHNAME', 'saga_sql_state_name'
@@ -798,7 +805,7 @@ ALTER TABLE saga.ledger_home ENABLE ALWAYS TRIGGER guard_truncate;
 -- Views
 --
 -- They read the tables with the rights of the extension's owner and show each
--- reader what internal_reach allows.  A reader's own functions must not see
+-- reader what internal_may_see and internal_may_read allow.  A reader's own functions must not see
 -- rows before that.  Two kinds of views see to it:
 --
 -- Barriers.  Conditions of the reader get in only if they cannot leak, so that
@@ -823,10 +830,10 @@ CREATE VIEW saga.sagas WITH (security_barrier) AS
       WHEN 'f' THEN 'failed' WHEN 'c' THEN 'cancelled' WHEN 't' THEN 'timed out'
     END AS failure_kind,
     s.paused, s.owner::pg_catalog.regrole AS owner,
-    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN s.input END AS input,
-    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN s.result END AS result,
-    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN s.reason END AS reason,
-    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN s.details END AS details,
+    CASE WHEN may.read THEN s.input END AS input,
+    CASE WHEN may.read THEN s.result END AS result,
+    CASE WHEN may.read THEN s.reason END AS reason,
+    CASE WHEN may.read THEN s.details END AS details,
     (SELECT t.key FROM saga.ledger_step t
       WHERE t.saga OPERATOR(pg_catalog.=) s.id
         AND t.seq OPERATOR(pg_catalog.=) s.failed_seq) AS failed_step,
@@ -840,7 +847,7 @@ CREATE VIEW saga.sagas WITH (security_barrier) AS
       saga.internal_next_action(
         s.id, s.state, s.paused, s.deadline, s.due, s.lane,
         CASE WHEN s.parked IS NULL OR s.state OPERATOR(pg_catalog.<>) 'p'::pg_catalog."char" THEN next.key END,
-        CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2
+        CASE WHEN may.read
           THEN COALESCE(s.parked, next.parked) END,
         next.channel,
         CASE WHEN next.comp_status OPERATOR(pg_catalog.=) 'd'::pg_catalog."char" THEN next.dispatched_at END,
@@ -870,8 +877,10 @@ CREATE VIEW saga.sagas WITH (security_barrier) AS
     s.state OPERATOR(pg_catalog.=) 'p'::pg_catalog."char" AS requires_review,
     s.started_at, s.updated_at, s.finished_at
   FROM saga.ledger_saga s
-  CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner, s.owner_name) AS reach) reach
-  WHERE reach.reach OPERATOR(pg_catalog.>) 0
+  CROSS JOIN LATERAL (
+    SELECT saga.internal_may_see(s.owner, s.owner_name) AS see,
+      saga.internal_may_read(s.owner, s.owner_name) AS read) may
+  WHERE may.see
   -- The newest first: through the barrier no other order of an index gets out.
   ORDER BY s.id DESC;
 
@@ -967,17 +976,17 @@ CREATE VIEW saga.steps AS
         WHEN 's' THEN 'started' WHEN 'c' THEN 'completed' WHEN 'f' THEN 'failed'
       END AS status,
       t.attempts,
-      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.output END AS output,
-      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.error END AS error,
+      CASE WHEN may.read THEN t.output END AS output,
+      CASE WHEN may.read THEN t.error END AS error,
       CASE
         WHEN t.compensation IS NOT NULL THEN 'sql'
         WHEN t.channel IS NOT NULL THEN 'notify'
         WHEN t.review IS NOT NULL THEN 'review'
       END AS compensation_kind,
-      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.compensation END AS compensation,
-      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.args END AS args,
+      CASE WHEN may.read THEN t.compensation END AS compensation,
+      CASE WHEN may.read THEN t.args END AS args,
       t.channel,
-      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.review END AS review,
+      CASE WHEN may.read THEN t.review END AS review,
       t.run_as::pg_catalog.regrole AS run_as,
       CASE t.comp_status
         WHEN 'n' THEN 'none' WHEN 'd' THEN 'dispatched' WHEN 'c' THEN 'compensated'
@@ -994,19 +1003,21 @@ CREATE VIEW saga.steps AS
       END AS compensation_status,
       COALESCE(t.comp_attempts, 0) AS compensation_attempts,
       t.next_attempt_at,
-      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.last_error END AS last_error,
-      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.parked END AS parked,
+      CASE WHEN may.read THEN t.last_error END AS last_error,
+      CASE WHEN may.read THEN t.parked END AS parked,
       t.compensated_at,
-      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN t.comp_output END AS compensation_output,
+      CASE WHEN may.read THEN t.comp_output END AS compensation_output,
       t.started_at, t.completed_at, t.rolled_back_at,
       saga.internal_policy(COALESCE(t.retry, t.compensation_retry)) AS retry,
       saga.internal_policy(t.compensation_retry) AS compensation_retry,
       saga.internal_forward_key(t.saga, t.seq) AS forward_key,
       saga.internal_compensation_key(t.saga, t.seq) AS compensation_key
     FROM saga.ledger_step t
-    CROSS JOIN LATERAL (SELECT saga.internal_reach(o.owner, o.owner_name) AS reach) reach
+    CROSS JOIN LATERAL (
+    SELECT saga.internal_may_see(o.owner, o.owner_name) AS see,
+      saga.internal_may_read(o.owner, o.owner_name) AS read) may
     WHERE t.saga OPERATOR(pg_catalog.=) o.id
-      AND reach.reach OPERATOR(pg_catalog.>) 0
+      AND may.see
     OFFSET 0) b
   WHERE b.saga_id OPERATOR(pg_catalog.=) o.id;
 
@@ -1051,8 +1062,8 @@ CREATE VIEW saga.attempts AS
   CROSS JOIN LATERAL (
     SELECT
       o.id AS saga_id, a.seq, a.phase, a.attempt, a.outcome,
-      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN a.sqlstate END AS sqlstate,
-      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN a.error END AS error,
+      CASE WHEN may.read THEN a.sqlstate END AS sqlstate,
+      CASE WHEN may.read THEN a.error END AS error,
       a.rows, a.started_at, a.finished_at, a.consumer
     FROM (
       SELECT
@@ -1089,8 +1100,10 @@ CREATE VIEW saga.attempts AS
       WHERE t.saga OPERATOR(pg_catalog.=) o.id
         AND t.claimed_at IS NOT NULL
     ) a
-    CROSS JOIN LATERAL (SELECT saga.internal_reach(o.owner, o.owner_name) AS reach) reach
-    WHERE reach.reach OPERATOR(pg_catalog.>) 0
+    CROSS JOIN LATERAL (
+    SELECT saga.internal_may_see(o.owner, o.owner_name) AS see,
+      saga.internal_may_read(o.owner, o.owner_name) AS read) may
+    WHERE may.see
     OFFSET 0) b
   WHERE b.saga_id OPERATOR(pg_catalog.=) o.id;
 
@@ -1119,7 +1132,7 @@ CREATE VIEW saga.events AS
       (SELECT t.key FROM saga.ledger_step t
         WHERE t.saga OPERATOR(pg_catalog.=) o.id
           AND t.seq OPERATOR(pg_catalog.=) e.seq) AS step,
-      CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN e.detail END AS detail
+      CASE WHEN may.read THEN e.detail END AS detail
     FROM (
       SELECT 0 AS rank, o.started_at AS at, 'begun' AS event,
         NULL::bigint AS seq, NULL::pg_catalog.jsonb AS detail
@@ -1185,8 +1198,10 @@ CREATE VIEW saga.events AS
         -- Of an abandoned one, the person's decision tells.
         AND o.state OPERATOR(pg_catalog.<>) 'a'::pg_catalog."char"
     ) e
-    CROSS JOIN LATERAL (SELECT saga.internal_reach(o.owner, o.owner_name) AS reach) reach
-    WHERE reach.reach OPERATOR(pg_catalog.>) 0
+    CROSS JOIN LATERAL (
+    SELECT saga.internal_may_see(o.owner, o.owner_name) AS see,
+      saga.internal_may_read(o.owner, o.owner_name) AS read) may
+    WHERE may.see
     OFFSET 0) b
   WHERE b.saga_id OPERATOR(pg_catalog.=) o.id;
 
@@ -1205,10 +1220,11 @@ CREATE VIEW saga.purges WITH (security_barrier) AS
     (v.detail OPERATOR(pg_catalog.->>) 'sagas')::bigint AS sagas
   FROM saga.ledger_event v
   CROSS JOIN LATERAL (
-    SELECT saga.internal_reach(COALESCE(pg_catalog.to_regrole(pg_catalog.quote_ident(v.actor))::pg_catalog.oid,
-      0::pg_catalog.oid), v.actor) AS reach) reach
+    SELECT saga.internal_may_see(
+      COALESCE(pg_catalog.to_regrole(pg_catalog.quote_ident(v.actor))::pg_catalog.oid, 0::pg_catalog.oid),
+      v.actor) AS see) may
   WHERE v.saga OPERATOR(pg_catalog.=) '00000000-0000-0000-0000-000000000000'::pg_catalog.uuid
-    AND reach.reach OPERATOR(pg_catalog.>) 0;
+    AND may.see;
 
 COMMENT ON VIEW saga.purges IS 'How many finished sagas were deleted, lately; for those who may see the sagas of the role that did it.';
 COMMENT ON COLUMN saga.purges.at IS 'When.';
@@ -1220,8 +1236,8 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
     s.id AS saga_id, s.name AS saga, s.key,
     s.owner::pg_catalog.regrole AS owner,
     d.key AS step, d.seq,
-    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN COALESCE(d.parked, s.parked) END AS why,
-    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN
+    CASE WHEN may.read THEN COALESCE(d.parked, s.parked) END AS why,
+    CASE WHEN may.read THEN
       NULLIF(pg_catalog.concat_ws(E'\n', s.reason, (
         SELECT pg_catalog.concat_ws(': ', 'at step ' OPERATOR(pg_catalog.||) t.key, t.error)
         FROM saga.ledger_step t
@@ -1237,7 +1253,7 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
       WHERE h.saga OPERATOR(pg_catalog.=) s.id
         AND h.seq OPERATOR(pg_catalog.=) d.seq
         AND h.phase OPERATOR(pg_catalog.=) 'c'::pg_catalog."char"), s.updated_at) AS since,
-    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN (
+    CASE WHEN may.read THEN (
       SELECT pg_catalog.string_agg(pg_catalog.format('%s: %s%s',
           h.attempt,
           CASE h.outcome
@@ -1253,7 +1269,7 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
       WHERE t.saga OPERATOR(pg_catalog.=) s.id
         AND t.status OPERATOR(pg_catalog.=) 'c'::pg_catalog."char" AND t.rolled_back_at IS NULL
       ORDER BY t.seq DESC LIMIT 1) AS last_completed,
-    CASE WHEN reach.reach OPERATOR(pg_catalog.>=) 2 THEN (
+    CASE WHEN may.read THEN (
       SELECT pg_catalog.jsonb_object_agg(t.key, t.output ORDER BY t.seq)
       FROM saga.ledger_step t
       WHERE t.saga OPERATOR(pg_catalog.=) s.id
@@ -1312,7 +1328,9 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
         E'SELECT saga.abandon(%L,\n  \'why\');  -- everything stays as it is', s.id) AS to_settle
   FROM saga.ledger_held w
   JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) w.saga
-  CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner, s.owner_name) AS reach) reach
+  CROSS JOIN LATERAL (
+    SELECT saga.internal_may_see(s.owner, s.owner_name) AS see,
+      saga.internal_may_read(s.owner, s.owner_name) AS read) may
   LEFT JOIN LATERAL (
     SELECT t.key, t.seq, t.parked, t.compensation, t.channel, t.review, t.comp_attempts, t.late,
       CASE WHEN t.compensation IS NOT NULL THEN t.run_as
@@ -1324,7 +1342,7 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
       AND s.undo_target IS NOT NULL
       AND (t.rolled_back_at IS NOT NULL OR t.seq OPERATOR(pg_catalog.>) s.undo_target)) d ON true
   WHERE s.state OPERATOR(pg_catalog.=) 'p'::pg_catalog."char"
-    AND reach.reach OPERATOR(pg_catalog.>) 0;
+    AND may.see;
 
 COMMENT ON VIEW saga.review_queue IS 'What waits for a person, one row per decision.';
 COMMENT ON COLUMN saga.review_queue.saga_id IS 'The saga.';
@@ -1367,8 +1385,7 @@ CREATE VIEW saga.running WITH (security_barrier) AS
     SELECT h.saga FROM saga.ledger_held h) w
   JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) w.saga
   JOIN saga.ledger_step t ON t.saga OPERATOR(pg_catalog.=) s.id
-  CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner, s.owner_name) AS reach) reach
-  WHERE reach.reach OPERATOR(pg_catalog.>) 0
+  WHERE saga.internal_may_see(s.owner, s.owner_name)
     AND t.claimed_at IS NOT NULL;
 
 COMMENT ON VIEW saga.running IS 'Attempts under way: SQL compensations that an executor runs, and what listeners hold.';
@@ -1402,8 +1419,7 @@ CREATE VIEW saga.pending_compensations WITH (security_barrier) AS
     SELECT h.saga FROM saga.ledger_held h) w
   JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) w.saga
   JOIN saga.ledger_step t ON t.saga OPERATOR(pg_catalog.=) s.id
-  CROSS JOIN LATERAL (SELECT saga.internal_reach(s.owner, s.owner_name) AS reach) reach
-  WHERE reach.reach OPERATOR(pg_catalog.>) 0
+  WHERE saga.internal_may_see(s.owner, s.owner_name)
     AND t.channel IS NOT NULL
     AND (t.comp_status OPERATOR(pg_catalog.=) 'd'::pg_catalog."char"
          OR t.comp_status OPERATOR(pg_catalog.=) 'p'::pg_catalog."char"

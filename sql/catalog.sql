@@ -54,10 +54,10 @@ SELECT conrelid::regclass AS table, conname FROM pg_constraint
 WHERE connamespace = 'saga'::regnamespace AND contype = 'c' ORDER BY conrelid::regclass::text COLLATE "C", 2;
 
 -- What is called with nothing answers without a crash.
-SELECT saga.internal_reach(NULL, NULL), saga.internal_state(NULL), saga.internal_state('?'), saga.internal_policy(NULL),
+SELECT saga.internal_may_see(NULL, NULL), saga.internal_may_read(NULL, NULL), saga.internal_state(NULL), saga.internal_state('?'), saga.internal_policy(NULL),
   saga.internal_policy('nonsense'), saga.internal_forward_key(NULL, 1), saga.internal_compensation_key(NULL, NULL),
   saga.internal_is_running(NULL, NULL), saga.internal_next_action(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
-SELECT saga.internal_reach(0, 'nobody'), saga.internal_reach(4294967295, 'nobody'), saga.internal_policy('1 2 c 3 nan 4'),
+SELECT saga.internal_may_see(0, 'nobody'), saga.internal_may_read(4294967295, 'nobody'), saga.internal_policy('1 2 c 3 nan 4'),
   saga.internal_policy('99999999999 1 c 1 0 1'), saga.internal_policy('1 9223372036854775807 e 9223372036854775807 1e308 9223372036854775807');
 SELECT saga.internal_policy(p) FROM unnest('{"", 5, "5 1000", "5 1000 x", "5 1000 exp", "5 ", " ", "5 1000 e 300000 0.1 600000", "5 1000 e 300000 0.1 600000 7"}'::text[]) p;
 SELECT saga.internal_next_action('00000000-0000-0000-0000-000000000000', '?', true, 'infinity', '-infinity', 0, '', '');

@@ -64,7 +64,7 @@ SELECT count(*) FROM saga.pending_compensations;
 -- nor by a key that is another's
 SELECT saga.begin('alice', 'key', '"other input"') <> :'id' AS another;
 -- nor by the functions behind the views
-SELECT saga.internal_is_running(:'id', 1), saga.internal_reach('regress_saga_alice'::regrole, 'regress_saga_alice');
+SELECT saga.internal_is_running(:'id', 1), saga.internal_may_see('regress_saga_alice'::regrole, 'regress_saga_alice');
 SELECT saga.internal_next_action(:'parked', 'u', false, NULL, NULL, NULL, NULL, NULL)
   = saga.internal_next_action('01900000-0000-7000-8000-000000000000', 'u', false, NULL, NULL, NULL, NULL, NULL) AS the_same;
 RESET ROLE;

@@ -162,8 +162,8 @@ INSERT INTO test.plant
     'CREATE FUNCTION saga.fail(uuid) RETURNS text LANGUAGE sql AS ''SELECT 1''',
     'CREATE OPERATOR saga.= (LEFTARG = uuid, RIGHTARG = uuid, FUNCTION = pg_catalog.uuid_ne)',
     'CREATE TYPE saga.evil AS ENUM ()',
-    'CREATE OR REPLACE FUNCTION saga.internal_reach(owner oid, owner_name text) RETURNS integer LANGUAGE sql AS ''SELECT 4''',
-    'ALTER FUNCTION saga.internal_reach(oid, text) SET search_path = evil',
+    'CREATE OR REPLACE FUNCTION saga.internal_may_read(owner oid, owner_name text) RETURNS boolean LANGUAGE sql AS ''SELECT true''',
+    'ALTER FUNCTION saga.internal_may_read(oid, text) SET search_path = evil',
     'ALTER FUNCTION saga.adopt() OWNER TO CURRENT_USER',
     'DROP FUNCTION saga.adopt()',
     'ALTER TYPE saga.retry_policy ADD ATTRIBUTE evil text',
@@ -448,7 +448,8 @@ SET ROLE regress_saga_s_bob;
 SELECT count(*) FROM pg_stats WHERE schemaname = 'saga';
 -- What the functions behind the views tell of another's saga is what they tell
 -- of none.
-SELECT saga.internal_reach('regress_saga_s_alice'::regrole, 'regress_saga_s_alice') AS reach,
+SELECT saga.internal_may_see('regress_saga_s_alice'::regrole, 'regress_saga_s_alice') AS may_see,
+  saga.internal_may_read('regress_saga_s_alice'::regrole, 'regress_saga_s_alice') AS may_read,
   (SELECT count(DISTINCT (saga.internal_is_running(id, seq), saga.internal_next_action(id, state, false, NULL, now(), 10, 'a', NULL)))
    FROM (SELECT id, seq FROM test.seqs UNION SELECT '01900000-0000-7000-8000-000000000000', 1) s) AS answers
 FROM unnest('{u}'::"char"[]) state;

@@ -39,7 +39,8 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-PG_FUNCTION_INFO_V1(saga_sql_reach);
+PG_FUNCTION_INFO_V1(saga_sql_may_see);
+PG_FUNCTION_INFO_V1(saga_sql_may_read);
 PG_FUNCTION_INFO_V1(saga_sql_state_name);
 PG_FUNCTION_INFO_V1(saga_sql_forward_key);
 PG_FUNCTION_INFO_V1(saga_sql_compensation_key);
@@ -48,11 +49,25 @@ PG_FUNCTION_INFO_V1(saga_sql_running);
 PG_FUNCTION_INFO_V1(saga_sql_next_action);
 PG_FUNCTION_INFO_V1(saga_sql_first_id);
 
-Datum
-saga_sql_reach(PG_FUNCTION_ARGS)
+/* How far does the reader reach into the sagas of an owner? */
+static SagaReach
+reach_of_reader(FunctionCallInfo fcinfo)
 {
-	PG_RETURN_INT32((int32) saga_rights_reach(PG_GETARG_OID(0),
-											  PG_GETARG_TEXT_PP(1)));
+	return saga_rights_reach(PG_GETARG_OID(0), PG_GETARG_TEXT_PP(1));
+}
+
+/* internal_may_see(owner, owner_name) */
+Datum
+saga_sql_may_see(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(reach_of_reader(fcinfo) >= SAGA_REACH_OUTLINE);
+}
+
+/* internal_may_read(owner, owner_name) */
+Datum
+saga_sql_may_read(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(reach_of_reader(fcinfo) >= SAGA_REACH_READ);
 }
 
 Datum

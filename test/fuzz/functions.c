@@ -136,7 +136,9 @@ const Function functions[FUNCTIONS] = {
 	{"adopt", 1, REACH_ANY, A_VOID, false, false, true, 0, {{0}}},
 	{"reassign", 1, REACH_ANY, A_COUNT, false, false, true, 2, {
 			{"from_role", K_ROLE_OID, true}, {"to_role", K_ROLE, true}}},
-	{"internal_reach", 8, REACH_ANY, A_ANY, true, false, false, 2, {
+	{"internal_may_see", 8, REACH_ANY, A_ANY, true, false, false, 2, {
+			{"owner", K_ROLE_OID, true}, {"owner_name", K_ROLE_NAME, true}}},
+	{"internal_may_read", 8, REACH_ANY, A_ANY, true, false, false, 2, {
 			{"owner", K_ROLE_OID, true}, {"owner_name", K_ROLE_NAME, true}}},
 	{"internal_state", 6, REACH_ANY, A_ANY, true, false, false, 1, {
 			{NULL, K_STATE_CHAR, true}}},
