@@ -69,7 +69,7 @@ COMMENT ON COLUMN saga.step_result.known IS 'Was the step recorded before this c
 --
 -- No grants and no row security: people read the views.  The forward calls
 -- write these tables directly, without firing triggers or checking CHECKs;
--- the constraints below mirror what src/ledger.c and src/state.c verify.
+-- the constraints below mirror what src/ledger/rows.c and src/base/state.c verify.
 -- Immutable columns come first and columns that change come last, and no
 -- column that changes is indexed, so that updates stay on their page (HOT).
 -- ---------------------------------------------------------------------------

@@ -5,7 +5,7 @@
  *	  between them.
  *
  * Pure: no memory is allocated, nothing is read or written, no clock is
- * asked.  Whatever is true of a state is said here once; rows.c asks before
+ * asked.  Whatever is true of a state is said here once; saga_rows.c asks before
  * every write, and the named CHECKs of the install script mirror it.
  *
  *-------------------------------------------------------------------------

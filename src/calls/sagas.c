@@ -6,7 +6,7 @@
  *
  * The calls that end the forward phase take the saga's lock exclusively, so
  * that no step is on its way in when they decide, and give it back as soon as
- * the saga's row says so (see ledger.c).  They wait for open steps at most the
+ * the saga's row says so (see saga_rows.c).  They wait for open steps at most the
  * caller's lock_timeout.
  *
  * No SPI here: what these calls cost is what recording a saga costs.

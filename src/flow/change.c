@@ -7,7 +7,7 @@
  * it must be looked at and by whom, and the steps that changed by that.
  *
  * The saga's row is written first: that row is where two writers meet (see
- * ledger.c), and when it says SAGA_CHANGED or SAGA_WRITE_BUSY nothing else has
+ * saga_rows.c), and when it says SAGA_CHANGED or SAGA_WRITE_BUSY nothing else has
  * been written yet, and the caller begins anew from fresh rows.  The caller
  * has made sure that nobody was writing the saga's row when it read the rows.
  *

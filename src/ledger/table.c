@@ -5,7 +5,7 @@
  *
  * The ledger is read and written as the server does with its catalogs: no
  * SQL, no plans, no triggers, no permission checks.  This room knows how that
- * is done and nothing of what the rows mean; ledger.c knows what they mean.
+ * is done and nothing of what the rows mean; saga_rows.c knows what they mean.
  *
  * Reading.  Calls answer from the newest committed state, whatever snapshot
  * their caller holds, so rows are looked up with a dirty snapshot, which also

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * ledger.c
+ * saga_rows.c
  *	  The ledger: typed rows in, typed rows out.
  *
  * The only room that knows the tables.  table.c moves single rows, rows.c says
