@@ -9,6 +9,7 @@
 #define SAGA_HINTS_H
 
 #include "access/htup.h"
+#include "utils/uuid.h"
 
 /* Rows of one table that are remembered at a time; a power of 2. */
 #define SAGA_HINTS_SIZE	64
@@ -21,6 +22,16 @@ typedef struct SagaPlaces
 		ItemPointerData root;	/* invalid: no entry */
 	}			entry[SAGA_HINTS_SIZE];
 } SagaPlaces;
+
+/* A hash of an id: ids end in random bits. */
+static inline uint64
+saga_hints_of_id(const pg_uuid_t *id)
+{
+	uint64		bits;
+
+	memcpy(&bits, id->data + UUID_LEN - sizeof(bits), sizeof(bits));
+	return bits;
+}
 
 extern void saga_hints_note(SagaPlaces *places, uint64 hash, HeapTuple tuple);
 extern bool saga_hints_get(const SagaPlaces *places, uint64 hash,

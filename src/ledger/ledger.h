@@ -18,15 +18,13 @@
 
 #include "ledger/rows.h"
 
-extern int	saga_ledger_relations(Oid *relids);
-
 /* The lock that serialises starting steps with the end of their saga. */
 extern bool saga_ledger_lock(const pg_uuid_t *id, LOCKMODE mode,
 							 SagaPatience patience);
 extern void saga_ledger_unlock(const pg_uuid_t *id, LOCKMODE mode);
 extern void saga_ledger_locktag(const pg_uuid_t *id, LOCKTAG *tag);
 
-/* Sagas */
+/* Sagas: saga_rows.c */
 extern SagaFound saga_ledger_get_saga(const pg_uuid_t *id, SagaRow *row);
 extern SagaFound saga_ledger_reread_saga(SagaRow *row, SagaPatience patience);
 extern SagaFound saga_ledger_get_saga_by_key(Oid owner, text *name, text *key,
@@ -42,12 +40,8 @@ extern bool saga_ledger_insert_saga(SagaRow *row);
 extern SagaWritten saga_ledger_update_saga(SagaRow *row, SagaPatience patience);
 extern void saga_ledger_enter_state(SagaRow *row, SagaState state,
 									TimestampTz now);
-extern bool saga_ledger_next_saga(const pg_uuid_t *after, Snapshot snapshot,
-								  SagaRow *row);
-extern SagaWritten saga_ledger_delete_saga(SagaRow *row, SagaPatience patience);
-extern void saga_ledger_set_due(SagaRow *row, TimestampTz due, Oid lane);
 
-/* Steps */
+/* Steps: step_rows.c */
 extern SagaFound saga_ledger_get_step(const pg_uuid_t *id, text *key,
 									  bool sure, SagaStep *step);
 extern void saga_ledger_get_steps(const pg_uuid_t *id, SagaSteps *steps);
@@ -59,7 +53,7 @@ extern SagaWritten saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
 
 extern int	saga_ledger_count_steps(const pg_uuid_t *id, int limit);
 
-/* History */
+/* Attempts and events: history.c */
 extern void saga_ledger_insert_attempt(SagaAttempt *attempt);
 extern void saga_ledger_insert_event(const pg_uuid_t *id, const char *event,
 									 int64 seq, Jsonb *detail,
@@ -73,11 +67,12 @@ extern bool saga_ledger_has_event(const pg_uuid_t *id, int64 seq,
 extern bool saga_ledger_last_decision(const pg_uuid_t *id, int64 seq,
 									  SagaEvent *found);
 
-/* Due work: the first row after (lane, due, saga), in that order. */
+/* Due work: due.c.  The first row after (lane, due, saga), in that order. */
+extern void saga_ledger_set_due(SagaRow *row, TimestampTz due, Oid lane);
 extern bool saga_ledger_next_due(const SagaDue *after, bool in_lane,
 								 SagaDue *found);
 
-/* What waits for listeners.  A queue is that of an owner on a channel. */
+/* What waits for listeners: queue.c.  A queue is that of an owner on a channel. */
 extern bool saga_ledger_next_channel(SagaQueued *queue);
 extern bool saga_ledger_next_owner(SagaQueued *queue);
 extern int	saga_ledger_first_queued(const SagaQueued *queue, uint64 look,
@@ -85,5 +80,13 @@ extern int	saga_ledger_first_queued(const SagaQueued *queue, uint64 look,
 									 int max);
 extern int	saga_ledger_next_queued(const SagaQueued *after, Snapshot snapshot,
 									SagaQueued *rows, int max);
+
+/*
+ * Among these files: what follows from a row of a saga or a step that was just
+ * written.
+ */
+extern void saga_ledger_follow_due(SagaRow *row, bool failed);
+extern void saga_ledger_follow_held(SagaRow *row);
+extern void saga_ledger_follow_queue(const SagaRow *saga, SagaStep *step);
 
 #endif							/* SAGA_LEDGER_H */

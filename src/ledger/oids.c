@@ -61,8 +61,7 @@ lookup_type(const char *name, Oid schema)
 static bool
 has_columns(Oid relid, int natts)
 {
-	return get_attnum(relid, "saga_no_such_column") == InvalidAttrNumber &&
-		get_attname(relid, natts, true) != NULL &&
+	return get_attname(relid, natts, true) != NULL &&
 		get_attname(relid, natts + 1, true) == NULL;
 }
 
@@ -185,4 +184,24 @@ saga_oids_get(void)
 				 errmsg("extension \"saga\" is not created in this database"),
 				 errhint("Run CREATE EXTENSION saga.")));
 	return &oids;
+}
+
+/*
+ * The relations that every process of ours opens, for the one that must not
+ * wait for them; returns how many.
+ */
+int
+saga_oids_opened(Oid *relids)
+{
+	const SagaOids *all = saga_oids_get();
+	int			n = 0;
+
+	relids[n++] = all->saga;
+	relids[n++] = all->step;
+	relids[n++] = all->attempt;
+	relids[n++] = all->event;
+	relids[n++] = all->due;
+	relids[n++] = all->queue;
+	relids[n++] = all->held;
+	return n;
 }

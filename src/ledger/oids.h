@@ -39,5 +39,6 @@ extern bool saga_oids_tables(Oid *relids);
 extern bool saga_oids_exist(void);
 extern uint64 saga_oids_generation(void);
 extern const SagaOids *saga_oids_get(void);
+extern int	saga_oids_opened(Oid *relids);
 
 #endif							/* SAGA_OIDS_H */

@@ -21,13 +21,95 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/table.h"
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/rights.h"
+#include "ledger/keys.h"
+#include "ledger/oids.h"
 #include "ledger/purge.h"
 #include "miscadmin.h"
+#include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+
+/*
+ * The first saga behind an id, in the order of ids, that a snapshot sees.
+ * False if there is none.
+ */
+static bool
+next_saga(const pg_uuid_t *after, Snapshot snapshot, SagaRow *row)
+{
+	Relation	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
+	Relation	index = index_open(saga_oids_get()->saga_pkey, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, 1, BTGreaterStrategyNumber, F_UUID_GT,
+				UUIDPGetDatum(after));
+	scan = systable_beginscan_ordered(heap, index, snapshot, 1, &key);
+	tuple = systable_getnext_ordered(scan, ForwardScanDirection);
+	if (HeapTupleIsValid(tuple))
+	{
+		SagaTuple	version;
+
+		version.tuple = heap_copytuple(tuple);
+		version.own = false;
+		version.writer = InvalidTransactionId;
+		saga_rows_unpack_saga(RelationGetDescr(heap), &version, row);
+	}
+	systable_endscan_ordered(scan);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return HeapTupleIsValid(tuple);
+}
+
+/* Deletes what an index of a table knows of a saga. */
+static void
+delete_rows(Oid relid, Oid index_relid, const pg_uuid_t *id)
+{
+	Relation	heap = table_open(relid, RowExclusiveLock);
+	Relation	index = index_open(index_relid, AccessShareLock);
+	ScanKeyData key;
+	SagaTuple  *found;
+	int			count;
+
+	saga_keys_uuid(&key, 1, id);
+	count = saga_table_find_all(heap, index, &key, 1, false, &found);
+	for (int i = 0; i < count; i++)
+		saga_table_delete(heap, found[i].tuple, found[i].own);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+}
+
+/*
+ * Deletes a saga that is at rest, and all that is known of it.  Its row comes
+ * first: whoever has that, nobody else writes the others.
+ */
+static SagaWritten
+delete_saga(SagaRow *row, SagaPatience patience)
+{
+	Relation	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
+	SagaWritten written;
+
+	Assert(row->due == 0);
+	written = saga_table_lock(heap, row->version.tuple, row->version.own,
+							  patience);
+	if (written == SAGA_WRITTEN)
+	{
+		saga_table_delete(heap, row->version.tuple, row->version.own);
+		delete_rows(saga_oids_get()->step, saga_oids_get()->step_pkey,
+					&row->id);
+		delete_rows(saga_oids_get()->attempt, saga_oids_get()->attempt_pkey,
+					&row->id);
+		delete_rows(saga_oids_get()->event, saga_oids_get()->event_by_saga,
+					&row->id);
+	}
+	table_close(heap, NoLock);
+	return written;
+}
 
 /* May this saga go, by its state and age? */
 static bool
@@ -74,7 +156,7 @@ saga_purge(pg_uuid_t *position, TimestampTz limit, bool all,
 
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextReset(context);
-		if (!saga_ledger_next_saga(position, snapshot, &saga) ||
+		if (!next_saga(position, snapshot, &saga) ||
 			saga.started_at >= limit)
 		{
 			*done = true;
@@ -89,7 +171,7 @@ saga_purge(pg_uuid_t *position, TimestampTz limit, bool all,
 			saga_ledger_reread_saga(&saga, patience) != SAGA_FOUND ||
 			!is_over(&saga, limit))
 			continue;
-		if (saga_ledger_delete_saga(&saga, patience) == SAGA_WRITTEN)
+		if (delete_saga(&saga, patience) == SAGA_WRITTEN)
 			purged++;
 	}
 	if (purged > 0)

@@ -248,6 +248,30 @@ saga_table_find_all(Relation heap, Relation index, ScanKey keys, int nkeys,
 }
 
 /*
+ * The first row of an index, in its order, that fulfils the keys, which are
+ * ordered by attribute.  False if there is none.
+ */
+bool
+saga_table_first(Oid relid, Oid index_relid, Snapshot snapshot, ScanKey keys,
+				 int nkeys, Datum *values, bool *nulls)
+{
+	Relation	heap = table_open(relid, AccessShareLock);
+	Relation	index = index_open(index_relid, AccessShareLock);
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	scan = systable_beginscan_ordered(heap, index, snapshot, nkeys, keys);
+	tuple = systable_getnext_ordered(scan, ForwardScanDirection);
+	if (HeapTupleIsValid(tuple))
+		heap_deform_tuple(heap_copytuple(tuple), RelationGetDescr(heap),
+						  values, nulls);
+	systable_endscan_ordered(scan);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return HeapTupleIsValid(tuple);
+}
+
+/*
  * Is the version found before still the newest?  Cheaper than finding it
  * again.  SAGA_FOUND: it is, and nobody is writing it.  SAGA_BUSY: it is, but
  * found->writer is replacing it.  SAGA_MISSING: it is not; find it again.

@@ -26,7 +26,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-/* Room for what saga_ledger_relations answers. */
+/* Room for what saga_oids_opened answers. */
 #define SAGA_TRANSACTION_MAX_RELATIONS		16
 
 static SagaTurnBegun
@@ -39,7 +39,7 @@ lock_ledger(void)
 
 	if (!saga_oids_exist())
 		return SAGA_TRANSACTION_GONE;
-	count = saga_ledger_relations(relids);
+	count = saga_oids_opened(relids);
 	Assert(count <= SAGA_TRANSACTION_MAX_RELATIONS);
 	for (i = 0; i < count; i++)
 	{
@@ -50,7 +50,7 @@ lock_ledger(void)
 	/* While we had no lock yet, the extension may have been replaced. */
 	if (!saga_oids_exist())
 		return SAGA_TRANSACTION_GONE;
-	if (saga_ledger_relations(again) != count ||
+	if (saga_oids_opened(again) != count ||
 		memcmp(relids, again, count * sizeof(Oid)) != 0)
 		return SAGA_TRANSACTION_BLOCKED;
 	return SAGA_TRANSACTION_BEGUN;

@@ -1,0 +1,251 @@
+/*-------------------------------------------------------------------------
+ *
+ * history.c
+ *	  Attempts and events: what the rows of sagas and steps do not say.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "ledger/keys.h"
+#include "ledger/ledger.h"
+#include "ledger/oids.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+void
+saga_ledger_insert_attempt(SagaAttempt *attempt)
+{
+	Relation	heap;
+	Datum		values[Attempt_natts];
+	bool		nulls[Attempt_natts];
+
+	saga_rows_pack_attempt(attempt, values, nulls);
+	heap = table_open(saga_oids_get()->attempt, RowExclusiveLock);
+	saga_table_insert(heap, values, nulls, InvalidOid, NULL, NULL);
+	table_close(heap, NoLock);
+}
+
+/* What events are about that are about no saga (any more). */
+static const pg_uuid_t none;
+
+/*
+ * Writes down something that the rows themselves will not tell; id NULL: it is
+ * not about a saga, seq 0: it is not about a step.
+ */
+void
+saga_ledger_insert_event(const pg_uuid_t *id, const char *event, int64 seq,
+						 Jsonb *detail, TimestampTz now)
+{
+	Relation	heap;
+	Datum		values[Event_natts];
+	bool		nulls[Event_natts] = {false};
+	const char *actor = GetUserNameFromId(GetUserId(), true);
+
+	values[Event_saga - 1] = UUIDPGetDatum(id ? id : &none);
+	values[Event_at - 1] = TimestampTzGetDatum(now);
+	values[Event_seq - 1] = Int64GetDatum(seq);
+	nulls[Event_seq - 1] = (seq == 0);
+	values[Event_event - 1] = CStringGetTextDatum(event);
+	/* The role of an executor may have been dropped under it. */
+	if (actor == NULL)
+		actor = psprintf("%u", GetUserId());
+	values[Event_actor - 1] = CStringGetTextDatum(actor);
+	values[Event_detail - 1] = PointerGetDatum(detail);
+	nulls[Event_detail - 1] = (detail == NULL);
+	heap = table_open(saga_oids_get()->event, RowExclusiveLock);
+	saga_table_insert(heap, values, nulls, InvalidOid, NULL, NULL);
+	table_close(heap, NoLock);
+}
+
+/*
+ * Deletes what was told of no saga before an instant, by a role or (NULL) by
+ * anybody; but not what somebody else is deleting.
+ */
+void
+saga_ledger_delete_events_of_none(TimestampTz before, const char *actor)
+{
+	Relation	heap = table_open(saga_oids_get()->event, RowExclusiveLock);
+	Relation	index = index_open(saga_oids_get()->event_by_saga, AccessShareLock);
+	ScanKeyData keys[2];
+	SagaTuple  *found;
+	int			count;
+
+	saga_keys_uuid(&keys[0], 1, &none);
+	ScanKeyInit(&keys[1], 2, BTLessStrategyNumber, F_TIMESTAMPTZ_LT,
+				TimestampTzGetDatum(before));
+	count = saga_table_find_all(heap, index, keys, 2, false, &found);
+	for (int i = 0; i < count; i++)
+	{
+		Datum		values[Event_natts];
+		bool		nulls[Event_natts];
+
+		heap_deform_tuple(found[i].tuple, RelationGetDescr(heap), values, nulls);
+		if (actor != NULL &&
+			strcmp(actor, TextDatumGetCString(values[Event_actor - 1])) != 0)
+			continue;
+		if (saga_table_lock(heap, found[i].tuple, found[i].own,
+							SAGA_NOWAIT) == SAGA_WRITTEN)
+			saga_table_delete(heap, found[i].tuple, found[i].own);
+	}
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+}
+
+/* The events that tell of a person's decision. */
+static bool
+is_decision(const char *event)
+{
+	static const char *const decisions[] = {
+		"resolved", "abandoned", "reopened", "rolling back"
+	};
+
+	for (size_t i = 0; i < lengthof(decisions); i++)
+		if (strcmp(event, decisions[i]) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * The last decision that a person took about a saga, or (seq other than 0)
+ * about one of its steps.  False if there is none.
+ */
+bool
+saga_ledger_last_decision(const pg_uuid_t *id, int64 seq, SagaEvent *found)
+{
+	Relation	heap = table_open(saga_oids_get()->event, AccessShareLock);
+	Relation	index = index_open(saga_oids_get()->event_by_saga, AccessShareLock);
+	Snapshot	snapshot = saga_table_snapshot();
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		any = false;
+
+	saga_keys_uuid(&key, 1, id);
+	scan = systable_beginscan_ordered(heap, index, snapshot, 1, &key);
+	while (!any &&
+		   HeapTupleIsValid(tuple = systable_getnext_ordered(scan, BackwardScanDirection)))
+	{
+		Datum		values[Event_natts];
+		bool		nulls[Event_natts];
+
+		heap_deform_tuple(tuple, RelationGetDescr(heap), values, nulls);
+		found->event = TextDatumGetCString(values[Event_event - 1]);
+		if (!is_decision(found->event) ||
+			(seq != 0 && (nulls[Event_seq - 1] ||
+						  DatumGetInt64(values[Event_seq - 1]) != seq)))
+			continue;
+		found->actor = TextDatumGetCString(values[Event_actor - 1]);
+		found->at = DatumGetTimestampTz(values[Event_at - 1]);
+		found->detail = nulls[Event_detail - 1] ? NULL :
+			DatumGetCString(DirectFunctionCall1(jsonb_out,
+												values[Event_detail - 1]));
+		any = true;
+	}
+	systable_endscan_ordered(scan);
+	UnregisterSnapshot(snapshot);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return any;
+}
+
+/* Has something happened to a step, of what is written down as events? */
+bool
+saga_ledger_has_event(const pg_uuid_t *id, int64 seq, const char *event)
+{
+	Relation	heap = table_open(saga_oids_get()->event, AccessShareLock);
+	Relation	index = index_open(saga_oids_get()->event_by_saga, AccessShareLock);
+	ScanKeyData key;
+	SagaTuple  *found;
+	int			count;
+	bool		any = false;
+
+	saga_keys_uuid(&key, 1, id);
+	count = saga_table_find_all(heap, index, &key, 1, false, &found);
+	for (int i = 0; i < count && !any; i++)
+	{
+		Datum		values[Event_natts];
+		bool		nulls[Event_natts];
+
+		heap_deform_tuple(found[i].tuple, RelationGetDescr(heap), values, nulls);
+		any = !nulls[Event_seq - 1] &&
+			DatumGetInt64(values[Event_seq - 1]) == seq &&
+			strcmp(TextDatumGetCString(values[Event_event - 1]), event) == 0;
+	}
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return any;
+}
+
+/* ------------------------------------------------------------------------
+ * Redacting
+ * ------------------------------------------------------------------------ */
+
+/*
+ * Sets a column of those rows of a table about a saga that are chosen to NULL;
+ * "chosen" is asked with the values of each.
+ */
+static void
+forget_column(Oid relid, Oid index_relid, const pg_uuid_t *id, int natts,
+			  int att, bool (*chosen) (const Datum *values))
+{
+	Relation	heap = table_open(relid, RowExclusiveLock);
+	Relation	index = index_open(index_relid, AccessShareLock);
+	Datum	   *values = palloc(natts * sizeof(Datum));
+	bool	   *nulls = palloc(natts * sizeof(bool));
+	ScanKeyData key;
+	SagaTuple  *found;
+	int			count;
+
+	saga_keys_uuid(&key, 1, id);
+	count = saga_table_find_all(heap, index, &key, 1, false, &found);
+	for (int i = 0; i < count; i++)
+	{
+		HeapTuple	stored;
+
+		heap_deform_tuple(found[i].tuple, RelationGetDescr(heap), values,
+						  nulls);
+		if (nulls[att - 1] || !chosen(values))
+			continue;
+		nulls[att - 1] = true;
+		if (saga_table_update(heap, found[i].tuple, found[i].own, values,
+							  nulls, InvalidOid, NULL, SAGA_WAIT,
+							  &stored) != SAGA_WRITTEN)
+			elog(ERROR, "a row of the history changed without its saga");
+	}
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+}
+
+static bool
+is_any(const Datum *values)
+{
+	return true;
+}
+
+static bool
+is_parked(const Datum *values)
+{
+	return strcmp(TextDatumGetCString(values[Event_event - 1]), "parked") == 0;
+}
+
+/*
+ * Forgets what the errors of a saga's attempts say, which may quote anything,
+ * also where they tell why it was parked.
+ */
+void
+saga_ledger_forget_errors(const pg_uuid_t *id)
+{
+	forget_column(saga_oids_get()->attempt, saga_oids_get()->attempt_pkey, id,
+				  Attempt_natts, Attempt_error, is_any);
+	forget_column(saga_oids_get()->event, saga_oids_get()->event_by_saga, id,
+				  Event_natts, Event_detail, is_parked);
+}

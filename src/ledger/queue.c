@@ -1,0 +1,203 @@
+/*-------------------------------------------------------------------------
+ *
+ * queue.c
+ *	  What waits for listeners.
+ *
+ * ledger_queue has a row for each step that waits for a listener to claim it.
+ * It repeats what the step's row says: whoever replaces that row brings the
+ * queue in line, in the same transaction.  A queue is that of an owner on a
+ * channel; queue_front.c remembers where it begins.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "base/fault.h"
+#include "catalog/pg_collation_d.h"
+#include "ledger/keys.h"
+#include "ledger/ledger.h"
+#include "ledger/oids.h"
+#include "ledger/queue_front.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/*
+ * Brings a step's row of ledger_queue in line with what its own row, just
+ * written, says; as saga_ledger_follow_due does.
+ */
+void
+saga_ledger_follow_queue(const SagaRow *saga, SagaStep *step)
+{
+	TimestampTz queued = saga_rows_queued(step);
+	Relation	heap;
+
+	if (queued == step->stored_queued)
+		return;
+	heap = table_open(saga_oids_get()->queue, RowExclusiveLock);
+	if (step->stored_queued != 0)
+	{
+		Relation	index = index_open(saga_oids_get()->queue_pkey, AccessShareLock);
+		ScanKeyData keys[4];
+		SagaTuple	version;
+
+		saga_keys_text(&keys[0], Queue_channel, step->stored_channel);
+		ScanKeyInit(&keys[1], Queue_owner, BTEqualStrategyNumber, F_OIDEQ,
+					ObjectIdGetDatum(saga->owner));
+		ScanKeyInit(&keys[2], Queue_since, BTEqualStrategyNumber,
+					F_TIMESTAMPTZ_EQ, TimestampTzGetDatum(step->stored_queued));
+		saga_keys_uuid(&keys[3], Queue_saga, &step->saga);
+		if (saga_table_find(heap, index, keys, 4, ForwardScanDirection,
+							&version) == SAGA_FOUND)
+			saga_table_delete(heap, version.tuple, version.own);
+		saga_queue_front_taken(step->stored_queued);
+		index_close(index, NoLock);
+	}
+	if (queued != 0)
+	{
+		Datum		values[Queue_natts];
+		bool		nulls[Queue_natts] = {false};
+
+		values[Queue_channel - 1] = PointerGetDatum(step->channel);
+		values[Queue_owner - 1] = ObjectIdGetDatum(saga->owner);
+		values[Queue_since - 1] = TimestampTzGetDatum(queued);
+		values[Queue_saga - 1] = UUIDPGetDatum(&step->saga);
+		values[Queue_seq - 1] = Int64GetDatum(step->seq);
+		saga_table_insert(heap, values, nulls, InvalidOid, NULL, NULL);
+		saga_queue_front_queued(queued);
+	}
+	table_close(heap, NoLock);
+	step->stored_queued = queued;
+	step->stored_channel = step->channel;
+}
+
+/*
+ * The first rows of ledger_queue, in the order of its index, that fulfil the
+ * keys; returns how many.
+ */
+static int
+read_queue(Snapshot snapshot, ScanKey keys, int nkeys, SagaQueued *rows, int max)
+{
+	Relation	heap = table_open(saga_oids_get()->queue, AccessShareLock);
+	Relation	index = index_open(saga_oids_get()->queue_pkey, AccessShareLock);
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	int			count = 0;
+
+	scan = systable_beginscan_ordered(heap, index, snapshot, nkeys, keys);
+	while (count < max &&
+		   HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
+	{
+		SagaQueued *row = &rows[count++];
+		Datum		values[Queue_natts];
+		bool		nulls[Queue_natts];
+
+		heap_deform_tuple(tuple, RelationGetDescr(heap), values, nulls);
+		text_to_cstring_buffer(DatumGetTextPP(values[Queue_channel - 1]),
+							   row->channel, sizeof(row->channel));
+		row->owner = DatumGetObjectId(values[Queue_owner - 1]);
+		row->since = DatumGetTimestampTz(values[Queue_since - 1]);
+		row->saga = *DatumGetUUIDP(values[Queue_saga - 1]);
+		row->seq = DatumGetInt64(values[Queue_seq - 1]);
+	}
+	systable_endscan_ordered(scan);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return count;
+}
+
+/*
+ * The channel after the one that is named, on which something waits, or did
+ * not long ago; false if there is none.  What is dead is not passed by, because
+ * there may be any amount of it.
+ */
+bool
+saga_ledger_next_channel(SagaQueued *queue)
+{
+	text	   *channel = cstring_to_text(queue->channel);
+	ScanKeyData key;
+
+	ScanKeyEntryInitialize(&key, 0, Queue_channel, BTGreaterStrategyNumber,
+						   InvalidOid, C_COLLATION_OID, F_TEXT_GT,
+						   PointerGetDatum(channel));
+	return read_queue(SnapshotAny, &key, 1, queue, 1) > 0;
+}
+
+/*
+ * Likewise the owner after the one that is named, on the same channel.
+ *
+ * An index scan reads whatever fulfils its keys on the whole page.  Where an
+ * owner is known, only what comes before is asked for: mostly nothing.
+ */
+bool
+saga_ledger_next_owner(SagaQueued *queue)
+{
+	text	   *channel = cstring_to_text(queue->channel);
+	Oid			known = saga_queue_front_next_owner(queue);
+	ScanKeyData keys[3];
+
+	saga_keys_text(&keys[0], Queue_channel, channel);
+	ScanKeyInit(&keys[1], Queue_owner, BTGreaterStrategyNumber, F_OIDGT,
+				ObjectIdGetDatum(queue->owner));
+	ScanKeyInit(&keys[2], Queue_owner, BTLessStrategyNumber, F_OIDLT,
+				ObjectIdGetDatum(known));
+	if (read_queue(SnapshotAny, keys, OidIsValid(known) ? 3 : 2, queue, 1) > 0)
+		return true;
+	queue->owner = known;
+	return OidIsValid(known);
+}
+
+/* The first rows of the queue from its place on, or behind that. */
+static int
+read_from(const SagaQueued *queue, StrategyNumber strategy, Snapshot snapshot,
+		  SagaQueued *rows, int max)
+{
+	text	   *channel = cstring_to_text(queue->channel);
+	pg_uuid_t	saga = queue->saga;
+	ScanKeyData members[2];
+	ScanKeyData keys[3];
+
+	saga_keys_text(&keys[0], Queue_channel, channel);
+	ScanKeyInit(&keys[1], Queue_owner, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(queue->owner));
+	saga_keys_member(&members[0], Queue_since, strategy, F_TIMESTAMPTZ_CMP,
+			   TimestampTzGetDatum(queue->since), false);
+	saga_keys_member(&members[1], Queue_saga, strategy, F_UUID_CMP,
+			   UUIDPGetDatum(&saga), true);
+	saga_keys_row(&keys[2], members, strategy);
+	return read_queue(snapshot, keys, 3, rows, max);
+}
+
+/*
+ * The first that wait in the queue of an owner on a channel, by time and saga;
+ * returns how many.  "look" is from before the snapshot (queue_front.c).
+ */
+int
+saga_ledger_first_queued(const SagaQueued *queue, uint64 look,
+						 Snapshot snapshot, SagaQueued *rows, int max)
+{
+	SagaQueued	front = *queue;
+	bool		whole = !saga_queue_front_get(&front);
+	int			count = read_from(&front, BTGreaterEqualStrategyNumber,
+								  snapshot, rows, max);
+
+	SAGA_FAULT("ledger.before_front");
+	if (count > 0 &&
+		(whole || rows[0].since != front.since ||
+		 memcmp(&rows[0].saga, &front.saga, sizeof(pg_uuid_t)) != 0))
+		saga_queue_front_set(&rows[0], whole, look);
+	return count;
+}
+
+/* The next ones behind one of them. */
+int
+saga_ledger_next_queued(const SagaQueued *after, Snapshot snapshot,
+						SagaQueued *rows, int max)
+{
+	return read_from(after, BTGreaterStrategyNumber, snapshot, rows, max);
+}

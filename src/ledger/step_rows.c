@@ -1,0 +1,316 @@
+/*-------------------------------------------------------------------------
+ *
+ * step_rows.c
+ *	  Rows of ledger_step.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "common/hashfn.h"
+#include "ledger/hints.h"
+#include "ledger/keys.h"
+#include "ledger/ledger.h"
+#include "ledger/oids.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+/* Where this process saw steps. */
+static SagaPlaces step_places;
+
+static uint64
+step_bits(const pg_uuid_t *id, const text *key)
+{
+	return saga_hints_of_id(id) ^
+		hash_bytes_extended((const unsigned char *) VARDATA_ANY(key),
+							VARSIZE_ANY_EXHDR(key), 0);
+}
+
+/*
+ * Is the newest run of a step where it was seen before, with nobody writing
+ * it?  One that was not rolled back is the newest.
+ */
+static bool
+step_in_place(Relation heap, const pg_uuid_t *id, const text *key,
+			  SagaStep *step)
+{
+	ItemPointerData root;
+	SagaTuple	version;
+
+	if (!saga_hints_get(&step_places, step_bits(id, key), &root) ||
+		!saga_table_find_at(heap, &root, &version) ||
+		TransactionIdIsValid(version.writer))
+		return false;
+	saga_rows_unpack_step(RelationGetDescr(heap), &version, step);
+	return memcmp(&step->saga, id, UUID_LEN) == 0 &&
+		saga_rows_same_text(step->key, key) && step->rolled_back_at == 0;
+}
+
+/*
+ * Finds the newest run of a step.  Waits for whoever is inserting it at this
+ * moment, and for whoever is changing it.  "sure": missing is the last word;
+ * who would insert it need not pay for that.
+ */
+SagaFound
+saga_ledger_get_step(const pg_uuid_t *id, text *key, bool sure, SagaStep *step)
+{
+	Relation	heap;
+	Relation	index;
+	ScanKeyData keys[2];
+	SagaTuple	version;
+	SagaFound	found;
+
+	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
+	if (step_in_place(heap, id, key, step))
+	{
+		table_close(heap, NoLock);
+		return SAGA_FOUND;
+	}
+	index = index_open(saga_oids_get()->step_pkey, AccessShareLock);
+	saga_keys_uuid(&keys[0], 1, id);
+	saga_keys_text(&keys[1], 2, key);
+	for (;;)
+	{
+		found = sure ?
+			saga_table_find_sure(heap, index, keys, 2, &version) :
+			saga_table_find(heap, index, keys, 2, BackwardScanDirection,
+							&version);
+		if (!TransactionIdIsValid(version.writer))
+			break;
+		saga_table_wait(heap, version.writer);
+	}
+	if (found == SAGA_FOUND)
+	{
+		saga_rows_unpack_step(RelationGetDescr(heap), &version, step);
+		saga_hints_note(&step_places, step_bits(id, key), version.tuple);
+	}
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return found;
+}
+
+static int
+by_seq(const void *a, const void *b)
+{
+	int64		left = ((const SagaStep *) a)->seq;
+	int64		right = ((const SagaStep *) b)->seq;
+
+	return left < right ? -1 : left > right ? 1 : 0;
+}
+
+/* Every run of every step of a saga, in start order. */
+void
+saga_ledger_get_steps(const pg_uuid_t *id, SagaSteps *steps)
+{
+	Relation	heap;
+	Relation	index;
+	ScanKeyData key;
+	SagaTuple  *found;
+
+	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
+	index = index_open(saga_oids_get()->step_pkey, AccessShareLock);
+	saga_keys_uuid(&key, 1, id);
+	steps->count = saga_table_find_all(heap, index, &key, 1, false, &found);
+	steps->frontier = steps->count;
+	steps->step = palloc_extended(steps->count * sizeof(SagaStep),
+								  MCXT_ALLOC_HUGE);
+	steps->claimed = false;
+	for (int i = 0; i < steps->count; i++)
+	{
+		saga_rows_unpack_step(RelationGetDescr(heap), &found[i],
+							  &steps->step[i]);
+		steps->claimed |= steps->step[i].claimed_at != 0;
+	}
+	pfree(found);
+	qsort(steps->step, steps->count, sizeof(SagaStep), by_seq);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+}
+
+/* The largest number in a saga's steps, those of open transactions included. */
+int64
+saga_ledger_largest_seq(const pg_uuid_t *id)
+{
+	Relation	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
+	Relation	index = index_open(saga_oids_get()->step_pkey, AccessShareLock);
+	ScanKeyData key;
+	SagaTuple  *found;
+	int			count;
+	int64		largest = 0;
+
+	saga_keys_uuid(&key, 1, id);
+	count = saga_table_find_all(heap, index, &key, 1, true, &found);
+	for (int i = 0; i < count; i++)
+	{
+		bool		isnull;
+		Datum		seq = heap_getattr(found[i].tuple, Step_seq,
+									   RelationGetDescr(heap), &isnull);
+
+		largest = Max(largest, DatumGetInt64(seq));
+		heap_freetuple(found[i].tuple);
+	}
+	pfree(found);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return largest;
+}
+
+/*
+ * Inserts a new run of a step.  Returns false if another session may have
+ * inserted it: the caller looks again.
+ */
+bool
+saga_ledger_insert_step(SagaStep *step)
+{
+	Relation	heap;
+	Datum		values[Step_natts];
+	bool		nulls[Step_natts];
+	bool		inserted;
+
+	step->stored_comp_status = 0;
+	step->stored_queued = 0;
+	saga_rows_pack_step(step, values, nulls);
+	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
+	inserted = saga_table_insert(heap, values, nulls, saga_oids_get()->step_pkey,
+								 NULL, &step->version.tuple);
+	step->version.own = true;
+	step->version.writer = InvalidTransactionId;
+	step->stored_comp_status = step->comp_status;
+	if (inserted)
+		saga_hints_note(&step_places, step_bits(&step->saga, step->key),
+						 step->version.tuple);
+	table_close(heap, NoLock);
+	return inserted;
+}
+
+/*
+ * The started steps whose row this transaction has written without making their
+ * attempt, so that a row of its own does not mean an attempt of its own.
+ */
+typedef struct OthersAttempt
+{
+	pg_uuid_t	saga;
+	int64		seq;
+	int			attempt;
+} OthersAttempt;
+
+static List *others_attempts = NIL; /* in TopTransactionContext ... */
+static TransactionId others_attempts_of = InvalidTransactionId; /* of that one */
+
+static void
+note_others_attempt(const SagaStep *step)
+{
+	MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
+	OthersAttempt *others = palloc(sizeof(OthersAttempt));
+
+	if (others_attempts_of != GetTopTransactionId())
+		others_attempts = NIL;
+	others_attempts_of = GetTopTransactionId();
+	others->saga = step->saga;
+	others->seq = step->seq;
+	others->attempt = step->attempts;
+	others_attempts = lappend(others_attempts, others);
+	MemoryContextSwitchTo(caller);
+}
+
+/* Did this transaction make the attempt of a step that is started? */
+bool
+saga_ledger_is_own_attempt(const SagaStep *step)
+{
+	ListCell   *lc;
+
+	if (!step->version.own)
+		return false;
+	if (others_attempts_of != GetTopTransactionIdIfAny())
+		return true;
+	foreach(lc, others_attempts)
+	{
+		const OthersAttempt *others = lfirst(lc);
+
+		if (others->seq == step->seq && others->attempt == step->attempts &&
+			memcmp(&others->saga, &step->saga, UUID_LEN) == 0)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Writes a step's row back.  Once the undo has begun, its saga's row has been
+ * replaced before.
+ */
+SagaWritten
+saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
+						SagaPatience patience)
+{
+	Relation	heap;
+	Datum		values[Step_natts];
+	bool		nulls[Step_natts];
+	bool		others = !step->version.own &&
+		step->status == SAGA_STEP_STARTED &&
+		step->attempts == step->stored_attempts;
+	SagaWritten written;
+
+	saga_rows_pack_step(step, values, nulls);
+	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
+	written = saga_table_update(heap, step->version.tuple, step->version.own,
+								values, nulls, saga_oids_get()->step_pkey,
+								NULL, patience, &step->version.tuple);
+	if (written == SAGA_WRITTEN)
+	{
+		step->version.own = true;
+		step->version.writer = InvalidTransactionId;
+		step->stored_comp_status = step->comp_status;
+		saga_hints_note(&step_places, step_bits(&step->saga, step->key),
+						 step->version.tuple);
+		if (others)
+			note_others_attempt(step);
+		step->stored_attempts = step->attempts;
+		saga_ledger_follow_queue(saga, step);
+	}
+	table_close(heap, NoLock);
+	return written;
+}
+
+/*
+ * How many steps a saga has, if not more than a limit; with those that others
+ * are recording.  Of one that somebody is changing there are two versions, side
+ * by side.
+ */
+int
+saga_ledger_count_steps(const pg_uuid_t *id, int limit)
+{
+	Relation	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
+	Relation	index = index_open(saga_oids_get()->step_pkey, AccessShareLock);
+	SnapshotData dirty;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	int64		last = 0;
+	int			count = 0;
+
+	InitDirtySnapshot(dirty);
+	saga_keys_uuid(&key, 1, id);
+	scan = systable_beginscan_ordered(heap, index, &dirty, 1, &key);
+	while (count < limit &&
+		   HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
+	{
+		bool		isnull;
+		int64		seq = DatumGetInt64(heap_getattr(tuple, Step_seq,
+													 RelationGetDescr(heap),
+													 &isnull));
+
+		if (seq != last)
+			count++;
+		last = seq;
+	}
+	systable_endscan_ordered(scan);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return count;
+}
