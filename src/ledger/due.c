@@ -147,14 +147,14 @@ saga_ledger_next_due(const SagaDue *after, bool in_lane, SagaDue *found)
 		ScanKeyInit(&keys[nkeys++], Due_lane, BTLessEqualStrategyNumber,
 					F_OIDLE, ObjectIdGetDatum(after->lane));
 	saga_keys_member(&members[0], Due_lane, BTGreaterStrategyNumber, F_BTOIDCMP,
-			   ObjectIdGetDatum(after->lane), false);
+					 ObjectIdGetDatum(after->lane), false);
 	saga_keys_member(&members[1], Due_due, BTGreaterStrategyNumber,
-			   F_TIMESTAMPTZ_CMP, TimestampTzGetDatum(after->due), false);
+					 F_TIMESTAMPTZ_CMP, TimestampTzGetDatum(after->due), false);
 	saga_keys_member(&members[2], Due_saga, BTGreaterStrategyNumber, F_UUID_CMP,
-			   UUIDPGetDatum(&after->saga), true);
+					 UUIDPGetDatum(&after->saga), true);
 	saga_keys_row(&keys[nkeys++], members, BTGreaterStrategyNumber);
 	if (!saga_table_first(saga_oids_get()->due, saga_oids_get()->due_pkey,
-				   GetActiveSnapshot(), keys, nkeys, values, nulls))
+						  GetActiveSnapshot(), keys, nkeys, values, nulls))
 		return false;
 	found->lane = DatumGetObjectId(values[Due_lane - 1]);
 	found->due = DatumGetTimestampTz(values[Due_due - 1]);

@@ -29,7 +29,7 @@ saga_keys_text(ScanKey key, AttrNumber att, const text *value)
 /* One member of a row comparison: the three-way comparison, not an operator. */
 void
 saga_keys_member(ScanKey key, int att, StrategyNumber strategy, RegProcedure compare,
-		   Datum value, bool last)
+				 Datum value, bool last)
 {
 	ScanKeyEntryInitialize(key, SK_ROW_MEMBER | (last ? SK_ROW_END : 0), att,
 						   strategy, InvalidOid, InvalidOid, compare, value);

@@ -166,9 +166,9 @@ read_from(const SagaQueued *queue, StrategyNumber strategy, Snapshot snapshot,
 	ScanKeyInit(&keys[1], Queue_owner, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(queue->owner));
 	saga_keys_member(&members[0], Queue_since, strategy, F_TIMESTAMPTZ_CMP,
-			   TimestampTzGetDatum(queue->since), false);
+					 TimestampTzGetDatum(queue->since), false);
 	saga_keys_member(&members[1], Queue_saga, strategy, F_UUID_CMP,
-			   UUIDPGetDatum(&saga), true);
+					 UUIDPGetDatum(&saga), true);
 	saga_keys_row(&keys[2], members, strategy);
 	return read_queue(snapshot, keys, 3, rows, max);
 }

@@ -365,7 +365,7 @@ saga_ledger_owner_of(const pg_uuid_t *id, Oid *owner, text **owner_name)
 
 	saga_keys_uuid(&key, Saga_id, id);
 	if (!saga_table_first(saga_oids_get()->saga, saga_oids_get()->saga_pkey,
-				   GetActiveSnapshot(), &key, 1, values, nulls))
+						  GetActiveSnapshot(), &key, 1, values, nulls))
 		return false;
 	*owner = DatumGetObjectId(values[Saga_owner - 1]);
 	*owner_name = DatumGetTextPP(values[Saga_owner_name - 1]);

@@ -184,7 +184,7 @@ saga_ledger_insert_step(SagaStep *step)
 	step->stored_comp_status = step->comp_status;
 	if (inserted)
 		saga_hints_note(&step_places, step_bits(&step->saga, step->key),
-						 step->version.tuple);
+						step->version.tuple);
 	table_close(heap, NoLock);
 	return inserted;
 }
@@ -267,7 +267,7 @@ saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
 		step->version.writer = InvalidTransactionId;
 		step->stored_comp_status = step->comp_status;
 		saga_hints_note(&step_places, step_bits(&step->saga, step->key),
-						 step->version.tuple);
+						step->version.tuple);
 		if (others)
 			note_others_attempt(step);
 		step->stored_attempts = step->attempts;
