@@ -19,7 +19,7 @@ SagaGuarantees - whether a ledger, and what was seen beside it, fits the guarant
 Every test that causes a fault ends with C<guarantees>.  It is a list of queries
 for what must not be, at any moment, whatever happened to the server: some for
 each guarantee from G1 to G11, over the whole ledger.  (That idle means idle,
-G12, no query can tell: F<054_idle.pl> does.)
+G12, no query can tell: F<054_busy_when_idle.pl> does.)
 
 The ledger alone cannot tell what was really done, and what was promised.  So a
 test may keep two witnesses beside it, and then they must tell the same story:

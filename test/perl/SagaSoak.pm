@@ -8,7 +8,7 @@ SagaSoak - who works with the ledger while it is soaked
 
 =head1 DESCRIPTION
 
-The processes of F<test/t/080_soak.pl> that are not chaos: clients, listeners,
+The processes of F<test/t/whole/080_soak.pl> that are not chaos: clients, listeners,
 people who decide, and one that hears what is announced.  They drive psql, since
 nothing else outlives whatever happens to a server, and work with the tables and
 functions of F<test/soak/tables.sql>.

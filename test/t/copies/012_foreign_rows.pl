@@ -1,0 +1,234 @@
+# Rows of the ledger that came by COPY, by SQL of a superuser, or by logical
+# replication: the database that holds them undoes nothing more until it is
+# adopted, not even what was begun there.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/../../perl";
+use SagaTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my @tables = map { "saga.ledger_$_" } qw(saga step attempt event due queue);
+
+my $origin = saga_cluster('origin', init => [ allows_streaming => 'logical' ]);
+$origin->safe_psql('postgres', q{CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA saga TO app});
+
+# The witness is the same for all: a row says where, too.
+sub equip
+{
+	my ($node, $database) = @_;
+	return $node->safe_psql($database, q{
+		GRANT USAGE ON SCHEMA saga TO app;
+		CREATE TABLE undone (n serial, saga text, step text, who text DEFAULT current_user);
+		GRANT ALL ON undone, undone_n_seq TO app;
+		CREATE FUNCTION place(k text) RETURNS uuid LANGUAGE plpgsql AS $$
+		DECLARE
+			id uuid := saga.begin('order', k);
+			undo text := $c$INSERT INTO undone (saga, step) VALUES ($1->'saga'->>'idempotency_key', $1->'step'->>'name')$c$;
+		BEGIN
+			PERFORM saga.step(id, 'a', output => '1', compensation => undo);
+			PERFORM saga.step(id, 'b', compensation => undo);
+			RETURN id;
+		END $$;});
+}
+
+sub as_app
+{
+	my ($node, $sql, $database) = @_;
+	return $node->safe_psql($database // 'postgres', $sql, extra_params => [ '-U', 'app' ]);
+}
+
+sub undone
+{
+	my ($node, $database, $key) = @_;
+	return $node->safe_psql($database, "SELECT string_agg(step || ' ' || who, ', ' ORDER BY n) FROM undone WHERE saga = '$key'");
+}
+
+# Holds still: says so to whoever calls, records, tells nobody, undoes nothing.
+sub holds_still
+{
+	my ($node, $database, $what, $why) = @_;
+	my $key = "here $what";
+	my ($out, $err);
+
+	$node->psql($database, "SELECT saga.fail(place('$key')); SELECT FROM place('$key 2')",
+		stdout => \$out, stderr => \$err, extra_params => [ '-U', 'app' ]);
+	is($out, 'compensating', "$what: failures are recorded");
+	like($err, qr/^[^\n]*WARNING:  [^\n]*adopted\nDETAIL:  It holds still because $why\.\nHINT:  [^\n]*saga\.adopt\(\)/, "$what: a warning says why, and what to do");
+	is(scalar(() = $err =~ /WARNING/g), 1, "$what: once in a session");
+	# Its worker looks at everything again, and finds nothing to do.
+	my $pid = worker_pid($node, $database);
+	$node->safe_psql($database, "SELECT pg_terminate_backend($pid)");
+	wait_until($node, qq{
+		SELECT count(*) = 1 FROM pg_stat_activity
+		WHERE backend_type = 'saga worker' AND datname = current_database() AND state = 'idle' AND pid <> $pid}, 't', $database);
+	like($node->safe_psql($database, "SELECT next_action FROM saga.sagas WHERE idempotency_key = '$key'"),
+		qr/but: this copy of the database is not adopted \($why\); see saga\.adopt\(\)/, "$what: the next action says it, too");
+	is($node->safe_psql($database, "SELECT count(*) FROM undone WHERE saga = '$key'"), 0, "$what: nothing is undone, not what began here either");
+	return $key;
+}
+
+sub adopt
+{
+	my ($node, $database, $what, @keys) = @_;
+
+	$node->safe_psql($database, 'SELECT saga.adopt()');
+	wait_until($node, q{SELECT count(*) = 0 FROM saga.sagas WHERE state = 'compensating'}, 't', $database);
+	is(undone($node, $database, $_), 'b app, a app', "$what: adopted, $_ is undone, once, as its role") foreach @keys;
+	my ($out, $err);
+	$node->psql($database, "SELECT saga.fail(place('later $what'))", stdout => \$out, stderr => \$err, extra_params => [ '-U', 'app' ]);
+	is("$out$err", 'compensating', "$what: no warning any more");
+	wait_until($node, "SELECT count(*) = 2 FROM undone WHERE saga = 'later $what'", 't', $database);
+	guarantees($node, $database);
+	return;
+}
+
+my $by_us = 'rows of the ledger came by COPY, SQL or replication';
+equip($origin, 'postgres');
+
+# --- COPY, while the worker and an executor of this database are at work
+
+$origin->safe_psql('postgres', 'CREATE DATABASE copied');
+$origin->safe_psql('copied', 'CREATE EXTENSION saga');
+equip($origin, 'copied');
+is(as_app($origin, q{SELECT place('native') AS id \gset
+	SELECT saga.fail(:'id'); SELECT saga.wait(:'id')}, 'copied'), "compensating\ncompensated", 'a ledger at home undoes');
+$origin->safe_psql('postgres', q{ALTER SYSTEM SET saga.databases = 'copied, typed, parallel'; SELECT pg_reload_conf()});
+wait_until($origin, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'saga worker' AND datname = 'postgres'});
+as_app($origin, q{SELECT saga.fail(place('one'))});
+my $folder = PostgreSQL::Test::Utils::tempdir();
+chmod 0777, $folder;
+$origin->safe_psql('postgres', "COPY $_ TO '$folder/$_'") foreach @tables;
+# The sagas come first, and at once are due: their steps come later.
+foreach my $table ('saga.ledger_due', grep { $_ ne 'saga.ledger_due' } @tables)
+{
+	$origin->safe_psql('copied', "COPY $table FROM '$folder/$table'");
+}
+my $here = holds_still($origin, 'copied', 'COPY', $by_us);
+is(undone($origin, 'copied', 'one'), '', 'COPY: what came is not undone');
+adopt($origin, 'copied', 'COPY', 'one', $here);
+
+# --- SQL of a superuser, in a ledger at home: each of its ways
+
+my $parked = as_app($origin, q{SELECT saga.begin('order', 'parked') AS id \gset
+	SELECT FROM saga.step(:'id', 'a', review => 'look');
+	SELECT saga.fail(:'id');
+	SELECT saga.wait(:'id');
+	SELECT :'id'}, 'copied');
+$parked =~ s/.*\n//s;
+my %write = (
+	INSERT => qq{INSERT INTO saga.ledger_event SELECT saga, now(), 1, 'note', 'somebody', NULL FROM saga.ledger_step WHERE saga = '$parked'},
+	UPDATE => qq{UPDATE saga.ledger_saga SET reason = 'other' WHERE id = '$parked'},
+	MERGE => qq{MERGE INTO saga.ledger_saga s USING (SELECT '$parked'::uuid AS p) m ON s.id = p WHEN MATCHED THEN UPDATE SET reason = 'more'},
+	replica => qq{SET session_replication_role = replica; UPDATE saga.ledger_saga SET reason = 'third' WHERE id = '$parked'});
+foreach my $way (sort keys %write)
+{
+	$origin->safe_psql('copied', "BEGIN; $write{$way}; ROLLBACK");
+	like(sql_error($origin, $write{$way}, 'copied', extra_params => [ '-U', 'app' ]), qr/ERROR:  42501:/, "$way: not by others");
+	my ($out, $err);
+	$origin->psql('copied', "SELECT saga.fail(place('before $way'))", stdout => \$out, stderr => \$err, extra_params => [ '-U', 'app' ]);
+	is("$out$err", 'compensating', "$way: rolled back, it changes nothing");
+	wait_until($origin, "SELECT count(*) = 2 FROM undone WHERE saga = 'before $way'", 't', 'copied');
+	$origin->safe_psql('copied', $write{$way});
+	$here = holds_still($origin, 'copied', $way, $by_us);
+	adopt($origin, 'copied', $way, $here);
+}
+
+# --- A dump as INSERTs, into a database where the extension is already
+
+$origin->safe_psql('postgres', 'CREATE DATABASE typed');
+$origin->safe_psql('typed', 'CREATE EXTENSION saga');
+equip($origin, 'typed');
+$origin->command_ok([ 'pg_dump', '--data-only', '--inserts', '-t', 'saga.*', '--extension=saga', '-f', "$folder/inserts", $origin->connstr('postgres') ], 'pg_dump --inserts');
+command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', "$folder/inserts", '-d', $origin->connstr('typed') ], 'restored');
+$here = holds_still($origin, 'typed', 'INSERTs', $by_us);
+adopt($origin, 'typed', 'INSERTs', 'one', $here);
+
+# --- Two at a time, as pg_restore with jobs does it
+
+$origin->safe_psql('postgres', 'CREATE DATABASE parallel');
+$origin->safe_psql('parallel', 'CREATE EXTENSION saga');
+equip($origin, 'parallel');
+my ($first, $second) = map { session($origin, database => 'parallel') } 1, 2;
+$first->query_safe("BEGIN; COPY saga.ledger_saga FROM '$folder/saga.ledger_saga'; COPY saga.ledger_due FROM '$folder/saga.ledger_due'");
+background($second, "COPY saga.ledger_step FROM '$folder/saga.ledger_step'");
+wait_until($origin, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'COPY saga.ledger_step%'});
+$first->query_safe('COMMIT');
+$second->query('SELECT 1');
+is($second->{stderr}, '', 'one waits for the other, and goes on');
+is($origin->safe_psql('parallel', 'SELECT count(*) FROM saga.steps'), 2, 'and brings its rows');
+# Who adopts must have seen them.
+$first->query_safe("BEGIN; COPY saga.ledger_attempt FROM '$folder/saga.ledger_attempt'; COPY saga.ledger_event FROM '$folder/saga.ledger_event'");
+background($second, "\\set VERBOSITY verbose\nSELECT saga.adopt()");
+wait_until($origin, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'SELECT saga.adopt%'});
+$first->query_safe('COMMIT');
+$second->query('SELECT 1');
+like($second->{stderr}, qr/ERROR:  40001: .*COPY, SQL or replication at the same time\nHINT:  /, 'what comes while it is adopted is not adopted unseen');
+$_->quit foreach $first, $second;
+$here = holds_still($origin, 'parallel', 'two at a time', $by_us);
+adopt($origin, 'parallel', 'two at a time', 'one', $here);
+
+# --- A logical subscriber, in another server, where the role has another OID
+
+$origin->safe_psql('postgres', q{ALTER SYSTEM RESET saga.databases; SELECT pg_reload_conf()});
+wait_until($origin, q{SELECT count(*) = 2 FROM undone});
+my $subscriber = saga_cluster('subscriber');
+$subscriber->safe_psql('postgres', 'CREATE ROLE filler; CREATE ROLE app LOGIN');
+equip($subscriber, 'postgres');
+as_app($origin, q{SELECT place('running')});
+$origin->safe_psql('postgres', 'CREATE PUBLICATION ledger FOR TABLE ' . join(', ', @tables));
+$subscriber->safe_psql('postgres', "CREATE SUBSCRIPTION ledger CONNECTION 'host=@{[$origin->host]} port=@{[$origin->port]} dbname=postgres' PUBLICATION ledger");
+$subscriber->wait_for_subscription_sync($origin, 'ledger');
+
+# What happens there from now on: undone, purged, redacted, with a listener
+as_app($origin, q{SELECT place('undone') AS id \gset
+	SELECT saga.fail(:'id'); SELECT saga.wait(:'id');
+	SELECT saga.redact(:'id')});
+as_app($origin, q{SELECT saga.begin('order', 'task') AS id \gset
+	SELECT FROM saga.step(:'id', 'a', notify => 'tasks');
+	SELECT saga.fail(:'id')});
+wait_until($origin, q{SELECT count(*) = 1 FROM saga.ledger_queue});
+as_app($origin, q{SELECT saga.begin('order', 'parked') AS id \gset
+	SELECT FROM saga.step(:'id', 'a', review => 'look');
+	SELECT saga.fail(:'id');
+	SELECT saga.wait(:'id');
+	SELECT saga.resolve(:'id', 'a', 'done', 'seen')});
+$origin->safe_psql('postgres', q{SELECT saga.purge('0')});
+$origin->safe_psql('postgres', q{ALTER SYSTEM SET saga.enabled = off; SELECT pg_reload_conf()});
+wait_until($origin, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type IN ('saga worker', 'saga executor')});
+as_app($origin, q{SELECT saga.fail(place('left'))});
+as_app($origin, q{SELECT saga.begin('order', 'overdue', timeout => '1 ms')});
+$origin->wait_for_catchup('ledger');
+
+sub rows
+{
+	my ($node) = @_;
+	return join "\n", map { $node->safe_psql('postgres',
+			"SELECT to_jsonb(t) - '{owner,lane,run_as}'::text[] FROM $_ t ORDER BY to_jsonb(t)::text COLLATE \"C\"") } @tables;
+}
+is(rows($subscriber), rows($origin), 'a subscriber: every row is as it is there');
+$origin->stop;
+$here = holds_still($subscriber, 'postgres', 'a subscriber', $by_us);
+is($subscriber->safe_psql('postgres', 'SELECT count(*) FROM undone'), 0, 'a subscriber: nothing is undone');
+is($subscriber->safe_psql('postgres', q{SELECT state FROM saga.sagas WHERE idempotency_key = 'overdue'}), 'running', 'a subscriber: no deadline passes');
+like(sql_error($subscriber, q{SELECT * FROM saga.claim_compensations('tasks')}, 'postgres', extra_params => [ '-U', 'app' ]),
+	qr/ERROR:  SG008: (.*\n)*HINT:  .*saga\.adopt\(\)/, 'a subscriber: nothing is to be claimed');
+$subscriber->safe_psql('postgres', q{ALTER SUBSCRIPTION ledger DISABLE; ALTER SUBSCRIPTION ledger SET (slot_name = NONE); DROP SUBSCRIPTION ledger});
+$subscriber->safe_psql('postgres', 'SELECT saga.adopt()');
+is(as_app($subscriber, q{SELECT step FROM saga.claim_compensations('tasks')}), 'a', 'a subscriber: adopted, a listener gets its work');
+is(as_app($subscriber, q{SELECT saga.complete_compensation(compensation_key) FROM saga.pending_compensations}), 'compensated', 'and reports it');
+# The sequence of the start order is not replicated.
+is(as_app($subscriber, q{SELECT status FROM saga.step(saga.begin('order', 'running'), 'c', compensation =>
+		$c$INSERT INTO undone (saga, step) VALUES ($1->'saga'->>'idempotency_key', $1->'step'->>'name')$c$);
+	SELECT string_agg(key, ' ' ORDER BY position) FROM saga.steps WHERE saga_id = saga.begin('order', 'running')}),
+	"started\na b c", 'a subscriber: the start order goes on');
+as_app($subscriber, q{SELECT saga.fail(saga.begin('order', 'running'))});
+adopt($subscriber, 'postgres', 'a subscriber', 'left', $here);
+is(undone($subscriber, 'postgres', 'running'), 'c app, b app, a app', 'a subscriber: in the reverse of it');
+is(undone($subscriber, 'postgres', 'one') . undone($subscriber, 'postgres', 'undone'), '', 'a subscriber: what was undone there is not undone again');
+is($subscriber->safe_psql('postgres', q{SELECT state FROM saga.sagas WHERE idempotency_key = 'overdue'}), 'compensated', 'a subscriber: deadlines pass');
+
+$subscriber->stop;
+done_testing();
