@@ -95,11 +95,12 @@ CREATE TABLE saga.ledger_saga (
   updated_at    timestamptz NOT NULL,
   due           timestamptz,
   lane          oid,
-  undo_target   bigint,
+  savepoint     bigint,
   failed_seq    bigint,
   finished_at   timestamptz,
   state         "char"      NOT NULL,
   failure_kind  "char",
+  undo          "char",
   paused        boolean     NOT NULL,
   to_announce   text        COLLATE "C",
   parked        text        COLLATE "C",
@@ -115,7 +116,7 @@ CREATE TABLE saga.ledger_saga (
   CONSTRAINT ledger_saga_subject CHECK (pg_catalog.length(subject) OPERATOR(pg_catalog.>=) 1 AND pg_catalog.length(subject) OPERATOR(pg_catalog.<=) 256),
   CONSTRAINT ledger_saga_due CHECK ((due IS NULL) OPERATOR(pg_catalog.=) (lane IS NULL)),
   CONSTRAINT ledger_saga_finished CHECK ((finished_at IS NOT NULL) OPERATOR(pg_catalog.=) (state OPERATOR(pg_catalog.=) ANY ('{d,c,a}'::pg_catalog."char"[]))),
-  CONSTRAINT ledger_saga_undo CHECK (state OPERATOR(pg_catalog.<>) 'u' OR undo_target IS NOT NULL)
+  CONSTRAINT ledger_saga_undo CHECK (undo OPERATOR(pg_catalog.=) ANY ('{p,f,l}'::pg_catalog."char"[]) OR (undo IS NULL AND state OPERATOR(pg_catalog.<>) 'u'))
 ) USING heap WITH (fillfactor = 80);
 
 -- The key first, by which people look for a saga, too.
@@ -141,11 +142,12 @@ COMMENT ON COLUMN saga.ledger_saga.deadline IS 'When a saga still running fails.
 COMMENT ON COLUMN saga.ledger_saga.updated_at IS 'Last change of the saga itself.';
 COMMENT ON COLUMN saga.ledger_saga.due IS 'Due time of its row in ledger_due, null when it has none.';
 COMMENT ON COLUMN saga.ledger_saga.lane IS 'Lane of that row.';
-COMMENT ON COLUMN saga.ledger_saga.undo_target IS 'Steps that started after this seq are being undone; 0: all.';
+COMMENT ON COLUMN saga.ledger_saga.savepoint IS 'Of a partial undo: the seq of the step that it goes back to; null: to the beginning.';
 COMMENT ON COLUMN saga.ledger_saga.failed_seq IS 'The step at which the saga failed.';
 COMMENT ON COLUMN saga.ledger_saga.finished_at IS 'When it completed, was compensated or abandoned.';
 COMMENT ON COLUMN saga.ledger_saga.state IS 'r(unning), d(one: completed), u(ndoing: compensating), c(ompensated), p(arked: needs_review), a(bandoned).';
 COMMENT ON COLUMN saga.ledger_saga.failure_kind IS 'f(ailed), c(ancelled), t(imed out).';
+COMMENT ON COLUMN saga.ledger_saga.undo IS 'What is being undone, or was: p(artial: the steps after the savepoint), f(ull), l(ate results only); null: nothing.';
 COMMENT ON COLUMN saga.ledger_saga.paused IS 'A person paused it: nothing is dispatched.';
 COMMENT ON COLUMN saga.ledger_saga.to_announce IS 'States it reached that are not announced yet, a letter each, in order.';
 COMMENT ON COLUMN saga.ledger_saga.parked IS 'Why a person must decide about the saga as a whole.';
@@ -860,7 +862,8 @@ CREATE VIEW saga.sagas WITH (security_barrier) AS
         WHERE t.saga OPERATOR(pg_catalog.=) s.id
           AND s.state OPERATOR(pg_catalog.=) ANY ('{u,p}'::pg_catalog."char"[])
           AND CASE WHEN t.rolled_back_at IS NULL
-            THEN t.seq OPERATOR(pg_catalog.>) COALESCE(s.undo_target, 0)
+            THEN COALESCE(s.undo, 'f') OPERATOR(pg_catalog.<>) 'l'::pg_catalog."char"
+              AND t.seq OPERATOR(pg_catalog.>) COALESCE(s.savepoint, 0)
               AND (t.comp_status OPERATOR(pg_catalog.=) ANY ('{r,p,d,f}'::pg_catalog."char"[])
                    OR t.parked IS NOT NULL)
             -- A late result opened it again.
@@ -992,11 +995,12 @@ CREATE VIEW saga.steps AS
         WHEN 'n' THEN 'none' WHEN 'd' THEN 'dispatched' WHEN 'c' THEN 'compensated'
         WHEN 'f' THEN 'failed' WHEN 's' THEN 'skipped'
         ELSE CASE
-          WHEN NOT o.state OPERATOR(pg_catalog.=) ANY ('{u,p}'::pg_catalog."char"[]) OR o.undo_target IS NULL
+          WHEN NOT o.state OPERATOR(pg_catalog.=) ANY ('{u,p}'::pg_catalog."char"[]) OR o.undo IS NULL
             THEN CASE WHEN t.comp_status OPERATOR(pg_catalog.=) 'r'::pg_catalog."char"
                 OR o.state OPERATOR(pg_catalog.=) ANY ('{r,d}'::pg_catalog."char"[])
               THEN 'registered' ELSE 'pending' END
-          WHEN t.rolled_back_at IS NULL AND t.seq OPERATOR(pg_catalog.<=) o.undo_target THEN 'registered'
+          WHEN t.rolled_back_at IS NULL AND (o.undo OPERATOR(pg_catalog.=) 'l'::pg_catalog."char"
+            OR t.seq OPERATOR(pg_catalog.<=) o.savepoint) THEN 'registered'
           WHEN saga.internal_is_running(t.saga, t.seq) THEN 'running'
           ELSE 'pending'
         END
@@ -1277,7 +1281,7 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
         AND (t.rolled_back_at IS NULL OR t.parked IS NOT NULL)
         AND (d.seq IS NULL OR t.seq OPERATOR(pg_catalog.<=) d.seq)) END AS outputs,
     CASE
-      WHEN d.seq IS NULL AND s.undo_target IS NULL
+      WHEN d.seq IS NULL AND s.undo IS NULL
         THEN 'what goes by its forward_key, once the saga is reopened'
       WHEN d.seq IS NULL THEN NULL
       WHEN d.late AND (d.compensation IS NOT NULL OR d.channel IS NOT NULL)
@@ -1321,7 +1325,7 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
         E'SELECT saga.resolve(%1$L, %2$L,\n  \'done\', \'why\');  -- it was undone by hand\n'
         'SELECT saga.resolve(%1$L, %2$L,\n  \'skip\', \'why\');  -- there is nothing to undo\n',
         s.id, d.key)
-      ELSE CASE WHEN s.undo_target IS NULL THEN pg_catalog.format(
+      ELSE CASE WHEN s.undo IS NULL THEN pg_catalog.format(
         E'SELECT saga.reopen(%L,\n  \'why\');  -- it goes forward again\n', s.id) ELSE '' END
     END
       OPERATOR(pg_catalog.||) pg_catalog.format(
@@ -1339,8 +1343,9 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
     FROM saga.ledger_step t
     WHERE t.saga OPERATOR(pg_catalog.=) s.id
       AND t.parked IS NOT NULL
-      AND s.undo_target IS NOT NULL
-      AND (t.rolled_back_at IS NOT NULL OR t.seq OPERATOR(pg_catalog.>) s.undo_target)) d ON true
+      AND s.undo IS NOT NULL
+      AND (t.rolled_back_at IS NOT NULL OR s.undo OPERATOR(pg_catalog.<>) 'l'::pg_catalog."char"
+        AND t.seq OPERATOR(pg_catalog.>) COALESCE(s.savepoint, 0))) d ON true
   WHERE s.state OPERATOR(pg_catalog.=) 'p'::pg_catalog."char"
     AND may.see;
 

@@ -151,7 +151,7 @@ BEGIN
     PERFORM saga.adopt();
   ELSIF wanted = 'partial' THEN
     UPDATE saga.ledger_saga s SET failure_kind = NULL, failed_seq = NULL,
-      undo_target = (SELECT seq FROM saga.ledger_step t WHERE t.saga = put.id AND t.key = 'base')
+      undo = 'p', savepoint = (SELECT seq FROM saga.ledger_step t WHERE t.saga = put.id AND t.key = 'base')
     WHERE s.id = put.id;
     PERFORM saga.adopt();
   END IF;

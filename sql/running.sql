@@ -87,7 +87,7 @@ SELECT name, step, phase, attempt, pid, role, since <= clock_timestamp() AS sinc
   lease_until > since AS lease_until
 FROM saga.running WHERE saga_id = :'id' \gx
 SET ROLE regress_saga_operator;
-SELECT step, consumer FROM saga.running;
+SELECT step, consumer FROM saga.running WHERE saga_id = :'id';
 SET ROLE regress_saga_stranger;
 SELECT * FROM saga.running;
 RESET ROLE;

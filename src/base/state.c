@@ -150,6 +150,14 @@ saga_state_name(SagaState state)
 	return saga_state_word(saga_state_states, state);
 }
 
+/* Is anything being undone? */
+bool
+saga_state_is_undo(char code)
+{
+	return code == SAGA_UNDO_PARTIAL || code == SAGA_UNDO_FULL ||
+		code == SAGA_UNDO_LATE;
+}
+
 bool
 saga_state_step_status_is_known(char code)
 {

@@ -68,6 +68,15 @@ typedef enum SagaStepKind
 	SAGA_KIND_RETRIABLE = 'r'
 } SagaStepKind;
 
+/* What of a saga is being undone, or was. */
+typedef enum SagaUndo
+{
+	SAGA_UNDO_NONE = 0,			/* nothing: it goes, or can only go, forward */
+	SAGA_UNDO_PARTIAL = 'p',	/* the steps that started after a savepoint */
+	SAGA_UNDO_FULL = 'f',		/* all: it has failed */
+	SAGA_UNDO_LATE = 'l'		/* steps that a late result opened again */
+} SagaUndo;
+
 typedef enum SagaCompensateOn
 {
 	SAGA_COMPENSATE_ON_STARTED = 's',
@@ -105,6 +114,8 @@ extern bool saga_state_can(SagaState from, SagaState to);
 extern bool saga_state_is_final(SagaState state);
 extern bool saga_state_is_known(char code);
 extern const char *saga_state_name(SagaState state);
+
+extern bool saga_state_is_undo(char code);
 
 extern bool saga_state_step_status_is_known(char code);
 extern bool saga_state_comp_status_is_known(char code);

@@ -185,8 +185,20 @@ saga_access_refuse_no_step(const SagaRow *saga, const text *key)
 			 errhint("A step is named by its idempotency key, or by its name if it has none.")));
 }
 
-static void
-find_allowed(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
+static bool
+is_allowed(const SagaRow *saga, SagaReach reach)
+{
+	return reach == SAGA_REACH_OWN ?
+		saga_rights_may_call(saga->owner, saga->owner_name) :
+		saga_rights_reach(saga->owner, saga->owner_name) >= reach;
+}
+
+/*
+ * Finds a saga that the caller may reach.  The row need not be the newest, so
+ * that is enough only for calls that do not write.
+ */
+void
+saga_access_read(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
 {
 	const pg_uuid_t *current = saga_current();
 
@@ -197,72 +209,36 @@ find_allowed(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
 				 errdetail("Saga %s is running this compensation.",
 						   saga_ids_string(id)),
 				 errhint("What the compensation needs to know is in its context, $1.")));
-	if (saga_ledger_get_saga(id, saga) != SAGA_FOUND ||
-		(reach == SAGA_REACH_OWN ?
-		 !saga_rights_may_call(saga->owner, saga->owner_name) :
-		 saga_rights_reach(saga->owner, saga->owner_name) < reach))
+	if (saga_ledger_get_saga(id, saga) != SAGA_FOUND || !is_allowed(saga, reach))
 		saga_access_refuse_not_found(id);
 }
 
 /*
- * Makes sure that the row is the newest version and nobody is writing it; for
- * a caller who lost against another writer, too.
+ * Makes sure that the row is the newest version and nobody is writing it; also
+ * for a caller that lost against another writer.
  */
 void
-saga_access_again(SagaRow *saga)
+saga_access_again(SagaRow *saga, SagaReach reach)
 {
 	pg_uuid_t	id = saga->id;
+	Oid			owner = saga->owner;
 
 	CHECK_FOR_INTERRUPTS();
-	if (saga_ledger_reread_saga(saga, SAGA_WAIT) != SAGA_FOUND)
+	if (saga_ledger_reread_saga(saga, SAGA_WAIT) != SAGA_FOUND ||
+		(saga->owner != owner && !is_allowed(saga, reach)))
 		saga_access_refuse_not_found(&id);
 }
 
 /*
- * For calls about a step: until the transaction ends, nobody else can begin
- * the undo of the saga.
+ * For a call that starts a step: until the transaction ends, nobody else can
+ * begin the undo of the saga.
  */
 void
 saga_access_shared(const pg_uuid_t *id, SagaRow *saga)
 {
-	find_allowed(id, SAGA_REACH_OWN, saga);
+	saga_access_read(id, SAGA_REACH_OWN, saga);
 	if (saga->version.own)
 		return;
 	(void) saga_ledger_lock(id, ShareLock, SAGA_WAIT);
-	saga_access_again(saga);
-}
-
-/*
- * For calls that end the forward phase: no step is on its way in.  Returns
- * true if the caller must give the lock back, by saga_ledger_unlock with
- * ExclusiveLock, once it has written the saga's row or found nothing to write.
- */
-bool
-saga_access_exclusive(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
-{
-	find_allowed(id, reach, saga);
-	if (saga->version.own)
-		return false;
-	(void) saga_ledger_lock(id, ExclusiveLock, SAGA_WAIT);
-	saga_access_again(saga);
-	return true;
-}
-
-/*
- * For calls about a saga whose undo has begun: no step is on its way in, and
- * whoever changes something replaces the saga's row.
- */
-void
-saga_access_newest(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
-{
-	find_allowed(id, reach, saga);
-	if (!saga->version.own)
-		saga_access_again(saga);
-}
-
-/* For calls that only look. */
-void
-saga_access_read(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
-{
-	find_allowed(id, reach, saga);
+	saga_access_again(saga, SAGA_REACH_OWN);
 }

@@ -18,11 +18,7 @@ extern bool saga_access_away(void);
 extern void saga_access_undone_here(const char *function);
 extern const pg_uuid_t *saga_access_id(FunctionCallInfo fcinfo, int arg);
 extern void saga_access_shared(const pg_uuid_t *id, SagaRow *saga);
-extern bool saga_access_exclusive(const pg_uuid_t *id, SagaReach reach,
-								  SagaRow *saga);
-extern void saga_access_newest(const pg_uuid_t *id, SagaReach reach,
-							   SagaRow *saga);
-extern void saga_access_again(SagaRow *saga);
+extern void saga_access_again(SagaRow *saga, SagaReach reach);
 extern void saga_access_read(const pg_uuid_t *id, SagaReach reach, SagaRow *saga);
 
 SAGA_COMPAT_NORETURN extern void saga_access_refuse_not_found(const pg_uuid_t *id);

@@ -25,8 +25,9 @@
 #include "base/rights.h"
 #include "calls/access.h"
 #include "calls/arguments.h"
+#include "calls/call.h"
 #include "calls/policies.h"
-#include "flow/change.h"
+#include "flow/follow.h"
 #include "flow/next.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -90,7 +91,7 @@ find_run(const SagaRow *saga, const SagaSteps *steps, const text *key)
 {
 	int			index = -1;
 
-	if (saga->state == SAGA_NEEDS_REVIEW && saga->undo_target >= 0)
+	if (saga->state == SAGA_NEEDS_REVIEW && saga->undo != SAGA_UNDO_NONE)
 		index = saga_next_find_asked(saga, steps, key);
 	if (index < 0)
 		index = saga_next_find_key(steps, key);
@@ -229,34 +230,32 @@ amend_step(FunctionCallInfo fcinfo, SagaStep *step, const Amendment *amendment,
 	step->comp_crashes = -1;
 }
 
-static SagaWritten
-write_amended(SagaRow *saga, SagaSteps *steps, SagaStep *step, TimestampTz now)
+/* Where two writers meet depends on the saga's state. */
+static void
+change_amended(SagaChange *change, SagaStep *step)
 {
-	switch (saga->state)
+	if (change->saga->state == SAGA_RUNNING)
 	{
-		case SAGA_RUNNING:
-			return saga_ledger_update_step(saga, step, SAGA_WAIT);
-		case SAGA_COMPENSATING:
-			/* It may be next, and due in another lane now. */
-			return saga_change_walk(saga, steps, step, SAGA_HAND_CALLER, now);
-		default:
-			return saga_change_stand(saga, step, SAGA_HAND_CALLER, now);
+		saga_change_only_step(change, step);
+		return;
 	}
+	saga_change_step(change, step);
+	/* It may be next, and due in another lane now. */
+	if (change->saga->state == SAGA_COMPENSATING)
+		saga_follow_walk(change);
 }
 
 static void
-write_history(const SagaStep *step, const text *old_channel,
-			  TimestampTz dispatched_at, const Amendment *amendment,
-			  TimestampTz now)
+add_history(SagaChange *change, const SagaStep *step, const text *old_channel,
+			TimestampTz dispatched_at, const Amendment *amendment)
 {
 	SagaJson	json;
 	StringInfoData what;
 
 	if (dispatched_at != 0)
-		saga_ledger_insert_event(&step->saga, "compensation dispatched",
-								 step->seq,
-								 saga_json_pair("channel", text_to_cstring(old_channel)),
-								 dispatched_at);
+		saga_change_past_event(change, "compensation dispatched", step->seq,
+							   saga_json_pair("channel", text_to_cstring(old_channel)),
+							   dispatched_at);
 	initStringInfo(&what);
 	if (amendment->compensation != NULL)
 		appendStringInfoString(&what, "compensation");
@@ -267,8 +266,31 @@ write_history(const SagaStep *step, const text *old_channel,
 	saga_json_begin(&json);
 	saga_json_string(&json, "amended", what.data);
 	saga_json_text(&json, "note", amendment->note);
-	saga_ledger_insert_event(&step->saga, "amended", step->seq,
-							 saga_json_end(&json), now);
+	saga_change_event(change, "amended", step->seq, saga_json_end(&json));
+}
+
+typedef struct AmendRequest
+{
+	Amendment	amendment;
+	FunctionCallInfo fcinfo;	/* holds the policy, which replaces fields */
+} AmendRequest;
+
+static SagaVerdict
+decide_amend(SagaChange *change, void *arg)
+{
+	const AmendRequest *request = arg;
+	const Amendment *amendment = &request->amendment;
+	SagaStep   *step = find_run(change->saga, saga_change_steps(change),
+								amendment->key);
+	text	   *old_channel = step->channel;
+	TimestampTz dispatched_at;
+
+	check_role(step);
+	check_state(change->saga, step, amendment);
+	amend_step(request->fcinfo, step, amendment, &dispatched_at);
+	change_amended(change, step);
+	add_history(change, step, old_channel, dispatched_at, amendment);
+	return SAGA_WRITE;
 }
 
 /* saga.amend(saga_id, step, note, compensation, notify, compensation_retry) */
@@ -276,39 +298,13 @@ Datum
 saga_sql_amend(PG_FUNCTION_ARGS)
 {
 	const pg_uuid_t *id = saga_access_id(fcinfo, ARG_SAGA);
-	Amendment	amendment;
-	bool		locked = false;
+	AmendRequest request;
 
 	saga_access_call("saga.amend()");
-	read_amendment(fcinfo, &amendment);
-	for (;;)
-	{
-		SagaRow		saga;
-		SagaSteps	steps;
-		SagaStep   *step;
-		text	   *old_channel;
-		TimestampTz dispatched_at;
-		TimestampTz now;
-
-		saga_access_newest(id, SAGA_REACH_OWN, &saga);
-		if (saga.state == SAGA_RUNNING && !saga.version.own && !locked)
-		{
-			locked = saga_ledger_lock(id, ShareLock, SAGA_WAIT);
-			continue;
-		}
-		saga_ledger_get_steps(id, &steps);
-		step = find_run(&saga, &steps, amendment.key);
-		check_role(step);
-		check_state(&saga, step, &amendment);
-		now = saga_clock_now();
-		old_channel = step->channel;
-		amend_step(fcinfo, step, &amendment, &dispatched_at);
-		if (write_amended(&saga, &steps, step, now) == SAGA_WRITTEN)
-		{
-			write_history(step, old_channel, dispatched_at, &amendment, now);
-			saga_arguments_notice_channel(amendment.channel);
-			PG_RETURN_VOID();
-		}
-		CHECK_FOR_INTERRUPTS();
-	}
+	request.fcinfo = fcinfo;
+	read_amendment(fcinfo, &request.amendment);
+	(void) saga_call(id, SAGA_REACH_OWN, SAGA_CALL_SHARED_IF_RUNNING,
+					 decide_amend, &request);
+	saga_arguments_notice_channel(request.amendment.channel);
+	PG_RETURN_VOID();
 }

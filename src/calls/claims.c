@@ -30,8 +30,10 @@
 #include "calls/access.h"
 #include "calls/arguments.h"
 #include "common/pg_prng.h"
-#include "flow/change.h"
+#include "calls/call.h"
 #include "flow/context.h"
+#include "flow/events.h"
+#include "flow/follow.h"
 #include "flow/next.h"
 #include "funcapi.h"
 #include "ledger/ledger.h"
@@ -124,22 +126,6 @@ emit_claim(const SagaRow *saga, const SagaStep *step, ReturnSetInfo *result)
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
-/* A listener claims the step at "index", which waits for one. */
-static SagaWritten
-write_claim(SagaRow *saga, SagaSteps *steps, int index,
-			text *consumer, TimestampTz lease_until, TimestampTz now)
-{
-	SagaStep   *step = &steps->step[index];
-
-	step->claimed_at = now;
-	step->lease_until = lease_until;
-	step->consumer = consumer;
-	saga_change_wait_until(saga, steps, 0, InvalidOid);
-
-	/* Whoever holds the saga's row is at this step, or about to change it. */
-	return saga_change_stand(saga, step, SAGA_HAND_EXECUTOR, now);
-}
-
 /* Claims what a row of the queue names.  False if it is not to be had. */
 static bool
 claim(const SagaQueued *queued, const ClaimRequest *request,
@@ -147,8 +133,8 @@ claim(const SagaQueued *queued, const ClaimRequest *request,
 {
 	SagaRow		saga;
 	SagaSteps	steps;
+	SagaChange	change;
 	SagaStep   *step;
-	TimestampTz now;
 	int			index;
 
 	if (saga_ledger_get_saga(&queued->saga, &saga) != SAGA_FOUND ||
@@ -161,10 +147,15 @@ claim(const SagaQueued *queued, const ClaimRequest *request,
 	if (index < 0 || saga_rows_queued(&steps.step[index]) != queued->since)
 		return false;
 	step = &steps.step[index];
-	now = saga_clock_now();
-	if (write_claim(&saga, &steps, index, request->consumer,
-					lease_end(step, now, request->lease, now),
-					now) != SAGA_WRITTEN)
+
+	/* Another writer of the saga is at this step, or about to change it. */
+	saga_change_begin(&change, &saga, &steps, 0, saga_clock_now());
+	step->claimed_at = change.now;
+	step->lease_until = lease_end(step, change.now, request->lease, change.now);
+	step->consumer = request->consumer;
+	saga_change_step(&change, step);
+	saga_follow_wait(&change, 0, InvalidOid);
+	if (saga_change_write(&change) != SAGA_WRITTEN)
 		return false;
 	emit_claim(&saga, step, result);
 	return true;
@@ -318,40 +309,61 @@ saga_sql_claim_compensations(PG_FUNCTION_ARGS)
  * Reports
  * ------------------------------------------------------------------------ */
 
-/* The task that a compensation key names, of a saga that is the caller's. */
-static int
-find_task(FunctionCallInfo fcinfo, SagaRow *saga, SagaSteps *steps)
+/* A report about the compensation that a compensation key names. */
+typedef struct Report
 {
-	text	   *key = saga_arguments_text(fcinfo, 0);
-	pg_uuid_t	id;
+	text	   *key;
+	pg_uuid_t	saga;
 	int64		seq;
-	int			index;
-	SagaStep   *step;
+	int			attempt;
+	TimestampTz lease_until;	/* the result of an extension */
+	const char *result;			/* of the others */
+	Jsonb	   *output;
+	int64		lease;			/* milliseconds */
+	const char *error;
+	int64		retry_after;	/* milliseconds; 0: by the policy */
+	bool		retryable;
+} Report;
 
-	if (key == NULL)
+/* Begins a report with the key that it is about. */
+static void
+read_key(FunctionCallInfo fcinfo, Report *report)
+{
+	memset(report, 0, sizeof(Report));
+	report->key = saga_arguments_text(fcinfo, 0);
+	if (report->key == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("compensation_key must not be null"),
 				 errhint("It is what saga.claim_compensations answered.")));
-	if (!saga_context_parse_key(key, &id, &seq))
+	if (!saga_context_parse_key(report->key, &report->saga, &report->seq))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"%s\" is no compensation key",
-						text_to_cstring(key)),
+						text_to_cstring(report->key)),
 				 errhint("It is what saga.claim_compensations answered, to be given back as it is.")));
-	saga_access_newest(&id, SAGA_REACH_OWN, saga);
-	saga_ledger_get_steps(&id, steps);
-	index = saga_next_find(steps, seq);
+}
+
+/* The step that the report is about; it was dispatched to listeners once. */
+static SagaStep *
+find_task(SagaChange *change, const Report *report)
+{
+	SagaSteps  *steps = saga_change_steps(change);
+	int			index = saga_next_find(steps, report->seq);
+	SagaStep   *step;
+
 	if (index < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_STEP_NOT_FOUND),
 				 errmsg("saga %s has no step with the compensation key \"%s\"",
-						saga_ids_string(&id), text_to_cstring(key)),
+						saga_ids_string(&report->saga),
+						text_to_cstring(report->key)),
 				 errhint("It is what saga.claim_compensations answered, to be given back as it is.")));
 	step = &steps->step[index];
 	/* It may have been so before saga.amend gave it another channel. */
 	if (step->dispatched_at == 0 &&
-		!saga_ledger_has_event(&id, seq, "compensation dispatched"))
+		!saga_ledger_has_event(&report->saga, report->seq,
+							   "compensation dispatched"))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_INVALID_STATE),
 				 errmsg("the compensation of step \"%s\" was not dispatched to listeners",
@@ -360,7 +372,7 @@ find_task(FunctionCallInfo fcinfo, SagaRow *saga, SagaSteps *steps)
 				 errdetail("No listener compensates that step.") :
 				 errdetail("Its turn has not come."),
 				 errhint("Report what saga.claim_compensations answered, and nothing else.")));
-	return index;
+	return step;
 }
 
 /*
@@ -394,180 +406,172 @@ get_attempt(FunctionCallInfo fcinfo, int arg)
 	return PG_GETARG_INT32(arg);
 }
 
-/*
- * The listener that holds a step may do so for longer.  It need not be the
- * step that is next: the walk says what else the saga waits for.
- */
-static SagaWritten
-write_extension(SagaRow *saga, SagaSteps *steps, int index,
-				TimestampTz lease_until, TimestampTz now)
+static SagaVerdict
+decide_extension(SagaChange *change, void *arg)
 {
-	SagaStep   *step = &steps->step[index];
+	Report	   *report = arg;
+	SagaStep   *step = find_task(change, report);
+	TimestampTz end;
 
-	step->lease_until = lease_until;
-	if (saga->state == SAGA_COMPENSATING)
-		return saga_change_walk(saga, steps, step, SAGA_HAND_CALLER, now);
-	saga_change_rest(saga, steps);
-	return saga_change_stand(saga, step, SAGA_HAND_CALLER, now);
+	if (!is_under_way(step, report->attempt) || step->lease_until <= change->now)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_INVALID_STATE),
+				 errmsg("the claim of step \"%s\" is over",
+						text_to_cstring(step->key)),
+				 errdetail("It was attempt %d, and is not under way any more.",
+						   report->attempt),
+				 errhint("Another listener may have it now. If its effect is done, report that with saga.complete_compensation.")));
+	end = lease_end(step, step->claimed_at, report->lease, change->now);
+	report->lease_until = Max(end, step->lease_until);
+	if (end <= step->lease_until)
+		return SAGA_NOTHING_TO_WRITE;
+	step->lease_until = end;
+	saga_change_step(change, step);
+	/* It need not be the step that is next. */
+	saga_follow(change);
+	return SAGA_WRITE;
 }
 
 /* saga.extend_claim(compensation_key, attempt, lease) */
 Datum
 saga_sql_extend_claim(PG_FUNCTION_ARGS)
 {
-	int			attempt;
-	int64		lease;
+	Report		report;
 
 	saga_access_call("saga.extend_claim()");
-	attempt = get_attempt(fcinfo, 1);
+	read_key(fcinfo, &report);
+	report.attempt = get_attempt(fcinfo, 1);
 	if (PG_ARGISNULL(2))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("lease must not be null"),
 				 errhint("Give the time that the compensation needs from now on.")));
-	lease = lease_ms(fcinfo, 2);
-	for (;;)
-	{
-		SagaRow		saga;
-		SagaSteps	steps;
-		int			index = find_task(fcinfo, &saga, &steps);
-		SagaStep   *step = &steps.step[index];
-		TimestampTz now = saga_clock_now();
-		TimestampTz end;
-
-		if (!is_under_way(step, attempt) || step->lease_until <= now)
-			ereport(ERROR,
-					(errcode(ERRCODE_SAGA_INVALID_STATE),
-					 errmsg("the claim of step \"%s\" is over",
-							text_to_cstring(step->key)),
-					 errdetail("It was attempt %d, and is not under way any more.",
-							   attempt),
-					 errhint("Another listener may have it now. If its effect is done, report that with saga.complete_compensation.")));
-		end = lease_end(step, step->claimed_at, lease, now);
-		if (end <= step->lease_until ||
-			write_extension(&saga, &steps, index, end, now) == SAGA_WRITTEN)
-			PG_RETURN_TIMESTAMPTZ(step->lease_until);
-		CHECK_FOR_INTERRUPTS();
-	}
+	report.lease = lease_ms(fcinfo, 2);
+	(void) saga_call(&report.saga, SAGA_REACH_OWN, SAGA_CALL_NO_LOCK,
+					 decide_extension, &report);
+	PG_RETURN_TIMESTAMPTZ(report.lease_until);
 }
 
 /*
- * A listener says that the compensation of the step at "index", which was
- * dispatched once, is done.  That is believed whoever holds the step now, and
- * although it was given up: the effect is there.
+ * The compensation of a step that no listener holds was done: the attempt that
+ * did it is over, as far as known.
  */
-static SagaWritten
-acknowledge(SagaRow *saga, SagaSteps *steps, int index,
-			Jsonb *output, TimestampTz now)
+static void
+acknowledge_late(SagaChange *change, SagaStep *step)
 {
-	SagaStep   *step = &steps->step[index];
-	SagaWritten written;
+	SagaRow    *saga = change->saga;
 
-	step->comp_output = output;
-	if (step->claimed_at != 0)
-	{
-		SagaAttemptEnd end;
-
-		saga_outcome_of_claim(step, SAGA_OUTCOME_SUCCEEDED, NULL, &end);
-		return saga_change_settle(saga, steps, index, &end,
-								  SAGA_HAND_CALLER, now);
-	}
-
-	/* No attempt is under way: the one that did it is over, as far as known. */
 	if (!step->late)
 		step->parked = NULL;
 	step->comp_status = SAGA_COMP_COMPENSATED;
-	step->compensated_at = now;
+	step->compensated_at = change->now;
 	step->next_attempt_at = 0;
 
 	/* A saga that is running again has had that run of the step undone. */
 	if (saga->state == SAGA_RUNNING && step->rolled_back_at == 0)
-		step->rolled_back_at = now;
-	/* Behind a pivot nothing is being undone, and nothing follows. */
+		step->rolled_back_at = change->now;
+	saga_change_step(change, step);
+	/* After a pivot nothing is being undone, and nothing follows. */
 	if (saga->state == SAGA_COMPENSATING ||
-		(saga->state == SAGA_NEEDS_REVIEW && saga->undo_target >= 0))
-		written = saga_change_walk(saga, steps, step, SAGA_HAND_CALLER, now);
+		(saga->state == SAGA_NEEDS_REVIEW && saga->undo != SAGA_UNDO_NONE))
+		saga_follow_walk(change);
+	saga_change_event(change, "late acknowledgement", step->seq, NULL);
+}
+
+/*
+ * A listener reports that the compensation of a step, which was dispatched
+ * once, is done.  That is believed whichever listener holds the step now, and
+ * although it was given up: the effect is there.
+ */
+static SagaVerdict
+decide_acknowledge(SagaChange *change, void *arg)
+{
+	Report	   *report = arg;
+	SagaStep   *step = find_task(change, report);
+	SagaAttemptEnd end;
+
+	if (step->comp_status == SAGA_COMP_COMPENSATED ||
+		step->comp_status == SAGA_COMP_SKIPPED)
+	{
+		report->result = saga_state_comp_status_name(step->comp_status);
+		return SAGA_NOTHING_TO_WRITE;
+	}
+	step->comp_output = report->output;
+	if (step->claimed_at != 0)
+	{
+		saga_outcome_of_claim(step, SAGA_OUTCOME_SUCCEEDED, NULL, &end);
+		saga_events_attempt(change, step, &end);
+	}
 	else
-		written = saga_change_stand(saga, step, SAGA_HAND_CALLER, now);
-	if (written == SAGA_WRITTEN)
-		saga_ledger_insert_event(&saga->id, "late acknowledgement", step->seq,
-								 NULL, now);
-	return written;
+		acknowledge_late(change, step);
+	report->result = saga_state_comp_status_name(step->comp_status);
+	return SAGA_WRITE;
 }
 
 /* saga.complete_compensation(compensation_key, output) */
 Datum
 saga_sql_complete_compensation(PG_FUNCTION_ARGS)
 {
-	Jsonb	   *output;
-	bool		locked = false;
+	Report		report;
 
 	saga_access_call("saga.complete_compensation()");
-	output = saga_arguments_jsonb(fcinfo, 1, "output");
-	for (;;)
-	{
-		SagaRow		saga;
-		SagaSteps	steps;
-		int			index = find_task(fcinfo, &saga, &steps);
-		SagaStep   *step = &steps.step[index];
+	read_key(fcinfo, &report);
+	report.output = saga_arguments_jsonb(fcinfo, 1, "output");
+	/* Steps of a running saga are written under its lock. */
+	(void) saga_call(&report.saga, SAGA_REACH_OWN,
+					 SAGA_CALL_EXCLUSIVE_IF_RUNNING, decide_acknowledge,
+					 &report);
+	PG_RETURN_TEXT_P(cstring_to_text(report.result));
+}
 
-		if (step->comp_status == SAGA_COMP_COMPENSATED ||
-			step->comp_status == SAGA_COMP_SKIPPED)
-			PG_RETURN_TEXT_P(cstring_to_text(saga_state_comp_status_name(step->comp_status)));
-		/* Steps of a running saga are written behind its lock, not its row. */
-		if (saga.state == SAGA_RUNNING && !locked)
-			locked = saga_ledger_lock(&saga.id, ExclusiveLock, SAGA_WAIT);
-		else if (acknowledge(&saga, &steps, index, output,
-							 saga_clock_now()) == SAGA_WRITTEN)
-			PG_RETURN_TEXT_P(cstring_to_text(saga_state_comp_status_name(step->comp_status)));
-		CHECK_FOR_INTERRUPTS();
+static SagaVerdict
+decide_fail_compensation(SagaChange *change, void *arg)
+{
+	Report	   *report = arg;
+	SagaStep   *step = find_task(change, report);
+	SagaAttemptEnd end;
+
+	if (!is_under_way(step, report->attempt))
+	{
+		report->result = "stale";
+		return SAGA_NOTHING_TO_WRITE;
 	}
+	saga_outcome_of_claim(step, SAGA_OUTCOME_FAILED, report->error, &end);
+	end.retry_after = report->retry_after;
+	if (!report->retryable)
+		end.park = psprintf("its listener says that it cannot be done: %s",
+							report->error);
+	saga_events_attempt(change, step, &end);
+	report->result = saga_state_comp_status_name(step->comp_status);
+	return SAGA_WRITE;
 }
 
 /* saga.fail_compensation(compensation_key, attempt, error, retryable, retry_after) */
 Datum
 saga_sql_fail_compensation(PG_FUNCTION_ARGS)
 {
-	int			attempt;
+	Report		report;
 	text	   *error;
-	bool		retryable;
-	int64		retry_after = 0;
 
 	saga_access_call("saga.fail_compensation()");
-	attempt = get_attempt(fcinfo, 1);
+	read_key(fcinfo, &report);
+	report.attempt = get_attempt(fcinfo, 1);
 	error = saga_arguments_text(fcinfo, 2);
 	if (error == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("error must not be null"),
 				 errhint("Say what went wrong: people will read it.")));
-	retryable = PG_ARGISNULL(3) || PG_GETARG_BOOL(3);
+	report.error = text_to_cstring(error);
+	report.retryable = PG_ARGISNULL(3) || PG_GETARG_BOOL(3);
 	/* 0 says "at once", which is not the same as saying nothing. */
 	if (!PG_ARGISNULL(4))
 	{
-		retry_after = saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(4),
-												  "retry_after");
-		retry_after = Max(retry_after, 1);
+		report.retry_after = saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(4),
+														 "retry_after");
+		report.retry_after = Max(report.retry_after, 1);
 	}
-	for (;;)
-	{
-		SagaRow		saga;
-		SagaSteps	steps;
-		int			index = find_task(fcinfo, &saga, &steps);
-		SagaStep   *step = &steps.step[index];
-		SagaAttemptEnd end;
-
-		if (!is_under_way(step, attempt))
-			PG_RETURN_TEXT_P(cstring_to_text("stale"));
-		saga_outcome_of_claim(step, SAGA_OUTCOME_FAILED,
-							  text_to_cstring(error), &end);
-		end.retry_after = retry_after;
-		if (!retryable)
-			end.park = psprintf("its listener says that it cannot be done: %s",
-								text_to_cstring(error));
-		if (saga_change_settle(&saga, &steps, index, &end, SAGA_HAND_CALLER,
-							   saga_clock_now()) == SAGA_WRITTEN)
-			PG_RETURN_TEXT_P(cstring_to_text(saga_state_comp_status_name(step->comp_status)));
-		CHECK_FOR_INTERRUPTS();
-	}
+	(void) saga_call(&report.saga, SAGA_REACH_OWN, SAGA_CALL_NO_LOCK,
+					 decide_fail_compensation, &report);
+	PG_RETURN_TEXT_P(cstring_to_text(report.result));
 }

@@ -21,8 +21,10 @@
 #include "base/json.h"
 #include "calls/access.h"
 #include "calls/arguments.h"
-#include "flow/change.h"
+#include "calls/call.h"
+#include "flow/follow.h"
 #include "flow/next.h"
+#include "flow/outcome.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -54,23 +56,21 @@ static const struct config_enum_entry resolution_words[] = {
  * What they have in common
  * ------------------------------------------------------------------------ */
 
+/* An event about the saga as a whole that has a note. */
 static void
-write_event(const SagaRow *saga, const char *event, int64 seq,
-			const char *key, const char *value, text *note, TimestampTz now)
+add_event(SagaChange *change, const char *event, text *note)
 {
 	SagaJson	json;
 
 	saga_json_begin(&json);
-	if (key != NULL)
-		saga_json_string(&json, key, value);
 	saga_json_text(&json, "note", note);
-	saga_ledger_insert_event(&saga->id, event, seq, saga_json_end(&json), now);
+	saga_change_event(change, event, 0, saga_json_end(&json));
 }
 
 static Datum
-state_datum(const SagaRow *saga)
+state_datum(SagaState state)
 {
-	return PointerGetDatum(cstring_to_text(saga_state_name(saga->state)));
+	return CStringGetTextDatum(saga_state_name(state));
 }
 
 /*
@@ -124,12 +124,17 @@ find_asked(const SagaRow *saga, const SagaSteps *steps, const text *key)
  * later is an acknowledgement without a claim, or stale.
  */
 static void
-end_claim(SagaStep *step, SagaAttemptEnd *end)
+end_claim(SagaChange *change, SagaStep *step)
 {
+	SagaAttemptEnd end;
+	SagaAttempt attempt;
+
 	saga_outcome_of_claim(step, SAGA_OUTCOME_INTERRUPTED,
-						  "a person decided about the step meanwhile", end);
-	end->charged = false;
-	step->comp_attempts = end->attempt;
+						  "a person decided about the step meanwhile", &end);
+	end.charged = false;
+	saga_outcome_attempt(step, &end, change->now, &attempt);
+	saga_change_attempt(change, &attempt);
+	step->comp_attempts = end.attempt;
 	step->claimed_at = 0;
 	step->lease_until = 0;
 	step->consumer = NULL;
@@ -175,59 +180,78 @@ take_resolution(SagaStep *step, Resolution resolution, TimestampTz now)
 	}
 }
 
+typedef struct ResolveRequest
+{
+	text	   *key;
+	Resolution	resolution;
+	const char *word;			/* the resolution's */
+	text	   *note;
+} ResolveRequest;
+
+static SagaVerdict
+decide_resolve(SagaChange *change, void *arg)
+{
+	const ResolveRequest *request = arg;
+	SagaRow    *saga = change->saga;
+	SagaSteps  *steps = saga_change_steps(change);
+	SagaStep   *step;
+	SagaJson	json;
+
+	if (saga->state != SAGA_NEEDS_REVIEW)
+		refuse_undecidable(saga, "the saga waits for no decision", 0,
+						   "Only what saga.review_queue shows can be resolved.");
+	if (saga->undo == SAGA_UNDO_NONE)
+		saga_access_refuse_state(saga,
+								 "the saga failed after its pivot: none of its steps is to be undone",
+								 "Let it go forward with saga.reopen, or give it up with saga.abandon.");
+	step = &steps->step[find_asked(saga, steps, request->key)];
+	if (step->claimed_at != 0)
+		end_claim(change, step);
+	take_resolution(step, request->resolution, change->now);
+	saga_change_step(change, step);
+	saga_follow_walk(change);
+
+	saga_json_begin(&json);
+	saga_json_string(&json, "resolution", request->word);
+	saga_json_text(&json, "note", request->note);
+	saga_change_event(change, "resolved", step->seq, saga_json_end(&json));
+	return SAGA_WRITE;
+}
+
 /* saga.resolve(saga_id, step, resolution, note) */
 Datum
 saga_sql_resolve(PG_FUNCTION_ARGS)
 {
 	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
-	text	   *key;
-	Resolution	resolution;
-	text	   *note;
+	ResolveRequest request;
 
 	saga_access_call("saga.resolve()");
-	key = saga_arguments_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
-	resolution = saga_arguments_word(fcinfo, 2, "resolution", resolution_words,
-									 true);
-	note = saga_arguments_note(fcinfo, 3);
-	for (;;)
-	{
-		SagaRow		saga;
-		SagaSteps	steps;
-		SagaStep   *step;
-		SagaAttemptEnd end;
-		TimestampTz now;
-		bool		claimed;
-
-		saga_access_newest(id, SAGA_REACH_OPERATE, &saga);
-		saga_ledger_get_steps(id, &steps);
-		now = saga_clock_now();
-		if (saga.state != SAGA_NEEDS_REVIEW)
-			refuse_undecidable(&saga, "the saga waits for no decision", 0,
-							   "Only what saga.review_queue shows can be resolved.");
-		if (saga.undo_target < 0)
-			saga_access_refuse_state(&saga,
-									 "the saga failed after its pivot: none of its steps is to be undone",
-									 "Let it go forward with saga.reopen, or give it up with saga.abandon.");
-		step = &steps.step[find_asked(&saga, &steps, key)];
-		claimed = step->claimed_at != 0;
-		if (claimed)
-			end_claim(step, &end);
-		take_resolution(step, resolution, now);
-		if (saga_change_walk(&saga, &steps, step, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)
-		{
-			if (claimed)
-				saga_change_write_attempt(step, &end, now);
-			write_event(&saga, "resolved", step->seq, "resolution",
-						text_to_cstring(PG_GETARG_TEXT_PP(2)), note, now);
-			PG_RETURN_DATUM(state_datum(&saga));
-		}
-		CHECK_FOR_INTERRUPTS();
-	}
+	request.key = saga_arguments_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
+	request.resolution = saga_arguments_word(fcinfo, 2, "resolution",
+											 resolution_words, true);
+	request.word = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	request.note = saga_arguments_note(fcinfo, 3);
+	return state_datum(saga_call(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK,
+								 decide_resolve, &request));
 }
 
 /* ------------------------------------------------------------------------
  * Decisions about a saga
  * ------------------------------------------------------------------------ */
+
+static SagaVerdict
+decide_abandon(SagaChange *change, void *arg)
+{
+	(void) saga_change_steps(change);
+	if (change->saga->state != SAGA_NEEDS_REVIEW)
+		refuse_undecidable(change->saga,
+						   "only a saga that waits for a decision can be abandoned", 0,
+						   "Fail a running saga instead: what it did will be undone.");
+	saga_change_state(change, SAGA_ABANDONED);
+	saga_follow_rest(change);
+	add_event(change, "abandoned", arg);
+	return SAGA_WRITE;
+}
 
 /* saga.abandon(saga_id, note) */
 Datum
@@ -238,28 +262,8 @@ saga_sql_abandon(PG_FUNCTION_ARGS)
 
 	saga_access_call("saga.abandon()");
 	note = saga_arguments_note(fcinfo, 1);
-	for (;;)
-	{
-		SagaRow		saga;
-		SagaSteps	steps;
-		TimestampTz now;
-
-		saga_access_newest(id, SAGA_REACH_OPERATE, &saga);
-		saga_ledger_get_steps(id, &steps);
-		now = saga_clock_now();
-		if (saga.state != SAGA_NEEDS_REVIEW)
-			refuse_undecidable(&saga,
-							   "only a saga that waits for a decision can be abandoned", 0,
-							   "Fail a running saga instead: what it did will be undone.");
-		saga_ledger_enter_state(&saga, SAGA_ABANDONED, now);
-		saga_change_rest(&saga, &steps);
-		if (saga_change_stand(&saga, NULL, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)
-		{
-			write_event(&saga, "abandoned", 0, NULL, NULL, note, now);
-			PG_RETURN_DATUM(state_datum(&saga));
-		}
-		CHECK_FOR_INTERRUPTS();
-	}
+	return state_datum(saga_call(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK,
+								 decide_abandon, note));
 }
 
 /*
@@ -316,6 +320,43 @@ any_opened_again(const SagaRow *saga, const SagaSteps *steps)
 	return false;
 }
 
+static SagaVerdict
+decide_reopen(SagaChange *change, void *arg)
+{
+	SagaRow    *saga = change->saga;
+	SagaSteps  *steps = saga_change_steps(change);
+
+	if (saga->state != SAGA_NEEDS_REVIEW || saga->undo != SAGA_UNDO_NONE)
+		refuse_undecidable(saga,
+						   "only a saga that failed after its pivot can be reopened", 0,
+						   saga->state == SAGA_NEEDS_REVIEW ?
+						   "Resolve its steps, or roll it back to a savepoint with saga.rollback_to." :
+						   "Its state decides what can be done; see next_action in saga.sagas.");
+	if (saga_next_claimed(steps) != NULL)
+		saga_access_refuse_state(saga, "a listener is undoing a step of the saga",
+								 "Wait for it to report, or for the end of its lease.");
+	for (int i = 0; i < steps->count; i++)
+		if (go_forward_again(&steps->step[i], change->now))
+			saga_change_step(change, &steps->step[i]);
+	saga->failure_kind = SAGA_FAILURE_NONE;
+	saga->reason = NULL;
+	saga->details = NULL;
+	saga->failed_seq = 0;
+	saga->deadline = 0;
+	/* What a late result opened again is to be settled first. */
+	saga->undo = SAGA_UNDO_LATE;
+	if (any_opened_again(saga, steps))
+		saga_follow_walk(change);
+	else
+	{
+		saga->undo = SAGA_UNDO_NONE;
+		saga_change_state(change, SAGA_RUNNING);
+		saga_change_due(change, 0, InvalidOid);
+	}
+	add_event(change, "reopened", arg);
+	return SAGA_WRITE;
+}
+
 /* saga.reopen(saga_id, note) */
 Datum
 saga_sql_reopen(PG_FUNCTION_ARGS)
@@ -325,99 +366,39 @@ saga_sql_reopen(PG_FUNCTION_ARGS)
 
 	saga_access_call("saga.reopen()");
 	note = saga_arguments_note(fcinfo, 1);
-	for (;;)
-	{
-		SagaRow		saga;
-		SagaSteps	steps;
-		TimestampTz now;
-		bool	   *changed;
-		SagaWritten written;
-
-		saga_access_newest(id, SAGA_REACH_OPERATE, &saga);
-		saga_ledger_get_steps(id, &steps);
-		now = saga_clock_now();
-		if (saga.state != SAGA_NEEDS_REVIEW || saga.undo_target >= 0)
-			refuse_undecidable(&saga,
-							   "only a saga that failed after its pivot can be reopened", 0,
-							   saga.state == SAGA_NEEDS_REVIEW ?
-							   "Resolve its steps, or roll it back to a savepoint with saga.rollback_to." :
-							   "Its state decides what can be done; see next_action in saga.sagas.");
-		if (saga_next_claimed(&steps) != NULL)
-			saga_access_refuse_state(&saga,
-									 "a listener is undoing a step of the saga",
-									 "Wait for it to report, or for the end of its lease.");
-		changed = palloc0(sizeof(bool) * Max(steps.count, 1));
-		for (int i = 0; i < steps.count; i++)
-			changed[i] = go_forward_again(&steps.step[i], now);
-		saga.failure_kind = SAGA_FAILURE_NONE;
-		saga.reason = NULL;
-		saga.details = NULL;
-		saga.failed_seq = 0;
-		saga.deadline = 0;
-		/* What a late result opened again is to be settled first. */
-		saga.undo_target = SAGA_NOTHING_TO_UNDO;
-		if (any_opened_again(&saga, &steps))
-			written = saga_change_walk(&saga, &steps, NULL, SAGA_HAND_CALLER, now);
-		else
-		{
-			saga.undo_target = -1;
-			saga_ledger_enter_state(&saga, SAGA_RUNNING, now);
-			saga_ledger_set_due(&saga, 0, InvalidOid);
-			written = saga_change_stand(&saga, NULL, SAGA_HAND_CALLER, now);
-		}
-		if (written == SAGA_WRITTEN)
-		{
-			for (int i = 0; i < steps.count; i++)
-				if (changed[i])
-					saga_change_write_step(&saga, &steps.step[i]);
-			write_event(&saga, "reopened", 0, NULL, NULL, note, now);
-			PG_RETURN_DATUM(state_datum(&saga));
-		}
-		CHECK_FOR_INTERRUPTS();
-	}
+	return state_datum(saga_call(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK,
+								 decide_reopen, note));
 }
 
-/* Pauses a saga, or lets it go on. */
-static Datum
-set_paused(const pg_uuid_t *id, bool paused, text *note)
+typedef struct PauseRequest
 {
-	for (;;)
-	{
-		SagaRow		saga;
-		SagaSteps	steps;
-		TimestampTz now;
-		SagaWritten written;
+	bool		pause;			/* false: resume */
+	text	   *note;
+} PauseRequest;
 
-		saga_access_newest(id, SAGA_REACH_OPERATE, &saga);
-		now = saga_clock_now();
-		if (saga_state_is_final(saga.state))
-			saga_access_refuse_state(&saga, paused ?
-									 "a finished saga cannot be paused" :
-									 "a finished saga cannot be resumed",
-									 "Nothing more happens to it.");
-		if (saga.paused == paused)
-			return state_datum(&saga);
-		saga.paused = paused;
-		if (saga.state == SAGA_COMPENSATING)
-		{
-			saga_ledger_get_steps(id, &steps);
-			written = saga_change_walk(&saga, &steps, NULL, SAGA_HAND_CALLER, now);
-		}
-		else
-		{
-			if (saga.state == SAGA_RUNNING)
-				saga_ledger_set_due(&saga, paused ? 0 : saga.deadline,
-									InvalidOid);
-			written = saga_change_stand(&saga, NULL, SAGA_HAND_CALLER, now);
-		}
-		if (written == SAGA_WRITTEN)
-		{
-			write_event(&saga, paused ? "paused" : "resumed", 0, NULL, NULL,
-						note, now);
-			return state_datum(&saga);
-		}
-		CHECK_FOR_INTERRUPTS();
+static SagaVerdict
+decide_pause(SagaChange *change, void *arg)
+{
+	const PauseRequest *request = arg;
+	SagaRow    *saga = change->saga;
+
+	if (saga_state_is_final(saga->state))
+		saga_access_refuse_state(saga, request->pause ?
+								 "a finished saga cannot be paused" :
+								 "a finished saga cannot be resumed",
+								 "Nothing more happens to it.");
+	if (saga->paused == request->pause)
+		return SAGA_NOTHING_TO_WRITE;
+	saga->paused = request->pause;
+	if (saga->state == SAGA_COMPENSATING)
+	{
+		(void) saga_change_steps(change);
+		saga_follow_walk(change);
 	}
+	else if (saga->state == SAGA_RUNNING)
+		saga_change_due(change, saga->paused ? 0 : saga->deadline, InvalidOid);
+	add_event(change, request->pause ? "paused" : "resumed", request->note);
+	return SAGA_WRITE;
 }
 
 /* saga.pause(saga_id, note) */
@@ -425,9 +406,12 @@ Datum
 saga_sql_pause(PG_FUNCTION_ARGS)
 {
 	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
+	PauseRequest request = {true, NULL};
 
 	saga_access_call("saga.pause()");
-	return set_paused(id, true, saga_arguments_note(fcinfo, 1));
+	request.note = saga_arguments_note(fcinfo, 1);
+	return state_datum(saga_call(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK,
+								 decide_pause, &request));
 }
 
 /* saga.resume(saga_id, note) */
@@ -435,28 +419,49 @@ Datum
 saga_sql_resume(PG_FUNCTION_ARGS)
 {
 	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
+	PauseRequest request = {false, NULL};
 
 	saga_access_call("saga.resume()");
-	return set_paused(id, false, saga_arguments_text(fcinfo, 1));
+	request.note = saga_arguments_text(fcinfo, 1);
+	return state_datum(saga_call(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK,
+								 decide_pause, &request));
 }
 
-/* Writes a saga whose deadline has changed. */
-static SagaWritten
-write_deadline(SagaRow *saga, TimestampTz now)
+typedef struct TimeoutRequest
 {
-	SagaSteps	steps;
+	int64		timeout;		/* milliseconds from now on; 0: no deadline */
+	text	   *note;
+	TimestampTz deadline;		/* the result; 0: none */
+} TimeoutRequest;
 
+static SagaVerdict
+decide_timeout(SagaChange *change, void *arg)
+{
+	TimeoutRequest *request = arg;
+	SagaRow    *saga = change->saga;
+	SagaJson	json;
+
+	if (saga_state_is_final(saga->state) ||
+		saga->failure_kind != SAGA_FAILURE_NONE)
+		saga_access_refuse_state(saga,
+								 "the deadline of a saga that is finished, or has failed, cannot be set",
+								 "A deadline is for sagas that may still go forward.");
+	saga->deadline = request->timeout > 0 ?
+		change->now + request->timeout * 1000 : 0;
 	if (saga->state == SAGA_RUNNING)
+		saga_change_due(change, saga->paused ? 0 : saga->deadline, InvalidOid);
+	else
 	{
-		saga_ledger_set_due(saga, saga->paused ? 0 : saga->deadline, InvalidOid);
-		return saga_change_stand(saga, NULL, SAGA_HAND_CALLER, now);
+		/* A partial undo, which the deadline would make a full one. */
+		(void) saga_change_steps(change);
+		saga_follow(change);
 	}
-	/* A partial undo, which the deadline would make a full one. */
-	saga_ledger_get_steps(&saga->id, &steps);
-	if (saga->state == SAGA_COMPENSATING)
-		return saga_change_walk(saga, &steps, NULL, SAGA_HAND_CALLER, now);
-	saga_change_rest(saga, &steps);
-	return saga_change_stand(saga, NULL, SAGA_HAND_CALLER, now);
+	saga_json_begin(&json);
+	saga_json_time(&json, "deadline", saga->deadline);
+	saga_json_text(&json, "note", request->note);
+	saga_change_event(change, "deadline set", 0, saga_json_end(&json));
+	request->deadline = saga->deadline;
+	return SAGA_WRITE;
 }
 
 /* saga.set_timeout(saga_id, timeout, note) */
@@ -464,8 +469,7 @@ Datum
 saga_sql_set_timeout(PG_FUNCTION_ARGS)
 {
 	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
-	int64		timeout;
-	text	   *note;
+	TimeoutRequest request;
 
 	saga_access_call("saga.set_timeout()");
 	if (PG_ARGISNULL(1))
@@ -473,35 +477,14 @@ saga_sql_set_timeout(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("timeout must not be null"),
 				 errhint("Give the time from now on until the saga fails if it is still running, or 0 for no deadline.")));
-	timeout = saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(1), "timeout");
-	note = saga_arguments_text(fcinfo, 2);
-	for (;;)
-	{
-		SagaRow		saga;
-		TimestampTz now;
-		SagaJson	json;
-
-		saga_access_newest(id, SAGA_REACH_OPERATE, &saga);
-		now = saga_clock_now();
-		if (saga_state_is_final(saga.state) ||
-			saga.failure_kind != SAGA_FAILURE_NONE)
-			saga_access_refuse_state(&saga,
-									 "the deadline of a saga that is finished, or has failed, cannot be set",
-									 "A deadline is for sagas that may still go forward.");
-		saga.deadline = timeout > 0 ? now + timeout * 1000 : 0;
-		if (write_deadline(&saga, now) == SAGA_WRITTEN)
-		{
-			saga_json_begin(&json);
-			saga_json_time(&json, "deadline", saga.deadline);
-			saga_json_text(&json, "note", note);
-			saga_ledger_insert_event(id, "deadline set", 0,
-									 saga_json_end(&json), now);
-			if (saga.deadline == 0)
-				PG_RETURN_NULL();
-			PG_RETURN_TIMESTAMPTZ(saga.deadline);
-		}
-		CHECK_FOR_INTERRUPTS();
-	}
+	request.timeout = saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(1),
+												  "timeout");
+	request.note = saga_arguments_text(fcinfo, 2);
+	(void) saga_call(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK, decide_timeout,
+					 &request);
+	if (request.deadline == 0)
+		PG_RETURN_NULL();
+	PG_RETURN_TIMESTAMPTZ(request.deadline);
 }
 
 /* ------------------------------------------------------------------------
@@ -551,8 +534,11 @@ find_savepoint(const SagaRow *saga, const SagaSteps *steps, const text *key)
  * not touched yet, is none any more.
  */
 static void
-check_savepoint_stands(const SagaRow *saga, SagaSteps *steps, int64 target)
+check_savepoint_stands(SagaChange *change, int64 target)
 {
+	const SagaRow *saga = change->saga;
+	SagaSteps  *steps = change->steps;
+
 	for (int i = 0; i < steps->count; i++)
 	{
 		SagaStep   *step = &steps->step[i];
@@ -568,40 +554,36 @@ check_savepoint_stands(const SagaRow *saga, SagaSteps *steps, int64 target)
 					 errdetail("The compensation of step \"%s\", which started no later, was tried or settled.",
 							   text_to_cstring(step->key)),
 					 errhint("Roll back further, to a step that started before that one, or resolve what waits for a decision.")));
+		if (step->parked == NULL)
+			continue;
 		step->parked = NULL;
+		saga_change_step(change, step);
 	}
-}
-
-/* Those questions, taken back. */
-static void
-write_unasked(const SagaRow *saga, SagaSteps *steps, const bool *asked)
-{
-	for (int i = 0; i < steps->count; i++)
-		if (asked[i] && steps->step[i].parked == NULL)
-			saga_change_write_step(saga, &steps->step[i]);
 }
 
 /* Decides what rolling back means in the saga's state; false: nothing more. */
 static bool
-may_roll_back(const SagaRow *saga, SagaSteps *steps, int64 target)
+may_roll_back(SagaChange *change, int64 target)
 {
+	const SagaRow *saga = change->saga;
+
 	switch (saga->state)
 	{
 		case SAGA_RUNNING:
 			return true;
 		case SAGA_NEEDS_REVIEW:
-			check_savepoint_stands(saga, steps, target);
+			check_savepoint_stands(change, target);
 			return true;
 		case SAGA_COMPENSATING:
 			if (saga->failure_kind != SAGA_FAILURE_NONE)
 				saga_access_refuse_state(saga,
 										 "a saga that failed cannot be rolled back to a savepoint while it is being undone",
 										 "Its failure is final; a new operation needs a new saga.");
-			if (target > saga->undo_target)
+			if (saga->undo == SAGA_UNDO_PARTIAL && target > saga->savepoint)
 				saga_access_refuse_state(saga,
 										 "the saga is being rolled back further than that",
 										 "Try again once it is running, with a step that is left.");
-			return target < saga->undo_target;
+			return saga->undo != SAGA_UNDO_PARTIAL || target < saga->savepoint;
 		case SAGA_COMPLETED:
 		case SAGA_COMPENSATED:
 		case SAGA_ABANDONED:
@@ -611,59 +593,54 @@ may_roll_back(const SagaRow *saga, SagaSteps *steps, int64 target)
 	return false;
 }
 
+typedef struct RollbackRequest
+{
+	text	   *key;			/* NULL: to the beginning */
+	text	   *reason;
+} RollbackRequest;
+
+static SagaVerdict
+decide_rollback(SagaChange *change, void *arg)
+{
+	const RollbackRequest *request = arg;
+	SagaRow    *saga = change->saga;
+	SagaSteps  *steps = saga_change_steps(change);
+	int64		target = find_savepoint(saga, steps, request->key);
+	int			to_undo;
+	SagaJson	json;
+
+	if (!may_roll_back(change, target))
+		return SAGA_NOTHING_TO_WRITE;
+	saga->undo = SAGA_UNDO_PARTIAL;
+	saga->savepoint = target;
+	saga->failure_kind = SAGA_FAILURE_NONE;
+	saga->reason = request->reason;
+	saga->details = NULL;
+	saga->failed_seq = 0;
+	/* What it failed by must not fail it again at once. */
+	if (saga->state == SAGA_NEEDS_REVIEW && saga->deadline <= change->now)
+		saga->deadline = 0;
+	to_undo = saga_next_count_to_undo(saga, steps);
+	saga_follow_walk(change);
+
+	saga_json_begin(&json);
+	saga_json_text(&json, "to", request->key);
+	saga_json_text(&json, "reason", request->reason);
+	saga_json_int(&json, "to_undo", to_undo);
+	saga_change_event(change, "rolling back", target, saga_json_end(&json));
+	return SAGA_WRITE;
+}
+
 /* saga.rollback_to(saga_id, step, reason) */
 Datum
 saga_sql_rollback_to(PG_FUNCTION_ARGS)
 {
 	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
-	text	   *key;
-	text	   *reason;
-	SagaRow		saga;
-	bool		locked;
+	RollbackRequest request;
 
 	saga_access_call("saga.rollback_to()");
-	key = saga_arguments_name(fcinfo, 1, "step", SAGA_MAX_KEY, false);
-	reason = saga_arguments_text(fcinfo, 2);
-	locked = saga_access_exclusive(id, SAGA_REACH_OPERATE, &saga);
-	for (;;)
-	{
-		SagaSteps	steps;
-		TimestampTz now = saga_clock_now();
-		bool	   *asked;
-		int64		target;
-		int			to_undo;
-		SagaJson	json;
-
-		saga_ledger_get_steps(id, &steps);
-		asked = palloc0(sizeof(bool) * Max(steps.count, 1));
-		for (int i = 0; i < steps.count; i++)
-			asked[i] = steps.step[i].parked != NULL;
-		target = find_savepoint(&saga, &steps, key);
-		if (!may_roll_back(&saga, &steps, target))
-			break;
-		saga.undo_target = target;
-		saga.failure_kind = SAGA_FAILURE_NONE;
-		saga.reason = reason;
-		saga.details = NULL;
-		saga.failed_seq = 0;
-		/* What it failed by must not fail it again at once. */
-		if (saga.state == SAGA_NEEDS_REVIEW && saga.deadline <= now)
-			saga.deadline = 0;
-		to_undo = saga_next_count_to_undo(&saga, &steps);
-		if (saga_change_walk(&saga, &steps, NULL, SAGA_HAND_CALLER, now) == SAGA_WRITTEN)
-		{
-			write_unasked(&saga, &steps, asked);
-			saga_json_begin(&json);
-			saga_json_text(&json, "to", key);
-			saga_json_text(&json, "reason", reason);
-			saga_json_int(&json, "to_undo", to_undo);
-			saga_ledger_insert_event(id, "rolling back", target,
-									 saga_json_end(&json), now);
-			break;
-		}
-		saga_access_again(&saga);
-	}
-	if (locked)
-		saga_ledger_unlock(id, ExclusiveLock);
-	PG_RETURN_DATUM(state_datum(&saga));
+	request.key = saga_arguments_name(fcinfo, 1, "step", SAGA_MAX_KEY, false);
+	request.reason = saga_arguments_text(fcinfo, 2);
+	return state_datum(saga_call(id, SAGA_REACH_OPERATE, SAGA_CALL_EXCLUSIVE,
+								 decide_rollback, &request));
 }

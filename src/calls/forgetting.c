@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "calls/access.h"
 #include "calls/arguments.h"
+#include "calls/call.h"
 #include "fmgr.h"
 #include "ledger/ledger.h"
 #include "ledger/purge.h"
@@ -66,63 +67,73 @@ is_redacted(const SagaRow *saga, const SagaSteps *steps)
 	return true;
 }
 
+/* Replaces what a saga holds by its hashes. */
+static void
+redact_saga(SagaRow *saga)
+{
+	if (saga->content_hash == NULL)
+		saga->content_hash = saga_arguments_hash(NULL, &saga->input, 1);
+	saga->input = NULL;
+	saga->subject = NULL;
+	saga->details = NULL;
+	saga->result = NULL;
+	saga->parked = NULL;
+}
+
+static void
+redact_step(SagaStep *step)
+{
+	Jsonb	   *forgotten[SAGA_STEP_HASHES];
+
+	forgotten[SAGA_HASH_ARGS] = step->args;
+	forgotten[SAGA_HASH_OUTPUT] = step->output;
+	step->content_hash = saga_arguments_hash(step->content_hash, forgotten,
+											 SAGA_STEP_HASHES);
+	step->args = NULL;
+	step->settings = NULL;
+	step->output = NULL;
+	step->comp_output = NULL;
+	step->error = NULL;
+	step->last_error = NULL;
+	step->parked = NULL;
+}
+
+static SagaVerdict
+decide_redact(SagaChange *change, void *arg)
+{
+	bool	   *redacted = arg;
+	SagaRow    *saga = change->saga;
+	SagaSteps  *steps;
+
+	if (!saga_state_is_final(saga->state) ||
+		(saga->due != 0 && saga->to_announce == NULL))
+		saga_access_refuse_state(saga, "only a finished saga can be redacted",
+								 "What it holds may still be needed to undo it.");
+	/* A late result may have come in since it was redacted before. */
+	steps = saga_change_steps(change);
+	if (is_redacted(saga, steps))
+		return SAGA_NOTHING_TO_WRITE;
+	redact_saga(saga);
+	for (int i = 0; i < steps->count; i++)
+	{
+		redact_step(&steps->step[i]);
+		saga_change_step(change, &steps->step[i]);
+	}
+	saga_change_event(change, "redacted", 0, NULL);
+	*redacted = true;
+	return SAGA_WRITE;
+}
+
 /* saga.redact(saga_id) */
 Datum
 saga_sql_redact(PG_FUNCTION_ARGS)
 {
 	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
+	bool		redacted = false;
 
 	saga_access_call("saga.redact()");
-	for (;;)
-	{
-		SagaRow		saga;
-		SagaSteps	steps;
-		TimestampTz now;
-
-		saga_access_newest(id, SAGA_REACH_OWN, &saga);
-		now = saga_clock_now();
-		if (!saga_state_is_final(saga.state) ||
-			(saga.due != 0 && saga.to_announce == NULL))
-			saga_access_refuse_state(&saga, "only a finished saga can be redacted",
-									 "What it holds may still be needed to undo it.");
-		/* A late result may have come in since it was redacted before. */
-		saga_ledger_get_steps(id, &steps);
-		if (is_redacted(&saga, &steps))
-			PG_RETURN_VOID();
-		if (saga.content_hash == NULL)
-			saga.content_hash = saga_arguments_hash(NULL, &saga.input, 1);
-		saga.input = NULL;
-		saga.subject = NULL;
-		saga.details = NULL;
-		saga.result = NULL;
-		saga.parked = NULL;
-		saga.updated_at = now;
-		if (saga_ledger_update_saga(&saga, SAGA_WAIT) != SAGA_WRITTEN)
-		{
-			CHECK_FOR_INTERRUPTS();
-			continue;
-		}
-		for (int i = 0; i < steps.count; i++)
-		{
-			SagaStep   *step = &steps.step[i];
-			Jsonb	   *forgotten[SAGA_STEP_HASHES];
-
-			forgotten[SAGA_HASH_ARGS] = step->args;
-			forgotten[SAGA_HASH_OUTPUT] = step->output;
-			step->content_hash = saga_arguments_hash(step->content_hash, forgotten,
-													 SAGA_STEP_HASHES);
-			step->args = NULL;
-			step->settings = NULL;
-			step->output = NULL;
-			step->comp_output = NULL;
-			step->error = NULL;
-			step->last_error = NULL;
-			step->parked = NULL;
-			if (saga_ledger_update_step(&saga, step, SAGA_WAIT) != SAGA_WRITTEN)
-				elog(ERROR, "a step changed without its saga");
-		}
+	saga_call(id, SAGA_REACH_OWN, SAGA_CALL_NO_LOCK, decide_redact, &redacted);
+	if (redacted)
 		saga_ledger_forget_errors(id);
-		saga_ledger_insert_event(id, "redacted", 0, NULL, now);
-		PG_RETURN_VOID();
-	}
+	PG_RETURN_VOID();
 }

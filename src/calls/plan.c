@@ -108,10 +108,10 @@ saga_sql_plan(PG_FUNCTION_ARGS)
 		(saga.failure_kind != SAGA_FAILURE_NONE ||
 		 saga.on_failure == SAGA_ON_FAILURE_HALT);
 	/* Only the failure itself asks for a pivot; a late one changes nothing. */
-	if (saga.failure_kind == SAGA_FAILURE_NONE || saga.undo_target < 0)
+	if (saga.failure_kind == SAGA_FAILURE_NONE || saga.undo == SAGA_UNDO_NONE)
 	{
 		pivot = saga_next_completed_pivot(&steps);
-		saga.undo_target = 0;
+		saga.undo = SAGA_UNDO_FULL;
 	}
 	saga.failure_kind = SAGA_FAILURE_FAILED;
 	if (pivot != NULL)

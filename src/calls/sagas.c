@@ -5,9 +5,8 @@
  *	  cancel.
  *
  * The calls that end the forward phase take the saga's lock exclusively, so
- * that no step is on its way in when they decide, and give it back as soon as
- * the saga's row says so (see saga_rows.c).  They wait for open steps at most the
- * caller's lock_timeout.
+ * that no step is on its way in when they decide (call.c).  They wait for open
+ * steps at most the caller's lock_timeout.
  *
  * No SPI here: what these calls cost is what recording a saga costs.
  *
@@ -22,6 +21,7 @@
 #include "base/rights.h"
 #include "calls/access.h"
 #include "calls/arguments.h"
+#include "calls/call.h"
 #include "calls/quota.h"
 #include "flow/events.h"
 #include "ledger/ledger.h"
@@ -160,12 +160,11 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 		saga.subject = subject;
 		saga.input = input;
 		saga.updated_at = now;
-		saga.undo_target = -1;
 		saga.state = SAGA_RUNNING;
 		if (timeout > 0)
 		{
 			saga.deadline = now + timeout * 1000;
-			saga_ledger_set_due(&saga, saga.deadline, InvalidOid);
+			saga.due = saga.deadline;
 		}
 		if (saga_ledger_insert_saga(&saga))
 		{
@@ -178,10 +177,10 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 							sizeof(pg_uuid_t)));
 }
 
-static text *
-state_text(const SagaRow *saga)
+static Datum
+state_datum(SagaState state)
 {
-	return cstring_to_text(saga_state_name(saga->state));
+	return CStringGetTextDatum(saga_state_name(state));
 }
 
 /*
@@ -189,14 +188,14 @@ state_text(const SagaRow *saga)
  * started, and one that failed and has something to undo.
  */
 static void
-check_steps_done(const SagaRow *saga, bool ignore_failed)
+check_steps_done(SagaChange *change, bool ignore_failed)
 {
-	SagaSteps	steps;
+	const SagaRow *saga = change->saga;
+	const SagaSteps *steps = saga_change_steps(change);
 
-	saga_ledger_get_steps(&saga->id, &steps);
-	for (int i = 0; i < steps.count; i++)
+	for (int i = 0; i < steps->count; i++)
 	{
-		const SagaStep *step = &steps.step[i];
+		const SagaStep *step = &steps->step[i];
 
 		if (step->rolled_back_at != 0)
 			continue;
@@ -232,41 +231,42 @@ hint_for_complete(const SagaRow *saga)
 	return "Its failure is final: a new operation needs a new saga with a new key.";
 }
 
+typedef struct Completion
+{
+	Jsonb	   *result;
+	bool		ignore_failed;
+} Completion;
+
+static SagaVerdict
+decide_complete(SagaChange *change, void *arg)
+{
+	const Completion *completion = arg;
+	SagaRow    *saga = change->saga;
+
+	if (saga->state == SAGA_COMPLETED)
+		return SAGA_NOTHING_TO_WRITE;
+	if (saga->state != SAGA_RUNNING)
+		saga_access_refuse_state(saga, "only a running saga can be completed",
+								 hint_for_complete(saga));
+	check_steps_done(change, completion->ignore_failed);
+	saga_change_state(change, SAGA_COMPLETED);
+	saga->result = completion->result;
+	saga_change_due(change, 0, InvalidOid);
+	return SAGA_WRITE;
+}
+
 /* saga.complete(saga_id, result, ignore_failed) */
 Datum
 saga_sql_complete(PG_FUNCTION_ARGS)
 {
 	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
-	Jsonb	   *result;
-	bool		ignore_failed;
-	SagaRow		saga;
-	bool		locked;
+	Completion	completion;
 
 	saga_access_call("saga.complete()");
-	result = saga_arguments_jsonb(fcinfo, 1, "result");
-	ignore_failed = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
-
-	locked = saga_access_exclusive(id, SAGA_REACH_OWN, &saga);
-	for (;;)
-	{
-		TimestampTz now = saga_clock_now();
-
-		if (saga.state == SAGA_COMPLETED)
-			break;
-		if (saga.state != SAGA_RUNNING)
-			saga_access_refuse_state(&saga, "only a running saga can be completed",
-									 hint_for_complete(&saga));
-		check_steps_done(&saga, ignore_failed);
-		saga_ledger_enter_state(&saga, SAGA_COMPLETED, now);
-		saga.result = result;
-		saga_ledger_set_due(&saga, 0, InvalidOid);
-		if (saga_ledger_update_saga(&saga, SAGA_WAIT) == SAGA_WRITTEN)
-			break;
-		saga_access_again(&saga);
-	}
-	if (locked)
-		saga_ledger_unlock(id, ExclusiveLock);
-	PG_RETURN_TEXT_P(state_text(&saga));
+	completion.result = saga_arguments_jsonb(fcinfo, 1, "result");
+	completion.ignore_failed = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
+	return state_datum(saga_call(id, SAGA_REACH_OWN, SAGA_CALL_EXCLUSIVE,
+								 decide_complete, &completion));
 }
 
 /* Is a saga failing, or failed, for good, so that failing it says nothing new? */
@@ -289,29 +289,25 @@ fails_already(const SagaRow *saga)
 	return false;
 }
 
-/* The terminal failure of a saga, by its application. */
-static Datum
-fail_saga(const pg_uuid_t *id, SagaFailureKind kind, text *reason,
-		  Jsonb *details)
+typedef struct Failure
 {
-	SagaRow		saga;
-	bool		locked = saga_access_exclusive(id, SAGA_REACH_OWN, &saga);
+	SagaFailureKind kind;
+	text	   *reason;
+	Jsonb	   *details;
+} Failure;
 
-	for (;;)
-	{
-		if (fails_already(&saga))
-			break;
-		if (saga_state_is_final(saga.state))
-			saga_access_refuse_state(&saga, "a finished saga cannot fail",
-									 "Its outcome is final.");
-		if (saga_events_fail(&saga, kind, reason, details,
-							 SAGA_HAND_CALLER, saga_clock_now()) == SAGA_WRITTEN)
-			break;
-		saga_access_again(&saga);
-	}
-	if (locked)
-		saga_ledger_unlock(id, ExclusiveLock);
-	PG_RETURN_TEXT_P(state_text(&saga));
+static SagaVerdict
+decide_fail(SagaChange *change, void *arg)
+{
+	const Failure *failure = arg;
+
+	if (fails_already(change->saga))
+		return SAGA_NOTHING_TO_WRITE;
+	if (saga_state_is_final(change->saga->state))
+		saga_access_refuse_state(change->saga, "a finished saga cannot fail",
+								 "Its outcome is final.");
+	saga_events_fail(change, failure->kind, failure->reason, failure->details);
+	return SAGA_WRITE;
 }
 
 /* saga.fail(saga_id, reason, details) */
@@ -319,10 +315,13 @@ Datum
 saga_sql_fail(PG_FUNCTION_ARGS)
 {
 	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
+	Failure		failure = {SAGA_FAILURE_FAILED, NULL, NULL};
 
 	saga_access_call("saga.fail()");
-	return fail_saga(id, SAGA_FAILURE_FAILED, saga_arguments_text(fcinfo, 1),
-					 saga_arguments_jsonb(fcinfo, 2, "details"));
+	failure.reason = saga_arguments_text(fcinfo, 1);
+	failure.details = saga_arguments_jsonb(fcinfo, 2, "details");
+	return state_datum(saga_call(id, SAGA_REACH_OWN, SAGA_CALL_EXCLUSIVE,
+								 decide_fail, &failure));
 }
 
 /* saga.cancel(saga_id, reason) */
@@ -330,8 +329,10 @@ Datum
 saga_sql_cancel(PG_FUNCTION_ARGS)
 {
 	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
+	Failure		failure = {SAGA_FAILURE_CANCELLED, NULL, NULL};
 
 	saga_access_call("saga.cancel()");
-	return fail_saga(id, SAGA_FAILURE_CANCELLED, saga_arguments_text(fcinfo, 1),
-					 NULL);
+	failure.reason = saga_arguments_text(fcinfo, 1);
+	return state_datum(saga_call(id, SAGA_REACH_OWN, SAGA_CALL_EXCLUSIVE,
+								 decide_fail, &failure));
 }

@@ -24,6 +24,7 @@
 #include "base/rights.h"
 #include "calls/access.h"
 #include "calls/arguments.h"
+#include "calls/call.h"
 #include "calls/policies.h"
 #include "calls/quota.h"
 #include "catalog/namespace.h"
@@ -349,15 +350,15 @@ make_step(const SagaRow *saga, const StepRequest *request, int run,
 }
 
 static void
-insert_forward_attempt(const SagaStep *step, SagaOutcome outcome,
-					   const char *error, TimestampTz now)
+add_forward_attempt(SagaChange *change, const SagaStep *step,
+					SagaOutcome outcome, const char *error)
 {
 	SagaAttempt attempt;
 
 	attempt.saga = step->saga;
 	attempt.seq = step->seq;
 	attempt.started_at = step->attempt_at ? step->attempt_at : step->started_at;
-	attempt.finished_at = now;
+	attempt.finished_at = change->now;
 	attempt.rows = -1;
 	attempt.attempt = step->attempts;
 	attempt.phase = SAGA_PHASE_FORWARD;
@@ -365,7 +366,7 @@ insert_forward_attempt(const SagaStep *step, SagaOutcome outcome,
 	attempt.sqlstate = NULL;
 	attempt.error = error;
 	attempt.consumer = NULL;
-	saga_ledger_insert_attempt(&attempt);
+	saga_change_attempt(change, &attempt);
 }
 
 /*
@@ -373,19 +374,21 @@ insert_forward_attempt(const SagaStep *step, SagaOutcome outcome,
  * transaction that made the last attempt, that one again.
  */
 static SagaWritten
-repeat_step(const SagaRow *saga, SagaStep *step, const StepRequest *request,
+repeat_step(SagaRow *saga, SagaStep *step, const StepRequest *request,
 			TimestampTz now)
 {
-	SagaStepStatus before = step->status;
-	SagaStep	past = *step;
-	bool		again = before == SAGA_STEP_STARTED &&
+	bool		again = step->status == SAGA_STEP_STARTED &&
 		saga_ledger_is_own_attempt(step);
-	SagaWritten written;
+	SagaChange	change;
 
 	if (again && !request->completed)
 		return SAGA_WRITTEN;
+	saga_change_begin(&change, saga, NULL, SAGA_MAY_WAIT, now);
+	saga_change_only_step(&change, step);
 	if (!again)
 	{
+		if (step->status == SAGA_STEP_STARTED)
+			add_forward_attempt(&change, step, SAGA_OUTCOME_INTERRUPTED, NULL);
 		step->attempts++;
 		step->attempt_at = now;
 		step->retry_at = 0;
@@ -397,10 +400,7 @@ repeat_step(const SagaRow *saga, SagaStep *step, const StepRequest *request,
 		step->completed_at = now;
 		step->output = request->output;
 	}
-	written = saga_ledger_update_step(saga, step, SAGA_WAIT);
-	if (written == SAGA_WRITTEN && !again && before == SAGA_STEP_STARTED)
-		insert_forward_attempt(&past, SAGA_OUTCOME_INTERRUPTED, NULL, now);
-	return written;
+	return saga_change_write(&change);
 }
 
 /* saga.step(...) */
@@ -490,9 +490,9 @@ find_step(const SagaRow *saga, text *key, text *forward_key, SagaStep *step)
 				 errhint("The step was undone and started afresh meanwhile; what the old run reports no longer counts.")));
 }
 
-/* The stored answer of a completed step, if the caller says the same. */
-static Datum
-repeated_completion(const SagaStep *step, Jsonb *output)
+/* A completed step is completed again: the caller must say the same. */
+static void
+check_same_output(const SagaStep *step, Jsonb *output)
 {
 	bool		forgotten = step->content_hash != NULL && step->output == NULL;
 
@@ -505,7 +505,6 @@ repeated_completion(const SagaStep *step, Jsonb *output)
 				 errmsg("step \"%s\" was completed with another output",
 						text_to_cstring(step->key)),
 				 errhint("Ask saga.step for the stored output, and use that.")));
-	return step_result(step, true);
 }
 
 /* SG005: like the result of any step that is undone, this comes too late. */
@@ -521,22 +520,66 @@ refuse_rolled_back(const SagaStep *step)
 			 errhint("Call saga.step first. Report an outside effect of the old run that did happen with complete_step(..., late => 'record').")));
 }
 
-/* A result that came after the undo had begun, and shall be kept. */
-static SagaWritten
-record_late(SagaRow *saga, SagaStep *step, Jsonb *output, TimestampTz now)
+typedef struct StepReport
 {
-	SagaSteps	steps;
-	SagaWritten written;
-	int			index;
+	text	   *key;
+	text	   *forward_key;	/* or NULL */
+	bool		record_late;	/* of a completion: late => 'record' */
+	Jsonb	   *output;
+	text	   *error;			/* of a failure, as the next one */
+	bool		retryable;
+	SagaStep	step;			/* the result: the step as it is after it */
+} StepReport;
 
-	saga_ledger_get_steps(&saga->id, &steps);
-	index = saga_next_find(&steps, step->seq);
+/* A result that came after the undo had begun, and shall be kept. */
+static SagaVerdict
+decide_late(SagaChange *change, StepReport *report)
+{
+	SagaSteps  *steps = saga_change_steps(change);
+	int			index = saga_next_find(steps, report->step.seq);
+
 	/* Purged, or moved while the steps were read. */
 	if (index < 0)
-		return SAGA_CHANGED;
-	written = saga_events_late(saga, &steps, index, output, now);
-	*step = steps.step[index];
-	return written;
+		return SAGA_LOOK_AGAIN;
+	saga_events_late(change, &steps->step[index], report->output);
+	report->step = steps->step[index];
+	return SAGA_WRITE;
+}
+
+static SagaVerdict
+decide_complete_step(SagaChange *change, void *arg)
+{
+	StepReport *report = arg;
+	SagaRow    *saga = change->saga;
+	SagaStep   *step = &report->step;
+
+	if (saga->state != SAGA_RUNNING && saga->state != SAGA_COMPLETED &&
+		!report->record_late)
+		saga_access_refuse_failing(saga);
+	find_step(saga, report->key, report->forward_key, step);
+	/* Not before what had to be waited for. */
+	change->now = saga_clock_now();
+	if (step->rolled_back_at != 0 && saga->state == SAGA_RUNNING &&
+		!report->record_late)
+		refuse_rolled_back(step);
+	if (step->status == SAGA_STEP_COMPLETED)
+	{
+		check_same_output(step, report->output);
+		return SAGA_NOTHING_TO_WRITE;
+	}
+	if (saga->state == SAGA_COMPLETED)
+		saga_access_refuse_state(saga, "a completed saga takes no more results",
+								 "Its step was left failed on purpose; a new operation needs a new saga.");
+	if (saga->state != SAGA_RUNNING || step->rolled_back_at != 0)
+		return decide_late(change, report);
+	if (step->status == SAGA_STEP_FAILED)
+		refuse_step_state(step, "a failed attempt cannot be completed",
+						  "Call saga.step again: it begins another attempt, with the same forward key.");
+	step->status = SAGA_STEP_COMPLETED;
+	step->completed_at = change->now;
+	step->output = report->output;
+	saga_change_only_step(change, step);
+	return SAGA_WRITE;
 }
 
 /* saga.complete_step(saga_id, step, output, late, forward_key) */
@@ -544,57 +587,17 @@ Datum
 saga_sql_complete_step(PG_FUNCTION_ARGS)
 {
 	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
-	text	   *key;
-	Jsonb	   *output;
-	bool		record;
-	text	   *forward_key;
-	SagaRow		saga;
-	SagaStep	step;
+	StepReport	report;
 
 	saga_access_call("saga.complete_step()");
-	key = saga_arguments_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
-	output = saga_arguments_jsonb(fcinfo, 2, "output");
-	record = saga_arguments_word(fcinfo, 3, "late", late_words, false) == LATE_RECORD;
-	forward_key = saga_arguments_text(fcinfo, 4);
-
-	saga_access_shared(id, &saga);
-	for (;;)
-	{
-		TimestampTz now;
-		SagaWritten written;
-
-		if (saga.state != SAGA_RUNNING && saga.state != SAGA_COMPLETED &&
-			!record)
-			saga_access_refuse_failing(&saga);
-		find_step(&saga, key, forward_key, &step);
-		now = saga_clock_now();
-		if (step.rolled_back_at != 0 && saga.state == SAGA_RUNNING &&
-			!record)
-			refuse_rolled_back(&step);
-		if (step.status == SAGA_STEP_COMPLETED)
-			return repeated_completion(&step, output);
-
-		if (saga.state == SAGA_COMPLETED)
-			saga_access_refuse_state(&saga,
-									 "a completed saga takes no more results",
-									 "Its step was left failed on purpose; a new operation needs a new saga.");
-		else if (saga.state == SAGA_RUNNING && step.rolled_back_at == 0)
-		{
-			if (step.status == SAGA_STEP_FAILED)
-				refuse_step_state(&step,
-								  "a failed attempt cannot be completed",
-								  "Call saga.step again: it begins another attempt, with the same forward key.");
-			step.status = SAGA_STEP_COMPLETED;
-			step.completed_at = now;
-			step.output = output;
-			written = saga_ledger_update_step(&saga, &step, SAGA_WAIT);
-		}
-		else
-			written = record_late(&saga, &step, output, now);
-		if (written == SAGA_WRITTEN)
-			return step_result(&step, true);
-		saga_access_again(&saga);
-	}
+	report.key = saga_arguments_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
+	report.output = saga_arguments_jsonb(fcinfo, 2, "output");
+	report.record_late = saga_arguments_word(fcinfo, 3, "late", late_words,
+											 false) == LATE_RECORD;
+	report.forward_key = saga_arguments_text(fcinfo, 4);
+	(void) saga_call(id, SAGA_REACH_OWN, SAGA_CALL_SHARED, decide_complete_step,
+					 &report);
+	return step_result(&report.step, true);
 }
 
 /*
@@ -615,62 +618,59 @@ forward_retry_at(const SagaStep *step, TimestampTz now)
 								pg_prng_double(&pg_global_prng_state));
 }
 
+static SagaVerdict
+decide_fail_step(SagaChange *change, void *arg)
+{
+	StepReport *report = arg;
+	const SagaRow *saga = change->saga;
+	SagaStep   *step = &report->step;
+
+	find_step(saga, report->key, report->forward_key, step);
+	change->now = saga_clock_now();
+	if ((saga->state != SAGA_RUNNING && saga->state != SAGA_COMPLETED) ||
+		step->rolled_back_at != 0)
+	{
+		ereport(NOTICE,
+				(errmsg("the failure of step \"%s\" came late and changes nothing",
+						text_to_cstring(report->key)),
+				 errdetail("Saga %s is in state \"%s\".",
+						   saga_ids_string(&saga->id),
+						   saga_state_name(saga->state))));
+		return SAGA_NOTHING_TO_WRITE;
+	}
+	if (step->status == SAGA_STEP_FAILED)
+		return SAGA_NOTHING_TO_WRITE;
+	if (step->status == SAGA_STEP_COMPLETED)
+		refuse_step_state(step, "a completed step cannot fail",
+						  "Fail the saga to undo it.");
+
+	step->status = SAGA_STEP_FAILED;
+	step->error = report->error;
+	step->retry_at = report->retryable ? forward_retry_at(step, change->now) : 0;
+	saga_change_only_step(change, step);
+	add_forward_attempt(change, step, SAGA_OUTCOME_FAILED,
+						text_to_cstring(report->error));
+	return SAGA_WRITE;
+}
+
 /* saga.fail_step(saga_id, step, error, retryable, forward_key) */
 Datum
 saga_sql_fail_step(PG_FUNCTION_ARGS)
 {
 	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
-	text	   *key;
-	text	   *error;
-	bool		retryable;
-	text	   *forward_key;
-	SagaRow		saga;
-	SagaStep	step;
+	StepReport	report;
 
 	saga_access_call("saga.fail_step()");
-	key = saga_arguments_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
-	error = saga_arguments_text(fcinfo, 2);
-	if (error == NULL)
+	report.key = saga_arguments_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
+	report.error = saga_arguments_text(fcinfo, 2);
+	if (report.error == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("error must not be null"),
 				 errhint("Say what went wrong: people will read it.")));
-	retryable = PG_ARGISNULL(3) ? true : PG_GETARG_BOOL(3);
-	forward_key = saga_arguments_text(fcinfo, 4);
-
-	saga_access_shared(id, &saga);
-	for (;;)
-	{
-		TimestampTz now;
-
-		find_step(&saga, key, forward_key, &step);
-		now = saga_clock_now();
-		if ((saga.state != SAGA_RUNNING && saga.state != SAGA_COMPLETED) ||
-			step.rolled_back_at != 0)
-		{
-			ereport(NOTICE,
-					(errmsg("the failure of step \"%s\" came late and changes nothing",
-							text_to_cstring(key)),
-					 errdetail("Saga %s is in state \"%s\".",
-							   saga_ids_string(id),
-							   saga_state_name(saga.state))));
-			return step_result(&step, true);
-		}
-		if (step.status == SAGA_STEP_FAILED)
-			return step_result(&step, true);
-		if (step.status == SAGA_STEP_COMPLETED)
-			refuse_step_state(&step, "a completed step cannot fail",
-							  "Fail the saga to undo it.");
-
-		step.status = SAGA_STEP_FAILED;
-		step.error = error;
-		step.retry_at = retryable ? forward_retry_at(&step, now) : 0;
-		if (saga_ledger_update_step(&saga, &step, SAGA_WAIT) == SAGA_WRITTEN)
-		{
-			insert_forward_attempt(&step, SAGA_OUTCOME_FAILED,
-								   text_to_cstring(error), now);
-			return step_result(&step, true);
-		}
-		CHECK_FOR_INTERRUPTS();
-	}
+	report.retryable = PG_ARGISNULL(3) || PG_GETARG_BOOL(3);
+	report.forward_key = saga_arguments_text(fcinfo, 4);
+	(void) saga_call(id, SAGA_REACH_OWN, SAGA_CALL_SHARED, decide_fail_step,
+					 &report);
+	return step_result(&report.step, true);
 }

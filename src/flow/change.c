@@ -1,433 +1,262 @@
 /*-------------------------------------------------------------------------
  *
  * change.c
- *	  Writing down what follows from a saga's steps.
+ *	  What becomes of a saga: built in memory, written at once.
  *
- * What is next is next.c's to say; here it is written: the saga's state, when
- * it must be looked at and by whom, and the steps that changed by that.
+ * Deciding and writing are two phases.  The calls, events.c and follow.c decide:
+ * they set fields of the rows in memory, mark the steps that they changed, and
+ * add attempts, events and notifications.  saga_change_write then writes all of
+ * it, and is the only function that replaces rows of a saga or of its steps.
  *
  * The saga's row is written first: that row is where two writers meet (see
- * saga_rows.c), and when it says SAGA_CHANGED or SAGA_WRITE_BUSY nothing else has
- * been written yet, and the caller begins anew from fresh rows.  The caller
- * has made sure that nobody was writing the saga's row when it read the rows.
+ * saga_rows.c).  When it says SAGA_CHANGED or SAGA_WRITE_BUSY, nothing else has
+ * been written, and the caller begins again from fresh rows.  The caller has
+ * made sure that nobody was writing the saga's row when it read the rows.
+ *
+ * The steps of a running saga are written without its row, by callers that hold
+ * its lock (saga_change_only_step): then the step's own row is where two writers
+ * meet.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "base/json.h"
+#include "base/errors.h"
+#include "base/guc.h"
 #include "flow/change.h"
-#include "flow/next.h"
 #include "flow/notify.h"
 #include "utils/builtins.h"
 
-/* Our own processes do not wait for others; a caller does. */
-static SagaPatience
-patience_of(SagaHand hand)
+typedef struct SagaChangeEvent
 {
-	return hand == SAGA_HAND_CALLER ? SAGA_WAIT : SAGA_NOWAIT;
+	const char *event;
+	int64		seq;			/* 0: not about a step */
+	Jsonb	   *detail;			/* or NULL */
+	TimestampTz at;
+} SagaChangeEvent;
+
+typedef struct SagaChangeNotice
+{
+	const char *channel;
+	int64		seq;			/* the step to compensate; 0: a new state */
+	SagaState	state;
+} SagaChangeNotice;
+
+/* Changes begun in this process */
+static uint64 changes = 0;
+
+/* "steps" may be NULL, if they are not known yet. */
+void
+saga_change_begin(SagaChange *change, SagaRow *saga, SagaSteps *steps, int may,
+				  TimestampTz now)
+{
+	memset(change, 0, sizeof(SagaChange));
+	change->saga = saga;
+	change->steps = steps;
+	change->may = may;
+	change->now = now;
+	change->number = ++changes;
 }
 
-/* Writes a step behind its saga's row, which this transaction has replaced. */
-void
-saga_change_write_step(const SagaRow *saga, SagaStep *step)
+/* The steps of the saga, which are read at the first call. */
+SagaSteps *
+saga_change_steps(SagaChange *change)
 {
-	if (saga_ledger_update_step(saga, step, SAGA_NOWAIT) != SAGA_WRITTEN)
-		elog(ERROR, "a step changed without its saga");
+	if (change->steps == NULL)
+	{
+		change->steps = palloc(sizeof(SagaSteps));
+		saga_ledger_get_steps(&change->saga->id, change->steps);
+	}
+	return change->steps;
+}
+
+/* Marks a step's row as one to write. */
+void
+saga_change_step(SagaChange *change, SagaStep *step)
+{
+	if (step->change == change->number)
+		return;
+	step->change = change->number;
+	change->changed = lappend(change->changed, step);
 }
 
 /*
- * Writes the rows of a saga whose walk stands as it stood: the saga's, and
- * that of a step, or NULL.
+ * Changes a step of a running saga, whose lock the caller holds, and nothing
+ * else: the saga's row stays as it is.
  */
-SagaWritten
-saga_change_stand(SagaRow *saga, SagaStep *step, SagaHand hand,
-				  TimestampTz now)
+void
+saga_change_only_step(SagaChange *change, SagaStep *step)
 {
-	SagaWritten written;
+	change->steps_only = true;
+	saga_change_step(change, step);
+}
 
-	saga->updated_at = now;
-	written = saga_ledger_update_saga(saga, patience_of(hand));
-	if (written == SAGA_WRITTEN && step != NULL)
-		saga_change_write_step(saga, step);
+/*
+ * The one function through which a saga's state changes.  A transition that
+ * does not exist is an error (SG002).
+ */
+void
+saga_change_state(SagaChange *change, SagaState state)
+{
+	SagaRow    *saga = change->saga;
+
+	if (!saga_state_can(saga->state, state))
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_INVALID_STATE),
+				 errmsg("a saga cannot go from \"%s\" to \"%s\"",
+						saga_state_name(saga->state), saga_state_name(state))));
+	saga->state = state;
+	saga->finished_at = saga_state_is_final(state) ? change->now : 0;
+	saga->parked = NULL;
+	if (saga->announce != NULL ||
+		(state == SAGA_NEEDS_REVIEW && saga_guc_review_channel[0] != '\0'))
+	{
+		const char *before = saga->to_announce ?
+			text_to_cstring(saga->to_announce) : "";
+
+		saga->to_announce = cstring_to_text(psprintf("%s%c", before, state));
+	}
+}
+
+/*
+ * Sets when the saga must be looked at next, and in which lane; 0: never.
+ * While there is something to announce, that comes first, and is the worker's.
+ */
+void
+saga_change_due(SagaChange *change, TimestampTz due, Oid lane)
+{
+	SagaRow    *saga = change->saga;
+
+	if (saga->to_announce != NULL)
+	{
+		lane = InvalidOid;
+		/* If that is so already, it keeps its place. */
+		due = saga->due != 0 && !OidIsValid(saga->lane) &&
+			saga->due <= change->now ? saga->due : change->now;
+	}
+	saga->due = due;
+	saga->lane = due != 0 ? lane : InvalidOid;
+}
+
+/* Adds an attempt that is over to the history. */
+void
+saga_change_attempt(SagaChange *change, const SagaAttempt *attempt)
+{
+	SagaAttempt *copy = palloc(sizeof(SagaAttempt));
+
+	*copy = *attempt;
+	change->attempts = lappend(change->attempts, copy);
+}
+
+/* Adds an event to the history, about the step "seq" or, if that is 0, none. */
+void
+saga_change_event(SagaChange *change, const char *event, int64 seq,
+				  Jsonb *detail)
+{
+	saga_change_past_event(change, event, seq, detail, change->now);
+}
+
+/* The same, of something that the rows told until now. */
+void
+saga_change_past_event(SagaChange *change, const char *event, int64 seq,
+					   Jsonb *detail, TimestampTz at)
+{
+	SagaChangeEvent *new = palloc(sizeof(SagaChangeEvent));
+
+	new->event = event;
+	new->seq = seq;
+	new->detail = detail;
+	new->at = at;
+	change->events = lappend(change->events, new);
+}
+
+static void
+add_notice(SagaChange *change, const char *channel, int64 seq, SagaState state)
+{
+	SagaChangeNotice *new = palloc(sizeof(SagaChangeNotice));
+
+	new->channel = channel;
+	new->seq = seq;
+	new->state = state;
+	change->notices = lappend(change->notices, new);
+}
+
+/* The listeners of a step's channel are notified of its compensation. */
+void
+saga_change_notify(SagaChange *change, const SagaStep *step)
+{
+	add_notice(change, text_to_cstring(step->channel), step->seq, 0);
+}
+
+/* A channel is notified of a state that the saga entered. */
+void
+saga_change_announce(SagaChange *change, const char *channel, SagaState state)
+{
+	add_notice(change, channel, 0, state);
+}
+
+/* Writes the rows of the steps that changed. */
+static SagaWritten
+write_steps(SagaChange *change)
+{
+	SagaPatience patience = change->steps_only && (change->may & SAGA_MAY_WAIT) ?
+		SAGA_WAIT : SAGA_NOWAIT;
+	SagaWritten written = SAGA_WRITTEN;
+	ListCell   *lc;
+
+	foreach(lc, change->changed)
+	{
+		written = saga_ledger_update_step(change->saga, lfirst(lc), patience);
+		if (written == SAGA_WRITTEN)
+			continue;
+		/* Only the first is where two writers may meet. */
+		if (change->steps_only && lc == list_head(change->changed))
+			break;
+		elog(ERROR, "a step changed without its saga");
+	}
 	return written;
 }
 
 /*
- * What waits for a listener waits no longer, since the walk stands still; the
- * saga's row has been replaced.
- */
-void
-saga_change_withdraw(const SagaRow *saga, SagaSteps *steps)
-{
-	for (int i = 0; i < steps->count; i++)
-	{
-		if (saga_rows_queued(&steps->step[i]) == 0)
-			continue;
-		steps->step[i].comp_status = SAGA_COMP_PENDING;
-		saga_change_write_step(saga, &steps->step[i]);
-	}
-}
-
-/*
- * Has a saga that has not failed a deadline, which has passed and counts?  In a
- * partial undo that makes a full one of it.
- */
-bool
-saga_change_is_late(const SagaRow *saga, TimestampTz now)
-{
-	return saga->deadline != 0 && saga->deadline <= now && !saga->paused &&
-		saga->failure_kind == SAGA_FAILURE_NONE;
-}
-
-/*
- * When a saga that is being undone, and waits for something, must be looked
- * at: then (0: it is told); at its deadline, which makes of a partial undo a
- * full one; or at the end of a claim, which need not be of the step that is
- * next.
- */
-void
-saga_change_wait_until(SagaRow *saga, const SagaSteps *steps,
-					   TimestampTz when, Oid lane)
-{
-	const SagaStep *claimed = saga_next_claimed(steps);
-
-	if (claimed != NULL && (when == 0 || claimed->lease_until < when))
-	{
-		when = claimed->lease_until;
-		lane = InvalidOid;
-	}
-	if (saga->deadline != 0 && saga->failure_kind == SAGA_FAILURE_NONE &&
-		!saga->paused && (when == 0 || saga->deadline < when))
-		saga_ledger_set_due(saga, saga->deadline, InvalidOid);
-	else
-		saga_ledger_set_due(saga, when, lane);
-}
-
-/*
- * When a saga that is not being undone must be looked at: at its deadline, or
- * at the end of a claim that goes on.
- */
-void
-saga_change_rest(SagaRow *saga, const SagaSteps *steps)
-{
-	const SagaStep *claimed = saga_next_claimed(steps);
-
-	if (claimed != NULL)
-		saga_ledger_set_due(saga, claimed->lease_until, InvalidOid);
-	else if (saga->state == SAGA_RUNNING && !saga->paused)
-		saga_ledger_set_due(saga, saga->deadline, InvalidOid);
-	else
-		saga_ledger_set_due(saga, 0, InvalidOid);
-}
-
-/*
- * Due at once in the lane of a role, unless it is so already: an executor that
- * walks on need not be told.
- */
-static void
-due_for_executor(SagaRow *saga, TimestampTz now, Oid lane)
-{
-	if (saga->due == 0 || saga->due > now || saga->lane != lane ||
-		saga->to_announce != NULL)
-		saga_ledger_set_due(saga, now, lane);
-}
-
-/*
- * Steps later than the one at "index" that the walk passes over are settled
- * by that; says so in their rows.  A result of theirs that comes in later then
- * finds that it is too late.
- */
-static void
-skip_passed_over(const SagaRow *saga, SagaSteps *steps, int index)
-{
-	for (int i = steps->frontier - 1; i > index; i--)
-	{
-		SagaStep   *step = &steps->step[i];
-
-		if (!saga_next_in_range(saga, step) ||
-			!saga_next_passes_over(saga, step))
-			continue;
-		step->comp_status = SAGA_COMP_SKIPPED;
-		saga_change_write_step(saga, step);
-	}
-}
-
-/* What the walk comes to is SQL, or a listener's: is it due, and for whom? */
-static void
-go_on(SagaRow *saga, const SagaSteps *steps, SagaStep *step, SagaTaskKind kind,
-	  SagaHand hand, TimestampTz now)
-{
-	bool		sql = kind == SAGA_TASK_SQL;
-
-	if (saga->state != SAGA_COMPENSATING)
-		saga_ledger_enter_state(saga, SAGA_COMPENSATING, now);
-	if (step->claimed_at != 0)
-		saga_change_wait_until(saga, steps, 0, InvalidOid);
-	else if (saga->paused)
-	{
-		if (step->comp_status == SAGA_COMP_DISPATCHED)
-			step->comp_status = SAGA_COMP_PENDING;
-		saga_change_wait_until(saga, steps, 0, InvalidOid);
-	}
-	else if (step->comp_status == SAGA_COMP_DISPATCHED)
-		saga_change_wait_until(saga, steps, 0, InvalidOid);
-	else if (step->next_attempt_at > now)
-		saga_change_wait_until(saga, steps, step->next_attempt_at,
-							   sql ? step->run_as : InvalidOid);
-	else if (sql)
-		due_for_executor(saga, now, step->run_as);
-	else if (hand != SAGA_HAND_WORKER || saga->to_announce != NULL ||
-			 !step->acknowledge)
-		saga_ledger_set_due(saga, now, InvalidOid);
-	else
-	{
-		step->comp_status = SAGA_COMP_DISPATCHED;
-		step->dispatched_at = now;
-		step->next_attempt_at = 0;
-		saga_change_wait_until(saga, steps, 0, InvalidOid);
-	}
-}
-
-/*
- * The walk is over.  Returns why the saga is parked, or NULL: it is
- * compensated or, after a partial undo, running again, with the runs of steps
- * that this undid rolled back.
- */
-static const char *
-end_walk(SagaRow *saga, SagaSteps *steps, TimestampTz now)
-{
-	int			given_up = saga_next_count_given_up(saga, steps);
-
-	if (given_up > 0)
-	{
-		const char *why = psprintf("%d of its compensations failed, the others are done",
-								   given_up);
-
-		if (saga->state != SAGA_NEEDS_REVIEW)
-			saga_ledger_enter_state(saga, SAGA_NEEDS_REVIEW, now);
-		saga->parked = cstring_to_text(why);
-		saga_ledger_set_due(saga, 0, InvalidOid);
-		return why;
-	}
-	/* A full undo is one that has a reason; a partial one has a savepoint. */
-	if (saga->failure_kind != SAGA_FAILURE_NONE)
-	{
-		saga_ledger_enter_state(saga, SAGA_COMPENSATED, now);
-		saga_ledger_set_due(saga, 0, InvalidOid);
-		return NULL;
-	}
-	for (int i = 0; i < steps->count; i++)
-	{
-		SagaStep   *step = &steps->step[i];
-
-		if (step->rolled_back_at != 0 || step->seq <= saga->undo_target)
-			continue;
-		/* What is never undone is not to be done again either. */
-		if (step->kind == SAGA_KIND_RETRIABLE)
-		{
-			if (step->comp_status == SAGA_COMP_SKIPPED)
-				step->comp_status = SAGA_COMP_REGISTERED;
-			continue;
-		}
-		if (saga_next_passes_over(saga, step))
-			step->comp_status = SAGA_COMP_SKIPPED;
-		step->rolled_back_at = now;
-	}
-	if (saga->state != SAGA_RUNNING)
-		saga_ledger_enter_state(saga, SAGA_RUNNING, now);
-	saga->reason = NULL;
-	saga_ledger_set_due(saga, saga->paused ? 0 : saga->deadline, InvalidOid);
-	return NULL;
-}
-
-/* Writes what the end of a partial undo made of the steps behind its savepoint. */
-static void
-write_rolled_back(SagaRow *saga, SagaSteps *steps, SagaStep *written,
-				  TimestampTz now)
-{
-	for (int i = 0; i < steps->count; i++)
-	{
-		SagaStep   *step = &steps->step[i];
-
-		if (step != written &&
-			(step->rolled_back_at == now ||
-			 step->comp_status != step->stored_comp_status))
-			saga_change_write_step(saga, step);
-	}
-}
-
-/*
- * Sets the saga's row to what follows from its steps, and writes everything:
- * the saga's row, the one step whose row "changed" points to (or NULL), and
- * what the walk passed over or rolled back.
- *
- * Only the worker dispatches to listeners; whoever else comes to such a step
- * ("hand" tells who it is) leaves the saga to it.  So does the worker with one
- * that nobody acknowledges: sending and marking that are a turn of their own.
+ * Writes a change.  Anything but SAGA_WRITTEN: another transaction was there
+ * first, and nothing is written.
  */
 SagaWritten
-saga_change_walk(SagaRow *saga, SagaSteps *steps, SagaStep *changed,
-				 SagaHand hand, TimestampTz now)
+saga_change_write(SagaChange *change)
 {
-	bool		was_parked = saga->state == SAGA_NEEDS_REVIEW;
-	const char *parked = NULL;
-	SagaStep   *step = NULL;
-	bool		touched = false;	/* that step's row is to be written */
-	bool		dispatched = false;
-	TimestampTz dispatched_before = 0;
-	bool		over = false;
-	SagaTask	task;
+	SagaRow    *saga = change->saga;
 	SagaWritten written;
+	ListCell   *lc;
 
-	Assert(saga->undo_target >= 0);
-	saga->updated_at = now;
-	saga_next(saga, steps, &task);
-
-	/*
-	 * An executor goes from step to step without waiting for anything.  If
-	 * the deadline passed meanwhile, what comes next is the full undo, which
-	 * the worker begins.
-	 */
-	if (hand == SAGA_HAND_EXECUTOR && saga->state == SAGA_COMPENSATING &&
-		saga_change_is_late(saga, now))
+	if (!change->steps_only)
 	{
-		saga_ledger_set_due(saga, now, InvalidOid);
-		return saga_change_stand(saga, changed, hand, now);
+		saga->updated_at = change->now;
+		written = saga_ledger_update_saga(saga, (change->may & SAGA_MAY_WAIT) ?
+										  SAGA_WAIT : SAGA_NOWAIT);
+		if (written != SAGA_WRITTEN)
+			return written;
 	}
-	if (task.index >= 0)
-		step = &steps->step[task.index];
-	switch (task.kind)
-	{
-		case SAGA_TASK_SQL:
-		case SAGA_TASK_LISTENER:
-			{
-				SagaCompStatus before = step->comp_status;
-
-				dispatched_before = step->dispatched_at;
-				go_on(saga, steps, step, task.kind, hand, now);
-				touched = step->comp_status != before;
-				dispatched = touched && step->comp_status == SAGA_COMP_DISPATCHED;
-				break;
-			}
-		case SAGA_TASK_PERSON:
-
-			/*
-			 * The application that fails a saga sees it compensating first,
-			 * whatever its last step wants.
-			 */
-			if (saga->state == SAGA_RUNNING)
-			{
-				saga_ledger_enter_state(saga, SAGA_COMPENSATING, now);
-				saga_ledger_set_due(saga, now, InvalidOid);
-				break;
-			}
-			if (!was_parked)
-				saga_ledger_enter_state(saga, SAGA_NEEDS_REVIEW, now);
-			saga->parked = NULL;
-			saga_change_rest(saga, steps);
-			if (!was_parked || step->parked == NULL)
-				parked = task.why;
-			if (step->parked == NULL)
-			{
-				step->parked = cstring_to_text(task.why);
-				touched = true;
-			}
-			break;
-		case SAGA_TASK_NONE:
-			parked = end_walk(saga, steps, now);
-			over = saga->state == SAGA_RUNNING;
-			break;
-	}
-
-	written = saga_ledger_update_saga(saga, patience_of(hand));
+	written = write_steps(change);
 	if (written != SAGA_WRITTEN)
 		return written;
 
-	if (changed != NULL)
-		saga_change_write_step(saga, changed);
-	if (touched && step != changed)
-		saga_change_write_step(saga, step);
-	if (over)
-		write_rolled_back(saga, steps, changed, now);
-	else
-		skip_passed_over(saga, steps, task.index);
-
-	if (parked != NULL)
-		saga_ledger_insert_event(&saga->id, "parked", step ? step->seq : 0,
-								 saga_json_pair("why", parked), now);
-	if (over)
-		saga_ledger_insert_event(&saga->id,
-								 saga->undo_target == SAGA_NOTHING_TO_UNDO ?
-								 "running again" : "rolled back", 0, NULL, now);
-	if (dispatched)
+	foreach(lc, change->attempts)
+		saga_ledger_insert_attempt(lfirst(lc));
+	foreach(lc, change->events)
 	{
-		saga_change_keep_dispatch(step, dispatched_before);
-		saga_notify_compensate(text_to_cstring(step->channel), &saga->id,
-							   step->seq);
+		SagaChangeEvent *event = lfirst(lc);
+
+		saga_ledger_insert_event(&saga->id, event->event, event->seq,
+								 event->detail, event->at);
+	}
+	foreach(lc, change->notices)
+	{
+		SagaChangeNotice *notice = lfirst(lc);
+
+		if (notice->seq != 0)
+			saga_notify_compensate(notice->channel, &saga->id, notice->seq);
+		else
+			saga_notify_state(notice->channel, &saga->id, notice->state);
 	}
 	return SAGA_WRITTEN;
-}
-
-/*
- * Settles an attempt of the compensation of the step at "index", and goes on
- * with the walk.  For a success this is the mark: it belongs into the
- * transaction that did the work.
- *
- * The undo may have been parked or abandoned while the attempt was under way;
- * what it did is written down, and nothing follows from it.
- */
-SagaWritten
-saga_change_settle(SagaRow *saga, SagaSteps *steps, int index,
-				   const SagaAttemptEnd *end, SagaHand hand, TimestampTz now)
-{
-	SagaStep   *step = &steps->step[index];
-	SagaWritten written;
-
-	saga_outcome_take(saga, step, end, now);
-	if (saga->state == SAGA_COMPENSATING)
-		written = saga_change_walk(saga, steps, step, hand, now);
-	else
-	{
-		saga_change_rest(saga, steps);
-		written = saga_change_stand(saga, step, hand, now);
-	}
-	if (written == SAGA_WRITTEN)
-		saga_change_write_attempt(step, end, now);
-	return written;
-}
-
-/*
- * The row of a step tells of the last time that it was dispatched only; "before"
- * is the one before that, or 0.
- */
-void
-saga_change_keep_dispatch(const SagaStep *step, TimestampTz before)
-{
-	if (before != 0)
-		saga_ledger_insert_event(&step->saga, "compensation dispatched",
-								 step->seq,
-								 saga_json_pair("channel", text_to_cstring(step->channel)),
-								 before);
-}
-
-/* Writes down an attempt of a compensation that is over. */
-void
-saga_change_write_attempt(const SagaStep *step, const SagaAttemptEnd *end,
-						  TimestampTz now)
-{
-	SagaAttempt attempt;
-
-	attempt.saga = step->saga;
-	attempt.seq = step->seq;
-	attempt.started_at = end->started_at;
-	attempt.finished_at = now;
-	attempt.rows = end->rows;
-	attempt.attempt = end->attempt;
-	attempt.phase = SAGA_PHASE_COMPENSATION;
-	attempt.outcome = end->outcome;
-	attempt.sqlstate = end->sqlstate;
-	attempt.error = end->error;
-	attempt.consumer = end->consumer;
-	saga_ledger_insert_attempt(&attempt);
 }

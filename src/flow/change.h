@@ -1,46 +1,56 @@
 /*-------------------------------------------------------------------------
  *
  * change.h
- *	  Writing down what follows from a saga's steps.
+ *	  What becomes of a saga: built in memory, written at once.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef SAGA_CHANGE_H
 #define SAGA_CHANGE_H
 
-#include "flow/outcome.h"
+#include "nodes/pg_list.h"
+
 #include "ledger/ledger.h"
 
-/* Who moves a saga on. */
-typedef enum SagaHand
+/* What the process that makes a change may do; a bit mask. */
+#define SAGA_MAY_WAIT		0x01	/* for another transaction that writes the
+									 * saga; our own processes do not */
+#define SAGA_MAY_NOTIFY		0x02	/* listeners; only the worker does */
+
+/*
+ * A change of one saga.  Whoever decides sets fields of the rows, marks the
+ * steps that it changed, and adds to the lists; nothing reaches the ledger
+ * before saga_change_write.
+ */
+typedef struct SagaChange
 {
-	SAGA_HAND_CALLER,			/* a session's call: waits for other writers */
-	SAGA_HAND_EXECUTOR,			/* a process of ours: does not wait */
-	SAGA_HAND_WORKER			/* likewise; and it may notify */
-} SagaHand;
+	SagaRow    *saga;
+	SagaSteps  *steps;			/* NULL: not read; see saga_change_steps */
+	TimestampTz now;
+	int			may;			/* SAGA_MAY_... */
+	bool		steps_only;		/* the saga's own row stays as it is */
+	uint64		number;			/* of this change in this process */
+	List	   *changed;		/* of SagaStep: rows to write */
+	List	   *attempts;		/* of SagaAttempt */
+	List	   *events;			/* of SagaChangeEvent */
+	List	   *notices;		/* of SagaChangeNotice */
+} SagaChange;
 
-/* The undo_target of a saga of which only late results wait for a decision. */
-#define SAGA_NOTHING_TO_UNDO	PG_INT64_MAX
-
-extern SagaWritten saga_change_walk(SagaRow *saga, SagaSteps *steps,
-									SagaStep *changed, SagaHand hand,
-									TimestampTz now);
-extern SagaWritten saga_change_settle(SagaRow *saga, SagaSteps *steps,
-									  int index, const SagaAttemptEnd *end,
-									  SagaHand hand, TimestampTz now);
-
-/* Parts of it, for who writes something else. */
-extern SagaWritten saga_change_stand(SagaRow *saga, SagaStep *step,
-									 SagaHand hand, TimestampTz now);
-extern void saga_change_write_step(const SagaRow *saga, SagaStep *step);
-extern void saga_change_write_attempt(const SagaStep *step,
-									  const SagaAttemptEnd *end,
-									  TimestampTz now);
-extern bool saga_change_is_late(const SagaRow *saga, TimestampTz now);
-extern void saga_change_keep_dispatch(const SagaStep *step, TimestampTz before);
-extern void saga_change_rest(SagaRow *saga, const SagaSteps *steps);
-extern void saga_change_withdraw(const SagaRow *saga, SagaSteps *steps);
-extern void saga_change_wait_until(SagaRow *saga, const SagaSteps *steps,
-								   TimestampTz when, Oid lane);
+extern void saga_change_begin(SagaChange *change, SagaRow *saga,
+							  SagaSteps *steps, int may, TimestampTz now);
+extern SagaSteps *saga_change_steps(SagaChange *change);
+extern void saga_change_step(SagaChange *change, SagaStep *step);
+extern void saga_change_only_step(SagaChange *change, SagaStep *step);
+extern void saga_change_state(SagaChange *change, SagaState state);
+extern void saga_change_due(SagaChange *change, TimestampTz due, Oid lane);
+extern void saga_change_attempt(SagaChange *change, const SagaAttempt *attempt);
+extern void saga_change_event(SagaChange *change, const char *event, int64 seq,
+							  Jsonb *detail);
+extern void saga_change_past_event(SagaChange *change, const char *event,
+								   int64 seq, Jsonb *detail, TimestampTz at);
+extern void saga_change_notify(SagaChange *change, const SagaStep *step);
+extern void saga_change_announce(SagaChange *change, const char *channel,
+								 SagaState state);
+extern SagaWritten saga_change_write(SagaChange *change);
 
 #endif							/* SAGA_CHANGE_H */

@@ -1,11 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * events.c
- *	  What befalls a saga: its failure, its turn with the worker, late results.
+ *	  Events in a saga's life: terminal failure, a pass by the worker, the end of
+ *	  an attempt, a late result.
  *
- * Each function takes the rows as they were read, changes them, and writes
- * them by change.c, whose rules hold here too.  The caller holds no lock but
- * the saga's own where the saga is still running (saga_events_fail).
+ * Each function takes a change that has just begun, and puts into it what the
+ * event means for the saga and its steps; the caller writes the change.  The
+ * caller holds no lock but the saga's own where the saga is still running
+ * (saga_events_fail).
  *
  *-------------------------------------------------------------------------
  */
@@ -15,12 +17,12 @@
 #include "base/json.h"
 #include "base/rights.h"
 #include "flow/events.h"
+#include "flow/follow.h"
 #include "flow/next.h"
-#include "flow/notify.h"
 #include "utils/builtins.h"
 
-/* So many unfinished steps are named to whoever is to finish them. */
-#define MAX_UNFINISHED_TOLD		10
+/* Maximum number of unfinished steps named in the reason */
+#define MAX_UNFINISHED		10
 
 /* The steps that a saga which cannot be undone is still to finish, in words. */
 static char *
@@ -36,18 +38,18 @@ unfinished(const SagaSteps *steps)
 
 		if (step->status == SAGA_STEP_COMPLETED || step->rolled_back_at != 0)
 			continue;
-		if (count++ < MAX_UNFINISHED_TOLD)
+		if (count++ < MAX_UNFINISHED)
 			appendStringInfo(&buf, "%s\"%s\"", count > 1 ? ", " : "",
 							 text_to_cstring(step->key));
 	}
-	if (count > MAX_UNFINISHED_TOLD)
-		appendStringInfo(&buf, " and %d more", count - MAX_UNFINISHED_TOLD);
+	if (count > MAX_UNFINISHED)
+		appendStringInfo(&buf, " and %d more", count - MAX_UNFINISHED);
 	return count > 0 ? buf.data : NULL;
 }
 
-/* What a person is told of a saga that failed behind its pivot. */
+/* Why a person must decide about a saga that failed after its pivot. */
 static char *
-why_behind_pivot(const SagaSteps *steps, const SagaStep *pivot)
+why_after_pivot(const SagaSteps *steps, const SagaStep *pivot)
 {
 	const char *rest = unfinished(steps);
 
@@ -57,95 +59,96 @@ why_behind_pivot(const SagaSteps *steps, const SagaStep *pivot)
 }
 
 /* It can only be finished: a person decides how. */
-static SagaWritten
-park_behind_pivot(SagaRow *saga, SagaSteps *steps, const SagaStep *pivot,
-				  SagaHand hand, TimestampTz now)
+static void
+park_after_pivot(SagaChange *change, const SagaStep *pivot)
 {
-	const char *why = why_behind_pivot(steps, pivot);
-	SagaWritten written;
+	SagaRow    *saga = change->saga;
+	const char *why = why_after_pivot(change->steps, pivot);
 
 	if (saga->state != SAGA_NEEDS_REVIEW)
-		saga_ledger_enter_state(saga, SAGA_NEEDS_REVIEW, now);
-	saga->undo_target = -1;
+		saga_change_state(change, SAGA_NEEDS_REVIEW);
+	saga->undo = SAGA_UNDO_NONE;
 	saga->parked = cstring_to_text(why);
-	saga_change_rest(saga, steps);
-	written = saga_change_stand(saga, NULL, hand, now);
-	if (written != SAGA_WRITTEN)
-		return written;
-	saga_change_withdraw(saga, steps);
-	saga_ledger_insert_event(&saga->id, "parked", pivot->seq,
-							 saga_json_pair("why", why), now);
-	return SAGA_WRITTEN;
+	saga_follow_rest(change);
+	saga_follow_withdraw(change);
+	saga_change_event(change, "parked", pivot->seq, saga_json_pair("why", why));
 }
 
 /*
  * The terminal failure of a saga that is running, or in a partial undo, which
  * becomes a full one.
  */
-SagaWritten
-saga_events_fail(SagaRow *saga, SagaFailureKind kind, text *reason,
-				 Jsonb *details, SagaHand hand, TimestampTz now)
+void
+saga_events_fail(SagaChange *change, SagaFailureKind kind, text *reason,
+				 Jsonb *details)
 {
-	SagaSteps	steps;
-	const SagaStep *pivot;
+	SagaRow    *saga = change->saga;
+	SagaSteps  *steps = saga_change_steps(change);
+	const SagaStep *pivot = saga_next_completed_pivot(steps);
 	int			to_undo = 0;
-	SagaWritten written;
 	SagaJson	json;
 
-	saga_ledger_get_steps(&saga->id, &steps);
 	saga->failure_kind = kind;
 	saga->reason = reason;
 	saga->details = details;
-	saga->failed_seq = saga_next_failed_step(&steps);
-	saga->undo_target = 0;
-	pivot = saga_next_completed_pivot(&steps);
+	saga->failed_seq = saga_next_failed_step(steps);
+	saga->undo = SAGA_UNDO_FULL;
+	saga->savepoint = 0;
 	if (pivot != NULL)
-		written = park_behind_pivot(saga, &steps, pivot, hand, now);
+		park_after_pivot(change, pivot);
 	else
 	{
-		to_undo = saga_next_count_to_undo(saga, &steps);
+		to_undo = saga_next_count_to_undo(saga, steps);
 		/* A person was asked, and still is, unless it goes on without that. */
-		if (saga->state == SAGA_NEEDS_REVIEW &&
-			saga->on_failure == SAGA_ON_FAILURE_HALT)
-			written = saga_change_stand(saga, NULL, hand, now);
-		else
-			written = saga_change_walk(saga, &steps, NULL, hand, now);
+		if (saga->state != SAGA_NEEDS_REVIEW ||
+			saga->on_failure != SAGA_ON_FAILURE_HALT)
+			saga_follow_walk(change);
 	}
-	if (written != SAGA_WRITTEN)
-		return written;
 
 	saga_json_begin(&json);
 	saga_json_string(&json, "kind", saga_state_failure_kind_name(kind));
 	saga_json_text(&json, "reason", reason);
 	saga_json_int(&json, "to_undo", to_undo);
-	saga_ledger_insert_event(&saga->id, "failing", saga->failed_seq,
-							 saga_json_end(&json), now);
-	return SAGA_WRITTEN;
+	saga_change_event(change, "failing", saga->failed_seq,
+					  saga_json_end(&json));
 }
 
-/* Nobody answers for the notification of a step: sending it is all. */
-static SagaWritten
-fire_and_forget(SagaRow *saga, SagaSteps *steps, int index, TimestampTz now)
+/*
+ * An attempt of the compensation of a step has ended.  For a success this is
+ * the mark: it belongs into the transaction that did the work.
+ *
+ * The undo may have been parked or abandoned while the attempt was under way;
+ * what it did is recorded, and nothing follows from it.
+ */
+void
+saga_events_attempt(SagaChange *change, SagaStep *step,
+					const SagaAttemptEnd *end)
 {
-	SagaStep   *step = &steps->step[index];
+	SagaAttempt attempt;
+
+	saga_outcome_take(change->saga, step, end, change->now);
+	saga_change_step(change, step);
+	saga_follow(change);
+	saga_outcome_attempt(step, end, change->now, &attempt);
+	saga_change_attempt(change, &attempt);
+}
+
+/* Nobody acknowledges the step: sending the notification is all. */
+static void
+fire_and_forget(SagaChange *change, SagaStep *step)
+{
 	TimestampTz dispatched_before = step->dispatched_at;
 	SagaAttemptEnd end;
-	SagaWritten written;
 
 	saga_outcome_of_claim(step, SAGA_OUTCOME_SUCCEEDED, NULL, &end);
-	end.started_at = now;
-	step->dispatched_at = now;
+	end.started_at = change->now;
+	step->dispatched_at = change->now;
 
-	/* What comes next is another turn's. */
-	written = saga_change_settle(saga, steps, index, &end,
-								 SAGA_HAND_EXECUTOR, now);
-	if (written == SAGA_WRITTEN)
-	{
-		saga_change_keep_dispatch(step, dispatched_before);
-		saga_notify_compensate(text_to_cstring(step->channel), &saga->id,
-							   step->seq);
-	}
-	return written;
+	/* What comes next is another pass's. */
+	change->may &= ~SAGA_MAY_NOTIFY;
+	saga_events_attempt(change, step, &end);
+	saga_follow_keep_dispatch(change, step, dispatched_before);
+	saga_change_notify(change, step);
 }
 
 /* Is it time to fail the saga by its deadline? */
@@ -153,77 +156,73 @@ static bool
 is_late(const SagaRow *saga, TimestampTz now)
 {
 	return (saga->state == SAGA_RUNNING || saga->state == SAGA_COMPENSATING) &&
-		saga_change_is_late(saga, now);
+		saga_follow_is_late(saga, now);
 }
 
 /* Nobody may claim it: a person must give the saga another owner first. */
-static SagaWritten
-park_unclaimable(SagaRow *saga, SagaSteps *steps, int index, const char *why,
-				 TimestampTz now)
+static void
+park_unclaimable(SagaChange *change, SagaStep *step, const char *why)
 {
 	SagaAttemptEnd end;
 
-	saga_outcome_of_claim(&steps->step[index], SAGA_OUTCOME_FAILED, why, &end);
-	end.started_at = now;
+	saga_outcome_of_claim(step, SAGA_OUTCOME_FAILED, why, &end);
+	end.started_at = change->now;
 	end.park = why;
-	return saga_change_settle(saga, steps, index, &end, SAGA_HAND_EXECUTOR,
-							  now);
+	change->may &= ~SAGA_MAY_NOTIFY;
+	saga_events_attempt(change, step, &end);
 }
 
 /* What is due of a saga that is being undone. */
-static SagaWritten
-turn_undo(SagaRow *saga, SagaSteps *steps, SagaHand hand, TimestampTz now)
+static void
+pass_undo(SagaChange *change)
 {
+	SagaRow    *saga = change->saga;
 	SagaTask	task;
+	SagaStep   *step;
+	const char *why;
 
-	saga_next(saga, steps, &task);
-	if (hand == SAGA_HAND_WORKER && task.kind == SAGA_TASK_LISTENER &&
-		!saga->paused)
-	{
-		const SagaStep *step = &steps->step[task.index];
-		const char *why;
-
-		if (step->claimed_at == 0 && step->next_attempt_at <= now)
-		{
-			if (!step->acknowledge)
-				return fire_and_forget(saga, steps, task.index, now);
-			why = saga_rights_why_gone(saga->owner, saga->owner_name);
-			if (why != NULL)
-				return park_unclaimable(saga, steps, task.index, why, now);
-		}
-	}
-	return saga_change_walk(saga, steps, NULL, hand, now);
+	saga_next(saga, change->steps, &task);
+	step = &change->steps->step[Max(task.index, 0)];
+	if (!(change->may & SAGA_MAY_NOTIFY) || task.kind != SAGA_TASK_LISTENER ||
+		saga->paused || step->claimed_at != 0 ||
+		step->next_attempt_at > change->now)
+		saga_follow_walk(change);
+	else if (!step->acknowledge)
+		fire_and_forget(change, step);
+	else if ((why = saga_rights_why_gone(saga->owner, saga->owner_name)) != NULL)
+		park_unclaimable(change, step, why);
+	else
+		saga_follow_walk(change);
 }
 
 /* What is due of a saga, apart from announcing it. */
-static SagaWritten
-turn(SagaRow *saga, SagaSteps *steps, SagaHand hand, TimestampTz now)
+static void
+pass(SagaChange *change)
 {
-	SagaStep   *claimed = saga_next_claimed(steps);
+	SagaRow    *saga = change->saga;
+	SagaStep   *claimed = saga_next_claimed(change->steps);
 
 	/*
-	 * What came first, first: the due time that is left behind must not be
-	 * the one at which the saga was found, or nobody would look again.
+	 * What came first, first: the due time that remains must not be the one
+	 * at which the saga was found, or the worker would not look again.
 	 */
-	if (claimed != NULL && claimed->lease_until <= now &&
-		!(is_late(saga, now) && saga->deadline < claimed->lease_until))
+	if (claimed != NULL && claimed->lease_until <= change->now &&
+		!(is_late(saga, change->now) && saga->deadline < claimed->lease_until))
 	{
 		SagaAttemptEnd end;
 
 		saga_outcome_of_claim(claimed, SAGA_OUTCOME_TIMED_OUT,
 							  "its claim ended without an acknowledgement",
 							  &end);
-		return saga_change_settle(saga, steps, claimed - steps->step, &end,
-								  hand, now);
+		saga_events_attempt(change, claimed, &end);
 	}
-	if (is_late(saga, now))
-		return saga_events_fail(saga, SAGA_FAILURE_TIMED_OUT,
-								cstring_to_text("the deadline passed"),
-								NULL, hand, now);
-	if (saga->state == SAGA_COMPENSATING)
-		return turn_undo(saga, steps, hand, now);
-	saga_change_rest(saga, steps);
-	return saga_change_stand(saga, NULL, hand, now);
+	else if (is_late(saga, change->now))
+		saga_events_fail(change, SAGA_FAILURE_TIMED_OUT,
+						 cstring_to_text("the deadline passed"), NULL);
+	else if (saga->state == SAGA_COMPENSATING)
+		pass_undo(change);
+	else
+		saga_follow_rest(change);
 }
 
 /*
@@ -231,35 +230,33 @@ turn(SagaRow *saga, SagaSteps *steps, SagaHand hand, TimestampTz now)
  * deadline, a claim that ended, dispatching to listeners, parking it, sending
  * it to the right lane.  What only the worker may do, an executor leaves.
  */
-SagaWritten
-saga_events_turn(SagaRow *saga, SagaSteps *steps, SagaHand hand,
-				 TimestampTz now)
+void
+saga_events_pass(SagaChange *change)
 {
-	const char *announce = NULL;
-	SagaWritten written;
+	SagaRow    *saga = change->saga;
+	const char *announce = "";
 
-	if (hand == SAGA_HAND_WORKER && saga->to_announce != NULL)
+	(void) saga_change_steps(change);
+	if ((change->may & SAGA_MAY_NOTIFY) && saga->to_announce != NULL)
 	{
 		announce = text_to_cstring(saga->to_announce);
 		saga->to_announce = NULL;
+		/* What there is for listeners comes later, in another pass. */
+		change->may &= ~SAGA_MAY_NOTIFY;
 	}
-	/* What there is to tell listeners comes later, and is another turn's. */
-	written = turn(saga, steps, announce ? SAGA_HAND_EXECUTOR : hand, now);
-	if (written != SAGA_WRITTEN || announce == NULL)
-		return written;
+	pass(change);
 	for (; *announce != '\0'; announce++)
 	{
 		SagaState	state = (SagaState) *announce;
 
 		if (saga->announce != NULL)
-			saga_notify_state(text_to_cstring(saga->announce), &saga->id, state);
+			saga_change_announce(change, text_to_cstring(saga->announce), state);
 		if (state == SAGA_NEEDS_REVIEW && saga_guc_review_channel[0] != '\0')
-			saga_notify_state(saga_guc_review_channel, &saga->id, state);
+			saga_change_announce(change, saga_guc_review_channel, state);
 	}
-	return SAGA_WRITTEN;
 }
 
-/* Would the worker's turn on a saga notify anybody? */
+/* Would the worker's pass over a saga notify anybody? */
 bool
 saga_events_notifies(const SagaRow *saga, SagaSteps *steps)
 {
@@ -275,93 +272,98 @@ saga_events_notifies(const SagaRow *saga, SagaSteps *steps)
 }
 
 /*
- * A result that came in after the undo had begun, of an effect outside the
- * database that did happen; "index" is its step.
- *
- * As long as no attempt of the step's compensation was ever made, it will be
- * made with this output, and all is well.  Otherwise, and where the walk has
- * already passed the step by, the effect may stand where everybody believes it
- * undone: a person must look.
+ * Will the compensation of a step get a result that comes in now?  It will, as
+ * long as no attempt of it was ever made and the walk has not passed it by.
  */
-SagaWritten
-saga_events_late(SagaRow *saga, SagaSteps *steps, int index, Jsonb *output,
-				 TimestampTz now)
+static bool
+comes_in_time(const SagaRow *saga, const SagaStep *step)
 {
-	SagaStep   *step = &steps->step[index];
-	bool		to_undo = step->comp_status != SAGA_COMP_NONE &&
-		step->kind != SAGA_KIND_RETRIABLE;
-	bool		in_time;
+	return (saga->state == SAGA_COMPENSATING || saga->state == SAGA_NEEDS_REVIEW) &&
+		(step->comp_status == SAGA_COMP_REGISTERED ||
+		 step->comp_status == SAGA_COMP_PENDING ||
+		 step->comp_status == SAGA_COMP_DISPATCHED) &&
+		step->comp_attempts == 0 && step->claimed_at == 0 &&
+		step->rolled_back_at == 0;
+}
+
+/* Why a person must look at a result that came too late. */
+static const char *
+why_too_late(const SagaRow *saga, const SagaStep *step)
+{
+	if (saga->state == SAGA_ABANDONED)
+		return "its result came after the saga had been abandoned";
+	if (step->rolled_back_at != 0)
+		return "its result came after it had been rolled back";
+	if (step->comp_status == SAGA_COMP_SKIPPED)
+		return "its result came after the undo had passed it by";
+	return "its result came after its compensation had been tried without it";
+}
+
+/* The effect may stand where everybody believes it undone. */
+static void
+park_late(SagaChange *change, SagaStep *step)
+{
+	SagaRow    *saga = change->saga;
+	const char *why = why_too_late(saga, step);
 	TimestampTz compensated_at = saga->state == SAGA_COMPENSATED ?
 		saga->finished_at : 0;
-	SagaJson	json;
-	SagaWritten written;
 
-	in_time = !to_undo ||
-		((saga->state == SAGA_COMPENSATING || saga->state == SAGA_NEEDS_REVIEW) &&
-		 (step->comp_status == SAGA_COMP_REGISTERED ||
-		  step->comp_status == SAGA_COMP_PENDING ||
-		  step->comp_status == SAGA_COMP_DISPATCHED) &&
-		 step->comp_attempts == 0 && step->claimed_at == 0 &&
-		 step->rolled_back_at == 0);
+	step->parked = cstring_to_text(why);
+	step->late = true;
+	/* Of a saga that is running, nothing else is to be undone. */
+	if (saga->state == SAGA_RUNNING)
+		saga->undo = SAGA_UNDO_LATE;
+	if (saga->state != SAGA_NEEDS_REVIEW && saga->state != SAGA_ABANDONED)
+		saga_change_state(change, SAGA_NEEDS_REVIEW);
+	saga_follow_rest(change);
+	saga_follow_withdraw(change);
+	/* The saga's row no longer says that it was. */
+	if (compensated_at != 0)
+		saga_change_past_event(change, saga_state_name(SAGA_COMPENSATED), 0,
+							   NULL, compensated_at);
+}
+
+/*
+ * A result that came in after the undo had begun, of an effect outside the
+ * database that did happen.  If it comes in time, the step's compensation gets
+ * it, and all is well.  Otherwise a person must look.
+ */
+void
+saga_events_late(SagaChange *change, SagaStep *step, Jsonb *output)
+{
+	SagaRow    *saga = change->saga;
+	bool		to_undo = step->comp_status != SAGA_COMP_NONE &&
+		step->kind != SAGA_KIND_RETRIABLE;
+	bool		in_time = !to_undo || comes_in_time(saga, step);
+	SagaJson	json;
 
 	if (step->status == SAGA_STEP_FAILED)
 	{
 		/* The history holds that attempt as failed; this is one more. */
 		step->attempts++;
-		step->attempt_at = now;
+		step->attempt_at = change->now;
 	}
 	step->status = SAGA_STEP_COMPLETED;
-	step->completed_at = now;
+	step->completed_at = change->now;
 	step->retry_at = 0;
 	step->output = output;
+	saga_change_step(change, step);
 	if (!in_time)
-	{
-		const char *why;
-
-		if (saga->state == SAGA_ABANDONED)
-			why = "its result came after the saga had been abandoned";
-		else if (step->rolled_back_at != 0)
-			why = "its result came after it had been rolled back";
-		else if (step->comp_status == SAGA_COMP_SKIPPED)
-			why = "its result came after the undo had passed it by";
-		else
-			why = "its result came after its compensation had been tried without it";
-		step->parked = cstring_to_text(why);
-		step->late = true;
-		/* Of a saga that is running, nothing else is to be undone. */
-		if (saga->state == SAGA_RUNNING)
-			saga->undo_target = SAGA_NOTHING_TO_UNDO;
-		if (saga->state != SAGA_NEEDS_REVIEW && saga->state != SAGA_ABANDONED)
-			saga_ledger_enter_state(saga, SAGA_NEEDS_REVIEW, now);
-		saga_change_rest(saga, steps);
-	}
-	else if (saga->state == SAGA_NEEDS_REVIEW && saga->undo_target < 0)
+		park_late(change, step);
+	else if (saga->state == SAGA_NEEDS_REVIEW && saga->undo == SAGA_UNDO_NONE)
 	{
 		/* It was one of those to be finished. */
-		const SagaStep *pivot = saga_next_completed_pivot(steps);
+		const SagaStep *pivot = saga_next_completed_pivot(change->steps);
 
 		if (pivot != NULL)
-			saga->parked = cstring_to_text(why_behind_pivot(steps, pivot));
+			saga->parked = cstring_to_text(why_after_pivot(change->steps, pivot));
 	}
 
-	written = saga_change_stand(saga, step, SAGA_HAND_CALLER, now);
-	if (written != SAGA_WRITTEN)
-		return written;
-	if (!in_time)
-		saga_change_withdraw(saga, steps);
-
-	/* Its row no longer says that it was. */
-	if (compensated_at != 0 && saga->state != SAGA_COMPENSATED)
-		saga_ledger_insert_event(&saga->id, saga_state_name(SAGA_COMPENSATED),
-								 0, NULL, compensated_at);
 	saga_json_begin(&json);
 	saga_json_string(&json, "compensation_gets_output",
 					 in_time && to_undo ? "yes" : "no");
-	saga_ledger_insert_event(&saga->id, "late result", step->seq,
-							 saga_json_end(&json), now);
+	saga_change_event(change, "late result", step->seq, saga_json_end(&json));
 	if (!in_time && saga->state == SAGA_NEEDS_REVIEW)
-		saga_ledger_insert_event(&saga->id, "parked", step->seq,
-								 saga_json_pair("why", text_to_cstring(step->parked)),
-								 now);
-	return SAGA_WRITTEN;
+		saga_change_event(change, "parked", step->seq,
+						  saga_json_pair("why", text_to_cstring(step->parked)));
 }

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * events.h
- *	  What befalls a saga: its failure, its turn with the worker, late results.
+ *	  Events in a saga's life: terminal failure, a pass by the worker, the end of
+ *	  an attempt, a late result.
  *
  *-------------------------------------------------------------------------
  */
@@ -9,15 +10,14 @@
 #define SAGA_EVENTS_H
 
 #include "flow/change.h"
+#include "flow/outcome.h"
 
-extern SagaWritten saga_events_fail(SagaRow *saga, SagaFailureKind kind,
-									text *reason, Jsonb *details,
-									SagaHand hand, TimestampTz now);
-extern SagaWritten saga_events_turn(SagaRow *saga, SagaSteps *steps,
-									SagaHand hand, TimestampTz now);
+extern void saga_events_fail(SagaChange *change, SagaFailureKind kind,
+							 text *reason, Jsonb *details);
+extern void saga_events_attempt(SagaChange *change, SagaStep *step,
+								const SagaAttemptEnd *end);
+extern void saga_events_pass(SagaChange *change);
 extern bool saga_events_notifies(const SagaRow *saga, SagaSteps *steps);
-extern SagaWritten saga_events_late(SagaRow *saga, SagaSteps *steps,
-									int index, Jsonb *output,
-									TimestampTz now);
+extern void saga_events_late(SagaChange *change, SagaStep *step, Jsonb *output);
 
 #endif							/* SAGA_EVENTS_H */

@@ -40,7 +40,17 @@ saga_next_in_range(const SagaRow *saga, const SagaStep *step)
 		return step->parked != NULL ||
 			step->comp_status == SAGA_COMP_PENDING ||
 			step->comp_status == SAGA_COMP_DISPATCHED;
-	return step->seq > saga->undo_target;
+	switch (saga->undo)
+	{
+		case SAGA_UNDO_NONE:
+		case SAGA_UNDO_LATE:
+			break;
+		case SAGA_UNDO_PARTIAL:
+			return step->seq > saga->savepoint;
+		case SAGA_UNDO_FULL:
+			return true;
+	}
+	return false;
 }
 
 static StepView

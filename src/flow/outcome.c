@@ -5,7 +5,7 @@
  *
  * What is charged, what is free, when it is tried again, and when it is given
  * up for a person to settle: doc/reference.md tells it as a table.  Only the
- * step's row in memory is changed; writing it is events.c's.
+ * step's row in memory is changed; change.c writes it.
  *
  * Errors of SQL.  An SQLSTATE says what happened, not who did it: SQL can raise
  * any of them, and hand on those of other servers.  So an error is judged by
@@ -358,4 +358,22 @@ saga_outcome_of_claim(const SagaStep *step, SagaOutcome outcome,
 	end->error = error;
 	end->consumer = step->consumer ? text_to_cstring(step->consumer) : NULL;
 	end->charged = outcome != SAGA_OUTCOME_SUCCEEDED;
+}
+
+/* The history's row of an attempt of a compensation that is over. */
+void
+saga_outcome_attempt(const SagaStep *step, const SagaAttemptEnd *end,
+					 TimestampTz now, SagaAttempt *attempt)
+{
+	attempt->saga = step->saga;
+	attempt->seq = step->seq;
+	attempt->started_at = end->started_at;
+	attempt->finished_at = now;
+	attempt->rows = end->rows;
+	attempt->attempt = end->attempt;
+	attempt->phase = SAGA_PHASE_COMPENSATION;
+	attempt->outcome = end->outcome;
+	attempt->sqlstate = end->sqlstate;
+	attempt->error = end->error;
+	attempt->consumer = end->consumer;
 }

@@ -60,6 +60,9 @@ extern void saga_outcome_of_error(SagaAttemptPhase phase, SagaAttemptCause cause
 extern void saga_outcome_of_own_exit(SagaAttemptEnd *end);
 extern void saga_outcome_of_claim(const SagaStep *step, SagaOutcome outcome,
 								  const char *error, SagaAttemptEnd *end);
+extern void saga_outcome_attempt(const SagaStep *step,
+								 const SagaAttemptEnd *end, TimestampTz now,
+								 SagaAttempt *attempt);
 extern void saga_outcome_policy(const SagaStep *step, SagaPolicy *policy);
 
 #endif							/* SAGA_OUTCOME_H */

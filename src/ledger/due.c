@@ -24,23 +24,6 @@
 #include "utils/timestamp.h"
 
 /*
- * Sets when a saga must be looked at next, and by whom; 0: never.  The row is
- * yet to be written.  While there is something to announce, that comes first,
- * and is the worker's.
- */
-void
-saga_ledger_set_due(SagaRow *row, TimestampTz due, Oid lane)
-{
-	if (row->to_announce != NULL)
-	{
-		due = row->updated_at;
-		lane = InvalidOid;
-	}
-	row->due = due;
-	row->lane = due != 0 ? lane : InvalidOid;
-}
-
-/*
  * Brings a saga's row of ledger_due in line with what its own row, just
  * written, says.  "failed": the saga was running, and is to be undone now.
  *

@@ -38,8 +38,6 @@ extern TransactionId saga_ledger_writer_of(const pg_uuid_t *id);
 extern int64 saga_ledger_count_open(Oid owner);
 extern bool saga_ledger_insert_saga(SagaRow *row);
 extern SagaWritten saga_ledger_update_saga(SagaRow *row, SagaPatience patience);
-extern void saga_ledger_enter_state(SagaRow *row, SagaState state,
-									TimestampTz now);
 
 /* Steps: step_rows.c */
 extern SagaFound saga_ledger_get_step(const pg_uuid_t *id, text *key,
@@ -68,7 +66,6 @@ extern bool saga_ledger_last_decision(const pg_uuid_t *id, int64 seq,
 									  SagaEvent *found);
 
 /* Due work: due.c.  The first row after (lane, due, saga), in that order. */
-extern void saga_ledger_set_due(SagaRow *row, TimestampTz due, Oid lane);
 extern bool saga_ledger_next_due(const SagaDue *after, bool in_lane,
 								 SagaDue *found);
 

@@ -130,7 +130,7 @@ verify_saga(SagaRow *row)
 	if (SAGA_FAULT_SET("ledger_saga.finished"))
 		row->finished_at = row->finished_at ? 0 : 1;
 	if (SAGA_FAULT_SET("ledger_saga.undo"))
-		row->undo_target = -1;
+		row->undo = SAGA_UNDO_NONE;
 
 	require(OidIsValid(row->owner), "ledger_saga", "owner");
 	require(row->started_at != 0, "ledger_saga", "started_at");
@@ -150,7 +150,8 @@ verify_saga(SagaRow *row)
 			"ledger_saga", "failure_kind");
 	require((row->finished_at != 0) == saga_state_is_final(row->state),
 			"ledger_saga", "finished");
-	require(row->state != SAGA_COMPENSATING || row->undo_target >= 0,
+	require(saga_state_is_undo((char) row->undo) ||
+			(row->undo == SAGA_UNDO_NONE && row->state != SAGA_COMPENSATING),
 			"ledger_saga", "undo");
 }
 
@@ -267,12 +268,12 @@ saga_rows_pack_saga(SagaRow *row, Datum *values, bool *nulls)
 	pack_int64(p, Saga_due, row->due);
 	pack(p, Saga_lane, ObjectIdGetDatum(row->lane));
 	p->nulls[Saga_lane - 1] = (row->due == 0);
-	pack(p, Saga_undo_target, Int64GetDatum(row->undo_target));
-	p->nulls[Saga_undo_target - 1] = (row->undo_target < 0);
+	pack_int64(p, Saga_savepoint, row->savepoint);
 	pack_int64(p, Saga_failed_seq, row->failed_seq);
 	pack_int64(p, Saga_finished_at, row->finished_at);
 	pack(p, Saga_state, CharGetDatum((char) row->state));
 	pack_char(p, Saga_failure_kind, (char) row->failure_kind);
+	pack_char(p, Saga_undo, (char) row->undo);
 	pack(p, Saga_paused, BoolGetDatum(row->paused));
 	pack_pointer(p, Saga_to_announce, row->to_announce);
 	pack_pointer(p, Saga_parked, row->parked);
@@ -305,12 +306,12 @@ saga_rows_unpack_saga(TupleDesc desc, const SagaTuple *version, SagaRow *row)
 	row->updated_at = unpack_int64(&p, Saga_updated_at);
 	row->due = unpack_int64(&p, Saga_due);
 	row->lane = (Oid) unpack_int32(&p, Saga_lane);
-	row->undo_target = nulls[Saga_undo_target - 1] ? -1 :
-		DatumGetInt64(values[Saga_undo_target - 1]);
+	row->savepoint = unpack_int64(&p, Saga_savepoint);
 	row->failed_seq = unpack_int64(&p, Saga_failed_seq);
 	row->finished_at = unpack_int64(&p, Saga_finished_at);
 	row->state = (SagaState) unpack_char(&p, Saga_state);
 	row->failure_kind = (SagaFailureKind) unpack_char(&p, Saga_failure_kind);
+	row->undo = (SagaUndo) unpack_char(&p, Saga_undo);
 	row->paused = DatumGetBool(values[Saga_paused - 1]);
 	row->to_announce = unpack_pointer(&p, Saga_to_announce);
 	row->parked = unpack_pointer(&p, Saga_parked);
@@ -445,6 +446,7 @@ saga_rows_unpack_step(TupleDesc desc, const SagaTuple *version, SagaStep *row)
 	row->stored_queued = saga_rows_queued(row);
 	row->stored_channel = row->channel;
 	row->stored_attempts = row->attempts;
+	row->change = 0;
 }
 
 

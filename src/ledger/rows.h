@@ -28,8 +28,8 @@ enum
 	Saga_id = 1, Saga_owner, Saga_started_at, Saga_on_failure,
 	Saga_owner_name, Saga_name, Saga_key, Saga_announce, Saga_subject,
 	Saga_input, Saga_content_hash, Saga_deadline, Saga_updated_at, Saga_due, Saga_lane,
-	Saga_undo_target, Saga_failed_seq, Saga_finished_at, Saga_state,
-	Saga_failure_kind, Saga_paused, Saga_to_announce, Saga_parked, Saga_reason,
+	Saga_savepoint, Saga_failed_seq, Saga_finished_at, Saga_state,
+	Saga_failure_kind, Saga_undo, Saga_paused, Saga_to_announce, Saga_parked, Saga_reason,
 	Saga_details, Saga_result,
 	Saga_natts = Saga_result
 };
@@ -109,11 +109,13 @@ typedef struct SagaRow
 	TimestampTz updated_at;
 	TimestampTz due;			/* when to look at it next; 0: never */
 	Oid			lane;			/* and whose executor; 0: the worker itself */
-	int64		undo_target;	/* steps with a larger seq are being undone */
+	int64		savepoint;		/* of a partial undo: it goes back to this
+								 * seq; 0: to the beginning */
 	int64		failed_seq;
 	TimestampTz finished_at;
 	SagaState	state;
 	SagaFailureKind failure_kind;
+	SagaUndo	undo;
 	bool		paused;
 	text	   *to_announce;	/* SagaStates not announced yet, or NULL */
 	text	   *parked;			/* why a person must decide about the saga */
@@ -129,6 +131,7 @@ typedef struct SagaStep
 	TimestampTz stored_queued;	/* since when that version was in the queue */
 	text	   *stored_channel; /* ... and on which channel */
 	int			stored_attempts;	/* the forward attempts in that version */
+	uint64		change;			/* the SagaChange that marked it last; 0: none */
 
 	pg_uuid_t	saga;
 	int64		seq;

@@ -5,8 +5,7 @@
  *
  * The only room that knows the tables.  table.c moves single rows, rows.c says
  * what their fields are and refuses what breaks their rules; here is which
- * table, which index and which lock.  saga_ledger_enter_state is the one
- * function through which a saga's state changes.
+ * table, which index and which lock.
  *
  * Locks.  A saga's lock is a heavyweight lock on its id, taken shared by
  * whoever starts or completes a step, until the end of the transaction, and
@@ -322,32 +321,6 @@ saga_ledger_update_saga(SagaRow *row, SagaPatience patience)
 	}
 	table_close(heap, NoLock);
 	return written;
-}
-
-/*
- * The one function through which a saga's state changes; the row is yet to be
- * written.  A transition that does not exist is an error.
- */
-void
-saga_ledger_enter_state(SagaRow *row, SagaState state, TimestampTz now)
-{
-	if (!saga_state_can(row->state, state))
-		ereport(ERROR,
-				(errcode(ERRCODE_SAGA_INVALID_STATE),
-				 errmsg("a saga cannot go from \"%s\" to \"%s\"",
-						saga_state_name(row->state), saga_state_name(state))));
-	row->state = state;
-	row->updated_at = now;
-	row->finished_at = saga_state_is_final(state) ? now : 0;
-	row->parked = NULL;
-	if (row->announce != NULL ||
-		(state == SAGA_NEEDS_REVIEW && saga_guc_review_channel[0] != '\0'))
-	{
-		const char *before = row->to_announce ?
-			text_to_cstring(row->to_announce) : "";
-
-		row->to_announce = cstring_to_text(psprintf("%s%c", before, state));
-	}
 }
 
 /*

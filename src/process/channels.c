@@ -252,6 +252,7 @@ park_gone(const char *name, int *parked, TimestampTz now)
 	SagaQueued	queue;
 	SagaRow		saga;
 	SagaSteps	steps;
+	SagaChange	change;
 	bool		more;
 
 	for (more = first_on(name, &queue); more; more = next_on(&queue))
@@ -269,7 +270,9 @@ park_gone(const char *name, int *parked, TimestampTz now)
 			if (saga_ledger_reread_saga(&saga, SAGA_NOWAIT) != SAGA_FOUND)
 				continue;
 			saga_ledger_get_steps(&saga.id, &steps);
-			(void) saga_events_turn(&saga, &steps, SAGA_HAND_WORKER, now);
+			saga_change_begin(&change, &saga, &steps, SAGA_MAY_NOTIFY, now);
+			saga_events_pass(&change);
+			(void) saga_change_write(&change);
 			(*parked)++;
 		} while (saga_ledger_next_queued(&queue, GetActiveSnapshot(), &queue,
 										 1) > 0);

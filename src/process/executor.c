@@ -358,10 +358,12 @@ static bool
 settle(SagaRow *saga, int index)
 {
 	MemoryContext caller = MemoryContextSwitchTo(walk_context);
+	SagaChange	change;
 	SagaWritten written;
 
-	written = saga_change_settle(saga, &walk.steps, index, &attempt.end,
-								 SAGA_HAND_EXECUTOR, saga_clock_now());
+	saga_change_begin(&change, saga, &walk.steps, 0, saga_clock_now());
+	saga_events_attempt(&change, &walk.steps.step[index], &attempt.end);
+	written = saga_change_write(&change);
 	MemoryContextSwitchTo(caller);
 	return written == SAGA_WRITTEN;
 }
@@ -478,10 +480,12 @@ try_step(bool alone)
 		walk.steps.step[task.index].run_as != my_role)
 	{
 		/* In the wrong lane: let it be put where it belongs. */
+		SagaChange	change;
 		SagaWritten written;
 
-		written = saga_events_turn(&saga, &walk.steps, SAGA_HAND_EXECUTOR,
-								   now);
+		saga_change_begin(&change, &saga, &walk.steps, 0, now);
+		saga_events_pass(&change);
+		written = saga_change_write(&change);
 		if (written == SAGA_WRITTEN)
 			saga_transaction_commit();
 		else

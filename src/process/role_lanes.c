@@ -426,6 +426,7 @@ park_next(Lane *lane)
 	SagaDue		found;
 	SagaRow		saga;
 	SagaSteps	steps;
+	SagaChange	change;
 	SagaTask	task;
 
 	if (saga_transaction_begin(true) != SAGA_TRANSACTION_BEGUN)
@@ -449,6 +450,7 @@ park_next(Lane *lane)
 	if (!TransactionIdIsValid(saga.version.writer))
 	{
 		saga_ledger_get_steps(&found.saga, &steps);
+		saga_change_begin(&change, &saga, &steps, 0, now);
 		saga_next(&saga, &steps, &task);
 		if (saga.state == SAGA_COMPENSATING && task.kind == SAGA_TASK_SQL &&
 			steps.step[task.index].run_as == lane->role)
@@ -471,12 +473,11 @@ park_next(Lane *lane)
 				saga_transaction_commit();
 				return false;
 			}
-			written = saga_change_settle(&saga, &steps, task.index, &end,
-										 SAGA_HAND_EXECUTOR, now);
+			saga_events_attempt(&change, step, &end);
 		}
 		else
-			written = saga_events_turn(&saga, &steps, SAGA_HAND_EXECUTOR,
-									   now);
+			saga_events_pass(&change);
+		written = saga_change_write(&change);
 	}
 	if (written == SAGA_WRITTEN)
 	{

@@ -159,9 +159,9 @@ settle_leftover(const SagaInflight *record)
 {
 	SagaRow		saga;
 	SagaSteps	steps;
+	SagaChange	change;
 	SagaAttemptEnd end;
 	SagaFound	found;
-	SagaWritten written;
 	int			i;
 
 	SAGA_FAULT("worker.before_turn");
@@ -228,9 +228,9 @@ settle_leftover(const SagaInflight *record)
 		end.error = end.suspect ? "the server crashed while it ran" :
 			"its process was told to leave while it ran";
 	}
-	written = saga_change_settle(&saga, &steps, i, &end, SAGA_HAND_EXECUTOR,
-								 saga_clock_now());
-	if (written != SAGA_WRITTEN)
+	saga_change_begin(&change, &saga, &steps, 0, saga_clock_now());
+	saga_events_attempt(&change, &steps.step[i], &end);
+	if (saga_change_write(&change) != SAGA_WRITTEN)
 	{
 		AbortCurrentTransaction();
 		return false;
@@ -356,7 +356,8 @@ own_saga(const pg_uuid_t *id, TimestampTz now)
 {
 	SagaRow		saga;
 	SagaSteps	steps;
-	SagaHand	hand = SAGA_HAND_WORKER;
+	SagaChange	change;
+	int			may = SAGA_MAY_NOTIFY;
 	bool		locked;
 
 	if (saga_ledger_get_saga(id, &saga) != SAGA_FOUND)
@@ -391,9 +392,11 @@ own_saga(const pg_uuid_t *id, TimestampTz now)
 		if (saga_events_notifies(&saga, &steps))
 			return false;
 		/* What it does may lead to a listener: that, too, is for later. */
-		hand = SAGA_HAND_EXECUTOR;
+		may = 0;
 	}
-	if (saga_events_turn(&saga, &steps, hand, now) != SAGA_WRITTEN)
+	saga_change_begin(&change, &saga, &steps, may, now);
+	saga_events_pass(&change);
+	if (saga_change_write(&change) != SAGA_WRITTEN)
 		return false;
 	/* Still due, where it was found: the lane is read beyond that by now. */
 	return saga.due == 0 || OidIsValid(saga.lane) || saga.due > own_position.due;

@@ -268,7 +268,7 @@ raw_fail_prepare(void)
 	raw_prepare();
 	/* Waits for the steps that are on their way in, and lets in no other. */
 	prepare_in("fail",
-			   "UPDATE @.saga SET state = 'u', failure_kind = 'f', undo_target = 0,"
+			   "UPDATE @.saga SET state = 'u', failure_kind = 'f', undo = 'f',"
 			   " reason = $3, due = now(), lane = $2, updated_at = now()"
 			   " WHERE id = $1 AND owner = $2 AND state = 'r'");
 

@@ -8,7 +8,7 @@ DECLARE
   s "char";
 BEGIN
   -- Waits for the steps that are on their way in, and lets in no other.
-  UPDATE saga SET state = 'u', failure_kind = 'f', undo_target = 0,
+  UPDATE saga SET state = 'u', failure_kind = 'f', undo = 'f',
     reason = _reason, due = now(), lane = _owner, updated_at = now()
   WHERE id = _saga AND owner = _owner AND state = 'r';
   IF NOT FOUND THEN

@@ -25,12 +25,12 @@ CREATE INDEX ON kind (n);
 ANALYZE kind;
 
 INSERT INTO saga.ledger_saga (id, owner, started_at, on_failure, owner_name, name, key, updated_at, due, lane,
-    undo_target, failed_seq, finished_at, state, failure_kind, paused, parked, reason)
+    undo, failed_seq, finished_at, state, failure_kind, paused, parked, reason)
   SELECT id, owner::regrole, at, 'h', owner, CASE WHEN n % 1000 = 8 THEN 'rare' ELSE 'order' END, 'order-' || n,
     at + interval '1 s',
     CASE WHEN state = 'u' AND way NOT IN (4, 5) THEN timestamptz '2100-01-01' + n * interval '1 ms' END,
     CASE WHEN state = 'u' AND way NOT IN (4, 5) THEN owner::regrole END,
-    CASE WHEN state IN ('u', 'c', 'p') THEN 0 END, CASE WHEN state IN ('u', 'c', 'p') THEN n * 3 + 2 END,
+    CASE WHEN state IN ('u', 'c', 'p') THEN 'f'::"char" END, CASE WHEN state IN ('u', 'c', 'p') THEN n * 3 + 2 END,
     CASE WHEN state IN ('d', 'c') THEN at + interval '1 s' END, state::"char",
     CASE WHEN state IN ('u', 'c', 'p') THEN 'f'::"char" END, false, NULL,
     CASE WHEN state IN ('u', 'c', 'p') THEN 'on purpose' END

@@ -31,11 +31,11 @@ END $$;
 
 -- The steps, with what the walk makes of each of them; see src/flow/next.c.
 CREATE VIEW fuzz.walk AS
-  SELECT t.*, s.state, s.paused, s.due AS saga_due, s.undo_target, s.on_failure, s.failure_kind,
+  SELECT t.*, s.state, s.paused, s.due AS saga_due, s.undo, s.savepoint, s.on_failure, s.failure_kind,
     CASE
       WHEN NOT (CASE WHEN t.rolled_back_at IS NOT NULL
         THEN t.parked IS NOT NULL OR t.comp_status IN ('p', 'd')
-        ELSE s.undo_target IS NOT NULL AND t.seq > s.undo_target END) THEN 'out of range'
+        ELSE s.undo = 'f' OR s.undo = 'p' AND t.seq > coalesce(s.savepoint, 0) END) THEN 'out of range'
       WHEN t.comp_status = 'f' AND s.on_failure = 'c' THEN 'given up'
       WHEN t.parked IS NOT NULL THEN 'person'
       WHEN t.comp_status IN ('n', 'c', 's') THEN 'settled'
@@ -211,11 +211,13 @@ BEGIN
   WHERE (f.state, f.finished_at) IS DISTINCT FROM (s.state, s.finished_at);
 
   RETURN QUERY
-  SELECT 'failure_kind goes with the state', s.id::text, concat_ws(' ', s.state, s.failure_kind, s.undo_target)
+  SELECT 'failure_kind goes with the state', s.id::text, concat_ws(' ', s.state, s.failure_kind, s.undo)
   FROM saga.ledger_saga s
   WHERE s.failure_kind IS NOT NULL AND s.state IN ('r', 'd')
     OR s.failure_kind IS NULL AND s.state = 'c'
-    OR s.failure_kind IS NOT NULL AND s.undo_target > 0;
+    OR (s.failure_kind IS NOT NULL) <> (s.undo = 'f')
+    OR s.undo <> 'p' AND s.savepoint IS NOT NULL
+    OR s.undo IS NOT NULL AND s.state = 'r';
 
   RETURN QUERY
   SELECT 'nothing is under way in a saga that runs or is at its end', t.saga::text,
@@ -261,7 +263,7 @@ BEGIN
   WHERE s.lane <> 0 AND (s.state <> 'u' OR n.task IS DISTINCT FROM 'sql');
 
   RETURN QUERY
-  SELECT 'a saga that needs review says why', s.id::text, concat_ws(' ', s.undo_target, n.task, n.seq)
+  SELECT 'a saga that needs review says why', s.id::text, concat_ws(' ', s.undo, n.task, n.seq)
   FROM saga.ledger_saga s LEFT JOIN fuzz.next_task n ON n.saga = s.id
   WHERE s.state = 'p' AND s.parked IS NULL
     AND NOT EXISTS (SELECT FROM fuzz.walk t WHERE t.saga = s.id AND t.parked IS NOT NULL AND t.task <> 'out of range');
@@ -271,7 +273,7 @@ BEGIN
   FROM saga.ledger_saga s LEFT JOIN saga.review_queue q ON q.saga_id = s.id
   WHERE s.state = 'p' AND (q.saga_id IS NULL OR q.why IS NULL
     -- The saga as a whole waits only where it cannot be undone.
-    OR q.step IS NULL AND s.undo_target IS NOT NULL);
+    OR q.step IS NULL AND s.undo IS NOT NULL);
 
   RETURN QUERY
   SELECT 'a saga that is not at its end says what comes next', v.id::text, v.state

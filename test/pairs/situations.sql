@@ -119,7 +119,7 @@ CREATE FUNCTION pairs.picture(s uuid) RETURNS text STABLE LANGUAGE sql AS $$
 			FROM saga.sagas WHERE id = s),
 		(SELECT concat_ws(' ', 'kept:', parked, to_announce, CASE WHEN due IS NULL THEN 'not due' WHEN due < clock_timestamp() THEN 'due' ELSE 'later' END,
 				CASE WHEN lane = 0 THEN 'worker' WHEN lane IS NOT NULL THEN 'role' END,
-				CASE undo_target WHEN 0 THEN 'all' WHEN 9223372036854775807 THEN 'nothing' ELSE (SELECT 'to ' || key FROM saga.ledger_step WHERE saga = s AND seq = undo_target) END)
+				CASE undo WHEN 'f' THEN 'all' WHEN 'l' THEN 'nothing' ELSE (SELECT 'to ' || key FROM saga.ledger_step WHERE saga = s AND seq = savepoint) END)
 			FROM saga.ledger_saga WHERE id = s),
 		(SELECT string_agg(concat_ws(' ', 'step:', v.position, v.key, 'run', v.run, v.status, v.attempts, v.output, v.error, compensation_status, compensation_attempts,
 				v.last_error, CASE WHEN v.next_attempt_at IS NOT NULL THEN 'later' END, v.parked, CASE WHEN t.claimed_at IS NOT NULL THEN 'claimed' END,

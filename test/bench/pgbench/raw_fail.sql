@@ -1,6 +1,6 @@
 -- ... and its failure.
 \startpipeline
-UPDATE saga SET state = 'u', failure_kind = 'f', undo_target = 0,
+UPDATE saga SET state = 'u', failure_kind = 'f', undo = 'f',
   reason = :failure, due = now(), lane = :owner, updated_at = now()
 WHERE id = :id AND owner = :owner AND state = 'r';
 WITH p AS (

@@ -1,0 +1,88 @@
+/*-------------------------------------------------------------------------
+ *
+ * call.c
+ *	  The frame of the calls that change a saga: open, decide, write, or again.
+ *
+ * Opening is access.c's.  If another transaction was first at a row that the
+ * change replaces, nothing has been written: the row is read again, which waits
+ * for that transaction, and the decision is made anew.  So what was decided is
+ * what the newest rows say, and of two people who decide about the same thing
+ * the second finds the first one's decision.
+ *
+ * A lock that is exclusive is given back as soon as the saga's row is written,
+ * or nothing is to be written: from then on the row holds back who comes later
+ * (see saga_rows.c).  A shared one is kept to the end of the transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/clock.h"
+#include "calls/access.h"
+#include "calls/call.h"
+
+static LOCKMODE
+needed_lock(SagaCallLock lock, const SagaRow *saga)
+{
+	/* A row that this transaction wrote itself needs none. */
+	if (saga->version.own)
+		return NoLock;
+	switch (lock)
+	{
+		case SAGA_CALL_NO_LOCK:
+			break;
+		case SAGA_CALL_SHARED:
+			return ShareLock;
+		case SAGA_CALL_SHARED_IF_RUNNING:
+			return saga->state == SAGA_RUNNING ? ShareLock : NoLock;
+		case SAGA_CALL_EXCLUSIVE:
+			return ExclusiveLock;
+		case SAGA_CALL_EXCLUSIVE_IF_RUNNING:
+			return saga->state == SAGA_RUNNING ? ExclusiveLock : NoLock;
+	}
+	return NoLock;
+}
+
+/* Returns the state of the saga after the call. */
+SagaState
+saga_call(const pg_uuid_t *id, SagaReach reach, SagaCallLock lock,
+		  SagaDecide decide, void *arg)
+{
+	SagaRow		saga;
+	LOCKMODE	held = NoLock;
+	bool		newest;
+
+	saga_access_read(id, reach, &saga);
+	newest = saga.version.own;
+	for (;;)
+	{
+		SagaChange	change;
+		LOCKMODE	needed = held == NoLock ? needed_lock(lock, &saga) : NoLock;
+		SagaVerdict verdict;
+
+		if (needed != NoLock)
+		{
+			(void) saga_ledger_lock(id, needed, SAGA_WAIT);
+			held = needed;
+		}
+		if (!newest || needed != NoLock)
+		{
+			saga_access_again(&saga, reach);
+			newest = true;
+			/* It may be running only now. */
+			if (held == NoLock)
+				continue;
+		}
+		/* Calls about a step read the clock once they have found the step. */
+		saga_change_begin(&change, &saga, NULL, SAGA_MAY_WAIT,
+						  lock == SAGA_CALL_SHARED ? 0 : saga_clock_now());
+		verdict = decide(&change, arg);
+		if (verdict == SAGA_NOTHING_TO_WRITE ||
+			(verdict == SAGA_WRITE && saga_change_write(&change) == SAGA_WRITTEN))
+			break;
+		newest = false;
+	}
+	if (held == ExclusiveLock)
+		saga_ledger_unlock(id, ExclusiveLock);
+	return saga.state;
+}
