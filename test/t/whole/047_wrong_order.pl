@@ -1,0 +1,36 @@
+# What follows in a saga from the state of its steps, as a table of cases:
+# test/unit/walk.cases.  The rooms that decide run in a plain program, without a
+# server, so that a case takes microseconds.
+
+use strict;
+use warnings;
+use File::Temp 'tempdir';
+use FindBin;
+use Test::More;
+
+my $unit = "$FindBin::RealBin/../../unit";
+my $dir = tempdir(CLEANUP => 1);
+my (@cases, @lines);
+
+open my $file, '<', "$unit/walk.cases" or die "walk.cases: $!";
+while (<$file>)
+{
+	push @cases, [$_] if /^saga:/;
+	push @{ $cases[-1] }, $_ if /^    =>/;
+}
+cmp_ok(scalar @cases, '>=', 40, 'the table is there');
+
+is(system("$unit/build", "$dir/walk"), 0, 'the deciding rooms need no server')
+  or BAIL_OUT('no program');
+open my $outcome, '-|', "'$dir/walk' < '$unit/walk.cases'" or die "walk: $!";
+while (<$outcome>)
+{
+	my $case = $_;
+
+	next if $case !~ /^saga:/;
+	my $expected = shift @cases;
+	is($case . (<$outcome> // ''), join('', @$expected), $case =~ s/^saga: (.*)\n/$1/r);
+}
+ok(close($outcome), 'the program ends well');
+is(scalar @cases, 0, 'after the last case');
+done_testing();

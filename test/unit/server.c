@@ -1,0 +1,274 @@
+/*-------------------------------------------------------------------------
+ *
+ * server.c
+ *	  What the pure part of saga asks of the server, without a server.
+ *
+ * Just enough for src/flow and the pure rooms of src/base to run in a plain
+ * program.  Memory is never freed, an error ends the program, and writing to
+ * the ledger prints what would be written.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <stdarg.h>
+
+#include "base/guc.h"
+#include "base/json.h"
+#include "base/rights.h"
+#include "common/pg_prng.h"
+#include "flow/notify.h"
+#include "ledger/ledger.h"
+#include "lib/stringinfo.h"
+#include "nodes/pg_list.h"
+#include "utils/builtins.h"
+
+#undef printf
+#undef vsnprintf
+
+int			saga_guc_max_deferrals = 1000;
+char	   *saga_guc_review_channel = "";
+pg_prng_state pg_global_prng_state;
+
+void *
+palloc(Size size)
+{
+	return calloc(1, size);
+}
+
+char *
+pstrdup(const char *in)
+{
+	return strdup(in);
+}
+
+char *
+psprintf(const char *format,...)
+{
+	char	   *text = palloc(1024);
+	va_list		args;
+
+	va_start(args, format);
+	vsnprintf(text, 1024, format, args);
+	va_end(args);
+	return text;
+}
+
+void
+initStringInfo(StringInfo str)
+{
+	str->data = palloc(4096);
+	str->len = 0;
+}
+
+void
+appendStringInfo(StringInfo str, const char *format,...)
+{
+	va_list		args;
+
+	va_start(args, format);
+	str->len += vsnprintf(str->data + str->len, 4096 - str->len, format, args);
+	va_end(args);
+}
+
+List *
+lappend(List *list, void *datum)
+{
+	if (list == NIL)
+	{
+		list = palloc(sizeof(List));
+		list->type = T_List;
+		list->elements = palloc(sizeof(ListCell) * 64);
+		list->max_length = 64;
+	}
+	if (list->length == list->max_length)
+		abort();
+	list->elements[list->length++].ptr_value = datum;
+	return list;
+}
+
+text *
+cstring_to_text(const char *s)
+{
+	text	   *result = palloc(VARHDRSZ + strlen(s));
+
+	SET_VARSIZE(result, VARHDRSZ + strlen(s));
+	memcpy(VARDATA(result), s, strlen(s));
+	return result;
+}
+
+char *
+text_to_cstring(const text *t)
+{
+	return strndup(VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t));
+}
+
+bool
+saga_rows_same_text(const text *a, const text *b)
+{
+	return a == b || (a != NULL && b != NULL &&
+					  strcmp(text_to_cstring(a), text_to_cstring(b)) == 0);
+}
+
+/* ------------------------------------------------------------------------
+ * Errors end the program
+ * ------------------------------------------------------------------------ */
+
+void
+ExceptionalCondition(const char *condition,
+#if PG_VERSION_NUM < 160000
+					 const char *type,
+#endif
+					 const char *file, int line)
+{
+	fprintf(stderr, "assertion failed: %s (%s:%d)\n", condition, file, line);
+	exit(3);
+}
+
+bool
+errstart(int elevel, const char *domain)
+{
+	return true;
+}
+
+bool
+errstart_cold(int elevel, const char *domain)
+{
+	return true;
+}
+
+int
+errcode(int code)
+{
+	return 0;
+}
+
+int
+errmsg(const char *format,...)
+{
+	va_list		args;
+
+	va_start(args, format);
+	vfprintf(stderr, format, args);
+	va_end(args);
+	fprintf(stderr, "\n");
+	return 0;
+}
+
+int
+errmsg_internal(const char *format,...)
+{
+	fprintf(stderr, "%s\n", format);
+	return 0;
+}
+
+void
+errfinish(const char *file, int line, const char *function)
+{
+	exit(3);
+}
+
+char *
+unpack_sql_state(int code)
+{
+	static char buf[6];
+
+	for (int i = 0; i < 5; i++, code >>= 6)
+		buf[i] = PGUNSIXBIT(code);
+	return buf;
+}
+
+/* ------------------------------------------------------------------------
+ * What is random, stored, or another role's
+ * ------------------------------------------------------------------------ */
+
+double
+pg_prng_double(pg_prng_state *state)
+{
+	return 0.5;
+}
+
+const char *
+saga_rights_why_gone(Oid role, const text *name)
+{
+	return NULL;
+}
+
+void
+saga_json_begin(SagaJson *json)
+{
+}
+
+void
+saga_json_string(SagaJson *json, const char *key, const char *value)
+{
+}
+
+void
+saga_json_text(SagaJson *json, const char *key, const text *value)
+{
+}
+
+void
+saga_json_int(SagaJson *json, const char *key, int64 value)
+{
+}
+
+Jsonb *
+saga_json_end(SagaJson *json)
+{
+	return NULL;
+}
+
+/* A string is all that the test prints. */
+Jsonb *
+saga_json_pair(const char *key, const char *value)
+{
+	return (Jsonb *) value;
+}
+
+void
+saga_ledger_get_steps(const pg_uuid_t *id, SagaSteps *steps)
+{
+	abort();
+}
+
+SagaWritten
+saga_ledger_update_saga(SagaRow *saga, SagaPatience patience)
+{
+	printf(" saga");
+	return SAGA_WRITTEN;
+}
+
+SagaWritten
+saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
+						SagaPatience patience)
+{
+	printf(" %s", text_to_cstring(step->key));
+	return SAGA_WRITTEN;
+}
+
+void
+saga_ledger_insert_attempt(SagaAttempt *attempt)
+{
+	printf(" attempt");
+}
+
+void
+saga_ledger_insert_event(const pg_uuid_t *id, const char *event, int64 seq,
+						 Jsonb *detail, TimestampTz now)
+{
+	printf(" \"%s\"", event);
+}
+
+void
+saga_notify_compensate(const char *channel, const pg_uuid_t *saga, int64 seq)
+{
+	printf(" notify");
+}
+
+void
+saga_notify_state(const char *channel, const pg_uuid_t *saga, SagaState state)
+{
+	printf(" announce");
+}
