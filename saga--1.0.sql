@@ -341,6 +341,8 @@ CREATE TABLE saga.ledger_queue (
   since   timestamptz NOT NULL,
   saga    uuid        NOT NULL,
   seq     bigint      NOT NULL,
+  run     integer     NOT NULL,
+  key     text        COLLATE "C" NOT NULL,
   CONSTRAINT ledger_queue_key PRIMARY KEY (channel, owner, since, saga)
 ) USING heap;
 
@@ -349,7 +351,9 @@ COMMENT ON COLUMN saga.ledger_queue.channel IS 'The channel of the listeners.';
 COMMENT ON COLUMN saga.ledger_queue.owner IS 'The saga''s owner: whose members may claim it.';
 COMMENT ON COLUMN saga.ledger_queue.since IS 'When it was dispatched.';
 COMMENT ON COLUMN saga.ledger_queue.saga IS 'The saga.';
-COMMENT ON COLUMN saga.ledger_queue.seq IS 'The step.';
+COMMENT ON COLUMN saga.ledger_queue.seq IS 'The step, by start order ...';
+COMMENT ON COLUMN saga.ledger_queue.run IS '... and by the run ...';
+COMMENT ON COLUMN saga.ledger_queue.key IS '... of its key, so that it is found without the others of its saga.';
 
 CREATE TABLE saga.ledger_held (
   saga uuid NOT NULL,

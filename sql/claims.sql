@@ -378,3 +378,24 @@ SELECT test.done('r3', 'a');
 COMMIT;
 
 CALL test.check();
+
+-- A claim reads the step that it hands out, however many the saga has; also one
+-- that has run before.
+SELECT test.begin('many') AS id \gset
+SELECT count(saga.step(:'id', 'filler ' || i, completed => true)) FROM generate_series(1, 300) i;
+SELECT status FROM saga.step(:'id', 'savepoint', completed => true);
+SELECT status FROM saga.step(:'id', 'last', notify => 'k_many');
+SELECT saga.rollback_to(:'id', 'savepoint');
+CALL test.until_dispatched('many');
+SELECT test.done('many', 'last');
+SELECT saga.wait(:'id', until => 'running');
+SELECT status FROM saga.step(:'id', 'last', notify => 'k_many');
+CALL test.fail('many');
+BEGIN;
+SELECT pg_stat_get_xact_tuples_returned('saga.ledger_step_key'::regclass) AS before \gset
+SELECT step, attempt, context->'step'->>'run' AS run FROM saga.claim_compensations('k_many');
+SELECT pg_stat_get_xact_tuples_returned('saga.ledger_step_key'::regclass) - :before AS entries;
+COMMIT;
+SELECT saga.complete_compensation(compensation_key) FROM saga.steps WHERE saga_id = :'id' AND key = 'last' AND run = 2;
+SELECT saga.wait(:'id');
+CALL test.check();

@@ -98,7 +98,8 @@ BEGIN
     FROM saga.ledger_queue q FULL JOIN
       (SELECT t.*, s.owner FROM saga.ledger_step t JOIN saga.ledger_saga s ON s.id = t.saga
        WHERE comp_status = 'd' AND claimed_at IS NULL) t
-      ON (q.channel, q.owner, q.since, q.saga, q.seq) = (t.channel, t.owner, t.dispatched_at, t.saga, t.seq)
+      ON (q.channel, q.owner, q.since, q.saga, q.seq, q.run, q.key) =
+        (t.channel, t.owner, t.dispatched_at, t.saga, t.seq, t.run, t.key)
     WHERE q IS NULL OR t IS NULL
     UNION ALL
     -- What is due is what the sagas say.

@@ -132,32 +132,35 @@ claim(const SagaQueued *queued, const ClaimRequest *request,
 	  ReturnSetInfo *result)
 {
 	SagaRow		saga;
-	SagaSteps	steps;
+	SagaStep	step;
 	SagaChange	change;
-	SagaStep   *step;
-	int			index;
 
 	if (saga_ledger_get_saga(&queued->saga, &saga) != SAGA_FOUND ||
 		TransactionIdIsValid(saga.version.writer) ||
 		!saga_rights_may_call(saga.owner, saga.owner_name) ||
 		saga.state != SAGA_COMPENSATING || saga.paused)
 		return false;
-	saga_ledger_get_steps(&saga.id, &steps);
-	index = saga_next_find(&steps, queued->seq);
-	if (index < 0 || saga_rows_queued(&steps.step[index]) != queued->since)
+	if (saga_ledger_get_queued_step(queued, &step) != SAGA_FOUND ||
+		saga_rows_queued(&step) != queued->since)
 		return false;
-	step = &steps.step[index];
 
 	/* Another writer of the saga is at this step, or about to change it. */
-	saga_change_begin(&change, &saga, &steps, 0, saga_clock_now());
-	step->claimed_at = change.now;
-	step->lease_until = lease_end(step, change.now, request->lease, change.now);
-	step->consumer = request->consumer;
-	saga_change_step(&change, step);
-	saga_follow_wait(&change, 0, InvalidOid);
+	saga_change_begin(&change, &saga, NULL, 0, saga_clock_now());
+	step.claimed_at = change.now;
+	step.lease_until = lease_end(&step, change.now, request->lease, change.now);
+	step.consumer = request->consumer;
+	saga_change_step(&change, &step);
+
+	/*
+	 * What the saga waited for is written on its row: its deadline, or the
+	 * end of another claim.  So the other steps need not be read to add the
+	 * end of this one.
+	 */
+	if (saga.due == 0 || step.lease_until < saga.due)
+		saga_change_due(&change, step.lease_until, InvalidOid);
 	if (saga_change_write(&change) != SAGA_WRITTEN)
 		return false;
-	emit_claim(&saga, step, result);
+	emit_claim(&saga, &step, result);
 	return true;
 }
 
@@ -166,6 +169,7 @@ static bool
 read_on(OwnerQueue *queue, Snapshot snapshot)
 {
 	SagaQueued	last = queue->rows[queue->count - 1];
+	MemoryContext caller;
 
 	/* There were fewer than asked for. */
 	if (queue->count < queue->size)
@@ -176,8 +180,11 @@ read_on(OwnerQueue *queue, Snapshot snapshot)
 		queue->rows = repalloc(queue->rows, queue->size * sizeof(SagaQueued));
 	}
 	queue->next = 0;
+	/* The rows outlive the claim of each. */
+	caller = MemoryContextSwitchTo(GetMemoryChunkContext(queue->rows));
 	queue->count = saga_ledger_next_queued(&last, snapshot, queue->rows,
 										   queue->size);
+	MemoryContextSwitchTo(caller);
 	return queue->count > 0;
 }
 

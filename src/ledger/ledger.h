@@ -42,6 +42,8 @@ extern SagaWritten saga_ledger_update_saga(SagaRow *row, SagaPatience patience);
 /* Steps: step_rows.c */
 extern SagaFound saga_ledger_get_step(const pg_uuid_t *id, text *key,
 									  bool sure, SagaStep *step);
+extern SagaFound saga_ledger_get_queued_step(const SagaQueued *queued,
+											 SagaStep *step);
 extern void saga_ledger_get_steps(const pg_uuid_t *id, SagaSteps *steps);
 extern bool saga_ledger_is_own_attempt(const SagaStep *step);
 extern int64 saga_ledger_largest_seq(const pg_uuid_t *id);

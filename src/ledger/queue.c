@@ -68,6 +68,8 @@ saga_ledger_follow_queue(const SagaRow *saga, SagaStep *step)
 		values[Queue_since - 1] = TimestampTzGetDatum(queued);
 		values[Queue_saga - 1] = UUIDPGetDatum(&step->saga);
 		values[Queue_seq - 1] = Int64GetDatum(step->seq);
+		values[Queue_run - 1] = Int32GetDatum(step->run);
+		values[Queue_key - 1] = PointerGetDatum(step->key);
 		saga_table_insert(heap, values, nulls, InvalidOid, NULL, NULL);
 		saga_queue_front_queued(queued);
 	}
@@ -104,6 +106,8 @@ read_queue(Snapshot snapshot, ScanKey keys, int nkeys, SagaQueued *rows, int max
 		row->since = DatumGetTimestampTz(values[Queue_since - 1]);
 		row->saga = *DatumGetUUIDP(values[Queue_saga - 1]);
 		row->seq = DatumGetInt64(values[Queue_seq - 1]);
+		row->run = DatumGetInt32(values[Queue_run - 1]);
+		row->key = DatumGetTextPCopy(values[Queue_key - 1]);
 	}
 	systable_endscan_ordered(scan);
 	index_close(index, NoLock);

@@ -75,7 +75,8 @@ enum
 enum
 {
 	Queue_channel = 1, Queue_owner, Queue_since, Queue_saga, Queue_seq,
-	Queue_natts = Queue_seq
+	Queue_run, Queue_key,
+	Queue_natts = Queue_key
 };
 
 enum
@@ -247,6 +248,9 @@ typedef struct SagaQueued
 	TimestampTz since;
 	pg_uuid_t	saga;
 	int64		seq;
+	int			run;			/* of the step ... */
+	text	   *key;			/* ... with this key; in the memory context of
+								 * whoever read the row */
 } SagaQueued;
 
 /* Does a saga wait for a person, who must decide or who paused it? */

@@ -95,6 +95,31 @@ saga_ledger_get_step(const pg_uuid_t *id, text *key, bool sure, SagaStep *step)
 	return found;
 }
 
+/*
+ * Finds the step that a row of the queue names, without reading the others of
+ * its saga.  Waits for nobody: who writes it replaces the saga's row, too.
+ */
+SagaFound
+saga_ledger_get_queued_step(const SagaQueued *queued, SagaStep *step)
+{
+	Relation	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
+	Relation	index = index_open(saga_oids_get()->step_pkey, AccessShareLock);
+	ScanKeyData keys[3];
+	SagaTuple	version;
+	SagaFound	found;
+
+	saga_keys_uuid(&keys[0], 1, &queued->saga);
+	saga_keys_text(&keys[1], 2, queued->key);
+	ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_INT4EQ,
+				Int32GetDatum(queued->run));
+	found = saga_table_find_sure(heap, index, keys, 3, &version);
+	if (found == SAGA_FOUND)
+		saga_rows_unpack_step(RelationGetDescr(heap), &version, step);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return found;
+}
+
 static int
 by_seq(const void *a, const void *b)
 {

@@ -80,11 +80,11 @@ BEGIN
 
   RETURN QUERY
   SELECT 'a dispatched step and its queue row agree', coalesce(t.saga, q.saga)::text,
-    concat_ws(' ', t.seq, t.channel, t.dispatched_at, '/', q.seq, q.channel, q.since, q.owner)
+    concat_ws(' ', t.seq, t.channel, t.dispatched_at, t.run, t.key, '/', q.seq, q.channel, q.since, q.owner, q.run, q.key)
   FROM (SELECT x.*, s.owner FROM saga.ledger_step x JOIN saga.ledger_saga s ON s.id = x.saga
     WHERE x.comp_status = 'd' AND x.claimed_at IS NULL) t
   FULL JOIN saga.ledger_queue q ON q.saga = t.saga AND q.seq = t.seq
-  WHERE (t.channel, t.owner, t.dispatched_at) IS DISTINCT FROM (q.channel, q.owner, q.since);
+  WHERE (t.channel, t.owner, t.dispatched_at, t.run, t.key) IS DISTINCT FROM (q.channel, q.owner, q.since, q.run, q.key);
 
   RETURN QUERY
   SELECT 'a person holds what is parked or paused', coalesce(s.id, h.saga)::text, concat_ws(' ', s.state, s.paused)

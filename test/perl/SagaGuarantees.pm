@@ -473,9 +473,9 @@ my @guarantees = (
 			what => 'the queue holds what is dispatched and not claimed, and nothing else', query => q{
 			SELECT q.*, t.* FROM saga.ledger_queue q
 			FULL JOIN (
-				SELECT t.saga, t.seq, t.channel, s.owner, t.dispatched_at AS since FROM saga.ledger_step t
+				SELECT t.saga, t.seq, t.channel, s.owner, t.dispatched_at AS since, t.run, t.key FROM saga.ledger_step t
 				JOIN saga.ledger_saga s ON s.id = t.saga
-				WHERE comp_status = 'd' AND claimed_at IS NULL) t USING (saga, seq, channel, owner, since)
+				WHERE comp_status = 'd' AND claimed_at IS NULL) t USING (saga, seq, channel, owner, since, run, key)
 			WHERE q IS NULL OR t IS NULL}
 		},
 		{
