@@ -11,7 +11,8 @@
  * The saga's row is written first: that row is where two writers meet (see
  * saga_rows.c).  When it says SAGA_CHANGED or SAGA_WRITE_BUSY, nothing else has
  * been written, and the caller begins again from fresh rows.  The caller has
- * made sure that nobody was writing the saga's row when it read the rows.
+ * made sure that no other transaction was writing the saga's row when it read
+ * the rows.
  *
  * The steps of a running saga are written without its row, by callers that hold
  * its lock (saga_change_only_step): then the step's own row is where two writers
@@ -156,7 +157,7 @@ saga_change_event(SagaChange *change, const char *event, int64 seq,
 	saga_change_past_event(change, event, seq, detail, change->now);
 }
 
-/* The same, of something that the rows told until now. */
+/* The same, of something that the rows have shown until now. */
 void
 saga_change_past_event(SagaChange *change, const char *event, int64 seq,
 					   Jsonb *detail, TimestampTz at)

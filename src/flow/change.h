@@ -18,7 +18,7 @@
 #define SAGA_MAY_NOTIFY		0x02	/* listeners; only the worker does */
 
 /*
- * A change of one saga.  Whoever decides sets fields of the rows, marks the
+ * A change of one saga.  The code that decides sets fields of the rows, marks the
  * steps that it changed, and adds to the lists; nothing reaches the ledger
  * before saga_change_write.
  */

@@ -1,16 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * context.c
- *	  The jsonb context that a compensation is given, and the keys in it.
+ *	  The jsonb context that a compensation gets, and the keys in it.
  *
- * One shape for all who compensate, SQL as $1 and listeners with their claim;
- * doc/reference.md shows it.
+ * SQL gets it as $1, and listeners get the same with their claim; see
+ * doc/reference.md.
  *
  * The keys are made of the saga's id, which is unique beyond this database,
  * and the step's number in the start order, which is another for every run:
- * so they are stable over every attempt and need not be stored.  They use no
- * other characters than letters, digits and hyphens, which every payment
- * provider takes.
+ * so they are stable over every attempt and need not be stored.  They use only
+ * letters, digits and hyphens, which every payment provider accepts.
  *
  *-------------------------------------------------------------------------
  */
@@ -40,7 +39,7 @@ saga_context_forward_key(const pg_uuid_t *saga, int64 seq)
 	return make_key(saga, seq, "");
 }
 
-/* The idempotency key for undoing it, and the handle of its task. */
+/* The idempotency key for undoing it, which also names its task. */
 text *
 saga_context_compensation_key(const pg_uuid_t *saga, int64 seq)
 {
@@ -57,7 +56,7 @@ hex_value(char c)
 	return -1;
 }
 
-/* What a compensation key names; false if it is none that was made here. */
+/* Parses a compensation key; false if it was not made here. */
 bool
 saga_context_parse_key(const text *key, pg_uuid_t *saga, int64 *seq)
 {
@@ -108,8 +107,8 @@ build_policy(const char *encoded)
 }
 
 /*
- * Policies repeat from step to step, and writing one costs as much as the
- * rest of the context: the last is kept.
+ * Policies repeat from step to step, and building one costs as much as the rest
+ * of the context, so the last one is cached.
  */
 static void
 add_policy(SagaJson *json, const char *key, const text *encoded)
@@ -132,7 +131,7 @@ add_policy(SagaJson *json, const char *key, const text *encoded)
 		last = memcpy(MemoryContextAlloc(TopMemoryContext, VARSIZE(built)),
 					  built, VARSIZE(built));
 	}
-	/* The builder refers to what it is given until the object is finished. */
+	/* The builder points into its values until the object is finished. */
 	saga_json_value(json, key, memcpy(palloc(VARSIZE(last)), last,
 									  VARSIZE(last)));
 }

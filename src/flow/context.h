@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * context.h
- *	  The jsonb context that a compensation is given, and the keys in it.
+ *	  The jsonb context that a compensation gets, and the keys in it.
  *
  *-------------------------------------------------------------------------
  */

@@ -24,7 +24,7 @@
 /* Maximum number of unfinished steps named in the reason */
 #define MAX_UNFINISHED		10
 
-/* The steps that a saga which cannot be undone is still to finish, in words. */
+/* The unfinished steps of a saga that cannot be undone, in words; NULL: none. */
 static char *
 unfinished(const SagaSteps *steps)
 {
@@ -133,7 +133,7 @@ saga_events_attempt(SagaChange *change, SagaStep *step,
 	saga_change_attempt(change, &attempt);
 }
 
-/* Nobody acknowledges the step: sending the notification is all. */
+/* No listener acknowledges the step: sending the notification is all. */
 static void
 fire_and_forget(SagaChange *change, SagaStep *step)
 {
@@ -159,7 +159,7 @@ is_late(const SagaRow *saga, TimestampTz now)
 		saga_follow_is_late(saga, now);
 }
 
-/* Nobody may claim it: a person must give the saga another owner first. */
+/* No role may claim it: a person must give the saga another owner first. */
 static void
 park_unclaimable(SagaChange *change, SagaStep *step, const char *why)
 {

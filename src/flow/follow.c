@@ -154,7 +154,8 @@ dispatch(SagaChange *change, SagaStep *step)
  * The next step is compensated by SQL or by a listener: is it due, and in which
  * lane?  Only the worker dispatches to listeners; every other process that
  * comes to such a step leaves the saga to it.  So does the worker with a step
- * that nobody acknowledges: sending and marking that are a pass of their own.
+ * that no listener acknowledges: sending and marking that take a pass of their
+ * own.
  */
 static void
 go_on(SagaChange *change, SagaStep *step, SagaTaskKind kind)

@@ -8,8 +8,8 @@
  * no cursor: what is next follows from the steps' own rows, each time anew, so
  * there is nothing that could be out of step with them.
  *
- * Nothing is read or written here: whoever asks has the rows, and makes sure
- * that they are what the ledger says.
+ * Nothing is read or written here: the caller has the rows, and makes sure that
+ * they are what the ledger says.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,7 +23,7 @@ typedef enum StepView
 {
 	STEP_SETTLED,				/* nothing to do */
 	STEP_PASSED_OVER,			/* has a compensation, but is not to be undone */
-	STEP_GIVEN_UP,				/* failed, and the saga goes on without it */
+	STEP_GIVEN_UP,				/* failed; the walk goes on without it */
 	STEP_SQL,
 	STEP_LISTENER,
 	STEP_PERSON
@@ -59,7 +59,7 @@ view_step(const SagaRow *saga, const SagaStep *step, const char **why)
 	if (step->comp_status == SAGA_COMP_FAILED && !step->late &&
 		saga->on_failure == SAGA_ON_FAILURE_CONTINUE)
 		return STEP_GIVEN_UP;
-	/* Whatever its status: somebody must decide about it first. */
+	/* Whatever its status: a person must decide about it first. */
 	if (step->parked != NULL)
 	{
 		*why = text_to_cstring(step->parked);
@@ -107,8 +107,7 @@ saga_next_spares(const SagaStep *step)
 }
 
 /*
- * Does the walk leave the step as it is, although it has a compensation that
- * nobody has tried yet?
+ * Does the walk leave the step as it is, although its compensation has not run?
  */
 bool
 saga_next_passes_over(const SagaRow *saga, const SagaStep *step)
@@ -241,8 +240,8 @@ saga_next_find_key(const SagaSteps *steps, const text *key)
 }
 
 /*
- * The run of a step that a person is asked about; -1: nobody is.  Of several,
- * which takes a late result of an old run, the newest.
+ * The run of a step that a person is asked about; -1: there is none.  If a late
+ * result of an old run makes that several, the newest.
  */
 int
 saga_next_find_asked(const SagaRow *saga, const SagaSteps *steps,

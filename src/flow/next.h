@@ -14,7 +14,7 @@ typedef enum SagaTaskKind
 {
 	SAGA_TASK_NONE,				/* the walk is over */
 	SAGA_TASK_SQL,				/* an executor runs the step's compensation */
-	SAGA_TASK_LISTENER,			/* whoever listens on its channel does it */
+	SAGA_TASK_LISTENER,			/* a listener on its channel does it */
 	SAGA_TASK_PERSON			/* a person decides about the step */
 } SagaTaskKind;
 

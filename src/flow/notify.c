@@ -1,15 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * notify.c
- *	  What the worker tells those who LISTEN.
+ *	  Notifications to the sessions that LISTEN.
  *
- * A notification wakes; what is true is in the tables.  It carries ids and
- * states only, because any role may LISTEN on any channel.  It is sent with
- * the commit of the transaction that wrote down that it is being sent, so that
- * one that is lost with a crash is sent again.
+ * A notification wakes; the tables say what is true.  It carries ids and states
+ * only, because any role may LISTEN on any channel.  It is sent with the commit
+ * of the transaction that records it, so that one that is lost in a crash is
+ * sent again.
  *
- * To be called by the worker only: NOTIFY makes commits wait for each other in
- * the whole server, which is no price for an application's transaction.
+ * Only the worker calls these functions: NOTIFY makes commits wait for each
+ * other in the whole server, which would be too much for an application's
+ * transaction.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,9 +45,9 @@ saga_notify_state(const char *channel, const pg_uuid_t *saga, SagaState state)
 }
 
 /*
- * To be called before another attempt when the queue of notifications was
- * full: lets the server give up what every listener has read by now.  It does
- * that by itself only behind notifications that found room.
+ * Lets the server discard notifications that every listener has read.  Call this
+ * before another attempt when the queue of notifications was full: by itself,
+ * the server does so only after notifications that found room.
  */
 void
 saga_notify_make_room(void)

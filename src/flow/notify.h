@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * notify.h
- *	  What the worker tells those who LISTEN.
+ *	  Notifications to the sessions that LISTEN.
  *
  *-------------------------------------------------------------------------
  */

@@ -4,7 +4,7 @@
  *	  How an attempt of a compensation ended, and what that means for its step.
  *
  * What is charged, what is free, when it is tried again, and when it is given
- * up for a person to settle: doc/reference.md tells it as a table.  Only the
+ * up for a person to settle: see the table in doc/reference.md.  Only the
  * step's row in memory is changed; change.c writes it.
  *
  * Errors of SQL.  An SQLSTATE says what happened, not who did it: SQL can raise
@@ -31,12 +31,12 @@
  *	FATAL of no SIGTERM	interrupted		failed			interrupted		interrupted
  *
  * "Failed" and "timed out" are charged.  A conflict is one of the transaction
- * as a whole, wherever it is noticed, and asks to be tried again, whoever
- * raised it: it has a budget of free attempts, and so has what is interrupted;
- * beyond it they are charged.  For the SQL may be the cause even where nobody
- * can tell: it holds all the server's locks, has filled the disk, ends its
+ * as a whole, wherever it is raised and noticed, and asks for another attempt.
+ * Conflicts have a budget of free attempts, and so have interruptions; beyond it
+ * they are charged, since the SQL may be the cause even where that cannot be
+ * known: it holds all the server's locks, has filled the disk, or ends its
  * process by way of another session.  Only "waits" has no limit: none of the
- * SQL has run when the server cannot note that it is about to, or when the
+ * SQL has run when the server cannot record that it is about to, or when the
  * session is read-only before it begins.
  *
  *-------------------------------------------------------------------------
@@ -51,25 +51,25 @@
 
 /*
  * Attempts lost to deadlocks, serialization failures and lock timeouts have a
- * budget of their own: so many are free, with short growing delays, before
+ * budget of their own: this many are free, with short growing delays, before
  * they are charged like other failures.
  */
 #define FREE_CONFLICTS			20
 #define CONFLICT_DELAY_MS		10
 #define CONFLICT_MAX_DELAY_MS	1000
 
-/* A compensation that was alone at so many crashes is not run again. */
+/* Give up on a compensation after this many crashes with nothing else running */
 #define MAX_CRASHES_ALONE		3
 
 /*
  * Attempts cut short by no fault of their own are free too, with growing
- * delays; but SQL that ends its own process every time must not go on for
- * ever.
+ * delays; but SQL that ends its own process every time must not go on
+ * forever.
  */
 #define FREE_INTERRUPTIONS		50
 #define INTERRUPTED_DELAY_MS	100
 #define INTERRUPTED_MAX_DELAY_MS	60000
-/* From so many on, the delay does not grow any more. */
+/* Number of interruptions from which on the delay does not grow any more */
 #define INTERRUPTED_MAX_DELAY_AT	11
 
 static TimestampTz
@@ -257,7 +257,7 @@ is_trouble(int code)
 	}
 }
 
-/* What an error means that nobody but the SQL is known to be the cause of. */
+/* What an error means whose cause, as far as known, is the SQL. */
 static void
 judge_code(SagaAttemptPhase phase, int code, SagaAttemptEnd *end)
 {
