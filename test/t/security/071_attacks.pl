@@ -30,7 +30,7 @@ $node->safe_psql('postgres', q{
 		id uuid := saga.begin('order');
 	BEGIN
 		PERFORM saga.step(id, 'a', compensation => compensation, args => args,
-			compensation_retry => saga.retry_policy(max_attempts => 1, timeout => '5 s'));
+			compensation_retry => saga.retry_policy(max_attempts => 1, timeout => '60 s'));
 		PERFORM saga.fail(id);
 		RETURN id;
 	END $$;});
