@@ -100,8 +100,10 @@ like(sql_error($node, q{SELECT saga.reassign(0, 'app')}), qr/ERROR:  22023: /, '
 	like(sql(qq{SELECT parked FROM saga.steps WHERE saga_id = '$saga' AND key = 'q'}), qr/"gone"/, 'with a reason that names the role');
 	foreach my $n (2 .. 4)
 	{
+		# By the clock that goes on by itself, it may have been more often.
+		my $before = grep { /$saga/ } heard($listener);
 		sql(q{SELECT test_advance_clock('1 hour')});
-		is(scalar(my @told = wait_heard($listener, $saga, $n)), $n, "announced again: $n");
+		cmp_ok(scalar(my @told = wait_heard($listener, $saga, $before + 1)), '>', $before, "announced again: $n");
 	}
 	is(sql(q{SET ROLE app; SELECT step, saga.complete_compensation(compensation_key) FROM saga.claim_compensations('orders')}),
 		'l|compensated', 'and can be claimed');
