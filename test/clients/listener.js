@@ -13,6 +13,7 @@ const URL = process.env.PAYMENTS_URL;
 const MANY = 10;                        // as many at the same time
 const LEASE = Number(process.env.LEASE || 60);
 const HEARTBEAT = 30;                   // look without being woken, every so many seconds
+const POLL = 2;                         // where LISTEN does not work
 const ME = `node ${os.hostname()} ${process.pid}`;
 
 const db = new Pool({ application_name: ME, max: 5 });
@@ -75,6 +76,18 @@ async function work() {
   }
 }
 
+// Does LISTEN work on this connection?  Not where a pooler shares it: then what
+// another session notifies never comes.
+async function hears(listener) {
+  const probe = `probe ${ME} ${Math.random()}`;
+  let heard = false;
+  listener.on('notification', (message) => { heard = heard || message.channel === probe; });
+  await listener.query(`LISTEN ${listener.escapeIdentifier(probe)}`);
+  await db.query("SELECT pg_notify($1, '')", [probe]);
+  for (const until = Date.now() + 5000; !heard && !stopping && Date.now() < until;) await pause(1);
+  return heard;
+}
+
 // Never sleeps while there is work: it claims first, and then waits.
 async function serve() {
   const listener = new Client({ application_name: ME, keepAlive: true });
@@ -86,10 +99,15 @@ async function serve() {
     await listener.connect();
     await listener.query(`LISTEN ${listener.escapeIdentifier(CHANNEL)}`);
     log('listening');
+    await work();
+    const heartbeat = await hears(listener) ? HEARTBEAT : POLL;
+    if (heartbeat === POLL && !stopping && !lost) {
+      log(`notifications do not arrive: connect directly, not through a pooler; polling every ${POLL} s`);
+    }
     while (!stopping) {
       woken = false;
       if (busy < MANY) await work();    // if it got them all: again when one is done
-      if (!stopping && !woken && !lost) await pause(HEARTBEAT);
+      if (!stopping && !woken && !lost) await pause(heartbeat);
       if (lost) throw lost;
     }
   } finally {

@@ -25,6 +25,7 @@ URL = os.environ["PAYMENTS_URL"]
 BATCH = 10              # as many claims at once
 LEASE = os.environ.get("LEASE", "60") + " seconds"
 HEARTBEAT = 30          # look without being woken, every so many seconds
+POLL = 2                # where LISTEN does not work
 ME = f"python {os.uname().nodename} {os.getpid()}"
 
 logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
@@ -88,9 +89,32 @@ def fail(db, claim, error, retryable=True, retry_after=None):
     db.execute("SELECT saga.fail_compensation(%s, %s, %s, %s, %s)", (*claim, error, retryable, retry_after))
 
 
+def connect():
+    return psycopg.connect(autocommit=True, row_factory=psycopg.rows.dict_row, application_name=ME,
+                           client_encoding="UTF8", prepare_threshold=None)
+
+
+def hears(db):
+    """Does LISTEN work on this connection?  Not where a pooler shares it: then
+    what another session notifies never comes."""
+    probe = f"probe {ME} {random.random()}"
+    db.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(probe)))
+    with connect() as other:
+        other.execute("SELECT pg_notify(%s, '')", (probe,))
+    until = time.monotonic() + 5
+    while not stopping and time.monotonic() < until:
+        select.select([db.fileno(), wakeup], [], [], 1)
+        db.pgconn.consume_input()
+        while notify := db.pgconn.notifies():
+            if notify.relname.decode() == probe:
+                return True
+    return False
+
+
 def serve(db):
     """Never sleeps while there is work: it claims first, and then waits."""
     woken = []
+    heartbeat = None
     db.add_notify_handler(woken.append)
     db.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(CHANNEL)))
     logging.info("listening")
@@ -98,9 +122,15 @@ def serve(db):
         woken.clear()
         while work(db) and not stopping:
             pass
+        if heartbeat is None:
+            heartbeat = HEARTBEAT if hears(db) else POLL
+            if heartbeat == POLL and not stopping:
+                logging.warning("notifications do not arrive: connect directly, not through a pooler; "
+                                "polling every %s s", POLL)
+            continue
         # A notification may have come along with an answer.
         if not stopping and not woken and not db.pgconn.notifies():
-            select.select([db.fileno(), wakeup], [], [], HEARTBEAT)
+            select.select([db.fileno(), wakeup], [], [], heartbeat)
 
 
 def stop(*_):
@@ -118,8 +148,7 @@ pause = 0.1
 while not stopping:
     began = time.monotonic()
     try:
-        with psycopg.connect(autocommit=True, row_factory=psycopg.rows.dict_row, application_name=ME,
-                             client_encoding="UTF8") as db:
+        with connect() as db:
             serve(db)
     except psycopg.Error as e:
         logging.warning("%s", str(e).strip())

@@ -9,7 +9,9 @@ set -u
 channel=${1:-refunds}
 lease="${LEASE:-60} seconds"
 heartbeat=30            # look without being woken, every so many seconds
+poll=2                  # until a notification has arrived, or where none does
 me="psql $(uname -n) $$"
+probe="probe $me"
 answer=$(mktemp)
 stopping=
 
@@ -21,8 +23,8 @@ sql() { psql -XqAt -F ' ' -v ON_ERROR_STOP=1 -v channel="$channel" "$@"; }
 # A line once the channel is open, and one for every notification.  psql looks
 # for them when it has run something, so every second it gets nothing to run.
 wakes() {
-	exec psql -XqAt -v channel="$channel" < <(
-		printf '%s\n' 'LISTEN :"channel";' '\echo listening'
+	exec psql -XqAt -v channel="$channel" -v probe="$probe" < <(
+		printf '%s\n' 'LISTEN :"channel"; LISTEN :"probe";' '\echo listening'
 		while sleep 1 && kill -0 $$; do echo ';'; done 2>/dev/null)
 }
 
@@ -69,9 +71,20 @@ pause=1
 while [ -z "$stopping" ]; do
 	exec 3< <(wakes)
 	listening=$!
+	beat=$poll asked=
 	# Never sleeps while there is work: it claims first, and then waits.
-	while read -r -t $heartbeat -u 3 line || [ $? -gt 128 ]; do
-		[ "$line" != listening ] || { log "$line"; pause=1; }
+	while read -r -t $beat -u 3 line || [ $? -gt 128 ]; do
+		case $line in
+			listening)
+				# Through a pooler that shares connections this never arrives.
+				log "$line"; pause=1 asked=$SECONDS
+				sql -v probe="$probe" >/dev/null <<<"SELECT pg_notify(:'probe', '');" ;;
+			*"$probe"*) beat=$heartbeat asked= ;;
+		esac
+		if [ -n "$asked" ] && [ $((SECONDS - asked)) -gt 5 ]; then
+			log "notifications do not arrive: connect directly, not through a pooler; polling every $poll s"
+			asked=
+		fi
 		while [ -z "$stopping" ] && work; do :; done
 	done
 	[ -n "$stopping" ] || { log "disconnected"; sleep $pause; pause=$((pause < 8 ? pause * 2 : 10)); }

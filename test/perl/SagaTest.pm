@@ -651,7 +651,7 @@ sub payments_record
 =head2 start_listener($node, $payments, $language, $channel, %options)
 
 One of the listeners of F<test/clients>: C<python>, C<node> or C<sh>.  Options:
-C<name>, C<user>, C<lease> (seconds).
+C<name>, C<user>, C<lease> (seconds), C<host> and C<port> of a pooler.
 
 =cut
 
@@ -664,7 +664,7 @@ sub start_listener
 
 	return start_program($opt{name} // $language,
 		{
-			PGHOST => $node->host, PGPORT => $node->port,
+			PGHOST => $opt{host} // $node->host, PGPORT => $opt{port} // $node->port,
 			PGDATABASE => $opt{database} // 'postgres',
 			($opt{user} ? (PGUSER => $opt{user}) : ()),
 			($opt{lease} ? (LEASE => $opt{lease}) : ()),

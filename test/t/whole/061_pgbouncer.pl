@@ -272,6 +272,39 @@ foreach my $who ('a', 'b', 'c')
 }
 $_->quit foreach values %client;
 
+# ----------------------------------- listeners that were connected through it
+
+# They notice that nothing wakes them, say so, and poll.
+my $payments = start_payments('payments');
+my @languages = qw(python node sh);
+my %listener = map { $_ => start_listener($node, $payments, $_, "pooled $_", user => 'refunder', host => $dir, port => 6432) } @languages;
+
+sub wait_listener
+{
+	my ($language, $pattern) = @_;
+	for (1 .. 50 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		return 1 if slurp_file($listener{$language}->{log}) =~ $pattern;
+		select undef, undef, undef, 0.02;
+	}
+	diag(slurp_file($listener{$language}->{log}));
+	return 0;
+}
+foreach my $language (@languages)
+{
+	ok(wait_listener($language, qr/notifications do not arrive: connect directly/), "$language: notices the pooler");
+}
+my %task = map { $_ => $node->safe_psql('postgres', qq{
+	SELECT saga.begin('order') AS s \\gset
+	SELECT FROM saga.step(:'s', 'charge', notify => 'pooled $_');
+	SELECT id FROM saga.sagas WHERE id = :'s' AND saga.fail(:'s') <> ''}, extra_params => [ '-U', 'shop' ]) } @languages;
+foreach my $language (@languages)
+{
+	wait_state($node, $task{$language}, 'compensated');
+	is(stop_program($listener{$language}), 0, "$language: has done what came after that");
+}
+stop_program($payments);
+
 # ------------------------------------------- many clients, few connections
 
 my $files = PostgreSQL::Test::Utils::tempdir();
