@@ -527,3 +527,99 @@ COMMIT;
 SELECT saga.wait(:'s');
 SELECT state, failure_kind, failed_step FROM saga.sagas WHERE id = :'s';
 SELECT * FROM budget;
+
+------------------------------------------------------------------------------
+-- 8. A saga inside a saga
+------------------------------------------------------------------------------
+CREATE TABLE seat (flight text PRIMARY KEY, free int NOT NULL CHECK (free >= 0));
+INSERT INTO seat VALUES ('LX8', 9);
+CREATE FUNCTION fail_child(context jsonb) RETURNS void LANGUAGE sql AS $$
+  SELECT saga.require(state NOT IN ('completed', 'abandoned'), 'it is ' || state || ' and must be undone by hand')
+  FROM saga.sagas WHERE id = (context->'args'->>'child')::uuid;
+  SELECT saga.fail((context->'args'->>'child')::uuid,
+    concat(context->'saga'->>'name', ': ', context->'saga'->>'reason'));
+$$;
+CREATE FUNCTION child_is_gone(context jsonb) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  child text := (SELECT state FROM saga.sagas WHERE id = (context->'args'->>'child')::uuid);
+BEGIN
+  IF child = 'compensating' THEN
+    RAISE EXCEPTION 'it is still being undone' USING ERRCODE = 'SG007';     -- ask again
+  ELSIF child IS DISTINCT FROM 'compensated' THEN
+    RAISE EXCEPTION 'it is %: decide about it first', child USING ERRCODE = 'SG006';
+  END IF;
+END $$;
+-- As the recipe's, but asking again soon
+CREATE FUNCTION begin_trip(tour uuid, key text) RETURNS uuid LANGUAGE plpgsql AS $$
+DECLARE
+  trip uuid := saga.begin('trip', key);
+  args jsonb := jsonb_build_object('child', trip);
+BEGIN
+  PERFORM saga.step(tour, key || ' is gone', completed => true, args => args,
+      compensation => 'SELECT child_is_gone($1)',
+      compensation_retry => saga.retry_policy(delay => '10 ms', backoff => 'constant')),
+    saga.step(tour, key, completed => true, args => args,
+      compensation => 'SELECT fail_child($1)');
+  RETURN trip;
+END $$;
+-- One seat of a trip, with a compensation that waits for the lock, or cannot be
+CREATE FUNCTION take_seat(trip uuid, undo text) RETURNS boolean LANGUAGE sql AS $$
+  WITH step AS (SELECT * FROM saga.step(trip, 'seat', completed => true, compensation => undo)),
+    taken AS (UPDATE seat SET free = free - 1 FROM step WHERE flight = 'LX8' AND NOT known)
+  SELECT known FROM step;
+$$;
+SELECT $$UPDATE seat SET free = free + 1 WHERE flight = 'LX8'$$ AS give_back \gset
+
+-- Called again from the top, it does nothing twice.
+SELECT saga.begin('tour', 'tour-1') AS tour \gset
+SELECT begin_trip(:'tour', 'tour-1 trip-1') AS trip \gset
+SELECT take_seat(:'trip', :'give_back');
+SELECT saga.begin('tour', 'tour-1') = :'tour' AS tour, begin_trip(:'tour', 'tour-1 trip-1') = :'trip' AS trip;
+SELECT take_seat(:'trip', :'give_back');
+SELECT free FROM seat;
+SELECT key, status FROM saga.steps WHERE saga_id = :'tour' ORDER BY position;
+-- The trip fails by itself; the tour goes on with another, and then fails.
+SELECT saga.fail(:'trip', 'no plane');
+SELECT saga.wait(:'trip');
+SELECT begin_trip(:'tour', 'tour-1 trip-2') AS other \gset
+SELECT take_seat(:'other', :'give_back');
+SELECT saga.fail(:'tour', 'the guide is ill');
+SELECT saga.wait(:'tour');
+SELECT name, state, reason FROM saga.sagas WHERE id IN (:'tour', :'trip', :'other') ORDER BY id;
+SELECT free FROM seat;
+
+-- The undo of the trip takes long: the tour waits for it, and no attempt is charged.
+SELECT saga.begin('tour', 'tour-2') AS tour \gset
+SELECT begin_trip(:'tour', 'tour-2 trip') AS trip \gset
+SELECT take_seat(:'trip', 'SELECT pg_advisory_xact_lock(8); ' || :'give_back');
+SELECT pg_advisory_lock(8);
+SELECT saga.fail(:'tour', 'rain');
+CALL test.wait_until(format($$SELECT count(*) > 1 FROM saga.attempts a JOIN saga.steps t USING (saga_id, seq)
+  WHERE a.saga_id = %L AND t.key = 'tour-2 trip is gone' AND a.outcome = 'deferred'$$, :'tour'));
+SELECT state FROM saga.sagas WHERE id IN (:'tour', :'trip');
+SELECT pg_advisory_unlock(8);
+SELECT saga.wait(:'tour');
+SELECT DISTINCT t.key, a.outcome FROM saga.attempts a JOIN saga.steps t USING (saga_id, seq)
+WHERE a.saga_id = :'tour' AND a.phase = 'compensation' ORDER BY 1, 2;
+SELECT free FROM seat;
+
+-- The undo of the trip is parked, and so is that of the tour; people decide.
+SELECT saga.begin('tour', 'tour-3') AS tour \gset
+SELECT begin_trip(:'tour', 'tour-3 trip') AS trip \gset
+SELECT take_seat(:'trip', $$SELECT saga.require(false, 'the airline must agree')$$);
+SELECT saga.fail(:'tour', 'rain');
+SELECT saga.wait(:'tour');
+SELECT s.name, q.step, q.why FROM saga.review_queue q JOIN saga.sagas s ON s.id = q.saga_id
+WHERE q.saga_id IN (:'tour', :'trip') ORDER BY s.id;
+SELECT saga.resolve(:'trip', 'seat', 'done', 'they agreed');
+SELECT saga.wait(:'trip');
+SELECT saga.resolve(:'tour', 'tour-3 trip is gone', 'retry', 'the trip is settled');
+SELECT saga.wait(:'tour');
+
+-- A trip that was completed before the tour cannot be undone by a machine.
+SELECT saga.begin('tour', 'tour-4') AS tour \gset
+SELECT begin_trip(:'tour', 'tour-4 trip') AS trip \gset
+SELECT saga.complete(:'trip');
+SELECT saga.fail(:'tour', 'rain');
+SELECT saga.wait(:'tour');
+SELECT step, why FROM saga.review_queue WHERE saga_id = :'tour';
