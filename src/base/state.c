@@ -8,6 +8,56 @@
  * asked.  Whatever is true of a state is said here once; saga_rows.c asks before
  * every write, and the named CHECKs of the install script mirror it.
  *
+ * The state of a saga:
+ *
+ *	running			completed		saga.complete
+ *					compensating	saga.fail, saga.cancel, the deadline
+ *					compensated		the same, with nothing to undo
+ *					needs_review	the same, after a completed pivot
+ *	compensating	compensated		the undo is over
+ *					running			a partial undo is over
+ *					needs_review	a step needs a person; or the undo is over and
+ *									something was given up under "continue"; or
+ *									a late result
+ *	needs_review	compensating, compensated, running, abandoned
+ *									a person decides; or (the first three) a
+ *									listener acknowledges late what the saga was
+ *									parked for
+ *	compensated		needs_review	a late result
+ *	completed, abandoned			final
+ *
+ * The status of a step, its forward side:
+ *
+ *	(none)			started			saga.step
+ *					completed		saga.step with output or completed
+ *	started			completed		saga.complete_step, saga.step
+ *					failed			saga.fail_step
+ *	failed			started, completed
+ *									saga.step again; a late result
+ *
+ * The status of its compensation.  Readers also see "pending" for what is
+ * registered in a saga that is being undone, and "running", which only shared
+ * memory knows: neither costs a write.
+ *
+ *	none			registered		saga.amend, while the saga runs
+ *	registered, pending
+ *					dispatched		the worker notifies listeners
+ *	registered, pending, dispatched, failed
+ *					pending			an attempt that did not succeed and is not
+ *									the last; or the step waited unclaimed when
+ *									the saga was parked or the step amended
+ *					compensated		an attempt that succeeded; a late
+ *									acknowledgement
+ *					failed			given up: retries exhausted, SG006, a role
+ *									that cannot run it, three crashes alone
+ *					skipped			the undo passed it: retriable, or
+ *									compensate_on completed and it did not
+ *	compensated, skipped
+ *					pending			a person, after a late result
+ *	skipped			registered		the saga is running again and the step stays
+ *	pending, failed	registered		saga.reopen: tried without success, or waited
+ *									for a listener
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -17,6 +17,23 @@
  * whoever is writing the saga's row; an acknowledgement that comes when the
  * saga is running again, for whoever has a step of it in hand.
  *
+ * A claim reads the queue by (channel, owner, since, saga), only for owners whose
+ * rights the caller has, and in turn if there are several.  It replaces the saga's
+ * row (due: the end of the lease), then the step's, and deletes the queue's row.
+ * If another transaction is writing the saga's row, the claim goes on to the next
+ * row of the queue, as SKIP LOCKED would.
+ *
+ * One saga is at one step, so the saga's one due time is enough for all of it.  If
+ * a late result opens a later step while a listener holds an earlier one, it is
+ * the earlier of the two times.
+ *
+ * An acknowledgement is accepted in every state after the first dispatch, because
+ * the effect exists.  If an attempt is under way, whoever claimed it, that attempt
+ * succeeded; otherwise the acknowledgement is an event of its own.  A failure
+ * report counts only for the attempt under way.  The number of a claim's attempt
+ * is that of the finished ones plus one, so numbers have no gaps and a claim
+ * costs no row of ledger_attempt.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

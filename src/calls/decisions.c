@@ -11,6 +11,41 @@
  * Two people may decide about the same thing at once: the second waits for the
  * first one's transaction, finds the decision taken, and is told by whom.
  *
+ * A decision is one more way to settle a step.  saga.resolve changes the step's
+ * row as the end of an attempt would: "retry" makes it pending with a new budget,
+ * "done" makes it compensated, "skip" skipped.  Then the walk continues from the
+ * rows, in the caller's transaction (change.c).  It takes no lock of its own: the
+ * saga's row is where two writers meet, as everywhere once the undo has begun.
+ *
+ * What a person is asked stands in ledger_step.parked, the reason in words.  It is
+ * set when the walk comes to a step that only a person can settle (change.c), when
+ * an attempt is given up (outcome.c), and by a late result (events.c).  The saga's
+ * own "parked" says why the saga as a whole waits.  saga.review_queue is a view of
+ * both.
+ *
+ * A partial undo is the same walk with another end.  ledger_saga.undo says which
+ * undo it is.  In a partial one only the steps that started after "savepoint" are
+ * in range; at its end the saga is running, and every run in range gets
+ * rolled_back_at.  Such a run is out of all later walks and its key is free: the
+ * next saga.step inserts run + 1.  So a terminal failure during a partial undo
+ * only makes a full one of it.  saga.rollback_to takes the saga's lock
+ * exclusively, as saga.fail does.
+ *
+ * The failure of a saga about which a person is asked can be taken back only while no step at or before the savepoint was tried or
+ * settled: what is kept must be as it was.
+ *
+ * A failure after the pivot ends a partial undo where it is.  saga.reopen then
+ * takes each step for what its undo came to: done or settled by a person, its run
+ * is rolled back; tried without success, asked about or passed over, it counts as
+ * before.
+ *
+ * A late result of a run that was rolled back opens that run alone: it is in range
+ * because it is parked, or pending since somebody decided "retry".  If the saga
+ * was running meanwhile, nothing else is undone, and after the decision it is running again.
+ *
+ * Pausing is a flag that the walk does not know.  It is checked where something
+ * would become due, and where an executor or a claim takes work.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

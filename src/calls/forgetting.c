@@ -7,6 +7,9 @@
  * never been, its keys included; what is redacted keeps its story and its
  * keys, but not what was in it.
  *
+ * A redacted saga keeps SHA-256 hashes of its input and of its steps' args and
+ * outputs, with which calls that repeat a key are still compared.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

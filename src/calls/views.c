@@ -11,6 +11,17 @@
  * leaves out what nobody selects, and computes the rest for the rows that are
  * returned.  A newer snapshot cannot be taken in a parallel plan.
  *
+ * A reader's own function must not see a row that the reader may not see, in
+ * whatever order the planner evaluates conditions.  saga.sagas and the views
+ * made like it are security barriers: leakproof conditions reach the indexes,
+ * joins do not, and only the view's own order (id DESC) is visible outside.
+ * saga.steps, saga.attempts and saga.events are usually asked for a saga that a
+ * join finds, which a barrier does not let in.  So they join ledger_saga, of
+ * which they show nothing, through a subquery per saga that checks the rights and
+ * is fenced by OFFSET 0; the planner can use only the equality of the two ids.
+ * Expensive columns are subqueries or STABLE functions, so a query that does not
+ * select them does not pay for them.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -11,6 +11,24 @@
  * Nothing is read or written here: the caller has the rows, and makes sure that
  * they are what the ledger says.
  *
+ * From the step that started last to the first:
+ *
+ * - settled (nothing to undo, compensated, skipped): go on;
+ * - passed over (retriable; or compensate_on completed and it did not): go on,
+ *   and write "skipped" in its row, so that a late result finds it is too late;
+ * - given up: stop and park under "halt"; go on under "continue";
+ * - needs a person: park;
+ * - SQL: due in the lane of its role;
+ * - needs a listener: due in the worker's own lane, which dispatches it.
+ *
+ * While a listener holds a step, nothing else is run or dispatched.  That step
+ * can only be one that started later, was settled, and was opened again by a late
+ * result; or any, if the listener holds an old run's and a failure turns a
+ * partial undo into a full one.
+ *
+ * A full undo and a partial one are the same walk; the partial one stops at its
+ * target.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -12,6 +12,21 @@
  * other in the whole server, which would be too much for an application's
  * transaction.
  *
+ * Dispatch.  The worker marks the step dispatched, inserts its row of the queue,
+ * and notifies, all in one transaction: a listener that is woken finds the row.
+ * The worker commits durably whatever the settings are, because what it sends
+ * leaves the database.  It puts up to 100 due sagas into one transaction.
+ *
+ * States.  saga_change_state notes each state to be announced on the saga's
+ * row, a letter each, which makes the saga due in the worker's lane.  The worker
+ * sends them in order, clears them, and does what else is due without
+ * dispatching: a step is dispatched in a later turn, after the state.
+ *
+ * A full queue.  The server's notification queue is full when a session that
+ * listens stays in a transaction for long.  Then the commit of a dispatch fails as
+ * a whole; for some seconds the worker leaves out what notifies, does everything
+ * else, and tries again.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -8,6 +8,22 @@
  * may still be compressed or stored out of line.  To write a row back, change
  * the fields after "mutable from here on" and call the update.
  *
+ * Eight tables.  ledger_saga, ledger_step (a row per run), ledger_attempt and
+ * ledger_event hold the facts.  ledger_due (a row per saga of which something is
+ * due), ledger_queue (a row per step that waits for a listener to claim it) and
+ * ledger_held (a row per saga that a person holds) repeat what the rows of sagas
+ * and steps say, so that the views and processes find what is open without
+ * reading what is finished.  ledger_home says where the ledger is at home.  The
+ * rows of sagas and steps alone record the happy path; saga.attempts and
+ * saga.events derive it.
+ *
+ * No column that changes is indexed, and pages keep some room, so an update on
+ * the happy path stays on its page (HOT).  Before a new row turns from a full
+ * page, table.c prunes that page, and then takes a page that a purge left half
+ * empty, or a new one: new rows do not return to old pages for a little room.
+ * All indexes but those by key, by due time and by channel lead with the saga's
+ * id, so history grows and the cost of a call does not.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef SAGA_LEDGER_H

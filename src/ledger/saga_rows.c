@@ -21,6 +21,12 @@
  * too, in the same transaction; so an executor that finds the saga's row as it
  * left it need not read the steps again, and two writers meet on that row.
  *
+ *	step, complete_step, fail_step		share, to the end of the transaction
+ *	complete, fail, cancel				exclusive, until the row is written
+ *	the worker, for a deadline			the same, but never waiting
+ *	who wrote the row in this transaction, executors, listeners' calls
+ *										none
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

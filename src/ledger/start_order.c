@@ -5,6 +5,11 @@
  *
  * A number from a sequence, larger than every number already in the saga.
  *
+ * The sequence has no cache, and the number is drawn under the saga's lock.  A
+ * role with pg_write_all_data could set the sequence back.  So a number that is
+ * not larger than every number in the saga is not used, and the sequence is moved
+ * past it.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -72,6 +72,35 @@
  * variables, chosen by the id; sharing costs a look in vain.  They are on its
  * list before they look, so that a broadcast after the commit finds them.
  *
+ * Who sleeps, how long at most, and what ends the sleep.  A sleep without a limit
+ * must always be ended by another process; and what may reset a latch in between
+ * (waiting for a lock does) must leave more than the latch set.
+ *
+ * - The launcher, between turns: without limit if nothing is planned; the list of
+ *   what wakes it is in launcher.c.
+ * - A worker, between turns: until the next due time, or without limit.  Woken by
+ *   a commit that makes something due; by an executor that puts a saga down
+ *   undone, runs low, leaves, or is idle while a role waits (mailbox.c, shmem.c);
+ *   by the launcher, evict.c and a reload.  What arrives after it has decided to
+ *   leave goes to the launcher.
+ * - A worker, for an executor that it started: without limit.  Woken by the
+ *   executor as it leaves, or by the postmaster if it ends before it arrives.  For
+ *   one that an earlier worker started: 60 s.
+ * - A role that waits for an executor: 500 ms at a time, for the time slices.
+ *   Woken when an executor leaves or becomes idle in any database, or another role
+ *   stops waiting.
+ * - A worker, after an error: 1 s.
+ * - An executor without a saga: saga.executor_idle_timeout.  Woken by its mailbox.
+ * - An executor, for a suspect that runs alone: 200 ms at a time (quarantine.c).
+ * - An executor, for a saga that another transaction writes: 5 ms to 1 s.
+ * - saga.wait: a minute at a time.  Woken by the commit that changes the state,
+ *   and by any COMMIT PREPARED.
+ * - A statement that needs a database for itself: 5 ms at a time, 5 s in all
+ *   (evict.c).
+ *
+ * With COMMIT PREPARED nothing is remembered of what became due, so the worker
+ * looks each second while there are prepared transactions.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

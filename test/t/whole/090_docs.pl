@@ -1,4 +1,5 @@
-# The documentation is true: every code block of README.md and doc/*.md runs,
+# The documentation is true: every code block of README.md, doc/*.md, and the
+# READMEs of src and test runs,
 # and prints what the text says it prints; the reference names everything that
 # there is, and nothing else.
 #
@@ -169,10 +170,12 @@ sub run_conf
 }
 
 my %count;
-foreach my $file ('README.md', map { s{^.*/(doc/)}{$1}r } sort glob("$root/doc/*.md"))
+my @documents = map { s{^\Q$root\E/}{}r } map { sort glob "$root/$_" }
+  qw(README.md CONTRIBUTING.md SECURITY.md doc/*.md src/README.md test/README.md);
+foreach my $file (@documents)
 {
-	(my $database = $file) =~ s{^.*/|\.md$}{}g;
-	$database = 'doc_' . lc $database;
+	(my $database = lc $file) =~ s{\.md$}{};
+	$database = 'doc_' . $database =~ s/\W/_/gr;
 	my $dir = PostgreSQL::Test::Utils::tempdir();
 	my @waiting;
 
@@ -263,7 +266,8 @@ foreach my $relation (split /\n/, $node->safe_psql('postgres', q{
 {
 	my $text = section("The view saga.$relation") // section("The type saga.$relation");
 	ok(defined $text, "reference: saga.$relation") or next;
-	is(join("\n", map { "$_->[0] $_->[1]" } rows($text)),
+	my @columns = rows($text =~ /^The columns are those of \[saga\.sagas\]/m ? section('The view saga.sagas') : $text);
+	is(join("\n", map { "$_->[0] $_->[1]" } @columns),
 		$node->safe_psql('postgres', qq{
 			SELECT attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute
 			WHERE attrelid = 'saga.$relation'::regclass AND attnum > 0 AND NOT attisdropped
@@ -317,24 +321,32 @@ $codes{"SG0$1$2"} = 1 while $errors =~ /MAKE_SQLSTATE\('S','G','0','(\d)','(\d)'
 is(join(' ', map { $_->[0] } rows(section('Errors') // '')), join(' ', sort keys %codes),
 	'reference: the SQLSTATEs');
 
-# The design has a place for every room.
-my $design = slurp_file("$root/doc/design.md");
+# The map of the sources has a place for every room.
+my $map = slurp_file("$root/src/README.md") =~ s/^.*?^## Every room$//msr;
 foreach my $room (map { s{^.*/}{}r } glob("$root/src/*.c $root/src/*/*.c"))
 {
 	next if $room eq 'compat.c';
-	ok($design =~ /`\Q$room\E`/, "design: $room");
+	ok($map =~ /`\Q$room\E`/, "src/README.md, \"Every room\": $room");
+}
+
+# And what it names is there.
+foreach my $name (slurp_file("$root/src/README.md") =~ m{`((?:calls|process|flow|ledger|shared|base)/\w+\.[ch])`}g)
+{
+	ok(-f "$root/src/$name", "src/README.md: $name") if !-f "$root/src/$name";
 }
 
 # Links between the documents lead somewhere.
-foreach my $file ('README.md', 'CHANGELOG.md', map { s{^.*/(doc/)}{$1}r } glob("$root/doc/*.md"))
+my %linked;
+foreach my $file (@documents, 'CHANGELOG.md')
 {
 	my $text = slurp_file("$root/$file") =~ s/^```.*?^```//gmsr;
 	while ($text =~ /\]\(([^)]*)\)/g)
 	{
 		my ($path, $anchor) = split /#/, $1, 2;
 		next if $path =~ /^https?:/;
-		my $target = $path eq '' ? $file : ($file =~ m{^(doc/)} ? $1 : '') . $path;
-		$target =~ s{^doc/\.\./}{};
+		my $target = $path eq '' ? $file : ($file =~ m{^(.*/)} ? $1 : '') . $path;
+		1 while $target =~ s{[^/]+/\.\./}{};
+		$linked{$target} = 1 if $target ne $file;
 		if (!-f "$root/$target") { fail("$file: link to $path"); next; }
 		next if !defined $anchor;
 		my %anchors = map { lc($_) =~ s/[^\w -]//gr =~ s/ /-/gr => 1 }
@@ -342,6 +354,7 @@ foreach my $file ('README.md', 'CHANGELOG.md', map { s{^.*/(doc/)}{$1}r } glob("
 		ok($anchors{$anchor}, "$file: link to $target#$anchor");
 	}
 }
+is(join(' ', grep { !$linked{$_} } @documents), '', 'every document is linked');
 
 $node->stop;
 done_testing();
