@@ -43,7 +43,7 @@ use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(saga_cluster saga_conf is_test_build wait_until wait_state show_ledger
   session background log_offset wait_log no_log worker_pid executor_pids
-  witness acknowledged guarantees guarantee_violations sql_error report
+  witness acknowledged guarantees guarantee_violations sql_as sql_error report
   set_faults wait_struck halt_worker try_psql wait_server wait_lines listen_to listen_again heard wait_heard
   interpreter start_program wait_program stop_program kill_program start_payments payments_record start_listener);
 
@@ -266,6 +266,18 @@ sub background
 
 	$query =~ s/;?\s*$/;/;
 	return $session->query_until(qr/sent/, "\\echo sent\n$query\n");
+}
+
+=head2 sql_as($node, $user, $sql, $database)
+
+What the SQL returns that a role runs, in a session of its own; dies if it fails.
+
+=cut
+
+sub sql_as
+{
+	my ($node, $user, $sql, $database) = @_;
+	return $node->safe_psql($database // 'postgres', $sql, extra_params => [ '-U', $user ]);
 }
 
 =head2 sql_error($node, $sql, $database, %options)

@@ -31,18 +31,12 @@ $node->safe_psql('postgres', q{
 		RETURN id;
 	END $$;});
 
-sub sql_as
-{
-	my ($user, $sql) = @_;
-	return $node->safe_psql('postgres', $sql, extra_params => [ '-U', $user ]);
-}
-
 my $count = 0;
 sub works
 {
 	my ($what, $user) = @_;
 	my $key = 'key ' . ++$count;
-	my $saga = sql_as($user // 'alice', "SELECT failed('$key')");
+	my $saga = sql_as($node, $user // 'alice', "SELECT failed('$key')");
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	wait_state($node, $saga, 'compensated');
 	return is($node->safe_psql('postgres', "SELECT count(*) FROM undone WHERE saga = '$key'"), 1, $what);
@@ -52,7 +46,7 @@ sub works
 sub busy
 {
 	my ($key, $user) = @_;
-	my $saga = sql_as($user // 'alice', "SELECT failed('$key', 'SELECT pg_sleep(3600)')");
+	my $saga = sql_as($node, $user // 'alice', "SELECT failed('$key', 'SELECT pg_sleep(3600)')");
 	wait_until($node, "SELECT compensation_status = 'running' FROM saga.steps WHERE saga_id = '$saga'");
 	return $saga;
 }
@@ -134,7 +128,7 @@ $node->reload;
 # --- Too few executors
 
 wait_until($node, "SELECT compensation_status = 'running' FROM saga.steps WHERE saga_id = '$saga'");
-my @others = map { sql_as($_, "SELECT failed('other of $_')") } qw(alice bob carol);
+my @others = map { sql_as($node, $_, "SELECT failed('other of $_')") } qw(alice bob carol);
 is($node->safe_psql('postgres', q{SELECT count(*) FROM saga.sagas WHERE idempotency_key LIKE 'other%' AND state = 'compensating'}), 3,
 	'one executor, three roles: they wait');
 like($node->safe_psql('postgres', "SELECT next_action FROM saga.sagas WHERE id = '$others[1]'"), qr/executor is free/, 'and say for what');
@@ -150,15 +144,15 @@ $node->append_conf('postgresql.conf', 'saga.max_executors = 2');
 $node->reload;
 wait_until($node, "SELECT compensation_status = 'running' FROM saga.steps WHERE saga_id = '$saga'");
 # (One of the two executors is held by a compensation that takes for ever.)
-sql_as('bob', q{SELECT count(failed('many ' || n, 'SELECT pg_sleep(0.01) FROM slow')) FROM generate_series(1, 2000) n});
+sql_as($node, 'bob', q{SELECT count(failed('many ' || n, 'SELECT pg_sleep(0.01) FROM slow')) FROM generate_series(1, 2000) n});
 wait_until($node, q{SELECT count(*) > 0 FROM saga.sagas WHERE idempotency_key LIKE 'many%' AND state = 'compensated'});
-wait_state($node, sql_as('carol', q{SELECT failed('hurried')}), 'compensated');
+wait_state($node, sql_as($node, 'carol', q{SELECT failed('hurried')}), 'compensated');
 cmp_ok($node->safe_psql('postgres', q{SELECT count(*) FROM saga.sagas WHERE idempotency_key LIKE 'many%' AND state = 'compensating'}), '>', 0,
 	'one that comes later does not wait for 2,000 of another role');
 $node->safe_psql('postgres', 'DELETE FROM slow');
 wait_until($node, q{SELECT count(*) = 2000 FROM saga.sagas WHERE idempotency_key LIKE 'many%' AND state = 'compensated'});
 # Another of the role that holds an executor for ever takes the idle one's place.
-wait_state($node, sql_as('alice', q{SELECT failed('behind')}), 'compensated');
+wait_state($node, sql_as($node, 'alice', q{SELECT failed('behind')}), 'compensated');
 is($node->safe_psql('postgres', "SELECT compensation_status FROM saga.steps WHERE saga_id = '$saga'"), 'running',
 	'an idle executor makes room at once');
 
@@ -168,7 +162,7 @@ is($node->safe_psql('postgres', "SELECT compensation_status FROM saga.steps WHER
 $node->append_conf('postgresql.conf', 'max_worker_processes = 3');
 $offset = log_offset($node);
 $node->restart;
-my $queued = sql_as('bob', q{SELECT failed('queued')});
+my $queued = sql_as($node, 'bob', q{SELECT failed('queued')});
 wait_log($node, qr/WARNING: .*could not start a background process.*\n.*DETAIL: .*\n.*HINT: .*max_worker_processes/, $offset);
 is($node->safe_psql('postgres', "SELECT state FROM saga.sagas WHERE id = '$queued'"), 'compensating', 'without a place, it waits');
 like($node->safe_psql('postgres', "SELECT next_action FROM saga.sagas WHERE id = '$queued'"),

@@ -34,12 +34,6 @@ $node->safe_psql('postgres', q{
 		RETURN id;
 	END $$;});
 
-sub sql_as
-{
-	my ($user, $sql) = @_;
-	return $node->safe_psql('postgres', $sql, extra_params => [ '-U', $user ]);
-}
-
 # Stopped while it waits for its latch, so that it holds no lock
 sub held
 {
@@ -66,7 +60,7 @@ sub freed
 # The one executor of alice, with nothing in hand
 sub idle_executor
 {
-	wait_state($node, sql_as('alice', 'SELECT failed()'), 'compensated');
+	wait_state($node, sql_as($node, 'alice', 'SELECT failed()'), 'compensated');
 	my $idle = q{FROM pg_stat_activity WHERE backend_type = 'saga executor'
 		AND usename = 'alice' AND query = 'saga: idle executor'};
 	wait_until($node, "SELECT count(*) = 1 $idle");
@@ -91,22 +85,22 @@ my $executor = idle_executor();
 # --- Without the worker
 
 held($worker);
-my @sagas = (sql_as('alice', 'SELECT failed()'));
+my @sagas = (sql_as($node, 'alice', 'SELECT failed()'));
 wait_state($node, $sagas[0], 'compensated');
 pass('an idle executor is handed what fails, while the worker stands still');
-my $other = sql_as('bob', 'SELECT failed()');
+my $other = sql_as($node, 'bob', 'SELECT failed()');
 is($node->safe_psql('postgres', "SELECT state FROM saga.sagas WHERE id = '$other'"),
 	'compensating', 'which is not so for a role that has no executor');
 
 # The first saga of a transaction is handed over, the others wait for the worker
-my @three = split /\n/, sql_as('alice', 'SELECT failed() FROM generate_series(1, 3)');
+my @three = split /\n/, sql_as($node, 'alice', 'SELECT failed() FROM generate_series(1, 3)');
 wait_state($node, $three[0], 'compensated');
 is($node->safe_psql('postgres', qq{
 	SELECT string_agg(state, ' ' ORDER BY id) FROM saga.sagas WHERE id IN ('$three[1]', '$three[2]')}),
 	'compensating compensating', 'nor for the second and third saga of a transaction');
 
 # What was rolled back is handed to nobody, and hurts nobody.
-sql_as('alice', "BEGIN; SELECT failed(); ROLLBACK;
+sql_as($node, 'alice', "BEGIN; SELECT failed(); ROLLBACK;
 	BEGIN; SAVEPOINT s; SELECT failed(); ROLLBACK TO s; COMMIT");
 freed($worker);
 wait_state($node, $_, 'compensated') foreach $other, @three;
@@ -116,7 +110,7 @@ undone_once('each once', @sagas, $other, @three);
 
 $executor = idle_executor();
 held($executor);
-my $saga = sql_as('alice', 'SELECT failed()');
+my $saga = sql_as($node, 'alice', 'SELECT failed()');
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($executor)");
 freed($executor);
 wait_state($node, $saga, 'compensated');
@@ -128,7 +122,7 @@ isnt(idle_executor(), $executor, 'in another process');
 $executor = idle_executor();
 held($executor);
 # The first is handed over, the second comes from the worker.
-@sagas = (sql_as('alice', 'SELECT failed()'), sql_as('alice', 'SELECT failed()'));
+@sagas = (sql_as($node, 'alice', 'SELECT failed()'), sql_as($node, 'alice', 'SELECT failed()'));
 wait_until($node, q{SELECT state = 'idle' AND wait_event = 'SagaWorker' OR wait_event = 'Extension'
 	FROM pg_stat_activity WHERE backend_type = 'saga worker'});
 # A commit that notifies holds back all others that do, for as long as it takes.
@@ -154,13 +148,13 @@ undone_once('it looks for what that one had', @sagas);
 
 $executor = idle_executor();
 held($executor);
-$saga = sql_as('alice', 'SELECT failed()');
-sql_as('alice', "SELECT saga.pause('$saga', 'wait')");
+$saga = sql_as($node, 'alice', 'SELECT failed()');
+sql_as($node, 'alice', "SELECT saga.pause('$saga', 'wait')");
 freed($executor);
 idle_executor();
 is($node->safe_psql('postgres', "SELECT state FROM saga.sagas WHERE id = '$saga'"),
 	'compensating', 'what was paused meanwhile stays as it is');
-sql_as('alice', "SELECT saga.resume('$saga')");
+sql_as($node, 'alice', "SELECT saga.resume('$saga')");
 wait_state($node, $saga, 'compensated');
 undone_once('until it is resumed', $saga);
 
@@ -174,7 +168,7 @@ SKIP:
 			AS 'saga', 'saga_sql_test_set_back_clock' LANGUAGE C STRICT});
 	$executor = idle_executor();
 	held($executor);
-	$saga = sql_as('alice', 'SELECT failed()');
+	$saga = sql_as($node, 'alice', 'SELECT failed()');
 	$node->safe_psql('postgres', "SELECT set_back_clock('3 s')");
 	freed($executor);
 	wait_state($node, $saga, 'compensated');
@@ -185,7 +179,7 @@ SKIP:
 
 $executor = idle_executor();
 $node->safe_psql('postgres', 'UPDATE saga.ledger_saga SET name = name');
-$saga = sql_as('alice', 'SELECT failed()');
+$saga = sql_as($node, 'alice', 'SELECT failed()');
 wait_until($node, "SELECT count(*) = 1 FROM pg_stat_activity WHERE pid = $executor AND query = 'saga: idle executor'");
 # Whatever either of them does about it, they have done it when they did this.
 wait_until($node, q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity

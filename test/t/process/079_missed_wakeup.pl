@@ -48,12 +48,6 @@ $node->safe_psql('postgres', q{
 	END $$;});
 
 sub sql { return $node->safe_psql('postgres', $_[0]); }
-sub sql_as
-{
-	my ($user, $sql) = @_;
-	return $node->safe_psql('postgres', $sql, extra_params => [ '-U', $user ]);
-}
-
 # The attempts of a saga's compensation, and what is to be seen of them
 sub attempts
 {
@@ -78,16 +72,16 @@ worker_pid($node);
 
 {
 	# one saga in its hand, one in its mailbox
-	my $in_hand = sql_as('alice', q{SELECT failed('SELECT undo_slowly($1)')});
+	my $in_hand = sql_as($node, 'alice', q{SELECT failed('SELECT undo_slowly($1)')});
 	wait_until($node, "SELECT compensation_status = 'running' FROM saga.steps WHERE saga_id = '$in_hand'");
 	my ($executor) = executor_pids($node);
-	my $in_mail = sql_as('alice', 'SELECT failed()');
+	my $in_mail = sql_as($node, 'alice', 'SELECT failed()');
 	wait_until($node, q{SELECT state = 'idle' FROM pg_stat_activity WHERE backend_type = 'saga worker'});
 
 	# The worker is in the middle of a turn, in which it will start another.
 	my $offset = log_offset($node);
 	set_faults($node, 'worker.before_turn=wait');
-	my $next = sql_as('alice', 'SELECT failed()');
+	my $next = sql_as($node, 'alice', 'SELECT failed()');
 	wait_lines($node, qr/saga worker.*waiting at fault point "worker\.before_turn"/, $offset);
 	sql("SELECT pg_terminate_backend($executor)");
 	wait_until($node, "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $executor");
@@ -101,19 +95,19 @@ worker_pid($node);
 # --- A saga that is put down as over, while it is opened again
 
 {
-	my $saga = sql_as('alice', q{SELECT saga.start('late')});
-	sql_as('alice', "SELECT saga.step('$saga', 'a', compensation => 'SELECT undo(\$1)')");
+	my $saga = sql_as($node, 'alice', q{SELECT saga.start('late')});
+	sql_as($node, 'alice', "SELECT saga.step('$saga', 'a', compensation => 'SELECT undo(\$1)')");
 	sql("ALTER SYSTEM SET saga.max_executors = 2; SELECT pg_reload_conf()");
 	sql("ALTER SYSTEM SET saga.test_faults = 'executor.after_commit=wait'; SELECT pg_reload_conf()");
 	wait_until($node, q{SHOW saga.test_faults}, 'executor.after_commit=wait');
-	sql_as('alice', "SELECT saga.fail('$saga')");
+	sql_as($node, 'alice', "SELECT saga.fail('$saga')");
 	ok(wait_state($node, $saga, 'compensated'), 'over, and still in hand');
-	sql_as('alice', "SELECT saga.complete_step('$saga', 'a', '1', late => 'record')");
-	sql_as('alice', "SELECT saga.resolve('$saga', 'a', 'retry', 'it did happen')");
+	sql_as($node, 'alice', "SELECT saga.complete_step('$saga', 'a', '1', late => 'record')");
+	sql_as($node, 'alice', "SELECT saga.resolve('$saga', 'a', 'retry', 'it did happen')");
 
 	# What a role without an executor fails is handed out by the worker; that
 	# comes behind the lane of alice, in the same turn.
-	my $other = sql_as('bob', 'SELECT failed()');
+	my $other = sql_as($node, 'bob', 'SELECT failed()');
 	wait_state($node, $other, 'compensated');
 	sql("ALTER SYSTEM RESET saga.test_faults; SELECT pg_reload_conf()");
 	wait_state($node, $saga, 'compensated');
@@ -168,8 +162,8 @@ worker_pid($node);
 	# Due at noon, say, one in a role's lane and one in the worker's; at two, by
 	# the clock, the worker finds that somebody holds them, and is to come back in
 	# a moment.
-	my $lane = sql_as('carol', q{SELECT saga.start('lane')});
-	sql_as('carol', "SELECT saga.step('$lane', 'a', compensation => 'SELECT undo(\$1)')");
+	my $lane = sql_as($node, 'carol', q{SELECT saga.start('lane')});
+	sql_as($node, 'carol', "SELECT saga.step('$lane', 'a', compensation => 'SELECT undo(\$1)')");
 	my $own = sql(q{SELECT saga.start('own')});
 	sql("SELECT saga.step('$own', 'a', notify => 'own')");
 	halt_worker($node);

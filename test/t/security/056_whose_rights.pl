@@ -41,18 +41,12 @@ $node->safe_psql('postgres', q{
 		RETURN id;
 	END $$;});
 
-sub sql_as
-{
-	my ($user, $sql) = @_;
-	return $node->safe_psql('postgres', $sql, extra_params => [ '-U', $user ]);
-}
-
 # Fails a saga of the role and waits; returns its state, and why it is parked
 sub compensate
 {
 	my ($user, $compensation, $before, $args) = @_;
 	$args = defined $args ? "'$args'" : 'NULL';
-	my $out = sql_as($user, ($before // '') . qq{;
+	my $out = sql_as($node, $user, ($before // '') . qq{;
 		SELECT failed(\$c\$$compensation\$c\$, $args) AS id \\gset
 		SELECT saga.wait(:'id');
 		SELECT coalesce(parked, '') FROM saga.steps WHERE saga_id = :'id'});
@@ -104,7 +98,7 @@ $node->safe_psql('postgres', q{
 		$$ SELECT status FROM saga.step(id, 'd', compensation => 'SELECT public.note(''definer'')') $$;
 	ALTER FUNCTION definer(uuid) OWNER TO bob;
 	GRANT alice TO bob;});
-is(sql_as('alice', q{
+is(sql_as($node, 'alice', q{
 	SELECT saga.begin('order') AS id \gset
 	SELECT count(saga.step(:'id', 'own', compensation => 'SELECT note(''own'')'));
 	SELECT definer(:'id');
@@ -155,7 +149,7 @@ is(compensate('alice', q{SELECT note('kept', concat_ws(',', current_setting('app
 sub after
 {
 	my ($user, $what) = @_;
-	my $id = sql_as($user, q{
+	my $id = sql_as($node, $user, q{
 		SELECT saga.begin('order') AS id \gset
 		SELECT saga.step(:'id', 'a', compensation => 'SELECT public.note(''done'')') AS s \gset
 		SELECT :'id'});
@@ -216,7 +210,7 @@ foreach my $user (sort keys %lost)
 	my ($how, $why) = @{ $lost{$user} };
 	my $from = log_offset($node);
 	# The executor that ran the first saga is still there.
-	my @ids = split /\n/, sql_as($user, q{
+	my @ids = split /\n/, sql_as($node, $user, q{
 		SELECT saga.begin('order', on_compensation_failure => 'continue') AS id, saga.begin('warm') AS warm \gset
 		SELECT saga.step(:'id', 'step ' || n, compensation => 'SELECT 1', compensation_retry => saga.retry_policy(max_attempts => 2, delay => '10 ms'))
 			FROM generate_series(1, 3) n \g /dev/null
@@ -242,7 +236,7 @@ my @stuck = ();
 foreach my $n (1 .. 15)
 {
 	# What is behind the first compensation takes a while to be cleared away.
-	my $id = sql_as('otto', q{
+	my $id = sql_as($node, 'otto', q{
 		SET ROLE nora;
 		SELECT saga.begin('order') AS id \gset
 		SELECT saga.step(:'id', '1', compensation => 'SELECT 1') \g /dev/null
@@ -274,7 +268,7 @@ foreach my $case (
 	[ 'deferred', q{INSERT INTO deferred VALUES (1); SELECT ($1->'args'->>'secret')::integer}, 'needs_review' ])
 {
 	my ($name, $sql, $state) = @$case;
-	my $id = sql_as('alice', qq{SELECT failed(\$c\$$secret$sql\$c\$, '$arguments')});
+	my $id = sql_as($node, 'alice', qq{SELECT failed(\$c\$$secret$sql\$c\$, '$arguments')});
 	wait_state($node, $id, $state);
 }
 # Long enough to look at it; then its time is up, it is terminated, or killed.
@@ -282,7 +276,7 @@ my $query = q{SELECT string_agg(query, ' ') FROM pg_stat_activity WHERE backend_
 foreach my $end (qw(timeout termination crash))
 {
 	my $timeout = $end eq 'timeout' ? '1 s' : '1 h';
-	my $id = sql_as('alice', qq{
+	my $id = sql_as($node, 'alice', qq{
 		SELECT saga.begin('order') AS id \\gset
 		SELECT saga.step(:'id', 'a', compensation => '$secret SELECT pg_sleep(3600), \$1', args => '$arguments',
 			compensation_retry => saga.retry_policy(max_attempts => 1, timeout => '$timeout')) AS s \\gset
@@ -324,13 +318,13 @@ cmp_ok($node->safe_psql('postgres', q{SELECT count(*) FROM saga.steps WHERE last
 $node->append_conf('postgresql.conf', 'saga.log_sql = on');
 $node->reload;
 $offset = log_offset($node);
-my $seen = sql_as('alice', qq{
+my $seen = sql_as($node, 'alice', qq{
 	SELECT saga.begin('order') AS id \\gset
 	SELECT saga.step(:'id', 'a', compensation => 'DO \$\$ BEGIN RAISE LOG ''$canary is told''; PERFORM pg_advisory_xact_lock(7); END \$\$') AS s \\gset
 	SELECT :'id'});
 my $holds = session($node);
 $holds->query_safe('SELECT pg_advisory_lock(7)');
-sql_as('alice', "SELECT saga.fail('$seen')");
+sql_as($node, 'alice', "SELECT saga.fail('$seen')");
 wait_until($node, "SELECT compensation_status = 'running' FROM saga.steps WHERE saga_id = '$seen'");
 like($node->safe_psql('postgres', $query), qr/canary/, 'N11: with saga.log_sql, it is in pg_stat_activity');
 wait_log($node, qr/saga executor .*canary7f3a is told/, $offset);

@@ -19,16 +19,10 @@ $node->safe_psql('postgres', q{
 	CREATE DATABASE planted;
 	CREATE DATABASE hostile OWNER mallory});
 
-sub sql_as
-{
-	my ($user, $sql, $database) = @_;
-	return $node->safe_psql($database, $sql, extra_params => [ '-U', $user ]);
-}
-
 # --- N6: a schema of that name is there already
 
 $node->safe_psql('planted', 'GRANT CREATE ON DATABASE planted TO mallory');
-sql_as('mallory', q{
+sql_as($node, 'mallory', q{
 	CREATE SCHEMA saga;
 	CREATE FUNCTION saga.fail(uuid, text DEFAULT NULL, jsonb DEFAULT NULL) RETURNS text LANGUAGE sql AS $$ SELECT 'compensated' $$;
 	CREATE TABLE saga.ledger_home (one boolean)}, 'planted');
@@ -89,7 +83,7 @@ $hostile .= q{
 	CREATE TABLE pg_authid (oid pg_catalog.oid, rolname name);
 	CREATE TABLE ledger_saga ();
 	CREATE TABLE sagas ();};
-sql_as('mallory', $hostile, 'hostile');
+sql_as($node, 'mallory', $hostile, 'hostile');
 # The worst of paths, and the like in pg_temp, made by what the DBA was led to call
 my $path = 'SET search_path = pg_temp, public, pg_catalog;';
 my $temp = q{
@@ -141,7 +135,7 @@ $node->safe_psql('hostile', 'CREATE TABLE public.undone (u name DEFAULT current_
 sub everything
 {
 	my ($user) = @_;
-	return sql_as($user, qq{
+	return sql_as($node, $user, qq{
 		DELETE FROM public.evidence; DELETE FROM public.undone;
 		$path
 		SELECT saga.begin('order', 'key', '{"a": 1}') AS id \\gset
@@ -182,7 +176,7 @@ foreach my $user ('alice', 'mallory')
 }
 # ... those of the DBA, which run SQL on the ledger, and reading by a superuser
 my $super = $node->safe_psql('postgres', 'SELECT current_user');
-sql_as('alice', q{SET search_path = ''; SELECT count(saga.step(saga.begin('order', n::pg_catalog.text), 'a', compensation => 'SELECT 1', notify => NULL)) FROM generate_series(1, 3) n}, 'hostile');
+sql_as($node, 'alice', q{SET search_path = ''; SELECT count(saga.step(saga.begin('order', n::pg_catalog.text), 'a', compensation => 'SELECT 1', notify => NULL)) FROM generate_series(1, 3) n}, 'hostile');
 is($node->safe_psql('hostile', qq{
 	DELETE FROM public.evidence;
 	$path
@@ -263,12 +257,12 @@ $node->safe_psql('postgres', 'CREATE DATABASE copy_full');
 ($ok, $err) = run_as($super, 'pg_restore', '--exit-on-error', '-d', 'CONN', $file, 'copy_full');
 ok($ok, 'N17: a superuser restores it') or diag($err);
 is($node->safe_psql('copy_full', q{SELECT name, owner, (SELECT copied FROM saga.ledger_home) FROM saga.sagas}), 'order|alice|t', 'N17: all of it, as a copy');
-sql_as('alice', q{SELECT saga.fail(id) FROM saga.sagas}, 'copy_full');
+sql_as($node, 'alice', q{SELECT saga.fail(id) FROM saga.sagas}, 'copy_full');
 like(sql_error($node, q{SELECT saga.wait(id) FROM saga.sagas}, 'copy_full', extra_params => [ '-U', 'alice' ]), qr/ERROR:  SG008:/, 'N17: which undoes nothing');
 like(sql_error($node, q{SELECT saga.adopt()}, 'copy_full', extra_params => [ '-U', 'alice' ]), qr/ERROR:  SG010:/, 'N17: and not everybody may let it');
 $node->safe_psql('postgres', 'ALTER DATABASE copy_full OWNER TO owner');
 $node->safe_psql('copy_full', 'GRANT USAGE ON SCHEMA saga TO owner');
-sql_as('owner', 'SELECT saga.adopt()', 'copy_full');
+sql_as($node, 'owner', 'SELECT saga.adopt()', 'copy_full');
 wait_until($node, q{SELECT state = 'compensated' FROM saga.sagas}, 't', 'copy_full');
 pass('N17: the owner of the database may');
 
@@ -285,12 +279,12 @@ $node->safe_psql('business', q{
 my $eves = $node->safe_psql('business', q{SELECT id FROM saga.sagas WHERE owner = 'eve'::regrole});
 $node->safe_psql('business', q{REVOKE USAGE ON SCHEMA saga FROM eve; DROP ROLE eve; CREATE ROLE eve LOGIN SUPERUSER});
 sub owners { return $node->safe_psql('business', qq{SELECT s.owner = 'eve'::regrole, t.run_as = 'eve'::regrole FROM saga.ledger_saga s JOIN saga.ledger_step t ON t.saga = s.id WHERE s.id = '$eves'}); }
-sql_as('owner', 'SELECT saga.adopt()', 'business');
+sql_as($node, 'owner', 'SELECT saga.adopt()', 'business');
 is(owners(), 'f|f', 'N13: the owner of a database adopts it: SQL of a role that is gone does not become that of a superuser by the same name');
 $node->safe_psql('business', "SELECT saga.fail('$eves'); SELECT saga.wait('$eves')");
 is($node->safe_psql('business', q{SELECT count(*) FROM undone}), 0, 'N13: and does not run');
 $node->safe_psql('postgres', 'ALTER ROLE eve NOSUPERUSER; GRANT eve TO owner');
-sql_as('owner', 'SELECT saga.adopt()', 'business');
+sql_as($node, 'owner', 'SELECT saga.adopt()', 'business');
 is(owners(), 't|t', 'N13: of a role that the owner is a member of it may');
 
 guarantees($node, 'hostile');

@@ -24,11 +24,7 @@ $node->safe_psql('site', q{
 	CREATE TABLE undone (u name DEFAULT current_user, s name DEFAULT session_user);
 	GRANT INSERT ON undone TO booking, booking_refunds;});
 
-sub sql_as
-{
-	my ($user, $sql) = @_;
-	return $node->safe_psql('site', $sql, extra_params => [ '-U', $user ]);
-}
+sub site_as { return sql_as($node, $_[0], $_[1], 'site'); }
 
 # Each call's SQLSTATE, or ok; what it did is taken back.
 sub may
@@ -46,7 +42,7 @@ sub may
 sub failed_sagas
 {
 	my ($user, $owner) = @_;
-	my $out = sql_as($user, qq{
+	my $out = site_as($user, qq{
 		BEGIN;
 		SET LOCAL ROLE $owner;
 		SELECT saga.begin('order', 'running', '"secret"') AS running, saga.begin('order', 'waits') AS waits, saga.begin('order', 'parked') AS parked,
@@ -77,7 +73,7 @@ sub decides { my ($user, $of) = @_; return may($user, map { sprintf $_->[1], $of
 sub reads
 {
 	my ($user) = @_;
-	return sql_as($user, q{
+	return site_as($user, q{
 		SELECT count(*) FILTER (WHERE owner::text IN ('booking', 'booking_sagas')), count(*) FILTER (WHERE owner::text = 'cinema'),
 			count(input), (SELECT count(*) FILTER (WHERE args IS NOT NULL OR output IS NOT NULL OR compensation IS NOT NULL) FROM saga.steps), count(reason) FROM saga.sagas});
 }
@@ -88,22 +84,22 @@ is(records('booking', \%cinema) . ' ' . decides('booking', \%cinema), join(' ', 
 is(reads('booking'), '10|0|2|4|2', 'N16: and reads its own alone');
 is(reads('cinema'), '0|5|1|2|1', 'N16: as the other does');
 is(may('booking', "redact('$id{finished}')", "purge('0')", "adopt()", "reassign('cinema'::regrole, 'booking')", "redact('$cinema{finished}')"), 'ok ok SG010 SG010 SG001', 'N16: redacts and purges its own, and no more');
-is(sql_as('booking', q{SHOW saga.max_open_sagas}) . ' ' . sql_as('cinema', q{SHOW saga.max_open_sagas}) . ' ' . sql_as('cinema', q{SHOW saga.max_steps}), '100000 10000 1000', 'its bounds');
+is(site_as('booking', q{SHOW saga.max_open_sagas}) . ' ' . site_as('cinema', q{SHOW saga.max_open_sagas}) . ' ' . site_as('cinema', q{SHOW saga.max_steps}), '100000 10000 1000', 'its bounds');
 # Its SQL runs as itself, whoever owns the saga.
-sql_as('booking', "SELECT saga.fail('$id{running}')");
+site_as('booking', "SELECT saga.fail('$id{running}')");
 wait_until($node, "SELECT state = 'compensated' FROM saga.sagas WHERE id = '$id{running}'", 't', 'site');
 is($node->safe_psql('site', 'SELECT * FROM undone'), 'booking|booking', 'N16: its SQL runs as itself');
 
 # --- A consumer
 
 is(may('booking_refunds', "fail_compensation('$id{waits}-1-undo', 1, 'e')") =~ s/SG00[24]/known/r, 'known', 'N16: a consumer knows the sagas of the owner');
-is(sql_as('booking_refunds', q{SELECT count(*) FROM saga.claim_compensations('refunds', 100)}), 1, 'N16: it claims what waits of them, and not what is the application\'s own or another\'s');
-is(sql_as('booking_refunds', q{SELECT saga.extend_claim(compensation_key, attempt, '2 minutes') IS NOT NULL, saga.complete_compensation(compensation_key) FROM saga.pending_compensations}),
+is(site_as('booking_refunds', q{SELECT count(*) FROM saga.claim_compensations('refunds', 100)}), 1, 'N16: it claims what waits of them, and not what is the application\'s own or another\'s');
+is(site_as('booking_refunds', q{SELECT saga.extend_claim(compensation_key, attempt, '2 minutes') IS NOT NULL, saga.complete_compensation(compensation_key) FROM saga.pending_compensations}),
 	't|compensated', 'N16: and reports it');
 is(reads('booking_refunds'), '5|0|1|2|1', 'N16: it reads these sagas');
 is(sql_error($node, 'SELECT * FROM seats', 'site', extra_params => [ '-U', 'booking_refunds' ]) =~ /ERROR:  (\w+)/ ? $1 : 'ok', 42501, 'N16: but not the application\'s tables');
 is(may('booking_refunds', "plan('$own{parked}')", "fail('$cinema{running}')", 'adopt()'), 'SG001 SG001 SG010', 'N16: nor the application\'s own sagas, nor another\'s');
-is(sql_as('booking', q{SELECT count(*) FROM saga.claim_compensations('refunds', 100)}), 1, 'N16: the application claims what is its own');
+is(site_as('booking', q{SELECT count(*) FROM saga.claim_compensations('refunds', 100)}), 1, 'N16: the application claims what is its own');
 
 # --- Operators
 
@@ -112,8 +108,8 @@ is(decides('otto', \%cinema), 'ok ok ok ok ok ok', 'N16: of all of them');
 is(records('otto', \%cinema), join(' ', ('SG001') x 5), 'N16: but changes nothing of what runs');
 is(reads('otto'), '10|5|3|6|3', 'N16: reads them all');
 is(may('otto', "plan('$cinema{running}')", "wait('$cinema{finished}')", "redact('$cinema{finished}')", 'adopt()', "reassign('cinema'::regrole, 'otto')"), 'ok ok SG001 SG010 SG010', 'N16: and no more');
-is(sql_as('otto', q{SELECT saga.purge('0'), count(*) FROM saga.claim_compensations('refunds', 100)}), '0|0', 'N16: purges and claims nothing');
-is(sql_as('otto', "SELECT saga.resolve('$cinema{parked}', 'mail', 'done', 'seen to')"), 'compensated', 'N16: who settled it');
+is(site_as('otto', q{SELECT saga.purge('0'), count(*) FROM saga.claim_compensations('refunds', 100)}), '0|0', 'N16: purges and claims nothing');
+is(site_as('otto', "SELECT saga.resolve('$cinema{parked}', 'mail', 'done', 'seen to')"), 'compensated', 'N16: who settled it');
 is($node->safe_psql('site', "SELECT detail->>'by', detail->>'note' FROM saga.events WHERE saga_id = '$cinema{parked}' AND event = 'resolved'"), 'otto|seen to', 'N16: is in the history');
 is(sql_error($node, "SET saga.operator_role = 'cinema'", 'site', extra_params => [ '-U', 'cinema' ]) =~ /ERROR:  (\w+)/ ? $1 : 'ok', 42501, 'N16: nobody makes themselves an operator');
 is($node->safe_psql('elsewhere', 'CREATE EXTENSION saga; SHOW saga.operator_role'), '', 'N16: nor is anybody one in another database');
