@@ -11,6 +11,9 @@
 #include "datatype/timestamp.h"
 #include "port/atomics.h"
 
+/* Microseconds of a millisecond, beside the server's USECS_PER_SEC */
+#define SAGA_CLOCK_MS		INT64CONST(1000)
+
 extern TimestampTz saga_clock_now(void);
 extern int64 saga_clock_steady(void);
 extern bool saga_clock_was_set_back(void);

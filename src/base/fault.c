@@ -57,12 +57,12 @@ static char *saga_guc_test_faults = NULL;
 /* How often the current transaction wrote to the ledger. */
 static int	writes = 0;
 
-static void at_end_of_transaction(XactEvent event, void *arg);
+static void fault_at_transaction_end(XactEvent event, void *arg);
 
 void
 saga_fault_define(void)
 {
-	RegisterXactCallback(at_end_of_transaction, NULL);
+	RegisterXactCallback(fault_at_transaction_end, NULL);
 	DefineCustomStringVariable("saga.test_faults",
 							   "Fault points of the test build.",
 							   "A comma separated list of name=action.",
@@ -270,7 +270,7 @@ saga_fault_write(void)
  * can be no error.)
  */
 static void
-at_end_of_transaction(XactEvent event, void *arg)
+fault_at_transaction_end(XactEvent event, void *arg)
 {
 	if (writes == 0)
 		return;

@@ -30,7 +30,7 @@ static volatile sig_atomic_t end_sender = SAGA_SENDER_NOBODY;
 
 /* Once another process wants it, it does not matter that this one does too. */
 static void
-note(volatile sig_atomic_t *sender, int pid)
+note_sender(volatile sig_atomic_t *sender, int pid)
 {
 	if (pid != MyProcPid)
 		*sender = SAGA_SENDER_ANOTHER;
@@ -49,7 +49,7 @@ on_cancel(SAGA_COMPAT_SIGNAL_ARGS)
 	if (pid != MyProcPid ||
 		(!get_timeout_indicator(LOCK_TIMEOUT, false) &&
 		 !get_timeout_indicator(STATEMENT_TIMEOUT, false)))
-		note(&cancel_sender, pid);
+		note_sender(&cancel_sender, pid);
 	saga_compat_signal_forward(StatementCancelHandler, SAGA_COMPAT_SIGNAL_PASS);
 }
 
@@ -61,7 +61,7 @@ on_end(SAGA_COMPAT_SIGNAL_ARGS)
 
 	if (!saga_compat_signal_begin(SAGA_COMPAT_SIGNAL_PASS, &pid))
 		return;
-	note(&end_sender, pid);
+	note_sender(&end_sender, pid);
 	saga_compat_signal_forward(die, SAGA_COMPAT_SIGNAL_PASS);
 }
 

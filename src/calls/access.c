@@ -202,7 +202,7 @@ saga_access_read(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
 {
 	const pg_uuid_t *current = saga_current();
 
-	if (current != NULL && memcmp(current, id, sizeof(pg_uuid_t)) == 0)
+	if (current != NULL && saga_ids_equal(current, id))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_INVALID_STATE),
 				 errmsg("a compensation cannot call saga on its own saga"),

@@ -41,7 +41,7 @@ typedef struct Reassignment
 } Reassignment;
 
 static int64
-run(const Reassignment *what, const char *sql, int expected)
+run_reassignment(const Reassignment *what, const char *sql, int expected)
 {
 	Oid			types[4] = {OIDOID, OIDOID, TEXTOID, TEXTOID};
 	Datum		values[4];
@@ -72,50 +72,50 @@ reassign(void *arg)
 					" IN SHARE ROW EXCLUSIVE MODE", false, 0) != SPI_OK_UTILITY)
 		elog(ERROR, "could not lock the ledger");
 	what->open = saga_ledger_count_open(what->from);
-	what->sagas = run(what,
-					  "WITH moved AS ("
-					  "UPDATE saga.ledger_saga s SET owner = $2, owner_name = $3"
-					  " FROM saga.ledger_saga old"
-					  " WHERE old.id OPERATOR(pg_catalog.=) s.id"
-					  " AND s.owner OPERATOR(pg_catalog.=) $1"
-					  " AND (s.owner OPERATOR(pg_catalog.<>) $2"
-					  " OR s.owner_name OPERATOR(pg_catalog.<>) $3)"
-					  " AND NOT EXISTS (SELECT FROM saga.ledger_saga o"
-					  " WHERE $1 OPERATOR(pg_catalog.<>) $2"
-					  " AND o.owner OPERATOR(pg_catalog.=) $2"
-					  " AND o.name OPERATOR(pg_catalog.=) s.name"
-					  " AND o.key OPERATOR(pg_catalog.=) s.key)"
-					  " RETURNING s.id, old.owner_name)"
-					  " INSERT INTO saga.ledger_event (saga, at, event, actor, detail)"
-					  " SELECT m.id, pg_catalog.clock_timestamp(), 'reassigned', $4,"
-					  " pg_catalog.jsonb_build_object('from', m.owner_name, 'to', $3)"
-					  " FROM moved m",
-					  SPI_OK_INSERT);
-	(void) run(what,
-			   "UPDATE saga.ledger_step t SET run_as = $2, run_as_name = $3"
-			   " WHERE t.run_as OPERATOR(pg_catalog.=) $1",
-			   SPI_OK_UPDATE);
-	(void) run(what,
-			   "UPDATE saga.ledger_due d SET lane = $2"
-			   " WHERE d.lane OPERATOR(pg_catalog.=) $1",
-			   SPI_OK_UPDATE);
-	(void) run(what,
-			   "UPDATE saga.ledger_saga s SET lane = $2"
-			   " WHERE s.lane OPERATOR(pg_catalog.=) $1",
-			   SPI_OK_UPDATE);
-	(void) run(what,
-			   "UPDATE saga.ledger_queue q SET owner = s.owner"
-			   " FROM saga.ledger_saga s"
-			   " WHERE s.id OPERATOR(pg_catalog.=) q.saga"
-			   " AND q.owner OPERATOR(pg_catalog.=) $1"
-			   " AND s.owner OPERATOR(pg_catalog.<>) q.owner",
-			   SPI_OK_UPDATE);
+	what->sagas = run_reassignment(what,
+								   "WITH moved AS ("
+								   "UPDATE saga.ledger_saga s SET owner = $2, owner_name = $3"
+								   " FROM saga.ledger_saga old"
+								   " WHERE old.id OPERATOR(pg_catalog.=) s.id"
+								   " AND s.owner OPERATOR(pg_catalog.=) $1"
+								   " AND (s.owner OPERATOR(pg_catalog.<>) $2"
+								   " OR s.owner_name OPERATOR(pg_catalog.<>) $3)"
+								   " AND NOT EXISTS (SELECT FROM saga.ledger_saga o"
+								   " WHERE $1 OPERATOR(pg_catalog.<>) $2"
+								   " AND o.owner OPERATOR(pg_catalog.=) $2"
+								   " AND o.name OPERATOR(pg_catalog.=) s.name"
+								   " AND o.key OPERATOR(pg_catalog.=) s.key)"
+								   " RETURNING s.id, old.owner_name)"
+								   " INSERT INTO saga.ledger_event (saga, at, event, actor, detail)"
+								   " SELECT m.id, pg_catalog.clock_timestamp(), 'reassigned', $4,"
+								   " pg_catalog.jsonb_build_object('from', m.owner_name, 'to', $3)"
+								   " FROM moved m",
+								   SPI_OK_INSERT);
+	(void) run_reassignment(what,
+							"UPDATE saga.ledger_step t SET run_as = $2, run_as_name = $3"
+							" WHERE t.run_as OPERATOR(pg_catalog.=) $1",
+							SPI_OK_UPDATE);
+	(void) run_reassignment(what,
+							"UPDATE saga.ledger_due d SET lane = $2"
+							" WHERE d.lane OPERATOR(pg_catalog.=) $1",
+							SPI_OK_UPDATE);
+	(void) run_reassignment(what,
+							"UPDATE saga.ledger_saga s SET lane = $2"
+							" WHERE s.lane OPERATOR(pg_catalog.=) $1",
+							SPI_OK_UPDATE);
+	(void) run_reassignment(what,
+							"UPDATE saga.ledger_queue q SET owner = s.owner"
+							" FROM saga.ledger_saga s"
+							" WHERE s.id OPERATOR(pg_catalog.=) q.saga"
+							" AND q.owner OPERATOR(pg_catalog.=) $1"
+							" AND s.owner OPERATOR(pg_catalog.<>) q.owner",
+							SPI_OK_UPDATE);
 	what->open -= saga_ledger_count_open(what->from);
-	what->left = run(what,
-					 "SELECT FROM saga.ledger_saga s"
-					 " WHERE s.owner OPERATOR(pg_catalog.=) $1"
-					 " AND $1 OPERATOR(pg_catalog.<>) $2",
-					 SPI_OK_SELECT);
+	what->left = run_reassignment(what,
+								  "SELECT FROM saga.ledger_saga s"
+								  " WHERE s.owner OPERATOR(pg_catalog.=) $1"
+								  " AND $1 OPERATOR(pg_catalog.<>) $2",
+								  SPI_OK_SELECT);
 }
 
 /* saga.reassign(from_role, to_role) */

@@ -16,6 +16,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "base/fault.h"
+#include "base/ids.h"
 #include "catalog/pg_collation_d.h"
 #include "ledger/keys.h"
 #include "ledger/ledger.h"
@@ -193,7 +194,7 @@ saga_ledger_first_queued(const SagaQueued *queue, uint64 look,
 	SAGA_FAULT("ledger.before_front");
 	if (count > 0 &&
 		(whole || rows[0].since != front.since ||
-		 memcmp(&rows[0].saga, &front.saga, sizeof(pg_uuid_t)) != 0))
+		 !saga_ids_equal(&rows[0].saga, &front.saga)))
 		saga_queue_front_set(&rows[0], whole, look);
 	return count;
 }

@@ -53,6 +53,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "base/ids.h"
 #include "common/hashfn.h"
 #include "ledger/queue_front.h"
 #include "miscadmin.h"
@@ -72,7 +73,7 @@ static TimestampTz taken = DT_NOEND;
 
 /* The front of a queue; NULL: there is none, or ("take") it has just been made. */
 static SagaFront *
-find(const SagaQueued *queue, bool take)
+find_front(const SagaQueued *queue, bool take)
 {
 	uint32		hash = hash_combine(hash_bytes((const unsigned char *) queue->channel,
 											   strlen(queue->channel)),
@@ -104,7 +105,7 @@ is_behind(const SagaQueued *row, const SagaFront *front)
 {
 	if (row->since != front->since)
 		return row->since > front->since;
-	return memcmp(&row->saga, &front->saga, sizeof(pg_uuid_t)) > 0;
+	return saga_ids_compare(&row->saga, &front->saga) > 0;
 }
 
 /* R1: to be called before the snapshot with which the queue is read. */
@@ -144,7 +145,7 @@ saga_queue_front_next_owner(const SagaQueued *queue)
  * it be a long way, the others need not go it, too.
  */
 static bool
-read_again(SagaFront *front)
+queue_front_read_again(SagaFront *front)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	uint64		read_at = pg_atomic_read_u64(&front->read_at);
@@ -169,8 +170,8 @@ saga_queue_front_get(SagaQueued *queue)
 	if (saga_shmem == NULL)
 		return false;
 	LWLockAcquire(saga_shmem->front_lock, LW_SHARED);
-	front = find(queue, false);
-	known = front != NULL && !read_again(front);
+	front = find_front(queue, false);
+	known = front != NULL && !queue_front_read_again(front);
 	if (known)
 	{
 		queue->since = front->since;
@@ -200,7 +201,7 @@ saga_queue_front_set(const SagaQueued *first, bool whole, uint64 look)
 	LWLockAcquire(saga_shmem->front_lock, LW_EXCLUSIVE);
 	if (pg_atomic_read_u64(&saga_shmem->queued) == look)
 	{
-		front = find(&row, whole);
+		front = find_front(&row, whole);
 		if (front != NULL && (whole || is_behind(&row, front)))
 		{
 			front->since = row.since;
@@ -232,7 +233,7 @@ saga_queue_front_post(TimestampTz since)
 
 /* The commit is done and cannot be taken back: nothing here may fail. */
 static void
-at_end_of_transaction(XactEvent event, void *arg)
+queue_front_at_transaction_end(XactEvent event, void *arg)
 {
 	switch (event)
 	{
@@ -254,7 +255,7 @@ void
 saga_queue_front_init(void)
 {
 	if (process_shared_preload_libraries_in_progress)
-		RegisterXactCallback(at_end_of_transaction, NULL);
+		RegisterXactCallback(queue_front_at_transaction_end, NULL);
 }
 
 /* This transaction puts a row into a queue, that waits since then. */

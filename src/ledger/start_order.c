@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "access/relation.h"
+#include "base/ids.h"
 #include "commands/sequence.h"
 #include "common/hashfn.h"
 #include "ledger/ledger.h"
@@ -62,7 +63,7 @@ saga_start_order_next(const pg_uuid_t *id)
 	int64		seq;
 
 	if (life == 0 || known->life != life ||
-		memcmp(&known->id, id, sizeof(pg_uuid_t)) != 0)
+		!saga_ids_equal(&known->id, id))
 	{
 		known->id = *id;
 		known->seq = saga_ledger_largest_seq(id);

@@ -41,8 +41,6 @@
 #include "utils/hsearch.h"
 #include "utils/snapmgr.h"
 
-#define MS				INT64CONST(1000)
-
 /* Between two notifications of a channel, in milliseconds. */
 #define AGAIN_FIRST		1000
 #define AGAIN_LAST		60000
@@ -99,7 +97,7 @@ static TimestampTz not_before = DT_NOBEGIN;
 void
 saga_channels_dispatched(TimestampTz now)
 {
-	look_at = Min(look_at, Max(now + AGAIN_FIRST * MS, look_not_before));
+	look_at = Min(look_at, Max(now + AGAIN_FIRST * SAGA_CLOCK_MS, look_not_before));
 }
 
 /* The first is the one whose time comes first. */
@@ -159,7 +157,7 @@ add_channel(const SagaQueued *queued, TimestampTz now)
 		return;
 	if (!first_look)
 	{
-		channel->next = queued->since + AGAIN_FIRST * MS;
+		channel->next = queued->since + AGAIN_FIRST * SAGA_CLOCK_MS;
 		channel->pause_ms = AGAIN_FIRST;
 	}
 	else if (slot->channels_next > now)
@@ -232,7 +230,7 @@ look(TimestampTz now)
 
 /* Tells a channel of the first that waits there; false if nothing does. */
 static bool
-tell(const char *name)
+tell_channel(const char *name)
 {
 	SagaQueued	first;
 
@@ -339,7 +337,7 @@ tell_those_due(TimestampTz now)
 		if (!park_gone(channel->name, &parked, now))
 			channel->found = CHANNEL_PARKS;
 		else
-			channel->found = tell(channel->name) ?
+			channel->found = tell_channel(channel->name) ?
 				CHANNEL_WAITS : CHANNEL_EMPTY;
 	}
 	SAGA_FAULT("channels.before_commit");
@@ -351,10 +349,10 @@ tell_those_due(TimestampTz now)
 static void
 set_next(Channel *channel, TimestampTz now)
 {
-	channel->next = now + channel->pause_ms * MS;
+	channel->next = now + channel->pause_ms * SAGA_CLOCK_MS;
 	/* All that wait for long are told at once: one wake-up for all. */
 	if (channel->pause_ms >= AGAIN_LAST)
-		channel->next -= channel->next % (AGAIN_LAST * MS);
+		channel->next -= channel->next % (AGAIN_LAST * SAGA_CLOCK_MS);
 	channel->pause_ms = Min(channel->pause_ms * 2, AGAIN_LAST);
 }
 
@@ -379,7 +377,7 @@ saga_channels_turn(TimestampTz now)
 	}
 	fronts = saga_queue_front_look();
 	if (saga_transaction_begin(true) != SAGA_TRANSACTION_BEGUN)
-		return now + BLOCKED * MS;
+		return now + BLOCKED * SAGA_CLOCK_MS;
 	MemoryContextSwitchTo(caller);
 	PG_TRY();
 	{
@@ -413,7 +411,7 @@ saga_channels_turn(TimestampTz now)
 	}
 	told_count = 0;
 	if (failed)
-		return not_before = now + AFTER_ERROR * MS;
+		return not_before = now + AFTER_ERROR * SAGA_CLOCK_MS;
 	if (!home)
 		return DT_NOEND;
 	remember();

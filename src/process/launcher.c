@@ -521,7 +521,7 @@ first_come(Busy want, const Busy *busy, const bool *leaving)
  * that is before "wake"; a worker that leaves wakes us.
  */
 static int64
-make_room(int needed, int64 now, int64 wake)
+make_room_for_database(int needed, int64 now, int64 wake)
 {
 	TimestampTz wall = saga_clock_now();
 	bool		leaving[SAGA_MAX_DATABASES];
@@ -629,7 +629,7 @@ must_rescan(void)
  * somebody sets the latch, or -1: for ever.
  */
 static long
-take_turn(void)
+launcher_turn(void)
 {
 	int64		now = monotonic_ms();
 	int64		wake = PG_INT64_MAX;
@@ -705,8 +705,8 @@ take_turn(void)
 	if (now >= no_place_until)
 		no_place_said = false;
 
-	wake = make_room(Max(short_of, running - saga_guc_max_databases),
-					 now, wake);
+	wake = make_room_for_database(Max(short_of, running - saga_guc_max_databases),
+								  now, wake);
 
 	if (wake == PG_INT64_MAX)
 		return -1;
@@ -774,7 +774,7 @@ saga_launcher_main(Datum arg)
 			saga_shmem_poke_launcher(true);
 		}
 
-		timeout = take_turn();
+		timeout = launcher_turn();
 		/* Reset, perhaps, while we waited for a lock. */
 		if (ConfigReloadPending || must_rescan())
 			continue;

@@ -208,7 +208,7 @@ count_role(Oid database, Oid role)
  * the saga in hand.  A role that has an executor takes that of an idle one.
  */
 static void
-make_room(Oid role, bool has_some, int64 since, int64 now)
+make_room_for_role(Oid role, bool has_some, int64 since, int64 now)
 {
 	int			half = (saga_guc_max_executors + 1) / 2;
 	SagaExecutorSlot *victim = NULL;
@@ -361,7 +361,7 @@ take_slot(Oid role, uint32 *generation)
 		if (mine == 0)
 			note_waiting(role, now);
 		if (total >= saga_guc_max_executors || mine == 0)
-			make_room(role, mine > 0, since, now);
+			make_room_for_role(role, mine > 0, since, now);
 	}
 	/* Those who held back because somebody waits need not any more. */
 	if (index >= 0 && others == 0 && waited &&

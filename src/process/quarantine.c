@@ -61,7 +61,7 @@ saga_quarantine_enter(int slot, int64 window_ms, bool (*must_leave) (void))
 			if (saga_shmem->alone == -1)
 			{
 				saga_shmem->alone = slot;
-				saga_shmem->alone_until = now + window_ms * 1000;
+				saga_shmem->alone_until = now + window_ms * SAGA_CLOCK_MS;
 				wants_alone = true;
 			}
 			else
@@ -72,7 +72,7 @@ saga_quarantine_enter(int slot, int64 window_ms, bool (*must_leave) (void))
 			(!others_turn && (saga_shmem->alone == -1 || over)))
 		{
 			if (wants_alone && saga_shmem->running == 0)
-				saga_shmem->alone_until = now + window_ms * 1000;
+				saga_shmem->alone_until = now + window_ms * SAGA_CLOCK_MS;
 			tell = wants_alone;
 			saga_shmem->running++;
 			in_sql = entered = true;

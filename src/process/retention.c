@@ -20,9 +20,6 @@
 #include "process/transaction.h"
 #include "utils/memutils.h"
 
-#define S				INT64CONST(1000000)
-#define MIN				(60 * S)
-
 /* The worker's steps: sagas looked at in one transaction. */
 #define BATCH			200
 /* Between its passes, in minutes: a part of the retention, within limits. */
@@ -65,7 +62,7 @@ saga_retention_turn(TimestampTz now)
 	if (now < pass_at)
 		return pass_at;
 	if (saga_transaction_begin(true) != SAGA_TRANSACTION_BEGUN)
-		return pass_at = now + AGAIN * S;
+		return pass_at = now + AGAIN * USECS_PER_SEC;
 	MemoryContextSwitchTo(caller);
 	PG_TRY();
 	{
@@ -73,7 +70,7 @@ saga_retention_turn(TimestampTz now)
 
 		/* Whoever restores a backup to read it wants to find it there. */
 		if (saga_home_away() == NULL)
-			(void) saga_purge(&pass_position, now - saga_guc_retention * MIN, true,
+			(void) saga_purge(&pass_position, now - saga_guc_retention * USECS_PER_MINUTE, true,
 							  BATCH, BATCH, SAGA_NOWAIT, &end);
 		SAGA_FAULT("retention.before_commit");
 		saga_transaction_commit();
@@ -94,11 +91,11 @@ saga_retention_turn(TimestampTz now)
 	{
 		/* What it had come to is still there. */
 		saga_retention_read_again();
-		return pass_at = now + AGAIN * S;
+		return pass_at = now + AGAIN * USECS_PER_SEC;
 	}
 	if (!done)
 		return now;
 	saga_retention_read_again();
 	return pass_at = now +
-		Max(PASS_FIRST, Min(PASS_LAST, saga_guc_retention / PASS_PART)) * MIN;
+		Max(PASS_FIRST, Min(PASS_LAST, saga_guc_retention / PASS_PART)) * USECS_PER_MINUTE;
 }

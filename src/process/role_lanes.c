@@ -31,6 +31,7 @@
 
 #include "access/xact.h"
 #include "base/clock.h"
+#include "base/ids.h"
 #include "base/rights.h"
 #include "flow/events.h"
 #include "flow/next.h"
@@ -43,8 +44,6 @@
 #include "shared/mailbox.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-
-#define MS				INT64CONST(1000)
 
 /* Pauses, in milliseconds. */
 #define RETRY_FIRST		100		/* before a saga that somebody held */
@@ -106,7 +105,7 @@ position_at_end(SagaDue *position, Oid role)
 }
 
 static void
-read_again(Lane *lane)
+read_lane_again(Lane *lane)
 {
 	position_at_start(&lane->position, lane->role);
 	lane->read_at = saga_clock_steady();
@@ -119,7 +118,7 @@ saga_role_lanes_read_again(void)
 	int			i;
 
 	for (i = 0; i < lane_count; i++)
-		read_again(&lanes[i]);
+		read_lane_again(&lanes[i]);
 	discover_wanted = true;
 }
 
@@ -173,16 +172,10 @@ is_withheld(const pg_uuid_t *id)
 
 	for (i = 0; i < withheld_count; i++)
 	{
-		if (memcmp(&withheld[i], id, sizeof(pg_uuid_t)) == 0)
+		if (saga_ids_equal(&withheld[i], id))
 			return true;
 	}
 	return false;
-}
-
-static int
-compare_ids(const void *a, const void *b)
-{
-	return memcmp(a, b, sizeof(pg_uuid_t));
 }
 
 static void
@@ -209,7 +202,7 @@ add_lane(Oid role)
 	lane = &lanes[lane_count++];
 	memset(lane, 0, sizeof(Lane));
 	lane->role = role;
-	read_again(lane);
+	read_lane_again(lane);
 }
 
 /* Looks which lanes there are. */
@@ -267,14 +260,14 @@ get_executor(Lane *lane, SagaMailboxLane *pool, TimestampTz now,
 			{
 				/* Woken by whatever changes, but for what time alone does. */
 				lane->waiting = true;
-				*next = Min(*next, now + WAIT_FOR_SLOT * MS);
+				*next = Min(*next, now + WAIT_FOR_SLOT * SAGA_CLOCK_MS);
 			}
 			return false;
 		case SAGA_POOL_NO_PLACE:
 			if (!no_place_said)
 				saga_bgworker_warn_no_place();
 			no_place_said = true;
-			lane->start_at = now + START_FIRST * MS;
+			lane->start_at = now + START_FIRST * SAGA_CLOCK_MS;
 			*next = Min(*next, lane->start_at);
 			return false;
 	}
@@ -291,29 +284,29 @@ take_reports(Lane *lane, TimestampTz now)
 	{
 		if (lane->retry_at == 0)
 		{
-			if (now - lane->last_skip > 3 * RETRY_LAST * MS)
+			if (now - lane->last_skip > 3 * RETRY_LAST * SAGA_CLOCK_MS)
 				lane->retry_ms = RETRY_FIRST;
-			lane->retry_at = now + lane->retry_ms * MS;
+			lane->retry_at = now + lane->retry_ms * SAGA_CLOCK_MS;
 			lane->retry_ms = Min(lane->retry_ms * 2, RETRY_LAST);
 		}
 		lane->last_skip = now;
 	}
 	/* Nobody holds it: soon, but not each time at once in a long backlog. */
 	if (given_back &&
-		(lane->retry_at == 0 || lane->retry_at > now + GIVEN_BACK * MS))
-		lane->retry_at = now + GIVEN_BACK * MS;
+		(lane->retry_at == 0 || lane->retry_at > now + GIVEN_BACK * SAGA_CLOCK_MS))
+		lane->retry_at = now + GIVEN_BACK * SAGA_CLOCK_MS;
 	if (lane->retry_at != 0 && lane->retry_at <= now)
 	{
 		lane->retry_at = 0;
-		read_again(lane);
+		read_lane_again(lane);
 	}
 
 	if (saga_pool_failed_to_start(lane->role))
 	{
 		/* The server's log says why. */
-		if (now - lane->start_at > 2 * START_LAST * MS)
+		if (now - lane->start_at > 2 * START_LAST * SAGA_CLOCK_MS)
 			lane->start_ms = START_FIRST;
-		lane->start_at = now + lane->start_ms * MS;
+		lane->start_at = now + lane->start_ms * SAGA_CLOCK_MS;
 		lane->start_ms = Min(lane->start_ms * 2, START_LAST);
 	}
 }
@@ -365,7 +358,7 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 		}
 		if (is_withheld(&found.saga) ||
 			(bsearch(&found.saga, in_hand, in_hand_count, sizeof(pg_uuid_t),
-					 compare_ids) != NULL &&
+					 saga_ids_compare) != NULL &&
 			 saga_mailbox_pass_by(lane->role, &found.saga)))
 		{
 			lane->position = found;
@@ -408,8 +401,8 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 		lane->waiting = false;
 		saga_pool_forget_waiting(lane->role);
 	}
-	if (end && saga_clock_steady() - lane->read_at > READ_AGAIN * MS)
-		read_again(lane);
+	if (end && saga_clock_steady() - lane->read_at > READ_AGAIN * SAGA_CLOCK_MS)
+		read_lane_again(lane);
 	return next;
 }
 
@@ -490,7 +483,7 @@ park_next(Lane *lane)
 	{
 		AbortCurrentTransaction();
 		if (lane->retry_at == 0)
-			lane->retry_at = now + RETRY_LAST * MS;
+			lane->retry_at = now + RETRY_LAST * SAGA_CLOCK_MS;
 	}
 	return true;
 }
@@ -523,7 +516,7 @@ saga_role_lanes_turn(TimestampTz now)
 	if (saga_transaction_begin(true) != SAGA_TRANSACTION_BEGUN)
 	{
 		stop_waiting();
-		return now + BLOCKED * MS;
+		return now + BLOCKED * SAGA_CLOCK_MS;
 	}
 	if (discover_wanted)
 	{
@@ -556,7 +549,7 @@ saga_role_lanes_turn(TimestampTz now)
 		while (!saga_shmem_worker_must_leave(false) && park_next(&lanes[i]))
 		{
 			CHECK_FOR_INTERRUPTS();
-			if (saga_clock_steady() - begun >= PARK_SLICE * MS)
+			if (saga_clock_steady() - begun >= PARK_SLICE * SAGA_CLOCK_MS)
 				return now;
 		}
 		lanes[i].unfit = false;

@@ -67,8 +67,6 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
-#define MS				INT64CONST(1000)
-
 /* Pauses, in milliseconds. */
 #define RETRY_FIRST		100		/* before a saga that somebody holds */
 #define RETRY_LAST		1000
@@ -308,7 +306,7 @@ settle_leftovers(TimestampTz now)
 	}
 	saga_role_lanes_withhold(held_back, count);
 	look_for_leftovers = false;
-	leftovers_at = count > 0 ? now + RETRY_LAST * MS : 0;
+	leftovers_at = count > 0 ? now + RETRY_LAST * SAGA_CLOCK_MS : 0;
 	if (count < list_length(records))
 		saga_role_lanes_read_again();
 	return count > 0 ? leftovers_at : DT_NOEND;
@@ -344,7 +342,7 @@ static bool
 own_may_begin_anew(void)
 {
 	return !own_more ||
-		saga_clock_steady() - own_begun >= OWN_PASS * MS;
+		saga_clock_steady() - own_begun >= OWN_PASS * SAGA_CLOCK_MS;
 }
 
 /*
@@ -484,7 +482,7 @@ own_batch_caught(TimestampTz now, TimestampTz *next)
 			now >= own_notify_at)
 		{
 			/* Not the others' fault: they go on without notifications. */
-			own_notify_at = now + NOTIFY_AGAIN * MS;
+			own_notify_at = now + NOTIFY_AGAIN * SAGA_CLOCK_MS;
 			own_position = before;
 			ereport(WARNING,
 					(errcode(error->sqlerrcode),
@@ -538,17 +536,17 @@ run_own_lane(bool *away)
 			saga_channels_dispatched(saga_clock_now());
 		MemoryContextReset(turn_context);
 	} while ((result == OWN_DONE || result == OWN_AGAIN) &&
-			 saga_clock_steady() - begun < OWN_SLICE * MS);
+			 saga_clock_steady() - begun < OWN_SLICE * SAGA_CLOCK_MS);
 
 	*away = (result == OWN_AWAY);
 	own_more = (result == OWN_DONE || result == OWN_AGAIN);
 	if (own_more)
 		next = saga_clock_now();
 	if (result == OWN_BLOCKED)
-		next = saga_clock_now() + RETRY_FIRST * MS;
+		next = saga_clock_now() + RETRY_FIRST * SAGA_CLOCK_MS;
 	if (own_passed && own_retry_at == 0)
 	{
-		own_retry_at = saga_clock_now() + own_retry_ms * MS;
+		own_retry_at = saga_clock_now() + own_retry_ms * SAGA_CLOCK_MS;
 		own_retry_ms = Min(own_retry_ms * 2, RETRY_LAST);
 	}
 	else if (own_retry_at == 0)
@@ -599,7 +597,7 @@ look_at_prepared(TimestampTz now)
 	if (before == 0 && !count_prepared)
 		return DT_NOEND;
 	if (!count_prepared && !own_may_begin_anew())
-		return now + PREPARED_POLL * MS;
+		return now + PREPARED_POLL * SAGA_CLOCK_MS;
 	own_position_at_start();
 	saga_role_lanes_read_again();
 	if (any_prepared())
@@ -609,7 +607,7 @@ look_at_prepared(TimestampTz now)
 			(void) pg_atomic_compare_exchange_u32(&my_database->prepared,
 												  &before, 1);
 		count_prepared = false;
-		return now + PREPARED_POLL * MS;
+		return now + PREPARED_POLL * SAGA_CLOCK_MS;
 	}
 	count_prepared = false;
 	(void) pg_atomic_compare_exchange_u32(&my_database->prepared, &before, 0);
@@ -691,7 +689,7 @@ earlier(TimestampTz a, TimestampTz b)
 
 /* Does what is due; returns when to look again. */
 static TimestampTz
-take_turn(void)
+worker_turn(void)
 {
 	TimestampTz now = saga_clock_now();
 	TimestampTz next;
@@ -713,7 +711,7 @@ take_turn(void)
 
 	next = earlier(next, run_own_lane(&away));
 	if (away)
-		return saga_clock_now() + AWAY_POLL * MS;
+		return saga_clock_now() + AWAY_POLL * SAGA_CLOCK_MS;
 	MemoryContextSwitchTo(turn_context);
 	next = earlier(next, saga_channels_turn(saga_clock_now()));
 	next = earlier(next, saga_retention_turn(saga_clock_now()));
@@ -745,7 +743,7 @@ sleep_until(TimestampTz when)
 	 * time.
 	 */
 	idle = (ms < 0 || ms > SAGA_IDLE_MS) && !saga_pool_waits();
-	hold = saga_clock_steady() < started_at + SAGA_HOLD_MS * MS &&
+	hold = saga_clock_steady() < started_at + SAGA_HOLD_MS * SAGA_CLOCK_MS &&
 		saga_mailbox_has_work(MyDatabaseId);
 	if (saga_shmem_worker_must_leave(idle && !hold))
 		leave();
@@ -834,7 +832,7 @@ saga_worker_main(Datum arg)
 		begin_to_look();
 		if (saga_clock_was_set_back())
 			forget_pauses();
-		next = take_turn();
+		next = worker_turn();
 		MemoryContextSwitchTo(worker_context);
 		MemoryContextReset(turn_context);
 		sleep_until(next);

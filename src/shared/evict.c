@@ -94,7 +94,7 @@ release_at_exit(int code, Datum arg)
 }
 
 static void
-at_end_of_transaction(XactEvent event, void *arg)
+evict_at_transaction_end(XactEvent event, void *arg)
 {
 	if (held != NULL &&
 		(event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
@@ -254,5 +254,5 @@ void
 saga_evict_init(void)
 {
 	if (process_shared_preload_libraries_in_progress)
-		RegisterXactCallback(at_end_of_transaction, NULL);
+		RegisterXactCallback(evict_at_transaction_end, NULL);
 }

@@ -22,6 +22,7 @@
  */
 #include "postgres.h"
 
+#include "base/ids.h"
 #include "miscadmin.h"
 #include "shared/mailbox.h"
 #include "utils/timestamp.h"
@@ -121,12 +122,6 @@ saga_mailbox_is_idle(SagaExecutorSlot *slot)
  * The side of those who hand out
  * ------------------------------------------------------------------------ */
 
-static int
-compare_ids(const void *a, const void *b)
-{
-	return memcmp(a, b, sizeof(pg_uuid_t));
-}
-
 /*
  * The sagas that the role's executors in this database have in hand or in a
  * mailbox, sorted, in the current memory context.  Those of other roles do not
@@ -167,7 +162,7 @@ saga_mailbox_in_hand(Oid role, pg_uuid_t **ids)
 		SpinLockRelease(&slot->mutex);
 	}
 	LWLockRelease(saga_shmem->lock);
-	qsort(*ids, count, sizeof(pg_uuid_t), compare_ids);
+	qsort(*ids, count, sizeof(pg_uuid_t), saga_ids_compare);
 	return count;
 }
 
@@ -191,10 +186,10 @@ saga_mailbox_pass_by(Oid role, const pg_uuid_t *id)
 		if (!saga_mailbox_is_of(slot, role))
 			continue;
 		SpinLockAcquire(&slot->mutex);
-		if (slot->working && compare_ids(&slot->saga, id) == 0)
+		if (slot->working && saga_ids_equal(&slot->saga, id))
 			slot->passed_by = found = true;
 		for (uint32 at = slot->head; at != slot->tail && !found; at++)
-			found = compare_ids(&slot->mailbox[at % SAGA_MAILBOX_SIZE], id) == 0;
+			found = saga_ids_equal(&slot->mailbox[at % SAGA_MAILBOX_SIZE], id);
 		SpinLockRelease(&slot->mutex);
 	}
 	LWLockRelease(saga_shmem->lock);
@@ -595,7 +590,7 @@ saga_mailbox_is_running(const pg_uuid_t *id, int64 seq, SagaRunning *found)
 	for (int i = 0; i < count; i++)
 	{
 		if ((seq == 0 || running[i].seq == seq) &&
-			memcmp(&running[i].saga, id, sizeof(pg_uuid_t)) == 0)
+			saga_ids_equal(&running[i].saga, id))
 		{
 			if (found != NULL)
 				*found = running[i];

@@ -51,7 +51,7 @@ static uint64 prepared_gid = 0;
 
 /* The place of an owner; NULL: there is none. */
 static SagaTally *
-find(Oid owner)
+find_tally(Oid owner)
 {
 	for (int i = 0; i < SAGA_MAX_TALLIES; i++)
 	{
@@ -87,14 +87,14 @@ count(Oid owner, int64 delta)
 		doubt();
 		return;
 	}
-	tally = find(owner);
+	tally = find_tally(owner);
 	if (tally != NULL)
 		pg_atomic_fetch_add_u64(&tally->open, delta);
 }
 
 /* The transaction is over: what it changed counts. */
 static void
-tell(void)
+tally_tell(void)
 {
 	LWLockMode	mode = LW_SHARED;
 
@@ -148,13 +148,13 @@ keep_prepared(void)
 }
 
 static void
-at_end_of_transaction(XactEvent event, void *arg)
+tally_at_transaction_end(XactEvent event, void *arg)
 {
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
 			if (change_count > 0)
-				tell();
+				tally_tell();
 			break;
 		case XACT_EVENT_PREPARE:
 			if (change_count > 0)
@@ -171,7 +171,7 @@ at_end_of_transaction(XactEvent event, void *arg)
 
 /* Adds to what is noted for an owner at a level, which is the deepest so far. */
 static void
-note(Oid owner, int level, int64 delta)
+note_change(Oid owner, int level, int64 delta)
 {
 	for (int i = change_count - 1; i >= 0 && changes[i].level == level; i--)
 	{
@@ -220,7 +220,7 @@ at_end_of_subtransaction(SubXactEvent event, SubTransactionId mine,
 			Change		change = changes[i];
 
 			/* There is room: it takes no more places than it had. */
-			note(change.owner, level - 1, change.delta);
+			note_change(change.owner, level - 1, change.delta);
 		}
 }
 
@@ -229,7 +229,7 @@ saga_tally_init(void)
 {
 	if (!process_shared_preload_libraries_in_progress)
 		return;
-	RegisterXactCallback(at_end_of_transaction, NULL);
+	RegisterXactCallback(tally_at_transaction_end, NULL);
 	RegisterSubXactCallback(at_end_of_subtransaction, NULL);
 }
 
@@ -241,7 +241,7 @@ void
 saga_tally_add(Oid owner, int64 delta)
 {
 	if (saga_shmem != NULL)
-		note(owner, GetCurrentTransactionNestLevel(), delta);
+		note_change(owner, GetCurrentTransactionNestLevel(), delta);
 }
 
 /* When this transaction commits, all is to be counted again. */
@@ -249,7 +249,7 @@ void
 saga_tally_doubt(void)
 {
 	if (saga_shmem != NULL)
-		note(SAGA_ANY_OWNER, GetCurrentTransactionNestLevel(), 0);
+		note_change(SAGA_ANY_OWNER, GetCurrentTransactionNestLevel(), 0);
 }
 
 static uint64
@@ -318,7 +318,7 @@ saga_tally_get(Oid owner, int64 *open, int64 *again_at, bool *doubtful)
 	if (saga_shmem == NULL)
 		return false;
 	LWLockAcquire(saga_shmem->tally_lock, LW_SHARED);
-	tally = find(owner);
+	tally = find_tally(owner);
 	if (tally != NULL)
 	{
 		*open = (int64) pg_atomic_read_u64(&tally->open);
@@ -341,7 +341,7 @@ saga_tally_set(Oid owner, int64 open, int64 again_at)
 	if (saga_shmem == NULL)
 		return;
 	LWLockAcquire(saga_shmem->tally_lock, LW_EXCLUSIVE);
-	tally = find(owner);
+	tally = find_tally(owner);
 	for (int i = 0; i < SAGA_MAX_TALLIES && tally == NULL; i++)
 	{
 		if (!OidIsValid(saga_shmem->tallies[i].owner))

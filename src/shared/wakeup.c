@@ -203,7 +203,7 @@ saga_wakeup_post(SagaDatabaseSlot *slot, TimestampTz due)
 }
 
 static void
-tell(const Remembered *what)
+wakeup_tell(const Remembered *what)
 {
 	SagaDatabaseSlot *slot;
 
@@ -257,7 +257,7 @@ tell_prepared(void)
  * is remembered is forgotten first, so that nothing is told twice.
  */
 static void
-at_end_of_transaction(XactEvent event, void *arg)
+wakeup_at_transaction_end(XactEvent event, void *arg)
 {
 	Remembered	what;
 
@@ -270,7 +270,7 @@ at_end_of_transaction(XactEvent event, void *arg)
 			what = remembered;
 			remembered = nothing;
 			SAGA_FAULT("wakeup.after_commit");
-			tell(&what);
+			wakeup_tell(&what);
 			break;
 		case XACT_EVENT_PREPARE:
 			what = remembered;
@@ -290,7 +290,7 @@ void
 saga_wakeup_init(void)
 {
 	if (process_shared_preload_libraries_in_progress)
-		RegisterXactCallback(at_end_of_transaction, NULL);
+		RegisterXactCallback(wakeup_at_transaction_end, NULL);
 }
 
 /* Something is due at that time, once the transaction commits. */
