@@ -20,6 +20,7 @@
 #include "base/clock.h"
 #include "calls/access.h"
 #include "calls/call.h"
+#include "utils/builtins.h"
 
 static LOCKMODE
 needed_lock(SagaCallLock lock, const SagaRow *saga)
@@ -85,4 +86,13 @@ saga_call(const pg_uuid_t *id, SagaReach reach, SagaCallLock lock,
 	if (held == ExclusiveLock)
 		saga_ledger_unlock(id, ExclusiveLock);
 	return saga.state;
+}
+
+/* For a SQL function that returns the word for the saga's state afterward. */
+Datum
+saga_call_state(const pg_uuid_t *id, SagaReach reach, SagaCallLock lock,
+				SagaDecide decide, void *arg)
+{
+	return CStringGetTextDatum(saga_state_name(saga_call(id, reach, lock, decide,
+														 arg)));
 }

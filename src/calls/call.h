@@ -38,5 +38,7 @@ typedef SagaVerdict (*SagaDecide) (SagaChange *change, void *arg);
 
 extern SagaState saga_call(const pg_uuid_t *id, SagaReach reach,
 						   SagaCallLock lock, SagaDecide decide, void *arg);
+extern Datum saga_call_state(const pg_uuid_t *id, SagaReach reach,
+							 SagaCallLock lock, SagaDecide decide, void *arg);
 
 #endif							/* SAGA_CALL_H */

@@ -2,7 +2,7 @@
  *
  * decisions.c
  *	  The calls by which a person decides: resolve, abandon, reopen, pause,
- *	  resume; and set_timeout and rollback_to, which applications call too.
+ *	  resume; and set_timeout, which applications call too.
  *
  * They are open to the saga's owner and to the members of saga.operator_role,
  * who settle sagas but never change what runs, or as whom.  Who decided, when,
@@ -71,7 +71,6 @@ PG_FUNCTION_INFO_V1(saga_sql_reopen);
 PG_FUNCTION_INFO_V1(saga_sql_pause);
 PG_FUNCTION_INFO_V1(saga_sql_resume);
 PG_FUNCTION_INFO_V1(saga_sql_set_timeout);
-PG_FUNCTION_INFO_V1(saga_sql_rollback_to);
 
 typedef enum Resolution
 {
@@ -100,12 +99,6 @@ add_event(SagaChange *change, const char *event, text *note)
 	saga_json_begin(&json);
 	saga_json_text(&json, "note", note);
 	saga_change_event(change, event, 0, saga_json_end(&json));
-}
-
-static Datum
-state_datum(SagaState state)
-{
-	return CStringGetTextDatum(saga_state_name(state));
 }
 
 /*
@@ -266,8 +259,8 @@ saga_sql_resolve(PG_FUNCTION_ARGS)
 											 resolution_words, true);
 	request.word = text_to_cstring(PG_GETARG_TEXT_PP(2));
 	request.note = saga_arguments_note(fcinfo, 3);
-	return state_datum(saga_call(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK,
-								 decide_resolve, &request));
+	return saga_call_state(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK,
+						   decide_resolve, &request);
 }
 
 /* ------------------------------------------------------------------------
@@ -297,8 +290,8 @@ saga_sql_abandon(PG_FUNCTION_ARGS)
 
 	saga_access_call("saga.abandon()");
 	note = saga_arguments_note(fcinfo, 1);
-	return state_datum(saga_call(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK,
-								 decide_abandon, note));
+	return saga_call_state(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK,
+						   decide_abandon, note);
 }
 
 /*
@@ -401,8 +394,8 @@ saga_sql_reopen(PG_FUNCTION_ARGS)
 
 	saga_access_call("saga.reopen()");
 	note = saga_arguments_note(fcinfo, 1);
-	return state_datum(saga_call(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK,
-								 decide_reopen, note));
+	return saga_call_state(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK,
+						   decide_reopen, note);
 }
 
 typedef struct PauseRequest
@@ -445,8 +438,8 @@ saga_sql_pause(PG_FUNCTION_ARGS)
 
 	saga_access_call("saga.pause()");
 	request.note = saga_arguments_note(fcinfo, 1);
-	return state_datum(saga_call(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK,
-								 decide_pause, &request));
+	return saga_call_state(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK,
+						   decide_pause, &request);
 }
 
 /* saga.resume(saga_id, note) */
@@ -458,8 +451,8 @@ saga_sql_resume(PG_FUNCTION_ARGS)
 
 	saga_access_call("saga.resume()");
 	request.note = saga_arguments_text(fcinfo, 1);
-	return state_datum(saga_call(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK,
-								 decide_pause, &request));
+	return saga_call_state(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK,
+						   decide_pause, &request);
 }
 
 typedef struct TimeoutRequest
@@ -520,162 +513,4 @@ saga_sql_set_timeout(PG_FUNCTION_ARGS)
 	if (request.deadline == 0)
 		PG_RETURN_NULL();
 	PG_RETURN_TIMESTAMPTZ(request.deadline);
-}
-
-/* ------------------------------------------------------------------------
- * Back to a savepoint
- * ------------------------------------------------------------------------ */
-
-/* The number of the step that is the savepoint; 0: all is to be undone. */
-static int64
-find_savepoint(const SagaRow *saga, const SagaSteps *steps, const text *key)
-{
-	const SagaStep *pivot = saga_next_completed_pivot(steps);
-	int64		target = 0;
-
-	if (key != NULL)
-	{
-		int			i = saga_next_find_key(steps, key);
-		const SagaStep *step;
-
-		if (i < 0)
-			saga_access_refuse_no_step(saga, key);
-		step = &steps->step[i];
-		if (step->rolled_back_at != 0 || step->status != SAGA_STEP_COMPLETED)
-			ereport(ERROR,
-					(errcode(ERRCODE_SAGA_INVALID_STATE),
-					 errmsg("step \"%s\" is no savepoint", text_to_cstring(key)),
-					 step->rolled_back_at != 0 ?
-					 errdetail("It was rolled back itself.") :
-					 errdetail("It is \"%s\".",
-							   saga_state_step_status_name(step->status)),
-					 errhint("A savepoint is a step that completed and was not undone.")));
-		target = step->seq;
-	}
-	if (pivot != NULL && pivot->seq > target)
-		ereport(ERROR,
-				(errcode(ERRCODE_SAGA_INVALID_STATE),
-				 errmsg("saga %s cannot be rolled back to before its pivot",
-						saga_ids_string(&saga->id)),
-				 errdetail("Pivot \"%s\" has completed.",
-						   text_to_cstring(pivot->key)),
-				 errhint("Roll back to the pivot or a step that started after it, or go forward.")));
-	return target;
-}
-
-/*
- * Of a saga that a failure undid in part: has that come so far that the
- * savepoint is not what it was?  A question about a step that stays, and was
- * not touched yet, is none any more.
- */
-static void
-check_savepoint_stands(SagaChange *change, int64 target)
-{
-	const SagaRow *saga = change->saga;
-	SagaSteps  *steps = change->steps;
-
-	for (int i = 0; i < steps->count; i++)
-	{
-		SagaStep   *step = &steps->step[i];
-
-		if (step->seq > target || step->rolled_back_at != 0)
-			continue;
-		if (step->comp_status != SAGA_COMP_NONE &&
-			step->comp_status != SAGA_COMP_REGISTERED)
-			ereport(ERROR,
-					(errcode(ERRCODE_SAGA_INVALID_STATE),
-					 errmsg("the undo of saga %s has gone past that savepoint",
-							saga_ids_string(&saga->id)),
-					 errdetail("The compensation of step \"%s\", which started no later, was tried or settled.",
-							   text_to_cstring(step->key)),
-					 errhint("Roll back further, to a step that started before that one, or resolve what waits for a decision.")));
-		if (step->parked == NULL)
-			continue;
-		step->parked = NULL;
-		saga_change_step(change, step);
-	}
-}
-
-/* Decides what rolling back means in the saga's state; false: nothing more. */
-static bool
-may_roll_back(SagaChange *change, int64 target)
-{
-	const SagaRow *saga = change->saga;
-
-	switch (saga->state)
-	{
-		case SAGA_RUNNING:
-			return true;
-		case SAGA_NEEDS_REVIEW:
-			check_savepoint_stands(change, target);
-			return true;
-		case SAGA_COMPENSATING:
-			if (saga->failure_kind != SAGA_FAILURE_NONE)
-				saga_access_refuse_state(saga,
-										 "a saga that failed cannot be rolled back to a savepoint while it is being undone",
-										 "Its failure is final; a new operation needs a new saga.");
-			if (saga->undo == SAGA_UNDO_PARTIAL && target > saga->savepoint)
-				saga_access_refuse_state(saga,
-										 "the saga is being rolled back further than that",
-										 "Try again once it is running, with a step that is left.");
-			return saga->undo != SAGA_UNDO_PARTIAL || target < saga->savepoint;
-		case SAGA_COMPLETED:
-		case SAGA_COMPENSATED:
-		case SAGA_ABANDONED:
-			saga_access_refuse_state(saga, "a finished saga cannot be rolled back",
-									 "A new operation needs a new saga.");
-	}
-	return false;
-}
-
-typedef struct RollbackRequest
-{
-	text	   *key;			/* NULL: to the beginning */
-	text	   *reason;
-} RollbackRequest;
-
-static SagaVerdict
-decide_rollback(SagaChange *change, void *arg)
-{
-	const RollbackRequest *request = arg;
-	SagaRow    *saga = change->saga;
-	SagaSteps  *steps = saga_change_steps(change);
-	int64		target = find_savepoint(saga, steps, request->key);
-	int			to_undo;
-	SagaJson	json;
-
-	if (!may_roll_back(change, target))
-		return SAGA_NOTHING_TO_WRITE;
-	saga->undo = SAGA_UNDO_PARTIAL;
-	saga->savepoint = target;
-	saga->failure_kind = SAGA_FAILURE_NONE;
-	saga->reason = request->reason;
-	saga->details = NULL;
-	saga->failed_seq = 0;
-	/* What it failed by must not fail it again at once. */
-	if (saga->state == SAGA_NEEDS_REVIEW && saga->deadline <= change->now)
-		saga->deadline = 0;
-	to_undo = saga_next_count_to_undo(saga, steps);
-	saga_follow_walk(change);
-
-	saga_json_begin(&json);
-	saga_json_text(&json, "to", request->key);
-	saga_json_text(&json, "reason", request->reason);
-	saga_json_int(&json, "to_undo", to_undo);
-	saga_change_event(change, "rolling back", target, saga_json_end(&json));
-	return SAGA_WRITE;
-}
-
-/* saga.rollback_to(saga_id, step, reason) */
-Datum
-saga_sql_rollback_to(PG_FUNCTION_ARGS)
-{
-	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
-	RollbackRequest request;
-
-	saga_access_call("saga.rollback_to()");
-	request.key = saga_arguments_name(fcinfo, 1, "step", SAGA_MAX_KEY, false);
-	request.reason = saga_arguments_text(fcinfo, 2);
-	return state_datum(saga_call(id, SAGA_REACH_OPERATE, SAGA_CALL_EXCLUSIVE,
-								 decide_rollback, &request));
 }

@@ -177,12 +177,6 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 							sizeof(pg_uuid_t)));
 }
 
-static Datum
-state_datum(SagaState state)
-{
-	return CStringGetTextDatum(saga_state_name(state));
-}
-
 /*
  * Refuses to complete a saga with a step whose fate is open: one that is
  * started, and one that failed and has something to undo.
@@ -265,8 +259,8 @@ saga_sql_complete(PG_FUNCTION_ARGS)
 	saga_access_call("saga.complete()");
 	completion.result = saga_arguments_jsonb(fcinfo, 1, "result");
 	completion.ignore_failed = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
-	return state_datum(saga_call(id, SAGA_REACH_OWN, SAGA_CALL_EXCLUSIVE,
-								 decide_complete, &completion));
+	return saga_call_state(id, SAGA_REACH_OWN, SAGA_CALL_EXCLUSIVE,
+						   decide_complete, &completion);
 }
 
 /* Is a saga failing, or failed, for good, so that failing it says nothing new? */
@@ -320,8 +314,8 @@ saga_sql_fail(PG_FUNCTION_ARGS)
 	saga_access_call("saga.fail()");
 	failure.reason = saga_arguments_text(fcinfo, 1);
 	failure.details = saga_arguments_jsonb(fcinfo, 2, "details");
-	return state_datum(saga_call(id, SAGA_REACH_OWN, SAGA_CALL_EXCLUSIVE,
-								 decide_fail, &failure));
+	return saga_call_state(id, SAGA_REACH_OWN, SAGA_CALL_EXCLUSIVE,
+						   decide_fail, &failure);
 }
 
 /* saga.cancel(saga_id, reason) */
@@ -333,6 +327,6 @@ saga_sql_cancel(PG_FUNCTION_ARGS)
 
 	saga_access_call("saga.cancel()");
 	failure.reason = saga_arguments_text(fcinfo, 1);
-	return state_datum(saga_call(id, SAGA_REACH_OWN, SAGA_CALL_EXCLUSIVE,
-								 decide_fail, &failure));
+	return saga_call_state(id, SAGA_REACH_OWN, SAGA_CALL_EXCLUSIVE,
+						   decide_fail, &failure);
 }
