@@ -145,3 +145,29 @@ RESET allow_system_table_mods;
 SELECT status FROM saga.step(:'pinned', 'a');
 SELECT status FROM saga.complete_step(:'pinned', 'a');
 SELECT saga.complete(:'pinned');
+
+-- An index with a predicate has the rows that it is for, and no others: who
+-- reads it does not ask the rows again.
+SELECT count(saga.begin('sparse')) FROM generate_series(1, 5);
+SELECT count(saga.begin('sparse', 'key ' || n)) FROM generate_series(1, 2) n;
+SELECT count(saga.begin('sparse', subject => 'subject')) FROM generate_series(1, 3) n;
+SET client_min_messages = notice;
+CREATE PROCEDURE test.is_read(condition text, index text) LANGUAGE plpgsql AS $$
+DECLARE
+  query text := 'SELECT count(*) FROM saga.ledger_saga WHERE name = ''sparse'' AND ' || condition;
+  line text;
+  read boolean := false;
+  count bigint;
+BEGIN
+  FOR line IN EXECUTE 'EXPLAIN ' || query LOOP
+    read := read OR line LIKE '%using ' || index || ' on %';
+  END LOOP;
+  EXECUTE query INTO count;
+  RAISE NOTICE '%: % (the index is read: %)', condition, count, read;
+END $$;
+SET enable_seqscan = off;
+SET enable_bitmapscan = off;
+CALL test.is_read('key IS NOT NULL', 'ledger_saga_key_name_owner');
+CALL test.is_read('subject IS NOT NULL', 'ledger_saga_owner_subject');
+RESET enable_seqscan;
+RESET enable_bitmapscan;

@@ -536,6 +536,26 @@ lock_key(Relation heap, Relation arbiter, Datum *values, LOCKTAG *tag)
 	(void) LockAcquire(tag, ExclusiveLock, false, false);
 }
 
+#ifdef USE_ASSERT_CHECKING
+/*
+ * Has an index no predicate but that this column is not null?  A row that it is
+ * not for would be found by whoever reads the index, and does not ask again.
+ */
+static bool
+leaves_out(Relation index, AttrNumber column)
+{
+	List	   *predicate = RelationGetIndexPredicate(index);
+	NullTest   *test;
+
+	if (predicate == NIL)
+		return true;
+	test = linitial(predicate);
+	return list_length(predicate) == 1 && IsA(test, NullTest) &&
+		test->nulltesttype == IS_NOT_NULL && IsA(test->arg, Var) &&
+		((Var *) test->arg)->varattno == column;
+}
+#endif
+
 /*
  * Makes the index entries of a stored row.  Returns false if the arbiter, a
  * unique index of ours, or one that follows from it tells of a possible
@@ -555,7 +575,7 @@ lock_key(Relation heap, Relation arbiter, Datum *values, LOCKTAG *tag)
  * Primary keys that are not the arbiter do not count, being made of our ids.
  *
  * Our own indexes are btrees over plain columns.  Two of them, both of sagas,
- * have a predicate, "that column is not null": the arbiter, of its last column,
+ * have a predicate, "that column is not null": the arbiter, of its first column,
  * and the one that the caller names as sparse.  That is not even opened for a row
  * without an entry.
  */
@@ -586,6 +606,7 @@ insert_into_indexes(Relation heap, HeapTuple tuple, Datum *values, bool *nulls,
 		if (id == sparse_id && nulls[sparse->column - 1])
 			continue;
 		index = indexes[count++] = index_open(id, RowExclusiveLock);
+		Assert(id != sparse_id || leaves_out(index, sparse->column));
 		if (id == arbiter_id)
 			arbiter = index;
 		else if (index->rd_index->indisunique &&
@@ -600,7 +621,8 @@ insert_into_indexes(Relation heap, HeapTuple tuple, Datum *values, bool *nulls,
 			elog(ERROR, "index %u of table \"%s\" is gone", arbiter_id,
 				 RelationGetRelationName(heap));
 		form = arbiter->rd_index;
-		left_out = nulls[form->indkey.values[form->indnkeyatts - 1] - 1];
+		left_out = nulls[form->indkey.values[0] - 1];
+		Assert(leaves_out(arbiter, form->indkey.values[0]));
 	}
 	rivals = rivals && arbiter != NULL && old == NULL && !left_out;
 	if (rivals)
