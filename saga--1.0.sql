@@ -52,7 +52,7 @@ CREATE TYPE saga.step_result AS (
 );
 
 COMMENT ON TYPE saga.step_result IS
-  'What is known of a step: the answer of saga.step, saga.complete_step and saga.fail_step.';
+  'What is known of a step: the result of saga.step, saga.complete_step and saga.fail_step.';
 COMMENT ON COLUMN saga.step_result.saga_id IS 'The saga.';
 COMMENT ON COLUMN saga.step_result.seq IS 'Start order: larger is later; not dense.';
 COMMENT ON COLUMN saga.step_result.step IS 'The step''s key.';
@@ -62,7 +62,7 @@ COMMENT ON COLUMN saga.step_result.output IS 'The stored output of a completed s
 COMMENT ON COLUMN saga.step_result.error IS 'The error of the last failed attempt.';
 COMMENT ON COLUMN saga.step_result.retry_at IS 'After fail_step: when to try again; null when attempts are exhausted or the error is final.';
 COMMENT ON COLUMN saga.step_result.forward_key IS 'Stable over every attempt of this run: hand it to outside services as their idempotency key.';
-COMMENT ON COLUMN saga.step_result.known IS 'Was the step recorded before this call, by an earlier transaction or earlier in this one? Then whoever recorded it may have done its work already.';
+COMMENT ON COLUMN saga.step_result.known IS 'Was the step recorded before this call, by an earlier transaction or earlier in this one? If so, its work may have been done already.';
 
 -- ---------------------------------------------------------------------------
 -- Ledger tables
@@ -286,7 +286,7 @@ CREATE TABLE saga.ledger_attempt (
   CONSTRAINT ledger_attempt_outcome CHECK (outcome OPERATOR(pg_catalog.=) ANY ('{s,f,i,t,d}'::pg_catalog."char"[]))
 ) USING heap;
 
-COMMENT ON TABLE saga.ledger_attempt IS 'Attempts that the step rows cannot tell: every one of a compensation, and the forward ones that failed. Read saga.attempts instead.';
+COMMENT ON TABLE saga.ledger_attempt IS 'Attempts that the step rows do not record: every one of a compensation, and the forward ones that failed. Read saga.attempts instead.';
 COMMENT ON COLUMN saga.ledger_attempt.saga IS 'The saga.';
 COMMENT ON COLUMN saga.ledger_attempt.seq IS 'The step.';
 COMMENT ON COLUMN saga.ledger_attempt.started_at IS 'Start of the attempt.';
@@ -315,7 +315,7 @@ CREATE INDEX ledger_event_saga_at ON saga.ledger_event (saga, at);
 -- logical subscriber would keep the events of a saga that is purged.
 ALTER TABLE saga.ledger_event REPLICA IDENTITY FULL;
 
-COMMENT ON TABLE saga.ledger_event IS 'What happened to a saga and its own rows cannot tell. Read saga.events instead.';
+COMMENT ON TABLE saga.ledger_event IS 'What happened to a saga and is not recorded in its own rows. Read saga.events instead.';
 COMMENT ON COLUMN saga.ledger_event.saga IS 'The saga; the UUID of zeros: none, as of a purge.';
 COMMENT ON COLUMN saga.ledger_event.at IS 'When.';
 COMMENT ON COLUMN saga.ledger_event.seq IS 'The step, if it is about one.';
@@ -424,7 +424,7 @@ CREATE FUNCTION saga.step(
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.step(uuid, text, text, text, jsonb, text, boolean, text, jsonb, boolean, text, text, saga.retry_policy, saga.retry_policy) IS
-  'Records that a step starts, before its effect, and what undoes it; of a step already known, answers what is known. What undoes it stays as recorded: another one raises a NOTICE (saga.amend changes it). Commit it before an effect outside the database. SG001, SG002; SG003: a known key with other args; SG005: the undo has begun; SG009.';
+  'Records that a step starts, before its effect, and what undoes it; for a step already recorded, returns what is known. What undoes it stays as recorded: a different value raises a NOTICE (saga.amend changes it). Commit it before an effect outside the database. SG001, SG002; SG003: a known key with other args; SG005: the undo has begun; SG009.';
 
 CREATE FUNCTION saga.complete_step(
   saga_id uuid, step text, output jsonb DEFAULT NULL,
@@ -443,7 +443,7 @@ CREATE FUNCTION saga.fail_step(
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.fail_step(uuid, text, text, boolean, text) IS
-  'Records a failed attempt of a step and answers when to try again (retry_at, null: no more). Undoes nothing: that is saga.fail. SG001, SG002, SG004.';
+  'Records a failed attempt of a step and returns when to try again (retry_at, null: no more). Undoes nothing: that is saga.fail. SG001, SG002, SG004.';
 
 CREATE FUNCTION saga.complete(
   saga_id uuid, result jsonb DEFAULT NULL, ignore_failed boolean DEFAULT false)
@@ -452,7 +452,7 @@ CREATE FUNCTION saga.complete(
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.complete(uuid, jsonb, boolean) IS
-  'Completes a saga and answers its state. SG002: a step is started, or failed with a compensation, or the saga is not running. SG001.';
+  'Completes a saga and returns its state. SG002: a step is started, or failed with a compensation, or the saga is not running. SG001.';
 
 CREATE FUNCTION saga.fail(
   saga_id uuid, reason text DEFAULT NULL, details jsonb DEFAULT NULL)
@@ -461,7 +461,7 @@ CREATE FUNCTION saga.fail(
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.fail(uuid, text, jsonb) IS
-  'Fails a saga for good: what its steps did will be undone, last started first. Answers its state. Waits for steps in open transactions at most the lock_timeout. SG001, SG002.';
+  'Fails a saga for good: what its steps did will be undone, last started first. Returns its state. Waits for steps in open transactions at most the lock_timeout. SG001, SG002.';
 
 CREATE FUNCTION saga.cancel(saga_id uuid, reason text DEFAULT NULL)
   RETURNS text
@@ -477,7 +477,7 @@ CREATE FUNCTION saga.rollback_to(
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.rollback_to(uuid, text, text) IS
-  'Undoes every step that started after that step (null: all), newest first; then the saga is running again, and the keys of what was undone may be started afresh. Answers its state. After Garcia-Molina and Salem (1987), backward/forward recovery from a savepoint. SG001; SG002: no savepoint, a pivot behind it, or the saga is failing for good; SG004.';
+  'Undoes every step that started after that step (null: all), newest first; then the saga is running again, and the keys of what was undone may be started afresh. Returns its state. After Garcia-Molina and Salem (1987), backward/forward recovery from a savepoint. SG001; SG002: no savepoint, a pivot after it, or the saga is failing for good; SG004.';
 
 CREATE FUNCTION saga.plan(saga_id uuid)
   RETURNS TABLE ("position" integer, seq bigint, step text, action text, detail text)
@@ -494,7 +494,7 @@ CREATE FUNCTION saga.wait(
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.wait(uuid, interval, text) IS
-  'Waits until the saga is completed, compensated, abandoned, in need of review, or in the state named, and answers its state; at the timeout, whatever it is then. SG001, SG008.';
+  'Waits until the saga is completed, compensated, abandoned, in need of review, or in the state named, and returns its state; at the timeout, returns the current state. SG001, SG008.';
 
 CREATE FUNCTION saga.retry_policy(
   max_attempts integer DEFAULT NULL, delay interval DEFAULT NULL,
@@ -543,7 +543,7 @@ CREATE FUNCTION saga.extend_claim(
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.extend_claim(text, integer, interval) IS
-  'Extends a claim to so long from now, within the timeout of the policy, and answers its new end. SG002: that attempt is over. SG001, SG004.';
+  'Extends a claim to the given time from now, within the timeout of the policy, and returns its new end. SG002: that attempt is over. SG001, SG004.';
 
 CREATE FUNCTION saga.complete_compensation(
   compensation_key text, output jsonb DEFAULT NULL) RETURNS text
@@ -551,7 +551,7 @@ CREATE FUNCTION saga.complete_compensation(
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.complete_compensation(text, jsonb) IS
-  'Acknowledges that a compensation was done, whoever did it and however late; answers the compensation''s status. SG002: it was never dispatched. SG001, SG004.';
+  'Acknowledges that a compensation was done, no matter by which listener and how late; returns the compensation''s status. SG002: it was never dispatched. SG001, SG004.';
 
 CREATE FUNCTION saga.fail_compensation(
   compensation_key text, attempt integer, error text,
@@ -561,7 +561,7 @@ CREATE FUNCTION saga.fail_compensation(
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.fail_compensation(text, integer, text, boolean, interval) IS
-  'Reports that an attempt failed. Answers pending: it will be tried again; failed: it is given up; stale: that attempt is over, and nothing changes. SG001, SG002, SG004.';
+  'Reports that an attempt failed. Returns pending: it will be tried again; failed: it is given up; stale: that attempt is over, and nothing changes. SG001, SG002, SG004.';
 
 -- ---------------------------------------------------------------------------
 -- Functions of people who decide
@@ -573,7 +573,7 @@ CREATE FUNCTION saga.resolve(
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.resolve(uuid, text, text, text) IS
-  'Settles a step that waits for a decision: retry (run its compensation, with all its attempts again), done (it was undone by hand) or skip (there is nothing to undo). The undo goes on at once. Answers the saga''s state. SG001; SG002: it waits for no decision, and who took it; SG004.';
+  'Settles a step that waits for a decision: retry (run its compensation, with all its attempts again), done (it was undone by hand) or skip (there is nothing to undo). The undo goes on at once. Returns the saga''s state. SG001; SG002: it waits for no decision, and who took it; SG004.';
 
 CREATE FUNCTION saga.abandon(saga_id uuid, note text) RETURNS text
   AS 'MODULE_PATHNAME', 'saga_sql_abandon'
@@ -587,21 +587,21 @@ CREATE FUNCTION saga.reopen(saga_id uuid, note text) RETURNS text
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.reopen(uuid, text) IS
-  'Lets a saga that failed after its pivot go forward again, without a deadline. SG001; SG002: it is not such a one.';
+  'Lets a saga that failed after its pivot go forward again, without a deadline. SG001; SG002: the saga did not fail after its pivot.';
 
 CREATE FUNCTION saga.pause(saga_id uuid, note text) RETURNS text
   AS 'MODULE_PATHNAME', 'saga_sql_pause'
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.pause(uuid, text) IS
-  'Nothing of the saga is undone until saga.resume; an attempt under way ends, and a deadline that passes waits. Answers its state. SG001; SG002: it is finished.';
+  'Nothing of the saga is undone until saga.resume; an attempt under way ends, and a deadline that passes waits. Returns its state. SG001; SG002: it is finished.';
 
 CREATE FUNCTION saga.resume(saga_id uuid, note text DEFAULT NULL) RETURNS text
   AS 'MODULE_PATHNAME', 'saga_sql_resume'
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.resume(uuid, text) IS
-  'Lets a paused saga go on. Answers its state. SG001; SG002: it is finished.';
+  'Lets a paused saga go on. Returns its state. SG001; SG002: it is finished.';
 
 CREATE FUNCTION saga.set_timeout(
   saga_id uuid, timeout interval, note text DEFAULT NULL) RETURNS timestamptz
@@ -609,7 +609,7 @@ CREATE FUNCTION saga.set_timeout(
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.set_timeout(uuid, interval, text) IS
-  'Moves the deadline of a saga that has not failed to so long from now, or clears it (0). Returns the deadline. SG001; SG002: it has failed, or is finished.';
+  'Moves the deadline of a saga that has not failed to the given time from now, or clears it (0). Returns the deadline. SG001; SG002: it has failed, or is finished.';
 
 CREATE FUNCTION saga.amend(
   saga_id uuid, step text, note text, compensation text DEFAULT NULL,
@@ -634,7 +634,7 @@ CREATE FUNCTION saga.purge(
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.purge(interval, integer) IS
-  'Deletes the caller''s finished sagas that ended longer ago, the oldest first, and answers how many, as an event tells; those of all owners for superusers and the owner of the database.';
+  'Deletes the caller''s sagas that finished more than older_than ago, oldest first. Returns how many; an event records it. Deletes those of all owners for superusers and the owner of the database.';
 
 -- ---------------------------------------------------------------------------
 -- Functions of the DBA
@@ -652,7 +652,7 @@ CREATE FUNCTION saga.reassign(from_role oid, to_role regrole) RETURNS bigint
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.reassign(oid, regrole) IS
-  'Gives the sagas of a role, known by its OID though it may be gone or renamed, to another, and lets their compensations run as that one. Answers how many sagas. For superusers, and the owner of the database if a member of the new role; SG010 for others.';
+  'Gives the sagas of a role, known by its OID though it may be gone or renamed, to another, and lets their compensations run as that one. Returns how many sagas. For superusers, and the owner of the database if a member of the new role; SG010 for others.';
 
 -- ---------------------------------------------------------------------------
 -- A function for those who read
@@ -1086,7 +1086,7 @@ CREATE VIEW saga.attempts AS
       FROM saga.ledger_attempt h
       WHERE h.saga OPERATOR(pg_catalog.=) o.id
       UNION ALL
-      -- The last forward attempt is told by the step's own row, unless it failed.
+      -- The last forward attempt is recorded in the step's own row, unless it failed.
       SELECT
         t.seq, 'forward', t.attempts,
         CASE
@@ -1167,7 +1167,7 @@ CREATE VIEW saga.events AS
       WHERE h.saga OPERATOR(pg_catalog.=) o.id
       UNION ALL
       -- Nobody acknowledges what succeeds by being dispatched.  All else is
-      -- dispatched behind what ended in that moment.
+      -- dispatched after what ended at that moment.
       SELECT CASE WHEN t.acknowledge THEN 8 ELSE 6 END, t.dispatched_at, 'compensation dispatched', t.seq,
         pg_catalog.jsonb_build_object('channel', t.channel)
       FROM saga.ledger_step t
@@ -1203,7 +1203,7 @@ CREATE VIEW saga.events AS
       UNION ALL
       SELECT 10, o.finished_at, saga.internal_state(o.state), NULL, NULL
       WHERE o.finished_at IS NOT NULL
-        -- Of an abandoned one, the person's decision tells.
+        -- For an abandoned one, the event of the decision shows it.
         AND o.state OPERATOR(pg_catalog.<>) 'a'::pg_catalog."char"
     ) e
     CROSS JOIN LATERAL (
@@ -1380,7 +1380,7 @@ CREATE VIEW saga.running WITH (security_barrier) AS
   FROM saga.internal_running() r
   JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) r.saga
   JOIN saga.ledger_step t ON t.saga OPERATOR(pg_catalog.=) r.saga AND t.seq OPERATOR(pg_catalog.=) r.seq
-  -- Committed already, of which shared memory is told a moment later
+  -- Committed already, which shared memory learns a moment later
   WHERE t.comp_status OPERATOR(pg_catalog.<>) 'c'::pg_catalog."char"
   UNION ALL
   SELECT
@@ -1450,7 +1450,7 @@ COMMENT ON COLUMN saga.pending_compensations.compensation_key IS 'The handle by 
 -- ---------------------------------------------------------------------------
 -- Rights
 --
--- USAGE on the schema, which nobody has by default, is the gate.  Behind it
+-- USAGE on the schema, which nobody has by default, is the gate.  Beyond it
 -- everyone may call and read, and ownership decides what they reach.
 -- ---------------------------------------------------------------------------
 
@@ -1458,10 +1458,10 @@ COMMENT ON COLUMN saga.pending_compensations.compensation_key IS 'The handle by 
 GRANT SELECT ON saga.sagas, saga.undoing, saga.steps, saga.attempts, saga.events,
   saga.review_queue, saga.pending_compensations, saga.running, saga.purges TO PUBLIC;
 
--- Whoever could call it could make a copy believe that it is the original.
+-- A role that could call it could make a copy believe that it is the original.
 REVOKE ALL ON FUNCTION saga.internal_settle_home() FROM PUBLIC;
 
--- Whoever could attach it elsewhere could make any table refuse its writers.
+-- A role that could attach it elsewhere could make any table refuse its writers.
 REVOKE ALL ON FUNCTION saga.internal_guard() FROM PUBLIC;
 
 -- ---------------------------------------------------------------------------

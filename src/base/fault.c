@@ -255,7 +255,7 @@ saga_fault_reach(const char *name)
 		SetLatch(MyLatch);
 }
 
-/* Behind each write to the ledger. */
+/* After each write to the ledger. */
 void
 saga_fault_write(void)
 {
@@ -266,7 +266,7 @@ saga_fault_write(void)
 }
 
 /*
- * Where a transaction that wrote to the ledger ends.  (Behind the commit there
+ * Where a transaction that wrote to the ledger ends.  (After the commit there
  * can be no error.)
  */
 static void

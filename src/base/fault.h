@@ -13,7 +13,7 @@
  * spoiled, so that the caller can prove that its verification refuses it.
  *
  * Calls run in their client's transaction.  Their points are those of whatever
- * transaction writes to the ledger: SAGA_FAULT_WRITE() behind its nth write is
+ * transaction writes to the ledger: SAGA_FAULT_WRITE() after its nth write is
  * the point "table.write_n", and fault.c itself reaches
  * "transaction.before_commit" (or before_prepare) and
  * "transaction.after_commit" (after_prepare).
