@@ -31,7 +31,7 @@
 #define HISTORY		200			/* statements remembered for a finding */
 #define FINDINGS	200			/* different ones */
 #define SQLSTATES	96
-#define FUNCTIONS	40
+#define FUNCTIONS	41
 
 /* ------------------------------------------------------------------------
  * text.c: chance, and texts that grow

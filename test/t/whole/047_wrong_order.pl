@@ -21,7 +21,7 @@ while (<$file>)
 cmp_ok(scalar @cases, '>=', 40, 'the table is there');
 
 is(system("$unit/build", "$dir/walk"), 0, 'the deciding rooms need no server')
-  or BAIL_OUT('no program');
+  or die 'no program';
 open my $outcome, '-|', "'$dir/walk' < '$unit/walk.cases'" or die "walk: $!";
 while (<$outcome>)
 {

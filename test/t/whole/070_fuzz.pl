@@ -36,7 +36,7 @@ chomp(my @where = map { `$pg_config --$_` } qw(includedir libdir));
 my $fuzzer = PostgreSQL::Test::Utils::tempdir() . '/fuzzer';
 is(system("cc -O2 -g -std=gnu11 -Wall -Wextra -Wno-missing-field-initializers -Werror "
 		. "-I'$where[0]' -o '$fuzzer' $dir/*.c -L'$where[1]' -lpq -lpthread"), 0,
-	'the fuzzer compiles') or BAIL_OUT('no fuzzer');
+	'the fuzzer compiles') or die 'no fuzzer';
 
 # After a crash, the server is to stay down, for everybody to see.
 my $node = saga_cluster('main', databases => [], conf => slurp_file("$dir/fuzz.conf")
