@@ -56,7 +56,7 @@ saga_ledger_follow_due(SagaRow *row, bool failed)
 		saga_keys_uuid(&keys[2], Due_saga, &row->id);
 		if (saga_table_find(heap, index, keys, 3, ForwardScanDirection,
 							&version) == SAGA_FOUND)
-			saga_table_delete(heap, version.tuple, version.own);
+			saga_table_delete(heap, &version);
 		index_close(index, NoLock);
 	}
 	if (row->due != 0)
@@ -104,7 +104,7 @@ saga_ledger_follow_held(SagaRow *row)
 		saga_keys_uuid(&key, Held_saga, &row->id);
 		if (saga_table_find(heap, index, &key, 1, ForwardScanDirection,
 							&version) == SAGA_FOUND)
-			saga_table_delete(heap, version.tuple, version.own);
+			saga_table_delete(heap, &version);
 		index_close(index, NoLock);
 	}
 	table_close(heap, NoLock);

@@ -30,21 +30,21 @@ StaticAssertDecl((SAGA_HINTS_SIZE & (SAGA_HINTS_SIZE - 1)) == 0,
  * place it is not known where it begins; what was noted before still holds.
  */
 void
-saga_hints_note(SagaPlaces *places, uint64 hash, HeapTuple tuple)
+saga_hints_note(SagaHints *hints, uint64 hash, HeapTuple tuple)
 {
 	int			i = hash & (SAGA_HINTS_SIZE - 1);
 
 	if (HeapTupleIsHeapOnly(tuple))
 		return;
-	places->entry[i].hash = hash;
-	places->entry[i].root = tuple->t_self;
+	hints->entry[i].hash = hash;
+	hints->entry[i].root = tuple->t_self;
 }
 
 bool
-saga_hints_get(const SagaPlaces *places, uint64 hash, ItemPointer root)
+saga_hints_get(const SagaHints *hints, uint64 hash, ItemPointer root)
 {
 	int			i = hash & (SAGA_HINTS_SIZE - 1);
 
-	*root = places->entry[i].root;
-	return places->entry[i].hash == hash && ItemPointerIsValid(root);
+	*root = hints->entry[i].root;
+	return hints->entry[i].hash == hash && ItemPointerIsValid(root);
 }

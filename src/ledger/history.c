@@ -92,9 +92,8 @@ saga_ledger_delete_events_of_none(TimestampTz before, const char *actor)
 		if (actor != NULL &&
 			strcmp(actor, TextDatumGetCString(values[Event_actor - 1])) != 0)
 			continue;
-		if (saga_table_lock(heap, found[i].tuple, found[i].own,
-							SAGA_NOWAIT) == SAGA_WRITTEN)
-			saga_table_delete(heap, found[i].tuple, found[i].own);
+		if (saga_table_lock(heap, &found[i], SAGA_NOWAIT) == SAGA_WRITTEN)
+			saga_table_delete(heap, &found[i]);
 	}
 	index_close(index, NoLock);
 	table_close(heap, NoLock);
@@ -209,16 +208,13 @@ forget_column(Oid relid, Oid index_relid, const pg_uuid_t *id, int natts,
 	count = saga_table_find_all(heap, index, &key, 1, false, &found);
 	for (int i = 0; i < count; i++)
 	{
-		HeapTuple	stored;
-
 		heap_deform_tuple(found[i].tuple, RelationGetDescr(heap), values,
 						  nulls);
 		if (nulls[att - 1] || !chosen(values))
 			continue;
 		nulls[att - 1] = true;
-		if (saga_table_update(heap, found[i].tuple, found[i].own, values,
-							  nulls, InvalidOid, NULL, SAGA_WAIT,
-							  &stored) != SAGA_WRITTEN)
+		if (saga_table_update(heap, &found[i], values, nulls, InvalidOid,
+							  NULL, SAGA_WAIT) != SAGA_WRITTEN)
 			elog(ERROR, "a row of the history changed without its saga");
 	}
 	index_close(index, NoLock);

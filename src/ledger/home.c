@@ -296,10 +296,11 @@ try_write_home(Relation heap, bool copied)
 {
 	Datum		values[Home_natts];
 	bool		nulls[Home_natts] = {false};
-	HeapTuple	old = read_home(heap, values, nulls);
-	HeapTuple	stored;
 
-	if (!copied || old == NULL)
+	/* It may have been written by this very command. */
+	SagaTuple	old = {.tuple = read_home(heap, values, nulls),.own = true};
+
+	if (!copied || old.tuple == NULL)
 	{
 		values[Home_one - 1] = BoolGetDatum(true);
 		values[Home_system_identifier - 1] =
@@ -308,9 +309,9 @@ try_write_home(Relation heap, bool copied)
 		values[Home_restore - 1] = Int64GetDatum(read_restore());
 	}
 	values[Home_copied - 1] = BoolGetDatum(copied);
-	if (old != NULL)
-		return saga_table_update(heap, old, true, values, nulls, InvalidOid, NULL,
-								 SAGA_WAIT, &stored) == SAGA_WRITTEN;
+	if (old.tuple != NULL)
+		return saga_table_update(heap, &old, values, nulls, InvalidOid, NULL,
+								 SAGA_WAIT) == SAGA_WRITTEN;
 	saga_table_insert(heap, values, nulls, InvalidOid, NULL, NULL);
 	return true;
 }

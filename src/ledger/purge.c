@@ -79,7 +79,7 @@ delete_rows(Oid relid, Oid index_relid, const pg_uuid_t *id)
 	saga_keys_uuid(&key, 1, id);
 	count = saga_table_find_all(heap, index, &key, 1, false, &found);
 	for (int i = 0; i < count; i++)
-		saga_table_delete(heap, found[i].tuple, found[i].own);
+		saga_table_delete(heap, &found[i]);
 	index_close(index, NoLock);
 	table_close(heap, NoLock);
 }
@@ -95,11 +95,10 @@ delete_saga(SagaRow *row, SagaPatience patience)
 	SagaWritten written;
 
 	Assert(row->due == 0);
-	written = saga_table_lock(heap, row->version.tuple, row->version.own,
-							  patience);
+	written = saga_table_lock(heap, &row->version, patience);
 	if (written == SAGA_WRITTEN)
 	{
-		saga_table_delete(heap, row->version.tuple, row->version.own);
+		saga_table_delete(heap, &row->version);
 		delete_rows(saga_oids_get()->step, saga_oids_get()->step_pkey,
 					&row->id);
 		delete_rows(saga_oids_get()->attempt, saga_oids_get()->attempt_pkey,

@@ -55,7 +55,7 @@ saga_ledger_follow_queue(const SagaRow *saga, SagaStep *step)
 		saga_keys_uuid(&keys[3], Queue_saga, &step->saga);
 		if (saga_table_find(heap, index, keys, 4, ForwardScanDirection,
 							&version) == SAGA_FOUND)
-			saga_table_delete(heap, version.tuple, version.own);
+			saga_table_delete(heap, &version);
 		saga_queue_front_taken(step->stored_queued);
 		index_close(index, NoLock);
 	}

@@ -99,16 +99,16 @@ saga_ledger_unlock(const pg_uuid_t *id, LOCKMODE mode)
  * ------------------------------------------------------------------------ */
 
 /* Where this process saw sagas. */
-static SagaPlaces saga_hints;
+static SagaHints seen_sagas;
 
 /* Is the saga where it was seen before? */
 static bool
-saga_in_place(Relation heap, const pg_uuid_t *id, SagaRow *row)
+saga_where_seen(Relation heap, const pg_uuid_t *id, SagaRow *row)
 {
 	ItemPointerData root;
 	SagaTuple	version;
 
-	if (!saga_hints_get(&saga_hints, saga_hints_of_id(id), &root) ||
+	if (!saga_hints_get(&seen_sagas, saga_hints_of_id(id), &root) ||
 		!saga_table_find_at(heap, &root, &version))
 		return false;
 	saga_rows_unpack_saga(RelationGetDescr(heap), &version, row);
@@ -129,7 +129,7 @@ saga_ledger_get_saga(const pg_uuid_t *id, SagaRow *row)
 	SagaFound	found;
 
 	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
-	if (saga_in_place(heap, id, row))
+	if (saga_where_seen(heap, id, row))
 	{
 		table_close(heap, NoLock);
 		return SAGA_FOUND;
@@ -140,7 +140,7 @@ saga_ledger_get_saga(const pg_uuid_t *id, SagaRow *row)
 	if (found == SAGA_FOUND)
 	{
 		saga_rows_unpack_saga(RelationGetDescr(heap), &version, row);
-		saga_hints_note(&saga_hints, saga_hints_of_id(id), version.tuple);
+		saga_hints_note(&seen_sagas, saga_hints_of_id(id), version.tuple);
 	}
 	index_close(index, NoLock);
 	table_close(heap, NoLock);
@@ -273,13 +273,11 @@ saga_ledger_insert_saga(SagaRow *row)
 	by_subject.index = saga_oids_get()->saga_by_subject;
 	by_subject.column = Saga_subject;
 	inserted = saga_table_insert(heap, values, nulls, saga_oids_get()->saga_by_key,
-								 &by_subject, &row->version.tuple);
-	row->version.own = true;
-	row->version.writer = InvalidTransactionId;
+								 &by_subject, &row->version);
 	row->stored_state = row->state;
 	if (inserted)
 	{
-		saga_hints_note(&saga_hints, saga_hints_of_id(&row->id), row->version.tuple);
+		saga_hints_note(&seen_sagas, saga_hints_of_id(&row->id), row->version.tuple);
 		saga_ledger_follow_due(row, false);
 		saga_tally_add(row->owner, 1);
 	}
@@ -301,18 +299,15 @@ saga_ledger_update_saga(SagaRow *row, SagaPatience patience)
 	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
 	by_subject.index = saga_oids_get()->saga_by_subject;
 	by_subject.column = Saga_subject;
-	written = saga_table_update(heap, row->version.tuple, row->version.own,
-								values, nulls, saga_oids_get()->saga_by_key,
-								&by_subject, patience,
-								&row->version.tuple);
+	written = saga_table_update(heap, &row->version, values, nulls,
+								saga_oids_get()->saga_by_key, &by_subject,
+								patience);
 	if (written == SAGA_WRITTEN)
 	{
 		bool		failed = row->stored_state == SAGA_RUNNING &&
 			row->state == SAGA_COMPENSATING;
 
-		row->version.own = true;
-		row->version.writer = InvalidTransactionId;
-		saga_hints_note(&saga_hints, saga_hints_of_id(&row->id), row->version.tuple);
+		saga_hints_note(&seen_sagas, saga_hints_of_id(&row->id), row->version.tuple);
 		if (row->state != row->stored_state)
 		{
 			int			was_over = saga_state_is_final(row->stored_state);

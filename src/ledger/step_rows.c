@@ -22,7 +22,7 @@
 #include "utils/snapmgr.h"
 
 /* Where this process saw steps. */
-static SagaPlaces step_places;
+static SagaHints seen_steps;
 
 static uint64
 step_bits(const pg_uuid_t *id, const text *key)
@@ -37,13 +37,13 @@ step_bits(const pg_uuid_t *id, const text *key)
  * it?  One that was not rolled back is the newest.
  */
 static bool
-step_in_place(Relation heap, const pg_uuid_t *id, const text *key,
-			  SagaStep *step)
+step_where_seen(Relation heap, const pg_uuid_t *id, const text *key,
+				SagaStep *step)
 {
 	ItemPointerData root;
 	SagaTuple	version;
 
-	if (!saga_hints_get(&step_places, step_bits(id, key), &root) ||
+	if (!saga_hints_get(&seen_steps, step_bits(id, key), &root) ||
 		!saga_table_find_at(heap, &root, &version) ||
 		TransactionIdIsValid(version.writer))
 		return false;
@@ -67,7 +67,7 @@ saga_ledger_get_step(const pg_uuid_t *id, text *key, bool sure, SagaStep *step)
 	SagaFound	found;
 
 	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
-	if (step_in_place(heap, id, key, step))
+	if (step_where_seen(heap, id, key, step))
 	{
 		table_close(heap, NoLock);
 		return SAGA_FOUND;
@@ -88,7 +88,7 @@ saga_ledger_get_step(const pg_uuid_t *id, text *key, bool sure, SagaStep *step)
 	if (found == SAGA_FOUND)
 	{
 		saga_rows_unpack_step(RelationGetDescr(heap), &version, step);
-		saga_hints_note(&step_places, step_bits(id, key), version.tuple);
+		saga_hints_note(&seen_steps, step_bits(id, key), version.tuple);
 	}
 	index_close(index, NoLock);
 	table_close(heap, NoLock);
@@ -203,12 +203,10 @@ saga_ledger_insert_step(SagaStep *step)
 	saga_rows_pack_step(step, values, nulls);
 	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
 	inserted = saga_table_insert(heap, values, nulls, saga_oids_get()->step_pkey,
-								 NULL, &step->version.tuple);
-	step->version.own = true;
-	step->version.writer = InvalidTransactionId;
+								 NULL, &step->version);
 	step->stored_comp_status = step->comp_status;
 	if (inserted)
-		saga_hints_note(&step_places, step_bits(&step->saga, step->key),
+		saga_hints_note(&seen_steps, step_bits(&step->saga, step->key),
 						step->version.tuple);
 	table_close(heap, NoLock);
 	return inserted;
@@ -283,15 +281,12 @@ saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
 
 	saga_rows_pack_step(step, values, nulls);
 	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
-	written = saga_table_update(heap, step->version.tuple, step->version.own,
-								values, nulls, saga_oids_get()->step_pkey,
-								NULL, patience, &step->version.tuple);
+	written = saga_table_update(heap, &step->version, values, nulls,
+								saga_oids_get()->step_pkey, NULL, patience);
 	if (written == SAGA_WRITTEN)
 	{
-		step->version.own = true;
-		step->version.writer = InvalidTransactionId;
 		step->stored_comp_status = step->comp_status;
-		saga_hints_note(&step_places, step_bits(&step->saga, step->key),
+		saga_hints_note(&seen_steps, step_bits(&step->saga, step->key),
 						step->version.tuple);
 		if (others)
 			note_others_attempt(step);

@@ -70,11 +70,28 @@ fill_found(SagaTuple *found, HeapTuple tuple, TransactionId writer)
 	found->writer = writer;
 }
 
+/* A version that the current transaction has just written. */
+static void
+fill_own(SagaTuple *version, HeapTuple tuple)
+{
+	version->tuple = tuple;
+	version->own = true;
+	version->writer = InvalidTransactionId;
+}
+
 /*
  * A registered snapshot of what is committed now, and of all that this
- * transaction did.  Like a dirty one, it takes what this very command has
- * written and deleted for done: several calls in one statement must see what
- * became of each other, and two looks at a row must agree.
+ * transaction did.  Like a dirty snapshot, it sees what the current command
+ * has written and deleted: several calls in one statement must see each
+ * other's effects, and two reads of a row must agree.
+ *
+ * So its command id is set by hand.  The server offers two ways to see the
+ * effects of a command, and neither fits a function that a query calls:
+ * CommandCounterIncrement() would use up a command id for each read, and let
+ * the volatile functions of the caller's query see what they must not see yet;
+ * UpdateActiveSnapshotCommandId() changes the active snapshot, which is the
+ * query's own.  The snapshot changed here is nobody else's: RegisterSnapshot()
+ * has copied it from the one that GetLatestSnapshot() keeps.
  */
 Snapshot
 saga_table_snapshot(void)
@@ -691,33 +708,28 @@ insert_into_indexes(Relation heap, HeapTuple tuple, Datum *values, bool *nulls,
 }
 
 /*
- * Clears old versions off a page to which new rows go, and which has no room
- * for this one.
+ * Prunes a page to which new rows go, and which has no room for this one.
  *
- * The server clears a page that somebody reads when less is free on it than
- * the fillfactor keeps for updates; and it turns from a page when less would be
- * free behind the new row.  Pages that fill up to between the two, nearly half
- * of them, would be left as they are, half full of what completing their steps
- * has replaced.  So here the server is told of a fillfactor that lets it clear
- * the page before it turns from it.  As ever it does so without waiting for
- * anybody.
+ * The server prunes a page on access once its free space drops below the
+ * fillfactor reserve, and stops inserting into it once a new row would leave
+ * less than that reserve.  A page that fills up to a point between the two,
+ * as nearly half of them do, is never pruned, and stays half full of what
+ * completing their steps has replaced.  So the page is marked full, as an
+ * update that finds no room does: with that hint, the server prunes a page
+ * whatever is free on it.  As always, it does so without waiting for anybody.
  */
 static void
-clear_page(Relation heap, Buffer buffer, Size needed)
+prune_page(Relation heap, Buffer buffer)
 {
-	StdRdOptions *options = (StdRdOptions *) heap->rd_options;
-	int			fillfactor = options->fillfactor;
+	Page		page = BufferGetPage(buffer);
 
-	PG_TRY();
-	{
-		options->fillfactor = 99 - (int) (needed * 100 / BLCKSZ);
-		saga_compat_heap_page_prune_opt(heap, buffer);
-	}
-	PG_FINALLY();
-	{
-		options->fillfactor = fillfactor;
-	}
-	PG_END_TRY();
+	if (!TransactionIdIsValid(((PageHeader) page)->pd_prune_xid) ||
+		!ConditionalLockBuffer(buffer))
+		return;
+	PageSetFull(page);
+	MarkBufferDirtyHint(buffer, true);
+	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+	saga_compat_heap_page_prune_opt(heap, buffer);
 }
 
 /*
@@ -749,7 +761,7 @@ choose_page(Relation heap, HeapTuple tuple)
 			RelationGetTargetPageFreeSpace(heap, HEAP_DEFAULT_FILLFACTOR);
 
 		if (PageGetHeapFreeSpace(page) < needed)
-			clear_page(heap, buffer, needed);
+			prune_page(heap, buffer);
 		room = PageGetHeapFreeSpace(page) >= needed;
 		ReleaseBuffer(buffer);
 		if (room)
@@ -763,8 +775,8 @@ choose_page(Relation heap, HeapTuple tuple)
 }
 
 /*
- * Inserts a row; returns it as stored, in the caller's context.  "sparse" may
- * be NULL.
+ * Inserts a row; returns it as stored, in the caller's context.  "sparse" and
+ * "stored" may be NULL.
  *
  * Returns false, and leaves nothing behind that anybody could see, if the
  * arbiter (a unique index, or InvalidOid for none) may already hold its key:
@@ -772,9 +784,10 @@ choose_page(Relation heap, HeapTuple tuple)
  */
 bool
 saga_table_insert(Relation heap, Datum *values, bool *nulls, Oid arbiter,
-				  const SagaSparseIndex *sparse, HeapTuple *stored)
+				  const SagaSparseIndex *sparse, SagaTuple *stored)
 {
 	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(heap), values, nulls);
+	SagaTuple	lost;
 
 	check_followers(heap);
 #ifdef USE_ASSERT_CHECKING
@@ -786,26 +799,27 @@ saga_table_insert(Relation heap, Datum *values, bool *nulls, Oid arbiter,
 							false))
 	{
 		if (stored != NULL)
-			*stored = tuple;
+			fill_own(stored, tuple);
 		SAGA_FAULT_WRITE();
 		return true;
 	}
 
-	saga_table_delete(heap, tuple, true);
+	fill_own(&lost, tuple);
+	saga_table_delete(heap, &lost);
 	return false;
 }
 
 /*
- * Replaces a version found before by new values; returns the new version in
- * "stored".
+ * Replaces a version found before by new values.  If that succeeds, "version"
+ * is the new one; the old one is not freed.
  *
  * An own version may have been written by the very command that is running,
  * which the server would not let us touch again without a new command number.
  */
 SagaWritten
-saga_table_update(Relation heap, HeapTuple old, bool own, Datum *values,
+saga_table_update(Relation heap, SagaTuple *version, Datum *values,
 				  bool *nulls, Oid arbiter, const SagaSparseIndex *sparse,
-				  SagaPatience patience, HeapTuple *stored)
+				  SagaPatience patience)
 {
 	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(heap), values, nulls);
 	TM_FailureData failure;
@@ -817,9 +831,9 @@ saga_table_update(Relation heap, HeapTuple old, bool own, Datum *values,
 #ifdef USE_ASSERT_CHECKING
 	assert_constraints(heap, tuple);
 #endif
-	if (own)
+	if (version->own)
 		CommandCounterIncrement();
-	result = saga_compat_heap_update(heap, &old->t_self, tuple,
+	result = saga_compat_heap_update(heap, &version->tuple->t_self, tuple,
 									 GetCurrentCommandId(true),
 									 patience == SAGA_WAIT, &failure,
 									 &lockmode, &indexes);
@@ -828,9 +842,9 @@ saga_table_update(Relation heap, HeapTuple old, bool own, Datum *values,
 		case TM_Ok:
 			if (indexes != SAGA_COMPAT_UPDATE_NONE)
 				(void) insert_into_indexes(heap, tuple, values, nulls, arbiter,
-										   sparse, old,
+										   sparse, version->tuple,
 										   indexes == SAGA_COMPAT_UPDATE_SUMMARIZING);
-			*stored = tuple;
+			fill_own(version, tuple);
 			SAGA_FAULT_WRITE();
 			return SAGA_WRITTEN;
 		case TM_Updated:
@@ -851,16 +865,17 @@ saga_table_update(Relation heap, HeapTuple old, bool own, Datum *values,
  * that is going to delete it.
  */
 SagaWritten
-saga_table_lock(Relation heap, HeapTuple old, bool own, SagaPatience patience)
+saga_table_lock(Relation heap, const SagaTuple *version,
+				SagaPatience patience)
 {
 	HeapTupleData tuple;
 	TM_FailureData failure;
 	Buffer		buffer;
 	TM_Result	result;
 
-	if (own)
+	if (version->own)
 		CommandCounterIncrement();
-	tuple.t_self = old->t_self;
+	tuple.t_self = version->tuple->t_self;
 	result = heap_lock_tuple(heap, &tuple, GetCurrentCommandId(true),
 							 LockTupleExclusive, patience == SAGA_WAIT ?
 							 LockWaitBlock : LockWaitSkip,
@@ -880,11 +895,11 @@ saga_table_lock(Relation heap, HeapTuple old, bool own, SagaPatience patience)
 
 /* Deletes a version that nobody else can be writing. */
 void
-saga_table_delete(Relation heap, HeapTuple old, bool own)
+saga_table_delete(Relation heap, const SagaTuple *version)
 {
 	check_followers(heap);
-	if (own)
+	if (version->own)
 		CommandCounterIncrement();
-	simple_heap_delete(heap, &old->t_self);
+	simple_heap_delete(heap, &version->tuple->t_self);
 	SAGA_FAULT_WRITE();
 }

@@ -76,13 +76,13 @@ extern void saga_table_wait(Relation heap, TransactionId writer);
 
 extern bool saga_table_insert(Relation heap, Datum *values, bool *nulls,
 							  Oid arbiter, const SagaSparseIndex *sparse,
-							  HeapTuple *stored);
-extern SagaWritten saga_table_update(Relation heap, HeapTuple old, bool own,
+							  SagaTuple *stored);
+extern SagaWritten saga_table_update(Relation heap, SagaTuple *version,
 									 Datum *values, bool *nulls, Oid arbiter,
 									 const SagaSparseIndex *sparse,
-									 SagaPatience patience, HeapTuple *stored);
-extern SagaWritten saga_table_lock(Relation heap, HeapTuple old, bool own,
+									 SagaPatience patience);
+extern SagaWritten saga_table_lock(Relation heap, const SagaTuple *version,
 								   SagaPatience patience);
-extern void saga_table_delete(Relation heap, HeapTuple old, bool own);
+extern void saga_table_delete(Relation heap, const SagaTuple *version);
 
 #endif							/* SAGA_TABLE_H */
