@@ -7,15 +7,17 @@
  */
 #include "postgres.h"
 
+#include "base/clock.h"
 #include "base/guc.h"
 #include "calls/ddl.h"
 #include "calls/statements.h"
 #include "fmgr.h"
 #include "ledger/home.h"
-#include "ledger/queue_front.h"
 #include "miscadmin.h"
 #include "process/launcher.h"
-#include "shared/evict.h"
+#include "process/quarantine.h"
+#include "shared/commit.h"
+#include "shared/queue_front.h"
 #include "shared/shmem.h"
 #include "shared/tally.h"
 #include "shared/wakeup.h"
@@ -31,10 +33,15 @@ _PG_init(void)
 	if (process_shared_preload_libraries_in_progress && !IsBinaryUpgrade)
 		saga_home_note_restore();
 	saga_shmem_register();
-	saga_wakeup_init();
-	saga_tally_init();
-	saga_queue_front_init();
-	saga_evict_init();
+#ifdef SAGA_TEST
+	saga_shmem_register_part("saga clock", sizeof(pg_atomic_uint64),
+							 saga_clock_shared(), saga_clock_init_shared);
+#endif
+	saga_wakeup_register();
+	saga_tally_register();
+	saga_queue_front_register();
+	saga_quarantine_register();
+	saga_commit_register();
 	saga_statements_init();
 	saga_ddl_init();
 	saga_launcher_register();

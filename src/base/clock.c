@@ -35,9 +35,16 @@
 static pg_atomic_uint64 *clock_offset = NULL;
 
 void
-saga_clock_attach(pg_atomic_uint64 *offset)
+saga_clock_init_shared(void *part)
 {
-	clock_offset = offset;
+	pg_atomic_init_u64((pg_atomic_uint64 *) part, 0);
+}
+
+/* Where shared memory is to be noted */
+void	  **
+saga_clock_shared(void)
+{
+	return (void **) &clock_offset;
 }
 
 void

@@ -20,7 +20,8 @@ extern bool saga_clock_was_set_back(void);
 extern long saga_clock_ms_until(TimestampTz when);
 
 #ifdef SAGA_TEST
-extern void saga_clock_attach(pg_atomic_uint64 *offset);
+extern void saga_clock_init_shared(void *part);
+extern void **saga_clock_shared(void);
 extern void saga_clock_advance(int64 microseconds);
 #endif
 

@@ -54,7 +54,7 @@
 #include "flow/next.h"
 #include "funcapi.h"
 #include "ledger/ledger.h"
-#include "ledger/queue_front.h"
+#include "shared/queue_front.h"
 #include "ledger/table.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"

@@ -21,7 +21,7 @@
 #include "fmgr.h"
 #include "ledger/home.h"
 #include "ledger/ledger.h"
-#include "ledger/queue_front.h"
+#include "shared/queue_front.h"
 #include "miscadmin.h"
 #include "shared/evict.h"
 #include "shared/tally.h"

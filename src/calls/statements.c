@@ -30,7 +30,7 @@
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
-#include "ledger/queue_front.h"
+#include "shared/queue_front.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "shared/evict.h"

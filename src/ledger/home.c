@@ -46,7 +46,7 @@
 #include "executor/spi.h"
 #include "ledger/home.h"
 #include "ledger/oids.h"
-#include "ledger/queue_front.h"
+#include "shared/queue_front.h"
 #include "ledger/table.h"
 #include "miscadmin.h"
 #include "shared/shmem.h"

@@ -21,7 +21,7 @@
 #include "ledger/keys.h"
 #include "ledger/ledger.h"
 #include "ledger/oids.h"
-#include "ledger/queue_front.h"
+#include "shared/queue_front.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"

@@ -19,6 +19,7 @@
 
 #include "base/state.h"
 #include "ledger/table.h"
+#include "shared/queue_front.h"
 
 /*
  * Attributes, as the install script numbers them.
@@ -239,19 +240,6 @@ typedef struct SagaDue
 	TimestampTz due;
 	pg_uuid_t	saga;
 } SagaDue;
-
-/* A row of ledger_queue. */
-typedef struct SagaQueued
-{
-	char		channel[NAMEDATALEN];
-	Oid			owner;
-	TimestampTz since;
-	pg_uuid_t	saga;
-	int64		seq;
-	int			run;			/* of the step ... */
-	text	   *key;			/* ... with this key; in the memory context of
-								 * whoever read the row */
-} SagaQueued;
 
 /* Does a saga wait for a person, who must decide or who paused it? */
 static inline bool

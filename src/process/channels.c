@@ -32,7 +32,7 @@
 #include "flow/notify.h"
 #include "ledger/home.h"
 #include "ledger/ledger.h"
-#include "ledger/queue_front.h"
+#include "shared/queue_front.h"
 #include "lib/pairingheap.h"
 #include "miscadmin.h"
 #include "process/channels.h"

@@ -18,7 +18,7 @@
  *
  * Right and count are given back on every way out of the process (pool.c).
  *
- * Locks: alone_mutex, for a few instructions at a time.
+ * Locks: a mutex, for a few instructions at a time.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,6 +28,21 @@
 #include "base/compat.h"
 #include "process/quarantine.h"
 #include "shared/shmem.h"
+
+/* The part of shared memory that this room owns */
+typedef struct QuarantineShared
+{
+	slock_t		mutex;			/* guards what follows */
+	int			alone;			/* the slot that has the right to run alone,
+								 * or waits for it; -1: none */
+	int			running;		/* slots whose SQL runs */
+	int64		alone_until;	/* from then on, by the steady clock, others
+								 * may begin */
+	ConditionVariable changed;	/* signaled when "alone" or "running" is */
+} QuarantineShared;
+
+/* NULL unless the library was preloaded. */
+static QuarantineShared *shared = NULL;
 
 static int	my_slot = -1;
 static bool in_sql = false;
@@ -45,7 +60,7 @@ saga_quarantine_enter(int slot, int64 window_ms, bool (*must_leave) (void))
 	static uint32 wait_event = 0;
 	bool		entered = false;
 	bool		prepared = false;
-	bool		tell = false;
+	bool		signal = false;
 
 	Assert(!in_sql);
 	my_slot = slot;
@@ -55,29 +70,29 @@ saga_quarantine_enter(int slot, int64 window_ms, bool (*must_leave) (void))
 		bool		others_turn = false;
 		bool		over;
 
-		SpinLockAcquire(&saga_shmem->alone_mutex);
+		SpinLockAcquire(&shared->mutex);
 		if (window_ms > 0 && !wants_alone)
 		{
-			if (saga_shmem->alone == -1)
+			if (shared->alone == -1)
 			{
-				saga_shmem->alone = slot;
-				saga_shmem->alone_until = now + window_ms * SAGA_CLOCK_MS;
+				shared->alone = slot;
+				shared->alone_until = now + window_ms * 1000;
 				wants_alone = true;
 			}
 			else
 				others_turn = true;
 		}
-		over = now >= saga_shmem->alone_until;
-		if (wants_alone ? (saga_shmem->running == 0 || over) :
-			(!others_turn && (saga_shmem->alone == -1 || over)))
+		over = now >= shared->alone_until;
+		if (wants_alone ? (shared->running == 0 || over) :
+			(!others_turn && (shared->alone == -1 || over)))
 		{
-			if (wants_alone && saga_shmem->running == 0)
-				saga_shmem->alone_until = now + window_ms * SAGA_CLOCK_MS;
-			tell = wants_alone;
-			saga_shmem->running++;
+			if (wants_alone && shared->running == 0)
+				shared->alone_until = now + window_ms * 1000;
+			signal = wants_alone;
+			shared->running++;
 			in_sql = entered = true;
 		}
-		SpinLockRelease(&saga_shmem->alone_mutex);
+		SpinLockRelease(&shared->mutex);
 		if (entered || others_turn)
 			break;
 
@@ -85,13 +100,13 @@ saga_quarantine_enter(int slot, int64 window_ms, bool (*must_leave) (void))
 		{
 			if (wait_event == 0)
 				wait_event = saga_compat_wait_event("SagaAlone");
-			ConditionVariablePrepareToSleep(&saga_shmem->alone_cv);
+			ConditionVariablePrepareToSleep(&shared->changed);
 			prepared = true;
 			continue;
 		}
 		if (must_leave())
 			break;
-		(void) ConditionVariableTimedSleep(&saga_shmem->alone_cv, 200,
+		(void) ConditionVariableTimedSleep(&shared->changed, 200,
 										   wait_event);
 	}
 	if (prepared)
@@ -101,8 +116,8 @@ saga_quarantine_enter(int slot, int64 window_ms, bool (*must_leave) (void))
 		saga_quarantine_leave();
 		return false;
 	}
-	if (tell)
-		ConditionVariableBroadcast(&saga_shmem->alone_cv);
+	if (signal)
+		ConditionVariableBroadcast(&shared->changed);
 	return true;
 }
 
@@ -110,19 +125,36 @@ saga_quarantine_enter(int slot, int64 window_ms, bool (*must_leave) (void))
 void
 saga_quarantine_leave(void)
 {
-	bool		tell = false;
+	bool		signal = false;
 
 	if (!in_sql && !wants_alone)
 		return;
-	SpinLockAcquire(&saga_shmem->alone_mutex);
+	SpinLockAcquire(&shared->mutex);
 	if (in_sql)
-		saga_shmem->running--;
-	tell = saga_shmem->alone != -1;
-	if (wants_alone && saga_shmem->alone == my_slot)
-		saga_shmem->alone = -1;
-	SpinLockRelease(&saga_shmem->alone_mutex);
+		shared->running--;
+	signal = shared->alone != -1;
+	if (wants_alone && shared->alone == my_slot)
+		shared->alone = -1;
+	SpinLockRelease(&shared->mutex);
 	in_sql = false;
 	wants_alone = false;
-	if (tell)
-		ConditionVariableBroadcast(&saga_shmem->alone_cv);
+	if (signal)
+		ConditionVariableBroadcast(&shared->changed);
+}
+
+static void
+init_shared(void *part)
+{
+	shared = part;
+	memset(shared, 0, sizeof(QuarantineShared));
+	SpinLockInit(&shared->mutex);
+	shared->alone = -1;
+	ConditionVariableInit(&shared->changed);
+}
+
+void
+saga_quarantine_register(void)
+{
+	saga_shmem_register_part("saga quarantine", sizeof(QuarantineShared),
+							 (void **) &shared, init_shared);
 }

@@ -18,8 +18,8 @@
  * database, and none is connected without being attached (see shmem.c); so
  * once they are gone they stay away.
  *
- * The process that raised it lowers it, whatever happens: in a transaction
- * callback, or as the process exits.  A process that dies without either takes
+ * The process that raised it lowers it, whatever happens: at the end of the
+ * transaction (commit.c), or as the process exits.  A process that dies without either takes
  * shared memory with it.
  *
  *-------------------------------------------------------------------------
@@ -28,7 +28,6 @@
 
 #include <signal.h>
 
-#include "access/xact.h"
 #include "base/compat.h"
 #include "base/errors.h"
 #include "miscadmin.h"
@@ -62,8 +61,8 @@ static bool held_for_extension = false;
  * against them; if the extension may have come or gone, what was known of it
  * is old.
  */
-static void
-release(void)
+void
+saga_evict_release(void)
 {
 	SagaDatabaseSlot *slot = held;
 
@@ -88,18 +87,9 @@ release(void)
 }
 
 static void
-release_at_exit(int code, Datum arg)
+evict_release_at_exit(int code, Datum arg)
 {
-	release();
-}
-
-static void
-evict_at_transaction_end(XactEvent event, void *arg)
-{
-	if (held != NULL &&
-		(event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
-		 event == XACT_EVENT_PREPARE))
-		release();
+	saga_evict_release();
 }
 
 /*
@@ -218,7 +208,7 @@ saga_evict_from(Oid database, bool for_extension)
 		return;
 	if (!registered)
 	{
-		before_shmem_exit(release_at_exit, (Datum) 0);
+		before_shmem_exit(evict_release_at_exit, (Datum) 0);
 		registered = true;
 	}
 
@@ -248,11 +238,4 @@ saga_evict_here(void)
 {
 	if (saga_shmem != NULL)
 		saga_evict_from(MyDatabaseId, false);
-}
-
-void
-saga_evict_init(void)
-{
-	if (process_shared_preload_libraries_in_progress)
-		RegisterXactCallback(evict_at_transaction_end, NULL);
 }

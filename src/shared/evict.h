@@ -8,7 +8,7 @@
 #ifndef SAGA_EVICT_H
 #define SAGA_EVICT_H
 
-extern void saga_evict_init(void);
+extern void saga_evict_release(void);
 extern void saga_evict_from(Oid database, bool for_extension);
 extern void saga_evict_here(void);
 

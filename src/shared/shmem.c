@@ -56,13 +56,33 @@ static SagaDatabaseSlot *my_database_slot = NULL;
 /* Of a worker: the slot it is attached to. */
 static SagaDatabaseSlot *attached_slot = NULL;
 
+/* The parts of shared memory, as their rooms asked for them. */
+typedef struct Part
+{
+	const char *name;
+	Size		size;
+	void	  **where;
+	void		(*init) (void *part);
+} Part;
+
+#define MAX_PARTS	8
+static Part parts[MAX_PARTS];
+static int	part_count = 0;
+
 static void
 shmem_request(void)
 {
 	if (prev_request_hook)
 		prev_request_hook();
-	RequestAddinShmemSpace(MAXALIGN(sizeof(SagaShmem)));
-	RequestNamedLWLockTranche(SAGA_TRANCHE, 3);
+	for (int i = 0; i < part_count; i++)
+		RequestAddinShmemSpace(MAXALIGN(parts[i].size));
+	RequestNamedLWLockTranche(SAGA_TRANCHE, SAGA_LOCKS);
+}
+
+LWLock *
+saga_shmem_lock(SagaLock lock)
+{
+	return &(GetNamedLWLockTranche(SAGA_TRANCHE))[lock].lock;
 }
 
 /* Caller holds "lock", or nobody else can see the slot yet. */
@@ -90,14 +110,13 @@ clear_database_slot(SagaDatabaseSlot *slot)
 }
 
 static void
-initialize(SagaShmem *shmem)
+init_slots(void *part)
 {
+	SagaShmem  *shmem = part;
 	int			i;
 
 	memset(shmem, 0, sizeof(SagaShmem));
-	shmem->lock = &(GetNamedLWLockTranche(SAGA_TRANCHE))[0].lock;
-	shmem->tally_lock = &(GetNamedLWLockTranche(SAGA_TRANCHE))[1].lock;
-	shmem->front_lock = &(GetNamedLWLockTranche(SAGA_TRANCHE))[2].lock;
+	shmem->lock = saga_shmem_lock(SAGA_LOCK_SLOTS);
 
 	/* Zero stands for "no life" in files. */
 	while (shmem->life == 0)
@@ -107,15 +126,6 @@ initialize(SagaShmem *shmem)
 					(errcode(ERRCODE_INTERNAL_ERROR),
 					 errmsg("could not generate a random number")));
 	}
-
-#ifdef SAGA_TEST
-	pg_atomic_init_u64(&shmem->clock_offset, 0);
-#endif
-	SpinLockInit(&shmem->alone_mutex);
-	shmem->alone = -1;
-	ConditionVariableInit(&shmem->alone_cv);
-	for (i = 0; i < SAGA_WAIT_PARTITIONS; i++)
-		ConditionVariableInit(&shmem->state_changed[i]);
 
 	for (i = 0; i < SAGA_MAX_DATABASES; i++)
 	{
@@ -134,31 +144,39 @@ initialize(SagaShmem *shmem)
 	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
 		SpinLockInit(&shmem->executors[i].mutex);
 	pg_atomic_init_u32(&shmem->executor_wanted, 0);
-	pg_atomic_init_u32(&shmem->tally_count, 0);
-	pg_atomic_init_u64(&shmem->queued, 1);
-	for (i = 0; i < SAGA_MAX_FRONTS; i++)
-		pg_atomic_init_u64(&shmem->fronts[i].read_at, 0);
-	for (i = 0; i < SAGA_MAX_TALLIES; i++)
-		pg_atomic_init_u64(&shmem->tallies[i].open, 0);
 }
 
 static void
 shmem_startup(void)
 {
-	bool		found;
-
 	if (prev_startup_hook)
 		prev_startup_hook();
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	saga_shmem = ShmemInitStruct("saga", sizeof(SagaShmem), &found);
-	if (!found)
-		initialize(saga_shmem);
-	LWLockRelease(AddinShmemInitLock);
+	for (int i = 0; i < part_count; i++)
+	{
+		bool		found;
+		void	   *part = ShmemInitStruct(parts[i].name, parts[i].size, &found);
 
-#ifdef SAGA_TEST
-	saga_clock_attach(&saga_shmem->clock_offset);
-#endif
+		if (!found)
+			parts[i].init(part);
+		*parts[i].where = part;
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+void
+saga_shmem_register_part(const char *name, Size size, void **where,
+						 void (*init) (void *part))
+{
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+	Assert(part_count < MAX_PARTS);
+	parts[part_count].name = name;
+	parts[part_count].size = size;
+	parts[part_count].where = where;
+	parts[part_count].init = init;
+	part_count++;
 }
 
 void
@@ -167,6 +185,8 @@ saga_shmem_register(void)
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 
+	saga_shmem_register_part("saga", sizeof(SagaShmem), (void **) &saga_shmem,
+							 init_slots);
 	prev_request_hook = shmem_request_hook;
 	shmem_request_hook = shmem_request;
 	prev_startup_hook = shmem_startup_hook;

@@ -4,14 +4,26 @@
  *	  What saga's processes and the backends share.
  *
  * There is nothing here when the library was not preloaded: saga_shmem is
- * then NULL, and whoever asks must cope.  Nothing here is needed to know what
+ * then NULL, and every caller must cope.  Nothing here is needed to know what
  * is true: that is in the ledger.  All of it may be lost at any moment, and
  * is, when the server restarts its processes after a crash.
  *
- * Locks: "lock" guards the list of databases and of executors, that is, which
- * slot belongs to whom, and is never held while waiting for anything else.
- * The mutex of an executor's slot guards its mailbox and what it says of its
- * work, for a few instructions at a time.  The rest is atomic.
+ * Each room owns its part of shared memory, with its struct, size and
+ * initialization, and registers it by saga_shmem_register_part():
+ *
+ *	part			owner			lock
+ *	saga			shmem.c			"lock" below; a mutex in each executor's slot
+ *	saga clock		clock.c			atomic (test build only)
+ *	saga waiters	wakeup.c		those of condition variables
+ *	saga tallies	tally.c			SAGA_LOCK_TALLIES
+ *	saga fronts		queue_front.c	SAGA_LOCK_FRONTS
+ *	saga quarantine	quarantine.c	a mutex of its own
+ *
+ * What is here is about processes and their slots, which several rooms use.
+ * "lock" guards the list of databases and of executors, that is, which slot
+ * belongs to whom, and is never held while waiting for anything else.  The
+ * mutex of an executor's slot guards its mailbox (mailbox.c) and what it says
+ * of its work, for a few instructions at a time.  The rest is atomic.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,14 +56,6 @@
 #define SAGA_HOLD_MS			1000
 /* Sagas handed to one executor at a time; a power of 2. */
 #define SAGA_MAILBOX_SIZE		64
-/* Waiters for a saga's state share this many condition variables. */
-#define SAGA_WAIT_PARTITIONS	64
-/* Owners whose unfinished sagas are counted at a time. */
-#define SAGA_MAX_TALLIES		256
-/* What prepared transactions change of these counts, by owner. */
-#define SAGA_MAX_PREPARED		256
-/* Queues of listeners whose fronts are remembered at a time. */
-#define SAGA_MAX_FRONTS			256
 
 typedef enum SagaDatabaseState
 {
@@ -85,13 +89,13 @@ typedef struct SagaDatabaseSlot
 								 * set by the launcher under "lock" */
 	bool		told_to_leave;	/* leave at the end of this turn; likewise */
 
-	/* How many sessions want our processes gone from it, and stay away. */
+	/* evict.c: how many sessions want our processes gone, and to stay away. */
 	pg_atomic_uint32 keep_away;
-	/* When the worker wakes by itself: PG_INT64_MIN while it looks. */
+	/* wakeup.c: when the worker wakes by itself; PG_INT64_MIN while it looks. */
 	pg_atomic_uint64 armed_due;
-	/* Earliest due time committed since the worker last looked. */
+	/* wakeup.c: earliest due time committed since the worker last looked. */
 	pg_atomic_uint64 posted_due;
-	/* Prepared transactions that may hold due work: poll while not zero. */
+	/* wakeup.c: prepared transactions that may hold due work; 0: none. */
 	pg_atomic_uint32 prepared;
 	/* Executors have something to tell that the worker has not asked yet. */
 	pg_atomic_uint32 poked;
@@ -116,7 +120,7 @@ typedef struct SagaDatabaseSlot
 	 * last looked.
 	 */
 	pg_atomic_uint32 left_records;
-	/* Largest number drawn from the start order since the server started. */
+	/* start_order.c: largest number drawn since the server started. */
 	pg_atomic_uint64 high_seq;
 } SagaDatabaseSlot;
 
@@ -185,39 +189,6 @@ typedef struct SagaWaiter
 	int64		seen;
 } SagaWaiter;
 
-/* How many unfinished sagas an owner has; see tally.c. */
-typedef struct SagaTally
-{
-	Oid			database;
-	Oid			owner;			/* InvalidOid: free */
-	int64		again_at;		/* not to be counted again before that, by the
-								 * steady clock */
-	bool		doubtful;		/* to be counted again */
-	pg_atomic_uint64 open;		/* an int64 */
-} SagaTally;
-
-/* What a prepared transaction will change of it, when it is committed. */
-typedef struct SagaTallyPrepared
-{
-	uint64		gid;			/* a hash of its name; 0: free */
-	Oid			database;
-	Oid			owner;
-	int64		delta;
-} SagaTallyPrepared;
-
-/* The front of the queue of an owner on a channel; see queue_front.c. */
-typedef struct SagaFront
-{
-	Oid			database;		/* InvalidOid: free */
-	Oid			owner;
-	char		channel[NAMEDATALEN];
-	TimestampTz since;			/* the first that waits is that row, or one */
-	pg_uuid_t	saga;			/* behind it */
-	pg_atomic_uint64 read_at;	/* a TimestampTz: when somebody last began to
-								 * read the queue from its start, by the
-								 * server's clock */
-} SagaFront;
-
 typedef struct SagaShmem
 {
 	LWLock	   *lock;
@@ -237,39 +208,10 @@ typedef struct SagaShmem
 	 * life left behind in files carries another.
 	 */
 	uint64		life;
-#ifdef SAGA_TEST
-	pg_atomic_uint64 clock_offset;
-#endif
-
-	/*
-	 * A compensation that was running when the server crashed runs with no
-	 * other beside it: "alone" is the slot that has or waits for that right
-	 * (-1: none), "running" counts the slots whose SQL runs.  Both are
-	 * guarded by alone_mutex; alone_cv tells that either changed.
-	 */
-	slock_t		alone_mutex;
-	int			alone;
-	int			running;
-	int64		alone_until;	/* from then on, by the steady clock, others
-								 * may begin */
-	ConditionVariable alone_cv;
-
-	/* Told when a saga whose id falls into the partition changed its state. */
-	ConditionVariable state_changed[SAGA_WAIT_PARTITIONS];
-
-	LWLock	   *tally_lock;		/* guards who has which place in these */
-	pg_atomic_uint32 tally_count;
-	SagaTally	tallies[SAGA_MAX_TALLIES];
-	SagaTallyPrepared prepared[SAGA_MAX_PREPARED];
-
-	LWLock	   *front_lock;		/* guards these */
-	pg_atomic_uint64 queued;	/* raised, under the lock, behind each commit
-								 * that puts rows into queues; never 0 */
-	SagaFront	fronts[SAGA_MAX_FRONTS];
 
 	SagaDatabaseSlot databases[SAGA_MAX_DATABASES];
 	SagaExecutorSlot executors[SAGA_MAX_EXECUTORS];
-	SagaWaiter	waiting[SAGA_MAX_EXECUTORS];	/* under "lock" */
+	SagaWaiter	waiting[SAGA_MAX_EXECUTORS];	/* pool.c's; under "lock" */
 
 	/* Some database's "wants_executor" was set since it was last looked for. */
 	pg_atomic_uint32 executor_wanted;
@@ -278,7 +220,25 @@ typedef struct SagaShmem
 /* NULL unless the library was preloaded. */
 extern SagaShmem *saga_shmem;
 
+/* The lightweight locks of the parts, and "lock" of this one */
+typedef enum SagaLock
+{
+	SAGA_LOCK_SLOTS,
+	SAGA_LOCK_TALLIES,
+	SAGA_LOCK_FRONTS,
+	SAGA_LOCKS
+} SagaLock;
+
 extern void saga_shmem_register(void);
+
+/*
+ * Asks for shared memory, while the library is preloaded: when the server has
+ * it, "where" points to it, and "init" has filled it, unless another process
+ * had.  Locks can be had from within "init".
+ */
+extern void saga_shmem_register_part(const char *name, Size size, void **where,
+									 void (*init) (void *part));
+extern LWLock *saga_shmem_lock(SagaLock lock);
 
 /* The slot of a database, taking one if asked to; NULL if there is none. */
 extern SagaDatabaseSlot *saga_shmem_database(Oid database, bool take);

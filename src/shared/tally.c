@@ -17,7 +17,7 @@
  * the numbers become doubtful, and who asks counts anew, now and then.  Nobody
  * pays as long as no quota is set, but for what is prepared.
  *
- * Locks: SagaShmem's tally_lock, exclusively to take or free a place; the
+ * Locks: SAGA_LOCK_TALLIES, exclusively to take or free a place; the
  * numbers themselves are atomic.
  *
  *-------------------------------------------------------------------------
@@ -30,6 +30,43 @@
 #include "shared/shmem.h"
 #include "shared/tally.h"
 #include "utils/memutils.h"
+
+/* Owners whose unfinished sagas are counted at a time. */
+#define MAX_TALLIES		256
+/* What prepared transactions change of these counts, by owner. */
+#define MAX_PREPARED	256
+
+/* How many unfinished sagas an owner has */
+typedef struct Tally
+{
+	Oid			database;
+	Oid			owner;			/* InvalidOid: free */
+	int64		again_at;		/* not to be counted again before that, by the
+								 * steady clock */
+	bool		doubtful;		/* to be counted again */
+	pg_atomic_uint64 open;		/* an int64 */
+} Tally;
+
+/* What a prepared transaction will change of it, when it is committed. */
+typedef struct PreparedChange
+{
+	uint64		gid;			/* a hash of its name; 0: free */
+	Oid			database;
+	Oid			owner;
+	int64		delta;
+} PreparedChange;
+
+/* The part of shared memory that this room owns */
+typedef struct TalliesShared
+{
+	LWLock	   *lock;			/* guards which place belongs to whom */
+	pg_atomic_uint32 count;		/* of the tallies in use */
+	Tally		tallies[MAX_TALLIES];
+	PreparedChange prepared[MAX_PREPARED];
+} TalliesShared;
+
+/* NULL unless the library was preloaded. */
+static TalliesShared *shared = NULL;
 
 /* Noted for an owner: whatever was counted, nobody can tell how it changed. */
 #define SAGA_ANY_OWNER	InvalidOid
@@ -50,12 +87,12 @@ static int	change_size = 0;
 static uint64 prepared_gid = 0;
 
 /* The place of an owner; NULL: there is none. */
-static SagaTally *
+static Tally *
 find_tally(Oid owner)
 {
-	for (int i = 0; i < SAGA_MAX_TALLIES; i++)
+	for (int i = 0; i < MAX_TALLIES; i++)
 	{
-		SagaTally  *tally = &saga_shmem->tallies[i];
+		Tally	   *tally = &shared->tallies[i];
 
 		if (tally->owner == owner && tally->database == MyDatabaseId)
 			return tally;
@@ -65,11 +102,11 @@ find_tally(Oid owner)
 
 /* What was counted in this database is to be counted again. */
 static void
-doubt(void)
+doubt_all(void)
 {
-	for (int i = 0; i < SAGA_MAX_TALLIES; i++)
+	for (int i = 0; i < MAX_TALLIES; i++)
 	{
-		SagaTally  *tally = &saga_shmem->tallies[i];
+		Tally	   *tally = &shared->tallies[i];
 
 		if (tally->database == MyDatabaseId && OidIsValid(tally->owner))
 			tally->doubtful = true;
@@ -78,13 +115,13 @@ doubt(void)
 
 /* Something is committed.  The caller holds the lock, to doubt exclusively. */
 static void
-count(Oid owner, int64 delta)
+add_to_tally(Oid owner, int64 delta)
 {
-	SagaTally  *tally;
+	Tally	   *tally;
 
 	if (owner == SAGA_ANY_OWNER)
 	{
-		doubt();
+		doubt_all();
 		return;
 	}
 	tally = find_tally(owner);
@@ -92,21 +129,21 @@ count(Oid owner, int64 delta)
 		pg_atomic_fetch_add_u64(&tally->open, delta);
 }
 
-/* The transaction is over: what it changed counts. */
-static void
-tally_tell(void)
+/* The transaction is committed: what it changed counts. */
+void
+saga_tally_committed(void)
 {
 	LWLockMode	mode = LW_SHARED;
 
-	if (pg_atomic_read_u32(&saga_shmem->tally_count) == 0)
+	if (change_count == 0 || pg_atomic_read_u32(&shared->count) == 0)
 		return;
 	for (int i = 0; i < change_count; i++)
 		if (changes[i].owner == SAGA_ANY_OWNER)
 			mode = LW_EXCLUSIVE;
-	LWLockAcquire(saga_shmem->tally_lock, mode);
+	LWLockAcquire(shared->lock, mode);
 	for (int i = 0; i < change_count; i++)
-		count(changes[i].owner, changes[i].delta);
-	LWLockRelease(saga_shmem->tally_lock);
+		add_to_tally(changes[i].owner, changes[i].delta);
+	LWLockRelease(shared->lock);
 }
 
 /*
@@ -114,27 +151,27 @@ tally_tell(void)
  * kept for whoever finishes it.  Without a name or enough room, nothing is, and
  * its commit will leave the numbers doubtful.
  */
-static void
-keep_prepared(void)
+void
+saga_tally_prepared(void)
 {
 	int			room = 0;
 	int			kept = 0;
 
-	if (prepared_gid == 0)
+	if (change_count == 0 || prepared_gid == 0)
 		return;
-	LWLockAcquire(saga_shmem->tally_lock, LW_EXCLUSIVE);
-	for (int i = 0; i < SAGA_MAX_PREPARED; i++)
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < MAX_PREPARED; i++)
 	{
 		/* Nobody told how an earlier one of that name ended. */
-		if (saga_shmem->prepared[i].gid == prepared_gid)
-			saga_shmem->prepared[i].gid = 0;
-		if (saga_shmem->prepared[i].gid == 0)
+		if (shared->prepared[i].gid == prepared_gid)
+			shared->prepared[i].gid = 0;
+		if (shared->prepared[i].gid == 0)
 			room++;
 	}
-	for (int i = 0; i < SAGA_MAX_PREPARED && room >= change_count &&
+	for (int i = 0; i < MAX_PREPARED && room >= change_count &&
 		 kept < change_count; i++)
 	{
-		SagaTallyPrepared *prepared = &saga_shmem->prepared[i];
+		PreparedChange *prepared = &shared->prepared[i];
 
 		if (prepared->gid != 0)
 			continue;
@@ -144,27 +181,13 @@ keep_prepared(void)
 		prepared->delta = changes[kept].delta;
 		kept++;
 	}
-	LWLockRelease(saga_shmem->tally_lock);
+	LWLockRelease(shared->lock);
 }
 
-static void
-tally_at_transaction_end(XactEvent event, void *arg)
+/* The transaction is over. */
+void
+saga_tally_forget(void)
 {
-	switch (event)
-	{
-		case XACT_EVENT_COMMIT:
-			if (change_count > 0)
-				tally_tell();
-			break;
-		case XACT_EVENT_PREPARE:
-			if (change_count > 0)
-				keep_prepared();
-			break;
-		case XACT_EVENT_ABORT:
-			break;
-		default:
-			return;
-	}
 	change_count = 0;
 	prepared_gid = 0;
 }
@@ -198,23 +221,24 @@ note_change(Oid owner, int level, int64 delta)
 	change_count++;
 }
 
-/* A savepoint is over: what it noted, on top of the rest, goes down or away. */
-static void
-at_end_of_subtransaction(SubXactEvent event, SubTransactionId mine,
-						 SubTransactionId parent, void *arg)
+/*
+ * A savepoint is over: what it noted, on top of the rest, counts for what is
+ * around it, or not at all.
+ */
+void
+saga_tally_end_savepoint(bool committed)
 {
 	int			level;
 	int			end = change_count;
 	int			first;
 
-	if (change_count == 0 || (event != SUBXACT_EVENT_ABORT_SUB &&
-							  event != SUBXACT_EVENT_COMMIT_SUB))
+	if (change_count == 0)
 		return;
 	level = GetCurrentTransactionNestLevel();
 	for (first = end; first > 0 && changes[first - 1].level >= level; first--)
 		;
 	change_count = first;
-	if (event == SUBXACT_EVENT_COMMIT_SUB)
+	if (committed)
 		for (int i = first; i < end; i++)
 		{
 			Change		change = changes[i];
@@ -224,13 +248,22 @@ at_end_of_subtransaction(SubXactEvent event, SubTransactionId mine,
 		}
 }
 
-void
-saga_tally_init(void)
+static void
+init_shared(void *part)
 {
-	if (!process_shared_preload_libraries_in_progress)
-		return;
-	RegisterXactCallback(tally_at_transaction_end, NULL);
-	RegisterSubXactCallback(at_end_of_subtransaction, NULL);
+	shared = part;
+	memset(shared, 0, sizeof(TalliesShared));
+	shared->lock = saga_shmem_lock(SAGA_LOCK_TALLIES);
+	pg_atomic_init_u32(&shared->count, 0);
+	for (int i = 0; i < MAX_TALLIES; i++)
+		pg_atomic_init_u64(&shared->tallies[i].open, 0);
+}
+
+void
+saga_tally_register(void)
+{
+	saga_shmem_register_part("saga tallies", sizeof(TalliesShared),
+							 (void **) &shared, init_shared);
 }
 
 /*
@@ -240,7 +273,7 @@ saga_tally_init(void)
 void
 saga_tally_add(Oid owner, int64 delta)
 {
-	if (saga_shmem != NULL)
+	if (shared != NULL)
 		note_change(owner, GetCurrentTransactionNestLevel(), delta);
 }
 
@@ -248,7 +281,7 @@ saga_tally_add(Oid owner, int64 delta)
 void
 saga_tally_doubt(void)
 {
-	if (saga_shmem != NULL)
+	if (shared != NULL)
 		note_change(SAGA_ANY_OWNER, GetCurrentTransactionNestLevel(), 0);
 }
 
@@ -275,23 +308,23 @@ saga_tally_finish_prepared(const char *gid, bool committed)
 	uint64		hash = hash_gid(gid);
 	bool		found = false;
 
-	if (saga_shmem == NULL)
+	if (shared == NULL)
 		return;
-	LWLockAcquire(saga_shmem->tally_lock, LW_EXCLUSIVE);
-	for (int i = 0; i < SAGA_MAX_PREPARED; i++)
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < MAX_PREPARED; i++)
 	{
-		SagaTallyPrepared *prepared = &saga_shmem->prepared[i];
+		PreparedChange *prepared = &shared->prepared[i];
 
 		if (prepared->gid != hash || prepared->database != MyDatabaseId)
 			continue;
 		if (committed)
-			count(prepared->owner, prepared->delta);
+			add_to_tally(prepared->owner, prepared->delta);
 		prepared->gid = 0;
 		found = true;
 	}
 	if (committed && !found)
-		doubt();
-	LWLockRelease(saga_shmem->tally_lock);
+		doubt_all();
+	LWLockRelease(shared->lock);
 }
 
 /* What the current transaction changes for an owner, not counted yet. */
@@ -313,11 +346,11 @@ saga_tally_own(Oid owner)
 bool
 saga_tally_get(Oid owner, int64 *open, int64 *again_at, bool *doubtful)
 {
-	SagaTally  *tally;
+	Tally	   *tally;
 
-	if (saga_shmem == NULL)
+	if (shared == NULL)
 		return false;
-	LWLockAcquire(saga_shmem->tally_lock, LW_SHARED);
+	LWLockAcquire(shared->lock, LW_SHARED);
 	tally = find_tally(owner);
 	if (tally != NULL)
 	{
@@ -325,7 +358,7 @@ saga_tally_get(Oid owner, int64 *open, int64 *again_at, bool *doubtful)
 		*again_at = tally->again_at;
 		*doubtful = tally->doubtful;
 	}
-	LWLockRelease(saga_shmem->tally_lock);
+	LWLockRelease(shared->lock);
 	return tally != NULL;
 }
 
@@ -336,31 +369,31 @@ saga_tally_get(Oid owner, int64 *open, int64 *again_at, bool *doubtful)
 void
 saga_tally_set(Oid owner, int64 open, int64 again_at)
 {
-	SagaTally  *tally;
+	Tally	   *tally;
 
-	if (saga_shmem == NULL)
+	if (shared == NULL)
 		return;
-	LWLockAcquire(saga_shmem->tally_lock, LW_EXCLUSIVE);
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
 	tally = find_tally(owner);
-	for (int i = 0; i < SAGA_MAX_TALLIES && tally == NULL; i++)
+	for (int i = 0; i < MAX_TALLIES && tally == NULL; i++)
 	{
-		if (!OidIsValid(saga_shmem->tallies[i].owner))
+		if (!OidIsValid(shared->tallies[i].owner))
 		{
-			tally = &saga_shmem->tallies[i];
-			pg_atomic_fetch_add_u32(&saga_shmem->tally_count, 1);
+			tally = &shared->tallies[i];
+			pg_atomic_fetch_add_u32(&shared->count, 1);
 		}
 	}
 	if (tally == NULL)
 	{
-		tally = &saga_shmem->tallies[0];
-		for (int i = 1; i < SAGA_MAX_TALLIES; i++)
-			if (saga_shmem->tallies[i].again_at < tally->again_at)
-				tally = &saga_shmem->tallies[i];
+		tally = &shared->tallies[0];
+		for (int i = 1; i < MAX_TALLIES; i++)
+			if (shared->tallies[i].again_at < tally->again_at)
+				tally = &shared->tallies[i];
 	}
 	tally->database = MyDatabaseId;
 	tally->owner = owner;
 	tally->again_at = again_at;
 	tally->doubtful = false;
 	pg_atomic_write_u64(&tally->open, (uint64) open);
-	LWLockRelease(saga_shmem->tally_lock);
+	LWLockRelease(shared->lock);
 }

@@ -10,7 +10,7 @@
 
 #include "datatype/timestamp.h"
 
-extern void saga_tally_init(void);
+extern void saga_tally_register(void);
 extern void saga_tally_add(Oid owner, int64 delta);
 extern bool saga_tally_get(Oid owner, int64 *open, int64 *again_at,
 						   bool *doubtful);
@@ -19,5 +19,11 @@ extern int64 saga_tally_own(Oid owner);
 extern void saga_tally_doubt(void);
 extern void saga_tally_prepare(const char *gid);
 extern void saga_tally_finish_prepared(const char *gid, bool committed);
+
+/* The end of a transaction, or of a savepoint: commit.c. */
+extern void saga_tally_committed(void);
+extern void saga_tally_prepared(void);
+extern void saga_tally_forget(void);
+extern void saga_tally_end_savepoint(bool committed);
 
 #endif							/* SAGA_TALLY_H */

@@ -3,10 +3,9 @@
  * wakeup.c
  *	  Waking those who have work to do, or wait for a saga, after commit.
  *
- * What a transaction makes due is remembered in this backend and told after
- * its commit, from a transaction callback that is registered once for the
- * life of the process; a rolled-back transaction wakes nobody.  A rolled-back
- * savepoint may: who is woken then looks in vain.
+ * What a transaction makes due is remembered in this backend and posted after
+ * its commit (commit.c); a rolled-back transaction wakes nobody.  A rolled-back
+ * savepoint may: the process that is woken then looks in vain.
  *
  * The first saga that a transaction fails is handed straight to an executor of
  * its role, if one has nothing to do (mailbox.c).  That is a short cut and no
@@ -68,7 +67,7 @@
  * test/spin/waking.pml proves this with all interleavings, and that each step
  * is needed.
  *
- * Waiters for a saga's state sleep on one of SAGA_WAIT_PARTITIONS condition
+ * Waiters for a saga's state sleep on one of WAIT_PARTITIONS condition
  * variables, chosen by the id; sharing costs a look in vain.  They are on its
  * list before they look, so that a broadcast after the commit finds them.
  *
@@ -105,7 +104,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "base/clock.h"
 #include "base/compat.h"
 #include "base/fault.h"
@@ -127,7 +125,20 @@ typedef struct Remembered
 	pg_uuid_t	failed;
 } Remembered;
 
-StaticAssertDecl(SAGA_WAIT_PARTITIONS == 64, "partitions must fit their mask");
+/* Waiters for a saga's state share this many condition variables. */
+#define WAIT_PARTITIONS	64
+
+/* The part of shared memory that this room owns */
+typedef struct WaitersShared
+{
+	/* Signaled when a saga whose id falls into the partition changes state. */
+	ConditionVariable state_changed[WAIT_PARTITIONS];
+} WaitersShared;
+
+/* NULL unless the library was preloaded. */
+static WaitersShared *waiters = NULL;
+
+StaticAssertDecl(WAIT_PARTITIONS == 64, "partitions must fit their mask");
 
 static const Remembered nothing = {.due = DT_NOEND};
 static Remembered remembered = {.due = DT_NOEND};
@@ -136,7 +147,7 @@ static inline int
 partition_of(const pg_uuid_t *id)
 {
 	/* The last bytes of our ids are random. */
-	return id->data[UUID_LEN - 1] % SAGA_WAIT_PARTITIONS;
+	return id->data[UUID_LEN - 1] % WAIT_PARTITIONS;
 }
 
 /*
@@ -203,7 +214,7 @@ saga_wakeup_post(SagaDatabaseSlot *slot, TimestampTz due)
 }
 
 static void
-wakeup_tell(const Remembered *what)
+wakeup_all(const Remembered *what)
 {
 	SagaDatabaseSlot *slot;
 
@@ -211,10 +222,10 @@ wakeup_tell(const Remembered *what)
 	{
 		int			i;
 
-		for (i = 0; i < SAGA_WAIT_PARTITIONS; i++)
+		for (i = 0; i < WAIT_PARTITIONS; i++)
 		{
 			if (what->partitions & (UINT64CONST(1) << i))
-				ConditionVariableBroadcast(&saga_shmem->state_changed[i]);
+				ConditionVariableBroadcast(&waiters->state_changed[i]);
 		}
 	}
 
@@ -236,10 +247,10 @@ wakeup_tell(const Remembered *what)
 }
 
 /*
- * What will be due after COMMIT PREPARED is not known to whoever says that.
+ * The session that says COMMIT PREPARED will not know what becomes due by it.
  */
 static void
-tell_prepared(void)
+wakeup_prepared(void)
 {
 	SagaDatabaseSlot *slot = saga_shmem_my_database();
 
@@ -254,43 +265,50 @@ tell_prepared(void)
 
 /*
  * The commit is done and cannot be taken back: nothing here may fail.  What
- * is remembered is forgotten first, so that nothing is told twice.
+ * is remembered is forgotten first, so that nobody is woken twice.
  */
-static void
-wakeup_at_transaction_end(XactEvent event, void *arg)
+void
+saga_wakeup_committed(void)
 {
 	Remembered	what;
 
 	if (!remembered.anything)
 		return;
+	what = remembered;
+	remembered = nothing;
+	SAGA_FAULT("wakeup.after_commit");
+	wakeup_all(&what);
+}
 
-	switch (event)
-	{
-		case XACT_EVENT_COMMIT:
-			what = remembered;
-			remembered = nothing;
-			SAGA_FAULT("wakeup.after_commit");
-			wakeup_tell(&what);
-			break;
-		case XACT_EVENT_PREPARE:
-			what = remembered;
-			remembered = nothing;
-			if (what.due != DT_NOEND || what.launcher)
-				tell_prepared();
-			break;
-		case XACT_EVENT_ABORT:
-			remembered = nothing;
-			break;
-		default:
-			break;
-	}
+/* The transaction is prepared. */
+void
+saga_wakeup_prepared(void)
+{
+	if (remembered.due != DT_NOEND || remembered.launcher)
+		wakeup_prepared();
+}
+
+/* The transaction is over. */
+void
+saga_wakeup_forget(void)
+{
+	if (remembered.anything)
+		remembered = nothing;
+}
+
+static void
+init_waiters(void *part)
+{
+	waiters = part;
+	for (int i = 0; i < WAIT_PARTITIONS; i++)
+		ConditionVariableInit(&waiters->state_changed[i]);
 }
 
 void
-saga_wakeup_init(void)
+saga_wakeup_register(void)
 {
-	if (process_shared_preload_libraries_in_progress)
-		RegisterXactCallback(wakeup_at_transaction_end, NULL);
+	saga_shmem_register_part("saga waiters", sizeof(WaitersShared),
+							 (void **) &waiters, init_waiters);
 }
 
 /* Something is due at that time, once the transaction commits. */
@@ -326,8 +344,8 @@ saga_wakeup_all_waiting(void)
 {
 	if (saga_shmem == NULL)
 		return;
-	for (int i = 0; i < SAGA_WAIT_PARTITIONS; i++)
-		ConditionVariableBroadcast(&saga_shmem->state_changed[i]);
+	for (int i = 0; i < WAIT_PARTITIONS; i++)
+		ConditionVariableBroadcast(&waiters->state_changed[i]);
 }
 
 /* A saga changes its state with this transaction. */
@@ -405,7 +423,7 @@ void
 saga_wakeup_wait_begin(const pg_uuid_t *id)
 {
 	if (saga_shmem != NULL)
-		ConditionVariablePrepareToSleep(&saga_shmem->state_changed[partition_of(id)]);
+		ConditionVariablePrepareToSleep(&waiters->state_changed[partition_of(id)]);
 }
 
 void
@@ -418,7 +436,7 @@ saga_wakeup_wait_sleep(const pg_uuid_t *id, long timeout_ms)
 
 	if (saga_shmem != NULL)
 	{
-		(void) ConditionVariableTimedSleep(&saga_shmem->state_changed[partition_of(id)],
+		(void) ConditionVariableTimedSleep(&waiters->state_changed[partition_of(id)],
 										   timeout_ms, wait_event);
 		return;
 	}

@@ -13,9 +13,9 @@
 
 #include "shared/shmem.h"
 
-extern void saga_wakeup_init(void);
+extern void saga_wakeup_register(void);
 
-/* Told inside a transaction; take effect when it commits. */
+/* Noted inside a transaction; take effect when it commits. */
 extern void saga_wakeup_due(TimestampTz due);
 extern void saga_wakeup_failed(const pg_uuid_t *id, Oid lane);
 extern void saga_wakeup_state(const pg_uuid_t *id);
@@ -44,5 +44,10 @@ extern TimestampTz saga_wakeup_arm(SagaDatabaseSlot *slot, TimestampTz due);
 extern void saga_wakeup_wait_begin(const pg_uuid_t *id);
 extern void saga_wakeup_wait_sleep(const pg_uuid_t *id, long timeout_ms);
 extern void saga_wakeup_wait_end(void);
+
+/* The end of a transaction: commit.c. */
+extern void saga_wakeup_committed(void);
+extern void saga_wakeup_prepared(void);
+extern void saga_wakeup_forget(void);
 
 #endif							/* SAGA_WAKEUP_H */

@@ -9,10 +9,22 @@
 #define SAGA_QUEUE_FRONT_H
 
 #include "datatype/timestamp.h"
+#include "utils/uuid.h"
 
-#include "ledger/rows.h"
+/* A row of ledger_queue. */
+typedef struct SagaQueued
+{
+	char		channel[NAMEDATALEN];
+	Oid			owner;
+	TimestampTz since;
+	pg_uuid_t	saga;
+	int64		seq;
+	int			run;			/* of the step ... */
+	text	   *key;			/* ... with this key; in the memory context in
+								 * which the row was read */
+} SagaQueued;
 
-extern void saga_queue_front_init(void);
+extern void saga_queue_front_register(void);
 
 /* Readers. */
 extern uint64 saga_queue_front_look(void);
@@ -24,5 +36,9 @@ extern void saga_queue_front_set(const SagaQueued *first, bool whole, uint64 loo
 extern void saga_queue_front_queued(TimestampTz since);
 extern void saga_queue_front_taken(TimestampTz since);
 extern void saga_queue_front_post(TimestampTz since);
+
+/* The end of a transaction: commit.c. */
+extern void saga_queue_front_committed(void);
+extern void saga_queue_front_forget(void);
 
 #endif							/* SAGA_QUEUE_FRONT_H */

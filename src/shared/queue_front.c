@@ -45,17 +45,15 @@
  * read from the start for longest goes.  A queue without one is read from the
  * start.
  *
- * Locks: SagaShmem's front_lock, for a few instructions at a time; exclusively
- * to change anything but "read_at".
+ * Locks: SAGA_LOCK_FRONTS, for a few instructions at a time; exclusively to
+ * change anything but "read_at".
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/xact.h"
-#include "base/ids.h"
 #include "common/hashfn.h"
-#include "ledger/queue_front.h"
+#include "shared/queue_front.h"
 #include "miscadmin.h"
 #include "shared/shmem.h"
 #include "utils/timestamp.h"
@@ -65,23 +63,51 @@
 
 #define PLACES			4
 
-StaticAssertDecl(SAGA_MAX_FRONTS % PLACES == 0, "places come in fours");
+/* Queues whose fronts are remembered at a time. */
+#define MAX_FRONTS		256
+
+/* The front of the queue of an owner on a channel */
+typedef struct Front
+{
+	Oid			database;		/* InvalidOid: free */
+	Oid			owner;
+	char		channel[NAMEDATALEN];
+	TimestampTz since;			/* the first that waits is that row, or one */
+	pg_uuid_t	saga;			/* behind it */
+	pg_atomic_uint64 read_at;	/* a TimestampTz: when somebody last began to
+								 * read the queue from its start, by the
+								 * server's clock */
+} Front;
+
+/* The part of shared memory that this room owns */
+typedef struct FrontsShared
+{
+	LWLock	   *lock;			/* guards these */
+	pg_atomic_uint64 queued;	/* raised, under the lock, after each commit
+								 * that puts rows into queues; never 0 */
+	Front		fronts[MAX_FRONTS];
+} FrontsShared;
+
+/* NULL unless the library was preloaded. */
+static FrontsShared *shared = NULL;
+
+StaticAssertDecl(MAX_FRONTS % PLACES == 0, "places come in fours");
 
 /* The earliest rows that the current transaction puts in, and takes out. */
 static TimestampTz queued = DT_NOEND;
 static TimestampTz taken = DT_NOEND;
 
 /* The front of a queue; NULL: there is none, or ("take") it has just been made. */
-static SagaFront *
+static Front *
 find_front(const SagaQueued *queue, bool take)
 {
 	uint32		hash = hash_combine(hash_bytes((const unsigned char *) queue->channel,
 											   strlen(queue->channel)),
 									hash_bytes_uint32(queue->owner));
-	SagaFront  *first = &saga_shmem->fronts[hash % (SAGA_MAX_FRONTS / PLACES) * PLACES];
-	SagaFront  *oldest = first;
+	Front	   *first = &shared->fronts[hash % (MAX_FRONTS / PLACES) * PLACES];
+	Front	   *oldest = first;
 
-	for (SagaFront *front = first; front < first + PLACES; front++)
+	for (Front *front = first; front < first + PLACES; front++)
 	{
 		if (front->database == MyDatabaseId && front->owner == queue->owner &&
 			strcmp(front->channel, queue->channel) == 0)
@@ -101,7 +127,7 @@ find_front(const SagaQueued *queue, bool take)
 
 /* Is the place of a row in the queue behind a front? */
 static bool
-is_behind(const SagaQueued *row, const SagaFront *front)
+is_behind(const SagaQueued *row, const Front *front)
 {
 	if (row->since != front->since)
 		return row->since > front->since;
@@ -112,7 +138,7 @@ is_behind(const SagaQueued *row, const SagaFront *front)
 uint64
 saga_queue_front_look(void)
 {
-	return saga_shmem == NULL ? 0 : pg_atomic_read_u64(&saga_shmem->queued);
+	return shared == NULL ? 0 : pg_atomic_read_u64(&shared->queued);
 }
 
 /*
@@ -124,19 +150,19 @@ saga_queue_front_next_owner(const SagaQueued *queue)
 {
 	Oid			next = InvalidOid;
 
-	if (saga_shmem == NULL)
+	if (shared == NULL)
 		return InvalidOid;
-	LWLockAcquire(saga_shmem->front_lock, LW_SHARED);
-	for (int i = 0; i < SAGA_MAX_FRONTS; i++)
+	LWLockAcquire(shared->lock, LW_SHARED);
+	for (int i = 0; i < MAX_FRONTS; i++)
 	{
-		SagaFront  *front = &saga_shmem->fronts[i];
+		Front	   *front = &shared->fronts[i];
 
 		if (front->database == MyDatabaseId && front->owner > queue->owner &&
 			(next == InvalidOid || front->owner < next) &&
 			strcmp(front->channel, queue->channel) == 0)
 			next = front->owner;
 	}
-	LWLockRelease(saga_shmem->front_lock);
+	LWLockRelease(shared->lock);
 	return next;
 }
 
@@ -145,7 +171,7 @@ saga_queue_front_next_owner(const SagaQueued *queue)
  * it be a long way, the others need not go it, too.
  */
 static bool
-queue_front_read_again(SagaFront *front)
+is_time_to_read_again(Front *front)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	uint64		read_at = pg_atomic_read_u64(&front->read_at);
@@ -162,22 +188,22 @@ queue_front_read_again(SagaFront *front)
 bool
 saga_queue_front_get(SagaQueued *queue)
 {
-	SagaFront  *front;
+	Front	   *front;
 	bool		known;
 
 	queue->since = DT_NOBEGIN;
 	memset(&queue->saga, 0, sizeof(pg_uuid_t));
-	if (saga_shmem == NULL)
+	if (shared == NULL)
 		return false;
-	LWLockAcquire(saga_shmem->front_lock, LW_SHARED);
+	LWLockAcquire(shared->lock, LW_SHARED);
 	front = find_front(queue, false);
-	known = front != NULL && !queue_front_read_again(front);
+	known = front != NULL && !is_time_to_read_again(front);
 	if (known)
 	{
 		queue->since = front->since;
 		queue->saga = front->saga;
 	}
-	LWLockRelease(saga_shmem->front_lock);
+	LWLockRelease(shared->lock);
 	return known;
 }
 
@@ -189,17 +215,17 @@ void
 saga_queue_front_set(const SagaQueued *first, bool whole, uint64 look)
 {
 	SagaQueued	row = *first;
-	SagaFront  *front;
+	Front	   *front;
 
-	if (saga_shmem == NULL)
+	if (shared == NULL)
 		return;
 	if (taken <= row.since)
 	{
 		row.since = taken;
 		memset(&row.saga, 0, sizeof(pg_uuid_t));
 	}
-	LWLockAcquire(saga_shmem->front_lock, LW_EXCLUSIVE);
-	if (pg_atomic_read_u64(&saga_shmem->queued) == look)
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	if (pg_atomic_read_u64(&shared->queued) == look)
 	{
 		front = find_front(&row, whole);
 		if (front != NULL && (whole || is_behind(&row, front)))
@@ -208,54 +234,61 @@ saga_queue_front_set(const SagaQueued *first, bool whole, uint64 look)
 			front->saga = row.saga;
 		}
 	}
-	LWLockRelease(saga_shmem->front_lock);
+	LWLockRelease(shared->lock);
 }
 
 /* W2: rows that wait since then, or later, are there, in whatever queue. */
 void
 saga_queue_front_post(TimestampTz since)
 {
-	if (saga_shmem == NULL)
+	if (shared == NULL)
 		return;
-	LWLockAcquire(saga_shmem->front_lock, LW_EXCLUSIVE);
-	pg_atomic_fetch_add_u64(&saga_shmem->queued, 1);
-	for (int i = 0; i < SAGA_MAX_FRONTS; i++)
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	pg_atomic_fetch_add_u64(&shared->queued, 1);
+	for (int i = 0; i < MAX_FRONTS; i++)
 	{
-		SagaFront  *front = &saga_shmem->fronts[i];
+		Front	   *front = &shared->fronts[i];
 
 		if (front->database != MyDatabaseId || front->since < since)
 			continue;
 		front->since = since;
 		memset(&front->saga, 0, sizeof(pg_uuid_t));
 	}
-	LWLockRelease(saga_shmem->front_lock);
+	LWLockRelease(shared->lock);
 }
 
 /* The commit is done and cannot be taken back: nothing here may fail. */
-static void
-queue_front_at_transaction_end(XactEvent event, void *arg)
+void
+saga_queue_front_committed(void)
 {
-	switch (event)
-	{
-		case XACT_EVENT_COMMIT:
-			if (queued != DT_NOEND)
-				saga_queue_front_post(queued);
-			break;
-		case XACT_EVENT_PREPARE:
-		case XACT_EVENT_ABORT:
-			break;
-		default:
-			return;
-	}
+	if (queued != DT_NOEND)
+		saga_queue_front_post(queued);
+}
+
+/* The transaction is over. */
+void
+saga_queue_front_forget(void)
+{
 	queued = DT_NOEND;
 	taken = DT_NOEND;
 }
 
-void
-saga_queue_front_init(void)
+static void
+init_shared(void *part)
 {
-	if (process_shared_preload_libraries_in_progress)
-		RegisterXactCallback(queue_front_at_transaction_end, NULL);
+	shared = part;
+	memset(shared, 0, sizeof(FrontsShared));
+	shared->lock = saga_shmem_lock(SAGA_LOCK_FRONTS);
+	pg_atomic_init_u64(&shared->queued, 1);
+	for (int i = 0; i < MAX_FRONTS; i++)
+		pg_atomic_init_u64(&shared->fronts[i].read_at, 0);
+}
+
+void
+saga_queue_front_register(void)
+{
+	saga_shmem_register_part("saga fronts", sizeof(FrontsShared),
+							 (void **) &shared, init_shared);
 }
 
 /* This transaction puts a row into a queue, that waits since then. */

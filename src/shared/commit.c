@@ -1,0 +1,84 @@
+/*-------------------------------------------------------------------------
+ *
+ * commit.c
+ *	  What the end of a transaction brings about outside of it.
+ *
+ * While a transaction runs, rooms remember in this backend what others are to
+ * learn of it.  Here is the order in which they do, once it is over:
+ *
+ *	1. evict.c lets our processes come back to the database.
+ *	2. queue_front.c moves back the fronts of queues, so that no consumer
+ *	   passes by a row that was put in.
+ *	3. tally.c counts the sagas that began and ended.
+ *	4. wakeup.c wakes those who wait for a saga, an idle executor, the worker,
+ *	   or the launcher.  It comes last: whoever is woken finds the rest done,
+ *	   and may hand out work only where nobody is kept away.
+ *
+ * A transaction that is prepared keeps its tally by its name, makes the worker
+ * poll, and loses the rest: COMMIT PREPARED, in whatever session, has all read
+ * again (statements.c).  One that is rolled back only forgets.
+ *
+ * The callbacks are registered once for the life of the process, and only where
+ * the library was preloaded: without shared memory there is nobody to tell.
+ * (The test build's fault points at the end of a transaction have a callback of
+ * their own, in fault.c, which comes after this one.)
+ *
+ * The end of a transaction cannot be taken back: nothing called from here may
+ * raise an error or allocate memory.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "shared/commit.h"
+#include "shared/evict.h"
+#include "shared/queue_front.h"
+#include "shared/tally.h"
+#include "shared/wakeup.h"
+
+static void
+commit_end_transaction(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			saga_evict_release();
+			saga_queue_front_committed();
+			saga_tally_committed();
+			saga_wakeup_committed();
+			break;
+		case XACT_EVENT_PREPARE:
+			saga_evict_release();
+			saga_tally_prepared();
+			saga_wakeup_prepared();
+			break;
+		case XACT_EVENT_ABORT:
+			saga_evict_release();
+			break;
+		default:
+			return;
+	}
+	saga_queue_front_forget();
+	saga_tally_forget();
+	saga_wakeup_forget();
+}
+
+/* Of savepoints, only the tally needs to know. */
+static void
+commit_end_savepoint(SubXactEvent event, SubTransactionId mine,
+					 SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_COMMIT_SUB || event == SUBXACT_EVENT_ABORT_SUB)
+		saga_tally_end_savepoint(event == SUBXACT_EVENT_COMMIT_SUB);
+}
+
+void
+saga_commit_register(void)
+{
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+	RegisterXactCallback(commit_end_transaction, NULL);
+	RegisterSubXactCallback(commit_end_savepoint, NULL);
+}
