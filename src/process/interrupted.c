@@ -1,0 +1,219 @@
+/*-------------------------------------------------------------------------
+ *
+ * interrupted.c
+ *	  Attempts that were cut short.
+ *
+ * An attempt is cut short by the end of its executor, or of an earlier life of
+ * the server.  The in-flight file of the executor (inflight.c) says so, and the
+ * worker records how the attempt ended.  Until it has, and that is on disk, the
+ * saga is not handed out and the file is not removed.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "base/clock.h"
+#include "base/fault.h"
+#include "flow/events.h"
+#include "flow/next.h"
+#include "ledger/ledger.h"
+#include "miscadmin.h"
+#include "process/bgworker.h"
+#include "process/inflight.h"
+#include "process/interrupted.h"
+#include "process/leaving.h"
+#include "process/role_lanes.h"
+#include "process/transaction.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+/* Pause before an attempt whose saga another transaction is writing (ms). */
+#define RETRY_MS	1000
+
+/* There may be attempts that were cut short, and are not recorded yet. */
+static bool look_again = true;
+static TimestampTz look_at = 0;
+static pg_uuid_t *held_back = NULL;
+
+/* Records one attempt.  True when that is done, and the file may go. */
+static bool
+interrupted_record(const SagaInflight *record)
+{
+	SagaRow		saga;
+	SagaSteps	steps;
+	SagaChange	change;
+	SagaAttemptEnd end;
+	SagaFound	found;
+	int			i;
+
+	SAGA_FAULT("worker.before_turn");
+	switch (saga_transaction_begin(true))
+	{
+		case SAGA_TRANSACTION_BEGUN:
+			break;
+		case SAGA_TRANSACTION_BLOCKED:
+			return false;
+		case SAGA_TRANSACTION_GONE:
+			saga_leaving_because_gone();
+	}
+	found = saga_ledger_get_saga(&record->saga, &saga);
+	if (found == SAGA_FOUND && TransactionIdIsValid(saga.version.writer))
+	{
+		saga_transaction_commit();
+		return false;
+	}
+	i = -1;
+	if (found == SAGA_FOUND)
+	{
+		saga_ledger_get_steps(&record->saga, &steps);
+		i = saga_next_find(&steps, record->seq);
+	}
+	/* It moved while the steps were read. */
+	if (found == SAGA_FOUND && i < 0)
+	{
+		saga_transaction_commit();
+		return false;
+	}
+	/* Gone, or somebody has written it down before. */
+	if (i < 0 || steps.step[i].comp_attempts >= record->attempt)
+	{
+		saga_transaction_commit();
+		return true;
+	}
+
+	/* An attempt before this one may have been lost with the crash. */
+	memset(&end, 0, sizeof(end));
+	end.attempt = steps.step[i].comp_attempts + 1;
+	end.started_at = record->started_at;
+	end.rows = -1;
+	if (record->state == SAGA_INFLIGHT_ENDED)
+	{
+		end.outcome = (SagaOutcome) record->end.outcome;
+		end.charged = record->end.charged;
+		end.conflict = record->end.conflict;
+		end.waits = record->end.waits;
+		end.sqlstate = record->end.sqlstate[0] ? record->end.sqlstate : NULL;
+		end.error = record->end.error;
+		end.park = record->end.park ? record->end.error : NULL;
+	}
+	else if (record->state == SAGA_INFLIGHT_TIMED_OUT)
+	{
+		end.outcome = SAGA_OUTCOME_TIMED_OUT;
+		end.charged = true;
+		end.error = "it ran on after its timeout, and its process was ended";
+	}
+	else
+	{
+		end.outcome = SAGA_OUTCOME_INTERRUPTED;
+		end.suspect = record->state == SAGA_INFLIGHT_RUNNING;
+		end.alone = record->alone;
+		end.error = end.suspect ? "the server crashed while it ran" :
+			"its process was told to leave while it ran";
+	}
+	saga_change_begin(&change, &saga, &steps, 0, saga_clock_now());
+	saga_events_attempt(&change, &steps.step[i], &end);
+	if (saga_change_write(&change) != SAGA_WRITTEN)
+	{
+		AbortCurrentTransaction();
+		return false;
+	}
+	SAGA_FAULT("worker.before_commit");
+	saga_transaction_commit();
+	SAGA_FAULT("worker.after_commit");
+	/* The file may go only when this is on disk, whatever the settings say. */
+	XLogFlush(XactLastCommitEnd);
+	return true;
+}
+
+/*
+ * Likewise, with the errors of one attempt kept from the others.  Only the
+ * first of a pass gets a line in the log ("failed" is false until then): a full
+ * disk fails them all, and the log must not fill it further.
+ */
+static bool
+interrupted_record_caught(MemoryContext turn_context,
+						  const SagaInflight *record, bool *failed)
+{
+	volatile bool done = false;
+
+	PG_TRY();
+	{
+		done = interrupted_record(record);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error = saga_transaction_fail(turn_context);
+
+		ereport(*failed ? DEBUG1 : WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("could not record how an attempt of a compensation ended: SQLSTATE %s",
+						unpack_sql_state(error->sqlerrcode))));
+		*failed = true;
+	}
+	PG_END_TRY();
+	return done;
+}
+
+/*
+ * Records all of them.  Returns when to retry those whose saga another
+ * transaction is writing; their sagas are not handed out until then.
+ */
+static TimestampTz
+interrupted_record_all(MemoryContext turn_context, TimestampTz now)
+{
+	List	   *records;
+	ListCell   *lc;
+	int			count = 0;
+	bool		failed = false;
+
+	saga_role_lanes_withhold(NULL, 0);
+	if (held_back != NULL)
+		pfree(held_back);
+	held_back = NULL;
+
+	MemoryContextSwitchTo(turn_context);
+	records = saga_inflight_leftovers(MyDatabaseId);
+	if (records != NIL)
+		held_back = MemoryContextAlloc(TopMemoryContext,
+									   list_length(records) * sizeof(pg_uuid_t));
+	foreach(lc, records)
+	{
+		SagaInflight *record = lfirst(lc);
+		bool		done;
+
+		saga_leaving_handle_interrupts();
+		done = interrupted_record_caught(turn_context, record, &failed);
+		MemoryContextSwitchTo(turn_context);
+		if (done)
+			saga_inflight_forget(record);
+		else
+			held_back[count++] = record->saga;
+	}
+	saga_role_lanes_withhold(held_back, count);
+	look_again = false;
+	look_at = count > 0 ? now + RETRY_MS * INT64CONST(1000) : 0;
+	if (count < list_length(records))
+		saga_role_lanes_read_again();
+	return count > 0 ? look_at : DT_NOEND;
+}
+
+/*
+ * Records the attempts that were cut short, if there may be some; returns when
+ * to call again.
+ */
+TimestampTz
+saga_interrupted_turn(MemoryContext turn_context, TimestampTz now)
+{
+	if (look_again || (look_at != 0 && look_at <= now))
+		return interrupted_record_all(turn_context, now);
+	return look_at != 0 ? look_at : DT_NOEND;
+}
+
+/* An executor has ended, or nothing remembered is to be relied on. */
+void
+saga_interrupted_look_again(void)
+{
+	look_again = true;
+}

@@ -1,0 +1,359 @@
+/*-------------------------------------------------------------------------
+ *
+ * own_lane.c
+ *	  The worker's own lane: sagas that are due and need no role.
+ *
+ * Deadlines, parking, announcing, dispatching to listeners, and sending sagas
+ * to the lane of the right role.
+ *
+ * Many sagas are done in one transaction, so that many notifications cost one
+ * flush of the log.  A saga that another transaction is writing is passed over;
+ * after an error, those of the transaction are done again one by one, so that the
+ * one that raised it delays no other.  The worker waits for no lock that an
+ * application may hold: it passes over, and comes back soon.  (NOTIFY makes
+ * commits wait for each other, but only for as long as a commit takes.)
+ *
+ * A turn is short, however much is due: it ends after a slice of time, and the
+ * next goes on where it ended.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "base/clock.h"
+#include "base/fault.h"
+#include "flow/events.h"
+#include "flow/next.h"
+#include "flow/notify.h"
+#include "ledger/home.h"
+#include "ledger/ledger.h"
+#include "miscadmin.h"
+#include "process/bgworker.h"
+#include "process/channels.h"
+#include "process/leaving.h"
+#include "process/own_lane.h"
+#include "process/transaction.h"
+#include "storage/lock.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#define MS				INT64CONST(1000)
+
+/* Pauses (ms) */
+#define RETRY_FIRST		100		/* before a saga that was passed over */
+#define RETRY_LAST		1000
+#define NOTIFY_AGAIN	5000	/* when the queue of notifications was full */
+
+/* Most sagas done in one transaction. */
+#define OWN_BATCH		100
+/* Time slice after which the worker goes on to the other lanes (ms). */
+#define OWN_SLICE		50
+/*
+ * Start the lane over at least this often, even if its end was not reached
+ * (ms).
+ */
+#define OWN_PASS		10000
+
+static MemoryContext saga_context = NULL;	/* reset after each saga */
+
+/* How far the worker's own lane was read, and what was passed by. */
+static SagaDue own_position;
+static int	own_retry_ms = RETRY_FIRST;
+static TimestampTz own_retry_at = 0;
+static bool own_passed = false;
+static bool own_more = false;	/* the last turn did not come to its end */
+static int64 own_begun = 0;		/* when it was last read from the start, by
+								 * the steady clock */
+static int	own_count = 0;		/* sagas of the transaction */
+
+/* After an error: so many are to be done one by one. */
+static int	own_singles = 0;
+
+/* The queue of notifications was full: before that, none is sent. */
+static TimestampTz own_notify_at = DT_NOBEGIN;
+
+typedef enum OwnResult
+{
+	OWN_DONE,					/* some were looked after: the next */
+	OWN_AGAIN,					/* an error: the same ones again */
+	OWN_END,					/* nothing more is due */
+	OWN_BLOCKED,				/* the ledger is locked */
+	OWN_AWAY					/* this is a copy of the ledger */
+} OwnResult;
+
+static void
+own_position_at_start(void)
+{
+	memset(&own_position, 0, sizeof(own_position));
+	own_position.due = DT_NOBEGIN;
+	own_begun = saga_clock_steady();
+}
+
+/*
+ * May the lane be read from the start again?  Not before its end, or those at
+ * the end would never have their turn while many at the start are held; nor
+ * never, if more comes all the time.
+ */
+bool
+saga_own_lane_may_begin_anew(void)
+{
+	return !own_more ||
+		saga_clock_steady() - own_begun >= OWN_PASS * MS;
+}
+
+/*
+ * What is due of one saga.  False: it is to be looked at again soon, because
+ * somebody holds it (and nothing is written), or because there is more to do.
+ */
+static bool
+own_saga(const pg_uuid_t *id, TimestampTz now)
+{
+	SagaRow		saga;
+	SagaSteps	steps;
+	SagaChange	change;
+	int			may = SAGA_MAY_NOTIFY;
+	bool		locked;
+
+	if (saga_ledger_get_saga(id, &saga) != SAGA_FOUND)
+		return true;
+
+	/*
+	 * Of a running saga, the lock first: behind it, no step is on its way in.
+	 * Then the newest row.
+	 */
+	locked = saga.state == SAGA_RUNNING;
+	if (locked && !saga_ledger_lock(id, ExclusiveLock, SAGA_NOWAIT))
+		return false;
+	switch (saga_ledger_reread_saga(&saga, SAGA_NOWAIT))
+	{
+		case SAGA_FOUND:
+			break;
+		case SAGA_MISSING:
+			return true;
+		case SAGA_BUSY:
+			return false;
+	}
+	/* It is running only since the end of a partial undo. */
+	if (saga.state == SAGA_RUNNING && !locked)
+		return false;
+	if (saga.due == 0 || saga.due > now || OidIsValid(saga.lane))
+		return true;
+	/* What came in until now came before what is written now. */
+	now = saga_clock_now();
+	saga_ledger_get_steps(id, &steps);
+	if (now < own_notify_at)
+	{
+		if (saga_events_notifies(&saga, &steps))
+			return false;
+		/* What it does may lead to a listener: that, too, is for later. */
+		may = 0;
+	}
+	saga_change_begin(&change, &saga, &steps, may, now);
+	saga_events_pass(&change);
+	if (saga_change_write(&change) != SAGA_WRITTEN)
+		return false;
+	/* Still due, where it was found: the lane is read beyond that by now. */
+	return saga.due == 0 || OidIsValid(saga.lane) || saga.due > own_position.due;
+}
+
+/* One transaction: up to "limit" sagas; own_count tells how many it came to. */
+static OwnResult
+own_batch(TimestampTz now, int limit, TimestampTz *next)
+{
+	OwnResult	result = OWN_DONE;
+	MemoryContext caller = CurrentMemoryContext;
+
+	SAGA_FAULT("worker.before_turn");
+	switch (saga_transaction_begin(true))
+	{
+		case SAGA_TRANSACTION_BEGUN:
+			break;
+		case SAGA_TRANSACTION_BLOCKED:
+			return OWN_BLOCKED;
+		case SAGA_TRANSACTION_GONE:
+			saga_leaving_because_gone();
+	}
+	MemoryContextSwitchTo(saga_context);
+	while (own_count < limit)
+	{
+		SagaDue		found;
+
+		if (!saga_ledger_next_due(&own_position, true, &found))
+		{
+			result = OWN_END;
+			break;
+		}
+		if (found.due > now)
+		{
+			*next = Min(*next, found.due);
+			result = OWN_END;
+			break;
+		}
+		/* Asked behind the snapshot: what it sees, this knows of. */
+		if (own_count == 0 && saga_home_away() != NULL)
+		{
+			result = OWN_AWAY;
+			break;
+		}
+		own_position = found;
+		own_count++;
+		if (!own_saga(&found.saga, now))
+			own_passed = true;
+		MemoryContextReset(saga_context);
+	}
+	MemoryContextSwitchTo(caller);
+	SAGA_FAULT("worker.before_commit");
+	saga_transaction_commit();
+	SAGA_FAULT("worker.after_commit");
+	return result;
+}
+
+/* The same, with the errors of one saga kept from the others. */
+static OwnResult
+own_batch_caught(MemoryContext turn_context, TimestampTz now,
+				 TimestampTz *next)
+{
+	SagaDue		before = own_position;
+	volatile OwnResult result = OWN_AGAIN;
+
+	if (own_notify_at != DT_NOBEGIN && own_notify_at <= now)
+	{
+		own_notify_at = DT_NOBEGIN;
+		saga_notify_make_room();
+	}
+	own_count = 0;
+	PG_TRY();
+	{
+		result = own_batch(now, own_singles > 0 ? 1 : OWN_BATCH, next);
+		if (own_singles > 0)
+			own_singles--;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error = saga_transaction_fail(turn_context);
+
+		/* Not before anything was found: then it is no saga's error. */
+		if (own_count == 0)
+			ReThrowError(error);
+		result = OWN_AGAIN;
+		if (error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED &&
+			now >= own_notify_at)
+		{
+			/* Not the others' fault: they go on without notifications. */
+			own_notify_at = now + NOTIFY_AGAIN * MS;
+			own_position = before;
+			ereport(WARNING,
+					(errcode(error->sqlerrcode),
+					 errmsg("could not notify listeners: %s", error->message),
+					 errhint("It will be tried again. A session that listens and stays in a transaction may be the cause.")));
+		}
+		else if (own_count > 1)
+		{
+			own_position = before;
+			own_singles = own_count;
+		}
+		else
+		{
+			own_passed = true;
+			own_singles = Max(own_singles - 1, 0);
+			ereport(WARNING,
+					(errcode(error->sqlerrcode),
+					 errmsg("could not look after a saga that is due: %s",
+							error->message)));
+		}
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(turn_context);
+	MemoryContextReset(saga_context);
+	return result;
+}
+
+/*
+ * Does what is due in the worker's own lane, as far as it comes in a slice of
+ * time.  Returns when to look again.
+ */
+TimestampTz
+saga_own_lane_turn(MemoryContext turn_context, bool *away)
+{
+	int64		begun = saga_clock_steady();
+	TimestampTz next = DT_NOEND;
+	OwnResult	result;
+
+	if (saga_context == NULL)
+		saga_context = AllocSetContextCreate(TopMemoryContext, "saga in hand",
+											 ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(turn_context);
+
+	own_passed = false;
+	if (own_retry_at != 0 && own_retry_at <= saga_clock_now() &&
+		saga_own_lane_may_begin_anew())
+	{
+		own_retry_at = 0;
+		own_position_at_start();
+	}
+	do
+	{
+		saga_leaving_handle_interrupts();
+		result = own_batch_caught(turn_context, saga_clock_now(), &next);
+		if (own_count > 0)
+			saga_channels_dispatched(saga_clock_now());
+		MemoryContextReset(turn_context);
+	} while ((result == OWN_DONE || result == OWN_AGAIN) &&
+			 saga_clock_steady() - begun < OWN_SLICE * MS);
+
+	*away = (result == OWN_AWAY);
+	own_more = (result == OWN_DONE || result == OWN_AGAIN);
+	if (own_more)
+		next = saga_clock_now();
+	if (result == OWN_BLOCKED)
+		next = saga_clock_now() + RETRY_FIRST * MS;
+	if (own_passed && own_retry_at == 0)
+	{
+		own_retry_at = saga_clock_now() + own_retry_ms * MS;
+		own_retry_ms = Min(own_retry_ms * 2, RETRY_LAST);
+	}
+	else if (own_retry_at == 0)
+		own_retry_ms = RETRY_FIRST;
+	if (own_retry_at != 0)
+		next = Min(next, own_retry_at);
+	return next;
+}
+
+/* Nothing remembered is to be relied on: the lane is read from its start. */
+void
+saga_own_lane_read_again(void)
+{
+	own_position_at_start();
+	own_retry_at = 0;
+	own_singles = 0;
+}
+
+/* The lane is read from its start, but what is retried is not forgotten. */
+void
+saga_own_lane_rewind(void)
+{
+	own_position_at_start();
+}
+
+/* The clock was set back: a pause may have become long. */
+void
+saga_own_lane_forget_pauses(void)
+{
+	/* Over, and not forgotten: then room is made in the queue first. */
+	own_notify_at = Min(own_notify_at, DT_NOBEGIN + 1);
+}
+
+/* Something was posted that is due then: the lane is read from there. */
+void
+saga_own_lane_posted(TimestampTz posted)
+{
+	if (posted > own_position.due)
+		return;
+	own_position_at_start();
+	if (posted > DT_NOBEGIN + 1)
+	{
+		own_position.due = posted - 1;
+		memset(&own_position.saga, 0xff, sizeof(pg_uuid_t));
+	}
+}
