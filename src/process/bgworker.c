@@ -32,6 +32,7 @@
 #include <signal.h>
 
 #include "base/compat.h"
+#include "base/ids.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
@@ -122,9 +123,32 @@ saga_bgworker_warn_no_place(void)
 			 errhint("You might need to increase max_worker_processes.")));
 }
 
+/* What the process is at: a saga, or nothing; and a step of it, or 0. */
+static bool at_saga = false;
+static pg_uuid_t current_id;
+static int64 current_seq = 0;
+
+/*
+ * Names, in every message from here on, the saga that the process is at (NULL:
+ * none) and the step (0: none).
+ */
+void
+saga_bgworker_at(const pg_uuid_t *saga, int64 seq)
+{
+	at_saga = saga != NULL;
+	if (at_saga)
+		current_id = *saga;
+	current_seq = seq;
+}
+
 static void
 error_context(void *arg)
 {
+	if (at_saga && current_seq != 0)
+		errcontext("saga %s, step " INT64_FORMAT,
+				   saga_ids_string(&current_id), current_seq);
+	else if (at_saga)
+		errcontext("saga %s", saga_ids_string(&current_id));
 	switch (my_process.kind)
 	{
 		case SAGA_PROCESS_LAUNCHER:

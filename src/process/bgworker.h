@@ -9,6 +9,7 @@
 #define SAGA_BGWORKER_H
 
 #include "postmaster/bgworker.h"
+#include "utils/uuid.h"
 
 typedef enum SagaProcessKind
 {
@@ -38,6 +39,7 @@ extern void saga_bgworker_connect(void);
 
 /* For a loop that catches errors: name the process in messages again. */
 extern void saga_bgworker_push_context(void);
+extern void saga_bgworker_at(const pg_uuid_t *saga, int64 seq);
 
 /* Entry points, by the names under which the postmaster looks them up. */
 extern PGDLLEXPORT void saga_launcher_main(Datum arg);

@@ -1,39 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * executor.c
- *	  Runs one role's compensating SQL, and marks it, in one transaction.
+ *	  The process that runs one role's compensating SQL.
  *
- * The process is connected as the role (session.c says what follows from
- * that).  It takes sagas from its mailbox (pool.c) and walks each of them as
- * far as the next task is SQL of this role that is due.
- *
- * One attempt of a compensation is one transaction:
- *
- *	1. Find the saga, its steps, and the next task.
- *	2. Note in the in-flight file which step is about to run (inflight.c).
- *	3. Run the SQL.  No lock on the saga is held, so that it can be paused,
- *	   cancelled, abandoned meanwhile.
- *	4. Mark the step and write the attempt down (events.c).  If the saga is
- *	   not as it was found in 1, the attempt is taken back.
- *	5. Commit, asynchronously.
- *
- * If anything fails, the transaction is rolled back as a whole, and a second
- * one writes down how the attempt ended, unless somebody else (the worker,
- * from the in-flight file) has done so.  If somebody holds the saga, that is
- * left to the worker.  Errors of the SQL are not logged:
- * they are in the ledger.
- *
- * The steps of a saga are read once and kept as long as the saga's row is the
- * version that this process wrote last: whoever changes a step of a failing
- * saga replaces that row too.  What an attempt leaves behind in the walk's
- * context is given back by reading the steps again, once per as many attempts
- * as there are steps; so time is linear and memory flat.
+ * It is connected as the role (session.c says what follows from that).  It takes
+ * sagas from its mailbox (mailbox.c) and walks each of them as far as the next
+ * task is SQL of this role that is due, one attempt after the other (attempt.c).
  *
  * After an attempt whose session cannot be made as good as new, and before one
  * for which it is not (leftover.c), the process leaves what is due to another.
- *
- * Memory: attempt_context, reset before each attempt; walk_context, for the
- * steps, reset when they are read again.
  *
  * Exit codes: 0 always but on FATAL; nobody restarts an executor but a worker
  * that has work for it.
@@ -44,24 +19,12 @@
 
 #include <unistd.h>
 
-#include "access/htup_details.h"
-#include "access/xact.h"
 #include "base/clock.h"
-#include "base/compat.h"
-#include "base/errors.h"
-#include "base/fault.h"
+#include "base/guc.h"
 #include "base/sender.h"
-#include "common/hashfn.h"
-#include "flow/context.h"
-#include "flow/events.h"
-#include "flow/next.h"
-#include "ledger/home.h"
-#include "ledger/ledger.h"
-#include "ledger/oids.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "postmaster/interrupt.h"
+#include "process/attempt.h"
 #include "process/executor.h"
 #include "process/inflight.h"
 #include "process/pool.h"
@@ -69,768 +32,51 @@
 #include "process/session.h"
 #include "process/transaction.h"
 #include "shared/mailbox.h"
-#include "shared/wakeup.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
 #include "storage/pmsignal.h"
 #include "utils/backend_status.h"
-#include "utils/builtins.h"
-#include "utils/guc.h"
-#include "utils/memutils.h"
-#include "utils/timestamp.h"
 
-#define SAGA_EXECUTOR_IDLE		"saga: idle executor"
-/* So long is tried to mark a step whose saga somebody is writing. */
-#define SAGA_EXECUTOR_MARK_MS	100
-/* So long is tried to write down how an attempt failed, before the worker. */
-#define SAGA_EXECUTOR_RECORD_MS	500
-/* After trouble that is not the compensation's. */
-#define SAGA_EXECUTOR_TROUBLE_MS	1000
-/* So long does a suspect run alone, to begin with. */
-#define SAGA_EXECUTOR_ALONE_MS	INT64CONST(2000)
-/* Fewest attempts between two readings of the steps. */
-#define SAGA_EXECUTOR_REREAD	256
-
-/* What to do after a transaction. */
-typedef enum WalkOn
-{
-	WALK_ON,					/* look at the saga again */
-	WALK_ALONE,					/* again, with the right to run alone */
-	WALK_DONE,					/* the next saga */
-	WALK_SKIP,					/* the next saga; this one is somebody's */
-	WALK_RECORD,				/* write down how the attempt failed */
-	WALK_LEAVE					/* this process is of no more use */
-} WalkOn;
-
-/* The attempt in hand; static, for it must survive a longjmp. */
-typedef struct Attempt
-{
-	SagaAttemptPhase phase;
-	pg_uuid_t	saga;
-	int64		seq;
-	SagaAttemptEnd end;
-	bool		judged;			/* it failed, and "end" says how */
-	uint32		sql_hash;		/* of the SQL that ran; 0: none did */
-	bool		changed;		/* given up, because the saga was changed */
-	bool		trouble;		/* others would meet it too: wait a while */
-	bool		read_only;		/* only a new session may be another */
-} Attempt;
-
-/* The steps of the saga in hand. */
-typedef struct Walk
-{
-	bool		valid;
-	SagaSteps	steps;
-	int			uses;			/* attempts since they were read */
-	int64		alone_ms;		/* for which the next step should run alone */
-	bool		doubt_home;		/* nobody asked yet whether this is a copy */
-	bool		spent;			/* the process is not to run another attempt */
-	ItemPointerData saga_tid;	/* the version of the saga's row that we know */
-	TransactionId saga_xmin;
-	uint64		generation;		/* of the tables, when the steps were read */
-} Walk;
-
-static Attempt attempt;
-static Walk walk;
-static Oid	my_role = InvalidOid;
-static MemoryContext attempt_context = NULL;
-static MemoryContext walk_context = NULL;
-
-/* An attempt was begun, and nobody has written down yet how it ended. */
-static volatile sig_atomic_t attempt_open = false;
-
-/* ------------------------------------------------------------------------
- * Leaving
- * ------------------------------------------------------------------------ */
-
-/* What the worker is to write down. */
-static void
-leave_to_worker(void)
-{
-	SagaInflightEnd end;
-
-	memset(&end, 0, sizeof(end));
-	end.outcome = (char) attempt.end.outcome;
-	end.charged = attempt.end.charged;
-	end.conflict = attempt.end.conflict;
-	end.waits = attempt.end.waits;
-	end.park = attempt.end.park != NULL;
-	end.at = saga_clock_now();
-	if (attempt.end.sqlstate != NULL)
-		strlcpy(end.sqlstate, attempt.end.sqlstate, sizeof(end.sqlstate));
-	if (attempt.end.error != NULL)
-	{
-		int			length = pg_mbcliplen(attempt.end.error,
-										  strlen(attempt.end.error),
-										  SAGA_INFLIGHT_ERROR_LEN - 1);
-
-		memcpy(end.error, attempt.end.error, length);
-	}
-	saga_inflight_leave(&end);
-	saga_pool_leave_record();
-}
-
-/*
- * The process ends while an attempt is under way: is its SQL the cause?  It may
- * end only later what it told itself to end.
- */
-static bool
-ended_itself(void)
-{
-	switch (saga_sender_of_end())
-	{
-		case SAGA_SENDER_ANOTHER:
-			return false;
-		case SAGA_SENDER_ITSELF:
-			return attempt.phase >= SAGA_ATTEMPT_SQL;
-		case SAGA_SENDER_NOBODY:
-			break;
-	}
-	return attempt.phase == SAGA_ATTEMPT_SQL;
-}
-
-/*
- * The process ends: what is in flight is left for the worker to record.  When
- * the postmaster is gone, the record stays "running": for all we know, it is
- * what the SQL did.
- */
-static void
-at_exit(int code)
-{
-	if (!attempt_open)
-		saga_inflight_close();
-	else if (!PostmasterIsAlive())
-		return;
-	else if (attempt.judged)
-		leave_to_worker();
-	else if (!saga_inflight_timed_out() && ended_itself())
-	{
-		saga_outcome_of_own_exit(&attempt.end);
-		leave_to_worker();
-	}
-	else
-		saga_inflight_mark(SAGA_INFLIGHT_CUT);
-}
+#define IDLE	"saga: idle executor"
 
 /*
  * SIGQUIT: an immediate shutdown accuses nobody.  After a crash, ours or
  * another's, the record stays as it is.
  */
 static void
-quit(SIGNAL_ARGS)
+executor_quit(SIGNAL_ARGS)
 {
-	if (attempt_open && GetQuitSignalReason() == PMQUIT_FOR_STOP)
-		saga_inflight_mark(SAGA_INFLIGHT_CUT);
+	if (GetQuitSignalReason() == PMQUIT_FOR_STOP)
+		saga_attempt_at_stop();
 	_exit(2);
 }
-
-static void
-sleep_ms(long ms)
-{
-	static uint32 wait_event = 0;
-
-	if (wait_event == 0)
-		wait_event = saga_compat_wait_event("SagaExecutor");
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 ms, wait_event);
-	ResetLatch(MyLatch);
-}
-
-/* Waits although the latch may be set meanwhile. */
-static void
-wait_out(long ms)
-{
-	int64		until = saga_clock_steady() + ms * INT64CONST(1000);
-
-	for (;;)
-	{
-		int64		rest = (until - saga_clock_steady() + 999) / 1000;
-
-		if (rest <= 0 || saga_pool_must_leave())
-			break;
-		sleep_ms((long) rest);
-		saga_transaction_handle_interrupts();
-	}
-	/* What the latch was set for has not been looked at. */
-	SetLatch(MyLatch);
-}
-
-/* ------------------------------------------------------------------------
- * One attempt
- * ------------------------------------------------------------------------ */
-
-/* Reads the steps, unless those at hand are still what the ledger says. */
-static void
-get_steps(const SagaRow *saga)
-{
-	HeapTuple	tuple = saga->version.tuple;
-
-	if (!walk.valid ||
-		walk.generation != saga_oids_generation() ||
-		!ItemPointerEquals(&walk.saga_tid, &tuple->t_self) ||
-		walk.saga_xmin != HeapTupleHeaderGetRawXmin(tuple->t_data) ||
-		walk.uses > Max(walk.steps.count, SAGA_EXECUTOR_REREAD))
-	{
-		MemoryContext caller;
-
-		walk.valid = false;
-		MemoryContextReset(walk_context);
-		caller = MemoryContextSwitchTo(walk_context);
-		saga_ledger_get_steps(&saga->id, &walk.steps);
-		MemoryContextSwitchTo(caller);
-		walk.uses = 0;
-		walk.generation = saga_oids_generation();
-	}
-	walk.uses++;
-	/* Until this attempt is committed, nobody knows what is in there. */
-	walk.valid = false;
-}
-
-static void
-know_version(const SagaRow *saga)
-{
-	walk.saga_tid = saga->version.tuple->t_self;
-	walk.saga_xmin = HeapTupleHeaderGetRawXmin(saga->version.tuple->t_data);
-	walk.valid = true;
-}
-
-/* Is there something for this process to do, now? */
-static bool
-is_for_me(const SagaRow *saga, TimestampTz now)
-{
-	return saga->state == SAGA_COMPENSATING && !saga->paused &&
-		saga->due != 0 && saga->due <= now && saga->lane == my_role;
-}
-
-/*
- * Makes sure that nobody is writing the saga's row, and that what the attempt
- * was about is as it was found; waits a little, in case that somebody is about
- * to be done.  Returns where the step is now: the saga may have been paused,
- * or be failing for another reason, and then the steps are read again.
- */
-static int
-check_unchanged(SagaRow *saga, int index)
-{
-	ItemPointerData tid = saga->version.tuple->t_self;
-	TransactionId xmin = HeapTupleHeaderGetRawXmin(saga->version.tuple->t_data);
-	HeapTuple	step = walk.steps.step[index].version.tuple;
-	ItemPointerData step_tid = step->t_self;
-	TransactionId step_xmin = HeapTupleHeaderGetRawXmin(step->t_data);
-	SagaTask	task;
-	int			waited = 0;
-	SagaFound	found;
-
-	while ((found = saga_ledger_reread_saga(saga, SAGA_NOWAIT)) == SAGA_BUSY &&
-		   waited < SAGA_EXECUTOR_MARK_MS)
-	{
-		sleep_ms(5);
-		CHECK_FOR_INTERRUPTS();
-		waited += 5;
-	}
-	if (found == SAGA_FOUND &&
-		ItemPointerEquals(&tid, &saga->version.tuple->t_self) &&
-		xmin == HeapTupleHeaderGetRawXmin(saga->version.tuple->t_data))
-		return index;
-
-	if (found == SAGA_FOUND && saga->state == SAGA_COMPENSATING)
-	{
-		get_steps(saga);
-		index = saga_next_find(&walk.steps, attempt.seq);
-		if (index >= 0)
-		{
-			step = walk.steps.step[index].version.tuple;
-			saga_next(saga, &walk.steps, &task);
-			if (ItemPointerEquals(&step_tid, &step->t_self) &&
-				step_xmin == HeapTupleHeaderGetRawXmin(step->t_data) &&
-				task.kind == SAGA_TASK_SQL && task.index == index)
-				return index;
-		}
-	}
-	attempt.changed = true;
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("the saga was changed while its compensation ran")));
-	return -1;					/* keep the compiler quiet */
-}
-
-/* Marks the step with the attempt's end, in the walk's context. */
-static bool
-settle(SagaRow *saga, int index)
-{
-	MemoryContext caller = MemoryContextSwitchTo(walk_context);
-	SagaChange	change;
-	SagaWritten written;
-
-	saga_change_begin(&change, saga, &walk.steps, 0, saga_clock_now());
-	saga_events_attempt(&change, &walk.steps.step[index], &attempt.end);
-	written = saga_change_write(&change);
-	MemoryContextSwitchTo(caller);
-	return written == SAGA_WRITTEN;
-}
-
-/* Tells one SQL text from another; never 0. */
-static uint32
-hash_sql(const text *sql)
-{
-	text	   *plain = DatumGetTextPP(PointerGetDatum(sql));
-
-	return hash_bytes((const unsigned char *) VARDATA_ANY(plain),
-					  VARSIZE_ANY_EXHDR(plain)) | 1;
-}
-
-/* The SQL, between its record and its mark. */
-static void
-run_sql(SagaRow *saga, SagaStep *step)
-{
-	SagaInflight record;
-	SagaPolicy	policy;
-	Jsonb	   *context;
-	const char *search_path;
-
-	saga_outcome_policy(step, &policy);
-
-	memset(&record, 0, sizeof(record));
-	record.saga = step->saga;
-	record.seq = step->seq;
-	record.attempt = attempt.end.attempt;
-	record.started_at = attempt.end.started_at;
-	SAGA_FAULT("executor.before_inflight");
-	attempt_open = true;
-	saga_inflight_write(&record);
-	SAGA_FAULT("executor.after_inflight");
-
-	context = saga_context_build(saga, step, attempt.end.attempt);
-	saga_mailbox_set_step(step->seq, attempt.end.attempt,
-						  attempt.end.started_at);
-	attempt.sql_hash = hash_sql(step->compensation);
-	/* The search_path and the settings kept with the step are the step's own. */
-	attempt.phase = SAGA_ATTEMPT_SQL;
-	search_path = saga_session_prepare(step, &policy);
-	attempt.end.rows = saga_session_run(step, search_path, context);
-	attempt.phase = SAGA_ATTEMPT_MARKING;
-}
-
-/*
- * For how long a suspect keeps everyone else waiting: the longer, the more
- * crashes it was there at.
- */
-static int64
-alone_window(const SagaStep *step)
-{
-	return SAGA_EXECUTOR_ALONE_MS <<
-		(2 * Max(0, Min(step->comp_interruptions - 1, 4)));
-}
-
-/*
- * The transaction of an attempt.  Errors are the caller's.  When it returns,
- * there is no transaction.
- */
-static WalkOn
-try_step(bool alone)
-{
-	SagaRow		saga;
-	SagaTask	task;
-	SagaStep   *step;
-	const char *why;
-	TimestampTz now;
-
-	saga_mailbox_look();
-	switch (saga_transaction_begin(false))
-	{
-		case SAGA_TRANSACTION_BEGUN:
-			break;
-		case SAGA_TRANSACTION_BLOCKED:
-			return WALK_SKIP;
-		case SAGA_TRANSACTION_GONE:
-			return WALK_LEAVE;
-	}
-	MemoryContextSwitchTo(attempt_context);
-
-	if (walk.doubt_home && saga_home_away() != NULL)
-	{
-		/* Whoever adopts the copy has everything looked at again. */
-		saga_transaction_commit();
-		return WALK_DONE;
-	}
-	walk.doubt_home = false;
-	if (saga_ledger_get_saga(&attempt.saga, &saga) != SAGA_FOUND)
-	{
-		saga_transaction_commit();
-		return WALK_DONE;
-	}
-	if (TransactionIdIsValid(saga.version.writer))
-	{
-		saga_transaction_commit();
-		return WALK_SKIP;
-	}
-	/* Asked now: behind the attempts that the row tells of. */
-	now = saga_clock_now();
-	if (!is_for_me(&saga, now))
-	{
-		saga_transaction_commit();
-		/* By a clock that was set back: the worker has passed it by as due. */
-		if (saga.due > now)
-			saga_wakeup_post(saga_shmem_my_database(), saga.due);
-		return WALK_DONE;
-	}
-
-	get_steps(&saga);
-	saga_next(&saga, &walk.steps, &task);
-	if (task.kind != SAGA_TASK_SQL ||
-		walk.steps.step[task.index].run_as != my_role)
-	{
-		/* In the wrong lane: let it be put where it belongs. */
-		SagaChange	change;
-		SagaWritten written;
-
-		saga_change_begin(&change, &saga, &walk.steps, 0, now);
-		saga_events_pass(&change);
-		written = saga_change_write(&change);
-		if (written == SAGA_WRITTEN)
-			saga_transaction_commit();
-		else
-			AbortCurrentTransaction();
-		return written == SAGA_WRITTEN ? WALK_DONE : WALK_SKIP;
-	}
-	step = &walk.steps.step[task.index];
-	if (step->comp_crashes >= 0 && !alone)
-	{
-		walk.alone_ms = alone_window(step);
-		saga_transaction_commit();
-		return WALK_ALONE;
-	}
-
-	why = saga_session_check_identity(&saga, step);
-	if (why == NULL && saga_session_is_outdated(step))
-	{
-		/* The worker starts another for what is due. */
-		saga_transaction_commit();
-		return WALK_LEAVE;
-	}
-
-	attempt.seq = step->seq;
-	attempt.end.attempt = step->comp_attempts + 1;
-	attempt.end.started_at = now;
-	attempt.end.rows = -1;
-	attempt.end.charged = true;
-	attempt.phase = SAGA_ATTEMPT_PREPARING;
-	if (why != NULL)
-	{
-		attempt.end.outcome = SAGA_OUTCOME_FAILED;
-		attempt.end.error = why;
-		attempt.end.park = why;
-		if (settle(&saga, task.index))
-		{
-			saga_transaction_commit();
-			/* The saga may go on without it; that is for the ledger to say. */
-			return WALK_ON;
-		}
-		AbortCurrentTransaction();
-		return WALK_SKIP;
-	}
-	/* Before any of the SQL: it is how the session is, and is not its fault. */
-	if (XactReadOnly)
-	{
-		attempt.read_only = true;
-		ereport(ERROR,
-				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-				 errmsg("default_transaction_read_only is on for role \"%s\" in this database",
-						text_to_cstring(step->run_as_name))));
-	}
-
-	run_sql(&saga, step);
-	SAGA_FAULT("executor.before_mark");
-	attempt.end.outcome = SAGA_OUTCOME_SUCCEEDED;
-	task.index = check_unchanged(&saga, task.index);
-	if (!settle(&saga, task.index))
-	{
-		attempt.changed = true;
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("the saga was changed while its compensation ran")));
-	}
-	attempt.phase = SAGA_ATTEMPT_COMMITTING;
-	saga_mailbox_look();
-	SAGA_FAULT("executor.before_commit");
-	saga_transaction_commit();
-	SAGA_FAULT("executor.after_commit");
-
-	attempt_open = false;
-	saga_inflight_mark(SAGA_INFLIGHT_NONE);
-	saga_session_disarm();
-	walk.steps.step[task.index].version.own = false;
-	know_version(&saga);
-	return is_for_me(&saga, saga_clock_now()) ? WALK_ON : WALK_DONE;
-}
-
-/* What is known of an error besides what it says of itself. */
-static SagaAttemptCause
-cause_of(const ErrorData *error, bool timed_out)
-{
-	if (attempt.changed)
-		return SAGA_CAUSE_CHANGED;
-	if (error->sqlerrcode != ERRCODE_QUERY_CANCELED)
-		return SAGA_CAUSE_NONE;
-	if (timed_out)
-		return SAGA_CAUSE_TIMEOUT;
-	switch (saga_sender_of_cancel())
-	{
-		case SAGA_SENDER_ANOTHER:
-			return SAGA_CAUSE_CANCELED;
-		case SAGA_SENDER_ITSELF:
-			return SAGA_CAUSE_ITSELF;
-		case SAGA_SENDER_NOBODY:
-			break;
-	}
-	return SAGA_CAUSE_NONE;
-}
-
-/* An attempt, with its errors caught. */
-static WalkOn
-attempt_step(bool alone)
-{
-	WalkOn		result;
-
-	MemoryContextReset(attempt_context);
-	memset(&attempt.end, 0, sizeof(attempt.end));
-	attempt.phase = SAGA_ATTEMPT_LOOKING;
-	attempt.judged = false;
-	attempt.sql_hash = 0;
-	attempt.changed = false;
-	attempt.trouble = false;
-	attempt.read_only = false;
-	saga_sender_forget_cancel();
-
-	PG_TRY();
-	{
-		result = try_step(alone);
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-		bool		timed_out;
-
-		HOLD_INTERRUPTS();
-		timed_out = saga_session_timed_out();
-		saga_session_disarm();
-		error = saga_transaction_fail(attempt_context);
-		RESUME_INTERRUPTS();
-		walk.valid = false;
-		if (attempt.phase == SAGA_ATTEMPT_LOOKING)
-		{
-			ereport(WARNING,
-					(errcode(error->sqlerrcode),
-					 errmsg("could not look at a failed saga: %s",
-							error->message)));
-			attempt.trouble = true;
-			result = WALK_SKIP;
-		}
-		else
-		{
-			saga_outcome_of_error(attempt.phase, cause_of(error, timed_out),
-								  error->sqlerrcode, error->message,
-								  &attempt.end);
-			attempt.trouble = attempt.end.trouble;
-			attempt.judged = true;
-			result = WALK_RECORD;
-		}
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(attempt_context);
-	saga_mailbox_set_step(0, 0, 0);
-	if (attempt.phase >= SAGA_ATTEMPT_PREPARING)
-	{
-		saga_session_reset();
-		walk.spent = saga_session_is_spent();
-	}
-	return result;
-}
-
-/* ------------------------------------------------------------------------
- * Writing down how an attempt failed
- * ------------------------------------------------------------------------ */
-
-/*
- * What failed is not what the step says now: saga.amend came between our
- * reading the step and our saying that it runs.  That is not the fault of what
- * it says now.
- */
-static void
-excuse_amended(const SagaStep *step)
-{
-	if (attempt.sql_hash == 0 ||
-		(step->compensation != NULL &&
-		 hash_sql(step->compensation) == attempt.sql_hash))
-		return;
-	attempt.end.outcome = SAGA_OUTCOME_INTERRUPTED;
-	attempt.end.charged = false;
-	attempt.end.conflict = false;
-	attempt.end.park = NULL;
-	attempt.end.sqlstate = NULL;
-	attempt.end.error = "its compensation was amended while the attempt was under way";
-}
-
-/*
- * One try, in a transaction of its own, from what the ledger says now.  True
- * if there is nothing left to write down.
- */
-static bool
-try_to_record(void)
-{
-	SagaRow		saga;
-	SagaWritten written = SAGA_CHANGED;
-	int			i;
-
-	SAGA_FAULT("executor.before_record_failure");
-	switch (saga_transaction_begin(true))
-	{
-		case SAGA_TRANSACTION_BEGUN:
-			break;
-		case SAGA_TRANSACTION_BLOCKED:
-			return false;
-		case SAGA_TRANSACTION_GONE:
-			return true;
-	}
-	MemoryContextSwitchTo(attempt_context);
-	if (saga_ledger_get_saga(&attempt.saga, &saga) != SAGA_FOUND)
-	{
-		saga_transaction_commit();
-		return true;
-	}
-	if (TransactionIdIsValid(saga.version.writer))
-	{
-		saga_transaction_commit();
-		return false;
-	}
-
-	get_steps(&saga);
-	i = saga_next_find(&walk.steps, attempt.seq);
-	if (i < 0)
-	{
-		/* It moved while the steps were read. */
-		saga_transaction_commit();
-		return false;
-	}
-	if (walk.steps.step[i].comp_attempts != attempt.end.attempt - 1)
-	{
-		saga_transaction_commit();
-		return true;
-	}
-	excuse_amended(&walk.steps.step[i]);
-	if (settle(&saga, i))
-		written = SAGA_WRITTEN;
-	if (written != SAGA_WRITTEN)
-	{
-		AbortCurrentTransaction();
-		return false;
-	}
-	saga_transaction_commit();
-	walk.steps.step[i].version.own = false;
-	know_version(&saga);
-	return true;
-}
-
-/* False: it is left to the worker. */
-static bool
-record_failure(void)
-{
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
-												  "saga failed attempt",
-												  ALLOCSET_SMALL_SIZES);
-	volatile bool done = false;
-	int			waited = 0;
-	int			pause = 10;
-
-	while (!done)
-	{
-		PG_TRY();
-		{
-			done = try_to_record();
-		}
-		PG_CATCH();
-		{
-			ErrorData  *error = saga_transaction_fail(context);
-
-			walk.valid = false;
-			/* The message may quote what the SQL was about. */
-			ereport(WARNING,
-					(errcode(error->sqlerrcode),
-					 errmsg("could not record how an attempt of a compensation ended: SQLSTATE %s",
-							unpack_sql_state(error->sqlerrcode))));
-			pause = SAGA_EXECUTOR_TROUBLE_MS;
-		}
-		PG_END_TRY();
-		MemoryContextSwitchTo(TopMemoryContext);
-		MemoryContextReset(context);
-		if (done)
-			break;
-		if (waited >= SAGA_EXECUTOR_RECORD_MS)
-		{
-			/* Somebody holds the saga: others are not to wait for that. */
-			if (attempt_open)
-				leave_to_worker();
-			attempt_open = false;
-			MemoryContextDelete(context);
-			return false;
-		}
-		wait_out(pause);
-		waited += pause;
-		pause = Min(pause * 2, SAGA_EXECUTOR_TROUBLE_MS);
-	}
-	MemoryContextDelete(context);
-	attempt_open = false;
-	saga_inflight_mark(SAGA_INFLIGHT_NONE);
-	return true;
-}
-
-/* ------------------------------------------------------------------------
- * The loop
- * ------------------------------------------------------------------------ */
 
 /* Walks one saga.  False: the process should end. */
 static bool
 walk_saga(const pg_uuid_t *id, bool handed_over)
 {
 	bool		alone = false;
-	WalkOn		result = WALK_ON;
+	SagaWalkOn	result = SAGA_WALK_ON;
 
-	attempt.saga = *id;
-	walk.valid = false;
-	/* Before the worker hands one out, it asks; who failed it did not. */
-	walk.doubt_home = handed_over;
-	while (result == WALK_ON || result == WALK_ALONE)
+	saga_attempt_take(id, handed_over);
+	while (result == SAGA_WALK_ON || result == SAGA_WALK_ALONE)
 	{
-		alone = (result == WALK_ALONE);
+		alone = (result == SAGA_WALK_ALONE);
 		saga_transaction_handle_interrupts();
 		if (saga_pool_must_leave() ||
-			!saga_pool_enter_sql(alone ? walk.alone_ms : 0))
+			!saga_pool_enter_sql(alone ? saga_attempt_alone_ms() : 0))
 		{
-			/* Its next task is due, and somebody else's now. */
-			result = WALK_SKIP;
+			/* Its next task is due, and is another process's now. */
+			result = SAGA_WALK_SKIP;
 			break;
 		}
-		result = attempt_step(alone);
-		if (result == WALK_RECORD)
-		{
-			/* Perhaps it is due again at once; that is for the ledger to say. */
-			result = record_failure() ? WALK_ON : WALK_SKIP;
-			if (attempt.read_only)
-				result = WALK_LEAVE;
-			else if (attempt.trouble)
-				result = WALK_SKIP;
-		}
+		result = saga_attempt_run(alone);
 		saga_quarantine_leave();
-		/* What is due, here or in the mailbox, is for another process. */
-		if (walk.spent)
-			result = WALK_LEAVE;
-		if (attempt.trouble)
-			wait_out(SAGA_EXECUTOR_TROUBLE_MS);
+		if (saga_attempt_in_trouble())
+			saga_pool_wait_out(SAGA_ATTEMPT_TROUBLE_MS);
 	}
-	MemoryContextReset(attempt_context);
-	MemoryContextReset(walk_context);
-	walk.valid = false;
-	saga_mailbox_done(result == WALK_SKIP);
-	return result != WALK_LEAVE;
+	saga_attempt_put_down();
+	saga_mailbox_done(result == SAGA_WALK_SKIP);
+	return result != SAGA_WALK_LEAVE;
 }
 
 /* Waits for something in the mailbox; false if nothing came for long. */
@@ -842,14 +88,14 @@ wait_for_mail(int64 *idle_since)
 	if (*idle_since == 0)
 	{
 		*idle_since = saga_clock_steady();
-		pgstat_report_activity(STATE_IDLE, SAGA_EXECUTOR_IDLE);
+		pgstat_report_activity(STATE_IDLE, IDLE);
 		pgstat_report_stat(true);
 	}
 	else
 		rest -= (saga_clock_steady() - *idle_since) / 1000;
 	if (rest <= 0)
 		return false;
-	sleep_ms((long) rest);
+	saga_pool_sleep((long) rest);
 	return true;
 }
 
@@ -861,19 +107,15 @@ saga_executor_main(Datum arg)
 	pg_uuid_t	id;
 	bool		handed_over;
 
-	if (!saga_pool_attach(process, at_exit))
+	if (!saga_pool_attach(process, saga_attempt_at_exit))
 		proc_exit(0);
-	my_role = process->role;
 	saga_bgworker_connect();
-	pqsignal(SIGQUIT, quit);
+	pqsignal(SIGQUIT, executor_quit);
 
 	saga_sender_init();
 	saga_session_init();
 	saga_inflight_open(process->slot, process->generation);
-	attempt_context = AllocSetContextCreate(TopMemoryContext, "saga attempt",
-											ALLOCSET_DEFAULT_SIZES);
-	walk_context = AllocSetContextCreate(TopMemoryContext, "saga walk",
-										 ALLOCSET_DEFAULT_SIZES);
+	saga_attempt_init(process->role);
 	saga_pool_ready();
 
 	for (;;)

@@ -138,6 +138,7 @@ interrupted_record_caught(MemoryContext turn_context,
 {
 	volatile bool done = false;
 
+	saga_bgworker_at(&record->saga, record->seq);
 	PG_TRY();
 	{
 		done = interrupted_record(record);
@@ -153,6 +154,7 @@ interrupted_record_caught(MemoryContext turn_context,
 		*failed = true;
 	}
 	PG_END_TRY();
+	saga_bgworker_at(NULL, 0);
 	return done;
 }
 

@@ -198,10 +198,13 @@ own_batch(TimestampTz now, int limit, TimestampTz *next)
 		}
 		own_position = found;
 		own_count++;
+		saga_bgworker_at(&found.saga, 0);
 		if (!own_saga(&found.saga, now))
 			own_passed = true;
 		MemoryContextReset(saga_context);
 	}
+	/* What the commit meets is no saga's. */
+	saga_bgworker_at(NULL, 0);
 	MemoryContextSwitchTo(caller);
 	SAGA_FAULT("worker.before_commit");
 	saga_transaction_commit();
@@ -264,6 +267,7 @@ own_batch_caught(MemoryContext turn_context, TimestampTz now,
 		}
 	}
 	PG_END_TRY();
+	saga_bgworker_at(NULL, 0);
 	MemoryContextSwitchTo(turn_context);
 	MemoryContextReset(saga_context);
 	return result;

@@ -30,8 +30,10 @@
 #include "miscadmin.h"
 #include "process/pool.h"
 #include "process/quarantine.h"
+#include "process/transaction.h"
 #include "shared/mailbox.h"
 #include "storage/ipc.h"
+#include "storage/latch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -685,4 +687,36 @@ bool
 saga_pool_enter_sql(int64 alone_ms)
 {
 	return saga_quarantine_enter(my_index, alone_ms, saga_pool_must_leave);
+}
+
+/* An executor sleeps until its latch is set, or the time is over. */
+void
+saga_pool_sleep(long ms)
+{
+	static uint32 wait_event = 0;
+
+	if (wait_event == 0)
+		wait_event = saga_compat_wait_event("SagaExecutor");
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 ms, wait_event);
+	ResetLatch(MyLatch);
+}
+
+/* Waits although the latch may be set meanwhile; not if the process must leave. */
+void
+saga_pool_wait_out(long ms)
+{
+	int64		until = saga_clock_steady() + ms * INT64CONST(1000);
+
+	for (;;)
+	{
+		int64		rest = (until - saga_clock_steady() + 999) / 1000;
+
+		if (rest <= 0 || saga_pool_must_leave())
+			break;
+		saga_pool_sleep((long) rest);
+		saga_transaction_handle_interrupts();
+	}
+	/* What the latch was set for has not been looked at. */
+	SetLatch(MyLatch);
 }

@@ -38,4 +38,8 @@ extern void saga_pool_leave_record(void);
 extern bool saga_pool_must_leave(void);
 extern bool saga_pool_enter_sql(int64 alone_ms);
 
+/* An executor that has nothing to do */
+extern void saga_pool_sleep(long ms);
+extern void saga_pool_wait_out(long ms);
+
 #endif							/* SAGA_POOL_H */

@@ -305,6 +305,7 @@ saga_worker_main(Datum arg)
 		saga_bgworker_push_context();
 		HOLD_INTERRUPTS();
 		EmitErrorReport();
+		saga_bgworker_at(NULL, 0);
 		AbortCurrentTransaction();
 		LWLockReleaseAll();
 		MemoryContextSwitchTo(worker_context);

@@ -1,0 +1,801 @@
+/*-------------------------------------------------------------------------
+ *
+ * attempt.c
+ *	  One attempt of a compensation, in one transaction.
+ *
+ *	1. Find the saga, its steps, and the next task.
+ *	2. Note in the in-flight file which step is about to run (inflight.c).
+ *	3. Run the SQL.  No lock on the saga is held, so that it can be paused,
+ *	   canceled, abandoned meanwhile.
+ *	4. Mark the step and write the attempt (change.c).  If the saga is not as
+ *	   it was found in 1, the attempt is rolled back.
+ *	5. Commit, asynchronously.
+ *
+ * If anything fails, the transaction is rolled back as a whole, and a second
+ * one records how the attempt ended, unless the worker has done so from the
+ * in-flight file.  If another transaction is writing the saga, that is left to
+ * the worker.  Errors of the SQL are not logged: they are in the ledger.
+ *
+ * The steps of a saga are read once and kept as long as the saga's row is the
+ * version that this process wrote last: a transaction that changes a step of a
+ * failing saga replaces that row, too.  What an attempt leaves behind in the
+ * walk's context is freed by reading the steps again, once per as many attempts
+ * as there are steps; so time is linear and memory flat.
+ *
+ * Memory: attempt_context, reset before each attempt; walk_context, for the
+ * steps, reset when they are read again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "base/clock.h"
+#include "base/errors.h"
+#include "base/fault.h"
+#include "base/sender.h"
+#include "common/hashfn.h"
+#include "flow/context.h"
+#include "flow/events.h"
+#include "flow/next.h"
+#include "ledger/home.h"
+#include "ledger/ledger.h"
+#include "ledger/oids.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "process/attempt.h"
+#include "process/bgworker.h"
+#include "process/inflight.h"
+#include "process/pool.h"
+#include "process/session.h"
+#include "process/transaction.h"
+#include "shared/mailbox.h"
+#include "shared/wakeup.h"
+#include "storage/pmsignal.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+/*
+ * How long to keep trying to mark a step while another transaction writes its
+ * saga (ms).
+ */
+#define MARK_MS		100
+/* How long to try to record a failed attempt before leaving it to the worker (ms). */
+#define RECORD_MS	500
+/* Initial exclusive window for a suspect (ms). */
+#define ALONE_MS	INT64CONST(2000)
+/* Fewest attempts between two readings of the steps. */
+#define REREAD		256
+
+/* What else is wrong, besides the compensation. */
+typedef enum AttemptTrouble
+{
+	TROUBLE_NONE,
+	TROUBLE_ANYBODYS,			/* others would meet it, too: wait a while */
+	TROUBLE_READ_ONLY			/* only a new session may be without it */
+} AttemptTrouble;
+
+/* The attempt in hand; static, for it must survive a longjmp. */
+typedef struct Attempt
+{
+	SagaAttemptPhase phase;
+	pg_uuid_t	saga;
+	int64		seq;
+	SagaAttemptEnd end;
+	bool		judged;			/* it failed, and "end" says how */
+	uint32		sql_hash;		/* of the SQL that ran; 0: none did */
+	bool		changed;		/* given up, because the saga was changed */
+	AttemptTrouble trouble;
+} Attempt;
+
+/* The steps of the saga in hand. */
+typedef struct Walk
+{
+	bool		valid;
+	SagaSteps	steps;
+	int			uses;			/* attempts since they were read */
+	int64		alone_ms;		/* for which the next step should run alone */
+	bool		doubt_home;		/* nobody asked yet whether this is a copy */
+	bool		spent;			/* the process is not to run another attempt */
+	ItemPointerData saga_tid;	/* the version of the saga's row that we know */
+	TransactionId saga_xmin;
+	uint64		generation;		/* of the tables, when the steps were read */
+} Walk;
+
+static Attempt attempt;
+static Walk walk;
+static Oid	my_role = InvalidOid;
+static MemoryContext attempt_context = NULL;
+static MemoryContext walk_context = NULL;
+
+/* An attempt was begun, and nobody has written down yet how it ended. */
+static volatile sig_atomic_t attempt_open = false;
+
+/* ------------------------------------------------------------------------
+ * Leaving
+ * ------------------------------------------------------------------------ */
+
+/* What the worker is to write down. */
+static void
+leave_to_worker(void)
+{
+	SagaInflightEnd end;
+
+	memset(&end, 0, sizeof(end));
+	end.outcome = (char) attempt.end.outcome;
+	end.charged = attempt.end.charged;
+	end.conflict = attempt.end.conflict;
+	end.waits = attempt.end.waits;
+	end.park = attempt.end.park != NULL;
+	end.at = saga_clock_now();
+	if (attempt.end.sqlstate != NULL)
+		strlcpy(end.sqlstate, attempt.end.sqlstate, sizeof(end.sqlstate));
+	if (attempt.end.error != NULL)
+	{
+		int			length = pg_mbcliplen(attempt.end.error,
+										  strlen(attempt.end.error),
+										  SAGA_INFLIGHT_ERROR_LEN - 1);
+
+		memcpy(end.error, attempt.end.error, length);
+	}
+	saga_inflight_leave(&end);
+	saga_pool_leave_record();
+}
+
+/*
+ * The process ends while an attempt is under way: is its SQL the cause?  It may
+ * end only later what it told itself to end.
+ */
+static bool
+ended_itself(void)
+{
+	switch (saga_sender_of_end())
+	{
+		case SAGA_SENDER_ANOTHER:
+			return false;
+		case SAGA_SENDER_ITSELF:
+			return attempt.phase >= SAGA_ATTEMPT_SQL;
+		case SAGA_SENDER_NOBODY:
+			break;
+	}
+	return attempt.phase == SAGA_ATTEMPT_SQL;
+}
+
+/*
+ * The process ends: what is in flight is left for the worker to record.  When
+ * the postmaster is gone, the record stays "running": for all we know, it is
+ * what the SQL did.
+ */
+void
+saga_attempt_at_exit(int code)
+{
+	if (!attempt_open)
+		saga_inflight_close();
+	else if (!PostmasterIsAlive())
+		return;
+	else if (attempt.judged)
+		leave_to_worker();
+	else if (!saga_inflight_timed_out() && ended_itself())
+	{
+		saga_outcome_of_own_exit(&attempt.end);
+		leave_to_worker();
+	}
+	else
+		saga_inflight_mark(SAGA_INFLIGHT_CUT);
+}
+
+/* ------------------------------------------------------------------------
+ * One attempt
+ * ------------------------------------------------------------------------ */
+
+/* Reads the steps, unless those at hand are still what the ledger says. */
+static void
+get_steps(const SagaRow *saga)
+{
+	HeapTuple	tuple = saga->version.tuple;
+
+	if (!walk.valid ||
+		walk.generation != saga_oids_generation() ||
+		!ItemPointerEquals(&walk.saga_tid, &tuple->t_self) ||
+		walk.saga_xmin != HeapTupleHeaderGetRawXmin(tuple->t_data) ||
+		walk.uses > Max(walk.steps.count, REREAD))
+	{
+		MemoryContext caller;
+
+		walk.valid = false;
+		MemoryContextReset(walk_context);
+		caller = MemoryContextSwitchTo(walk_context);
+		saga_ledger_get_steps(&saga->id, &walk.steps);
+		MemoryContextSwitchTo(caller);
+		walk.uses = 0;
+		walk.generation = saga_oids_generation();
+	}
+	walk.uses++;
+	/* Until this attempt is committed, nobody knows what is in there. */
+	walk.valid = false;
+}
+
+static void
+know_version(const SagaRow *saga)
+{
+	walk.saga_tid = saga->version.tuple->t_self;
+	walk.saga_xmin = HeapTupleHeaderGetRawXmin(saga->version.tuple->t_data);
+	walk.valid = true;
+}
+
+/* Is there something for this process to do, now? */
+static bool
+is_for_me(const SagaRow *saga, TimestampTz now)
+{
+	return saga->state == SAGA_COMPENSATING && !saga->paused &&
+		saga->due != 0 && saga->due <= now && saga->lane == my_role;
+}
+
+/*
+ * Makes sure that nobody is writing the saga's row, and that what the attempt
+ * was about is as it was found; waits a little, in case that somebody is about
+ * to be done.  Returns where the step is now: the saga may have been paused,
+ * or be failing for another reason, and then the steps are read again.
+ */
+static int
+check_unchanged(SagaRow *saga, int index)
+{
+	ItemPointerData tid = saga->version.tuple->t_self;
+	TransactionId xmin = HeapTupleHeaderGetRawXmin(saga->version.tuple->t_data);
+	HeapTuple	step = walk.steps.step[index].version.tuple;
+	ItemPointerData step_tid = step->t_self;
+	TransactionId step_xmin = HeapTupleHeaderGetRawXmin(step->t_data);
+	SagaTask	task;
+	int			waited = 0;
+	SagaFound	found;
+
+	while ((found = saga_ledger_reread_saga(saga, SAGA_NOWAIT)) == SAGA_BUSY &&
+		   waited < MARK_MS)
+	{
+		saga_pool_sleep(5);
+		CHECK_FOR_INTERRUPTS();
+		waited += 5;
+	}
+	if (found == SAGA_FOUND &&
+		ItemPointerEquals(&tid, &saga->version.tuple->t_self) &&
+		xmin == HeapTupleHeaderGetRawXmin(saga->version.tuple->t_data))
+		return index;
+
+	if (found == SAGA_FOUND && saga->state == SAGA_COMPENSATING)
+	{
+		get_steps(saga);
+		index = saga_next_find(&walk.steps, attempt.seq);
+		if (index >= 0)
+		{
+			step = walk.steps.step[index].version.tuple;
+			saga_next(saga, &walk.steps, &task);
+			if (ItemPointerEquals(&step_tid, &step->t_self) &&
+				step_xmin == HeapTupleHeaderGetRawXmin(step->t_data) &&
+				task.kind == SAGA_TASK_SQL && task.index == index)
+				return index;
+		}
+	}
+	attempt.changed = true;
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("the saga was changed while its compensation ran")));
+	return -1;					/* keep the compiler quiet */
+}
+
+/* Marks the step with the attempt's end, in the walk's context. */
+static bool
+settle(SagaRow *saga, int index)
+{
+	MemoryContext caller = MemoryContextSwitchTo(walk_context);
+	SagaChange	change;
+	SagaWritten written;
+
+	saga_change_begin(&change, saga, &walk.steps, 0, saga_clock_now());
+	saga_events_attempt(&change, &walk.steps.step[index], &attempt.end);
+	written = saga_change_write(&change);
+	MemoryContextSwitchTo(caller);
+	return written == SAGA_WRITTEN;
+}
+
+/* Tells one SQL text from another; never 0. */
+static uint32
+hash_sql(const text *sql)
+{
+	text	   *plain = DatumGetTextPP(PointerGetDatum(sql));
+
+	return hash_bytes((const unsigned char *) VARDATA_ANY(plain),
+					  VARSIZE_ANY_EXHDR(plain)) | 1;
+}
+
+/* The SQL, between its record and its mark. */
+static void
+run_sql(SagaRow *saga, SagaStep *step)
+{
+	SagaInflight record;
+	SagaPolicy	policy;
+	Jsonb	   *context;
+	const char *search_path;
+
+	saga_outcome_policy(step, &policy);
+
+	memset(&record, 0, sizeof(record));
+	record.saga = step->saga;
+	record.seq = step->seq;
+	record.attempt = attempt.end.attempt;
+	record.started_at = attempt.end.started_at;
+	SAGA_FAULT("executor.before_inflight");
+	attempt_open = true;
+	saga_inflight_write(&record);
+	SAGA_FAULT("executor.after_inflight");
+
+	context = saga_context_build(saga, step, attempt.end.attempt);
+	saga_mailbox_set_step(step->seq, attempt.end.attempt,
+						  attempt.end.started_at);
+	attempt.sql_hash = hash_sql(step->compensation);
+	/* The search_path and the settings kept with the step are the step's own. */
+	attempt.phase = SAGA_ATTEMPT_SQL;
+	search_path = saga_session_prepare(step, &policy);
+	attempt.end.rows = saga_session_run(step, search_path, context);
+	attempt.phase = SAGA_ATTEMPT_MARKING;
+}
+
+/*
+ * For how long a suspect keeps everyone else waiting: the longer, the more
+ * crashes it was there at.
+ */
+static int64
+alone_window(const SagaStep *step)
+{
+	return ALONE_MS <<
+		(2 * Max(0, Min(step->comp_interruptions - 1, 4)));
+}
+
+/*
+ * The transaction of an attempt.  Errors are the caller's.  When it returns,
+ * there is no transaction.
+ */
+static SagaWalkOn
+try_step(bool alone)
+{
+	SagaRow		saga;
+	SagaTask	task;
+	SagaStep   *step;
+	const char *why;
+	TimestampTz now;
+
+	saga_mailbox_look();
+	switch (saga_transaction_begin(false))
+	{
+		case SAGA_TRANSACTION_BEGUN:
+			break;
+		case SAGA_TRANSACTION_BLOCKED:
+			return SAGA_WALK_SKIP;
+		case SAGA_TRANSACTION_GONE:
+			return SAGA_WALK_LEAVE;
+	}
+	MemoryContextSwitchTo(attempt_context);
+
+	if (walk.doubt_home && saga_home_away() != NULL)
+	{
+		/* Whoever adopts the copy has everything looked at again. */
+		saga_transaction_commit();
+		return SAGA_WALK_DONE;
+	}
+	walk.doubt_home = false;
+	if (saga_ledger_get_saga(&attempt.saga, &saga) != SAGA_FOUND)
+	{
+		saga_transaction_commit();
+		return SAGA_WALK_DONE;
+	}
+	if (TransactionIdIsValid(saga.version.writer))
+	{
+		saga_transaction_commit();
+		return SAGA_WALK_SKIP;
+	}
+	/* Asked now: behind the attempts that the row tells of. */
+	now = saga_clock_now();
+	if (!is_for_me(&saga, now))
+	{
+		saga_transaction_commit();
+		/* By a clock that was set back: the worker has passed it by as due. */
+		if (saga.due > now)
+			saga_wakeup_post(saga_shmem_my_database(), saga.due);
+		return SAGA_WALK_DONE;
+	}
+
+	get_steps(&saga);
+	saga_next(&saga, &walk.steps, &task);
+	if (task.kind != SAGA_TASK_SQL ||
+		walk.steps.step[task.index].run_as != my_role)
+	{
+		/* In the wrong lane: let it be put where it belongs. */
+		SagaChange	change;
+		SagaWritten written;
+
+		saga_change_begin(&change, &saga, &walk.steps, 0, now);
+		saga_events_pass(&change);
+		written = saga_change_write(&change);
+		if (written == SAGA_WRITTEN)
+			saga_transaction_commit();
+		else
+			AbortCurrentTransaction();
+		return written == SAGA_WRITTEN ? SAGA_WALK_DONE : SAGA_WALK_SKIP;
+	}
+	step = &walk.steps.step[task.index];
+	if (step->comp_crashes >= 0 && !alone)
+	{
+		walk.alone_ms = alone_window(step);
+		saga_transaction_commit();
+		return SAGA_WALK_ALONE;
+	}
+
+	why = saga_session_check_identity(&saga, step);
+	if (why == NULL && saga_session_is_outdated(step))
+	{
+		/* The worker starts another for what is due. */
+		saga_transaction_commit();
+		return SAGA_WALK_LEAVE;
+	}
+
+	attempt.seq = step->seq;
+	saga_bgworker_at(&attempt.saga, attempt.seq);
+	attempt.end.attempt = step->comp_attempts + 1;
+	attempt.end.started_at = now;
+	attempt.end.rows = -1;
+	attempt.end.charged = true;
+	attempt.phase = SAGA_ATTEMPT_PREPARING;
+	if (why != NULL)
+	{
+		attempt.end.outcome = SAGA_OUTCOME_FAILED;
+		attempt.end.error = why;
+		attempt.end.park = why;
+		if (settle(&saga, task.index))
+		{
+			saga_transaction_commit();
+			/* The saga may go on without it; that is for the ledger to say. */
+			return SAGA_WALK_ON;
+		}
+		AbortCurrentTransaction();
+		return SAGA_WALK_SKIP;
+	}
+	/* Before any of the SQL: it is how the session is, and is not its fault. */
+	if (XactReadOnly)
+	{
+		attempt.trouble = TROUBLE_READ_ONLY;
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("default_transaction_read_only is on for role \"%s\" in this database",
+						text_to_cstring(step->run_as_name))));
+	}
+
+	run_sql(&saga, step);
+	SAGA_FAULT("executor.before_mark");
+	attempt.end.outcome = SAGA_OUTCOME_SUCCEEDED;
+	task.index = check_unchanged(&saga, task.index);
+	if (!settle(&saga, task.index))
+	{
+		attempt.changed = true;
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("the saga was changed while its compensation ran")));
+	}
+	attempt.phase = SAGA_ATTEMPT_COMMITTING;
+	saga_mailbox_look();
+	SAGA_FAULT("executor.before_commit");
+	saga_transaction_commit();
+	SAGA_FAULT("executor.after_commit");
+
+	attempt_open = false;
+	saga_inflight_mark(SAGA_INFLIGHT_NONE);
+	saga_session_disarm();
+	walk.steps.step[task.index].version.own = false;
+	know_version(&saga);
+	return is_for_me(&saga, saga_clock_now()) ? SAGA_WALK_ON : SAGA_WALK_DONE;
+}
+
+/* What is known of an error besides what it says of itself. */
+static SagaAttemptCause
+cause_of(const ErrorData *error, bool timed_out)
+{
+	if (attempt.changed)
+		return SAGA_CAUSE_CHANGED;
+	if (error->sqlerrcode != ERRCODE_QUERY_CANCELED)
+		return SAGA_CAUSE_NONE;
+	if (timed_out)
+		return SAGA_CAUSE_TIMEOUT;
+	switch (saga_sender_of_cancel())
+	{
+		case SAGA_SENDER_ANOTHER:
+			return SAGA_CAUSE_CANCELED;
+		case SAGA_SENDER_ITSELF:
+			return SAGA_CAUSE_ITSELF;
+		case SAGA_SENDER_NOBODY:
+			break;
+	}
+	return SAGA_CAUSE_NONE;
+}
+
+/* An attempt, with its errors caught. */
+static SagaWalkOn
+attempt_step(bool alone)
+{
+	SagaWalkOn	result;
+
+	MemoryContextReset(attempt_context);
+	memset(&attempt.end, 0, sizeof(attempt.end));
+	attempt.phase = SAGA_ATTEMPT_LOOKING;
+	attempt.judged = false;
+	attempt.sql_hash = 0;
+	attempt.changed = false;
+	attempt.trouble = TROUBLE_NONE;
+	saga_sender_forget_cancel();
+
+	PG_TRY();
+	{
+		result = try_step(alone);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+		bool		timed_out;
+
+		HOLD_INTERRUPTS();
+		timed_out = saga_session_timed_out();
+		saga_session_disarm();
+		error = saga_transaction_fail(attempt_context);
+		RESUME_INTERRUPTS();
+		walk.valid = false;
+		if (attempt.phase == SAGA_ATTEMPT_LOOKING)
+		{
+			ereport(WARNING,
+					(errcode(error->sqlerrcode),
+					 errmsg("could not look at a failed saga: %s",
+							error->message)));
+			attempt.trouble = TROUBLE_ANYBODYS;
+			result = SAGA_WALK_SKIP;
+		}
+		else
+		{
+			saga_outcome_of_error(attempt.phase, cause_of(error, timed_out),
+								  error->sqlerrcode, error->message,
+								  &attempt.end);
+			if (attempt.end.trouble && attempt.trouble == TROUBLE_NONE)
+				attempt.trouble = TROUBLE_ANYBODYS;
+			attempt.judged = true;
+			result = SAGA_WALK_RECORD;
+		}
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(attempt_context);
+	saga_mailbox_set_step(0, 0, 0);
+	if (attempt.phase >= SAGA_ATTEMPT_PREPARING)
+	{
+		saga_session_reset();
+		walk.spent = saga_session_is_spent();
+	}
+	return result;
+}
+
+/* ------------------------------------------------------------------------
+ * Writing down how an attempt failed
+ * ------------------------------------------------------------------------ */
+
+/*
+ * What failed is not what the step says now: saga.amend came between our
+ * reading the step and our saying that it runs.  That is not the fault of what
+ * it says now.
+ */
+static void
+excuse_amended(const SagaStep *step)
+{
+	if (attempt.sql_hash == 0 ||
+		(step->compensation != NULL &&
+		 hash_sql(step->compensation) == attempt.sql_hash))
+		return;
+	attempt.end.outcome = SAGA_OUTCOME_INTERRUPTED;
+	attempt.end.charged = false;
+	attempt.end.conflict = false;
+	attempt.end.park = NULL;
+	attempt.end.sqlstate = NULL;
+	attempt.end.error = "its compensation was amended while the attempt was under way";
+}
+
+/*
+ * One try, in a transaction of its own, from what the ledger says now.  True
+ * if there is nothing left to write down.
+ */
+static bool
+try_to_record(void)
+{
+	SagaRow		saga;
+	SagaWritten written = SAGA_CHANGED;
+	int			i;
+
+	SAGA_FAULT("executor.before_record_failure");
+	switch (saga_transaction_begin(true))
+	{
+		case SAGA_TRANSACTION_BEGUN:
+			break;
+		case SAGA_TRANSACTION_BLOCKED:
+			return false;
+		case SAGA_TRANSACTION_GONE:
+			return true;
+	}
+	MemoryContextSwitchTo(attempt_context);
+	if (saga_ledger_get_saga(&attempt.saga, &saga) != SAGA_FOUND)
+	{
+		saga_transaction_commit();
+		return true;
+	}
+	if (TransactionIdIsValid(saga.version.writer))
+	{
+		saga_transaction_commit();
+		return false;
+	}
+
+	get_steps(&saga);
+	i = saga_next_find(&walk.steps, attempt.seq);
+	if (i < 0)
+	{
+		/* It moved while the steps were read. */
+		saga_transaction_commit();
+		return false;
+	}
+	if (walk.steps.step[i].comp_attempts != attempt.end.attempt - 1)
+	{
+		saga_transaction_commit();
+		return true;
+	}
+	excuse_amended(&walk.steps.step[i]);
+	if (settle(&saga, i))
+		written = SAGA_WRITTEN;
+	if (written != SAGA_WRITTEN)
+	{
+		AbortCurrentTransaction();
+		return false;
+	}
+	saga_transaction_commit();
+	walk.steps.step[i].version.own = false;
+	know_version(&saga);
+	return true;
+}
+
+/* False: it is left to the worker. */
+static bool
+record_failure(void)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
+												  "saga failed attempt",
+												  ALLOCSET_SMALL_SIZES);
+	volatile bool done = false;
+	int			waited = 0;
+	int			pause = 10;
+
+	while (!done)
+	{
+		PG_TRY();
+		{
+			done = try_to_record();
+		}
+		PG_CATCH();
+		{
+			ErrorData  *error = saga_transaction_fail(context);
+
+			walk.valid = false;
+			/* The message may quote what the SQL was about. */
+			ereport(WARNING,
+					(errcode(error->sqlerrcode),
+					 errmsg("could not record how an attempt of a compensation ended: SQLSTATE %s",
+							unpack_sql_state(error->sqlerrcode))));
+			pause = SAGA_ATTEMPT_TROUBLE_MS;
+		}
+		PG_END_TRY();
+		MemoryContextSwitchTo(TopMemoryContext);
+		MemoryContextReset(context);
+		if (done)
+			break;
+		if (waited >= RECORD_MS)
+		{
+			/* Somebody holds the saga: others are not to wait for that. */
+			if (attempt_open)
+				leave_to_worker();
+			attempt_open = false;
+			MemoryContextDelete(context);
+			return false;
+		}
+		saga_pool_wait_out(pause);
+		waited += pause;
+		pause = Min(pause * 2, SAGA_ATTEMPT_TROUBLE_MS);
+	}
+	MemoryContextDelete(context);
+	attempt_open = false;
+	saga_inflight_mark(SAGA_INFLIGHT_NONE);
+	return true;
+}
+
+/* ------------------------------------------------------------------------
+ * For the executor
+ * ------------------------------------------------------------------------ */
+
+void
+saga_attempt_init(Oid role)
+{
+	my_role = role;
+	attempt_context = AllocSetContextCreate(TopMemoryContext, "saga attempt",
+											ALLOCSET_DEFAULT_SIZES);
+	walk_context = AllocSetContextCreate(TopMemoryContext, "saga walk",
+										 ALLOCSET_DEFAULT_SIZES);
+}
+
+/* A saga is taken in hand. */
+void
+saga_attempt_take(const pg_uuid_t *id, bool handed_over)
+{
+	attempt.saga = *id;
+	attempt.seq = 0;
+	attempt.trouble = TROUBLE_NONE;
+	walk.valid = false;
+
+	/*
+	 * Before the worker hands one out, it asks; the session that failed it
+	 * did not.
+	 */
+	walk.doubt_home = handed_over;
+	saga_bgworker_at(id, 0);
+}
+
+/* Runs the next attempt of the saga in hand, and records it if it failed. */
+SagaWalkOn
+saga_attempt_run(bool alone)
+{
+	SagaWalkOn	result = attempt_step(alone);
+
+	if (result == SAGA_WALK_RECORD)
+	{
+		/* Perhaps it is due again at once; that is for the ledger to say. */
+		result = record_failure() ? SAGA_WALK_ON : SAGA_WALK_SKIP;
+		if (attempt.trouble == TROUBLE_READ_ONLY)
+			result = SAGA_WALK_LEAVE;
+		else if (attempt.trouble != TROUBLE_NONE)
+			result = SAGA_WALK_SKIP;
+	}
+	/* What is due, here or in the mailbox, is for another process. */
+	if (walk.spent)
+		result = SAGA_WALK_LEAVE;
+	saga_bgworker_at(&attempt.saga, 0);
+	return result;
+}
+
+/* After SAGA_WALK_ALONE: for how long the next attempt is to run alone (ms). */
+int64
+saga_attempt_alone_ms(void)
+{
+	return walk.alone_ms;
+}
+
+/* Did the last attempt meet something that only time, or a DBA, can mend? */
+bool
+saga_attempt_in_trouble(void)
+{
+	return attempt.trouble != TROUBLE_NONE;
+}
+
+/* The saga is put down. */
+void
+saga_attempt_put_down(void)
+{
+	MemoryContextReset(attempt_context);
+	MemoryContextReset(walk_context);
+	walk.valid = false;
+	saga_bgworker_at(NULL, 0);
+}
+
+/* In a signal handler: the server stops at once, which accuses nobody. */
+void
+saga_attempt_at_stop(void)
+{
+	if (attempt_open)
+		saga_inflight_mark(SAGA_INFLIGHT_CUT);
+}
