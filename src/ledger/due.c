@@ -6,8 +6,8 @@
  * What is due, or held, is written on the saga's row.  Two tables repeat it,
  * so that it is found without reading every saga: ledger_due has a row per
  * saga of which something is due, ledger_held one per saga that a person
- * holds.  Whoever replaces the saga's row brings them in line, in the same
- * transaction.
+ * holds.  A transaction that replaces the saga's row brings them in line, in
+ * the same transaction.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,8 +27,9 @@
  * Brings a saga's row of ledger_due in line with what its own row, just
  * written, says.  "failed": the saga was running, and is to be undone now.
  *
- * At most one row of ledger_due belongs to a saga, and only whoever replaces
- * the saga's row replaces it; so it is simply there, and nobody is writing it.
+ * At most one row of ledger_due belongs to a saga, and it is replaced only
+ * together with the saga's row; so it is simply there, and nobody is writing
+ * it.
  */
 void
 saga_ledger_follow_due(SagaRow *row, bool failed)

@@ -10,10 +10,10 @@
  *
  * This is a guess and no more.  The transaction that put the row there may
  * have been rolled back, the row may have moved to another page or have been
- * purged, the place may be another row's by now, or behind the end of the
- * table.  Whoever looks there must see that it is the row; if it is not, the
- * index knows.  So nothing needs to be forgotten, and two rows of one hash
- * only hide each other.
+ * purged, the place may be another row's by now, or past the end of the table.
+ * The caller must check that it is the row; if it is not, the index knows.  So
+ * nothing needs to be forgotten, and two rows of one hash only hide each
+ * other.
  *
  *-------------------------------------------------------------------------
  */

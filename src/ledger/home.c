@@ -317,9 +317,9 @@ try_write_home(Relation heap, bool copied)
 }
 
 /*
- * Who brings rows marks the ledger behind whoever else does, as the jobs of one
- * pg_restore do.  Who makes it a home must not do so with rows that he has not
- * seen.
+ * Concurrent loaders (the jobs of one pg_restore) may all mark the ledger as a
+ * copy, so retry.  Adopting, in contrast, must fail if rows arrived that the
+ * adopter has not seen.
  */
 static void
 write_home(bool copied)

@@ -5,8 +5,8 @@
  *
  * Looked up once and forgotten when any of the relations changes: DROP
  * EXTENSION, CREATE EXTENSION and ALTER EXTENSION UPDATE, in this session or
- * another.  So whoever has a lock on one of the relations may rely on what is
- * said here, and whoever has none asks again.
+ * another.  So a caller that has a lock on one of the relations may rely on
+ * what this returns, and one that has none asks again.
  *
  *-------------------------------------------------------------------------
  */
@@ -166,7 +166,7 @@ saga_oids_exist(void)
 /*
  * Another number than before says that a relation may have changed, its file
  * included (VACUUM FULL, CLUSTER): row versions found before are nowhere now.
- * To be asked behind a lock on the relation.
+ * Call it with a lock on the relation held.
  */
 uint64
 saga_oids_generation(void)

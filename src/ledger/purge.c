@@ -35,7 +35,7 @@
 #include "utils/snapmgr.h"
 
 /*
- * The first saga behind an id, in the order of ids, that a snapshot sees.
+ * The first saga after an id, in the order of ids, that a snapshot sees.
  * False if there is none.
  */
 static bool
@@ -86,7 +86,7 @@ delete_rows(Oid relid, Oid index_relid, const pg_uuid_t *id)
 
 /*
  * Deletes a saga that is at rest, and all that is known of it.  Its row comes
- * first: whoever has that, nobody else writes the others.
+ * first: while we hold that, no other transaction writes the rest.
  */
 static SagaWritten
 delete_saga(SagaRow *row, SagaPatience patience)
@@ -133,7 +133,7 @@ record_purge(int64 purged, TimestampTz limit, bool all)
 }
 
 /*
- * Purges up to "max" sagas among the next "look" ones behind "position", which
+ * Purges up to "max" sagas among the next "look" ones after "position", which
  * moves on; "done" tells that there are no more.
  */
 int64

@@ -4,9 +4,9 @@
  *	  What waits for listeners.
  *
  * ledger_queue has a row for each step that waits for a listener to claim it.
- * It repeats what the step's row says: whoever replaces that row brings the
- * queue in line, in the same transaction.  A queue is that of an owner on a
- * channel; queue_front.c remembers where it begins.
+ * It repeats what the step's row says: a transaction that replaces that row
+ * brings the queue in line, in the same transaction.  A queue is that of an
+ * owner on a channel; queue_front.c remembers where it begins.
  *
  *-------------------------------------------------------------------------
  */
@@ -157,7 +157,7 @@ saga_ledger_next_owner(SagaQueued *queue)
 	return OidIsValid(known);
 }
 
-/* The first rows of the queue from its place on, or behind that. */
+/* The first rows of the queue at or after a position. */
 static int
 read_from(const SagaQueued *queue, StrategyNumber strategy, Snapshot snapshot,
 		  SagaQueued *rows, int max)
@@ -199,7 +199,7 @@ saga_ledger_first_queued(const SagaQueued *queue, uint64 look,
 	return count;
 }
 
-/* The next ones behind one of them. */
+/* The rows that follow one of them. */
 int
 saga_ledger_next_queued(const SagaQueued *after, Snapshot snapshot,
 						SagaQueued *rows, int max)

@@ -7,19 +7,19 @@
  * what their fields are and refuses what breaks their rules; here is which
  * table, which index and which lock.
  *
- * Locks.  A saga's lock is a heavyweight lock on its id, taken shared by
- * whoever starts or completes a step, until the end of the transaction, and
- * exclusively by whoever ends the forward phase (fail, cancel, complete, a
- * deadline).  So when an exclusive caller has it, no step is on its way in.
- * It is given back as soon as the saga's row has been replaced: from then on
- * the row itself, with its writer in progress, holds back whoever comes later,
- * and 100,000 sagas can be failed in one transaction without filling the lock
+ * Locks.  A saga's lock is a heavyweight lock on its id, taken in share mode
+ * to start or complete a step, until the end of the transaction, and
+ * exclusively to end the forward phase (fail, cancel, complete, a deadline).
+ * So when an exclusive caller has it, no step is on its way in.  It is
+ * released as soon as the saga's row has been replaced: from then on the row
+ * itself, with its writer in progress, holds back every later writer, and
+ * 100,000 sagas can be failed in one transaction without filling the lock
  * table.  A row that the current transaction wrote itself needs no lock at
  * all, for the same reason.
  *
- * Once the undo has begun, whoever writes a step's row replaces the saga's row
- * too, in the same transaction; so an executor that finds the saga's row as it
- * left it need not read the steps again, and two writers meet on that row.
+ * Once the undo has begun, a transaction that writes a step's row replaces the
+ * saga's row, too; so an executor that finds the saga's row as it left it need
+ * not read the steps again, and two writers meet on that row.
  *
  *	step, complete_step, fail_step		share, to the end of the transaction
  *	complete, fail, cancel				exclusive, until the row is written
@@ -183,8 +183,8 @@ saga_ledger_reread_saga(SagaRow *row, SagaPatience patience)
 }
 
 /*
- * Finds the saga that an owner began under a key.  Waits for whoever is
- * beginning it at this moment.
+ * Finds the saga that an owner began under a key.  Waits for a transaction
+ * that is beginning it.
  */
 SagaFound
 saga_ledger_get_saga_by_key(Oid owner, text *name, text *key, SagaRow *row)

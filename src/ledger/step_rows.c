@@ -53,9 +53,9 @@ step_where_seen(Relation heap, const pg_uuid_t *id, const text *key,
 }
 
 /*
- * Finds the newest run of a step.  Waits for whoever is inserting it at this
- * moment, and for whoever is changing it.  "sure": missing is the last word;
- * who would insert it need not pay for that.
+ * Finds the newest run of a step.  Waits for a transaction that is inserting
+ * or changing it.  "sure": SAGA_MISSING is certain; a caller that would insert
+ * the step need not pay for that.
  */
 SagaFound
 saga_ledger_get_step(const pg_uuid_t *id, text *key, bool sure, SagaStep *step)
@@ -97,7 +97,8 @@ saga_ledger_get_step(const pg_uuid_t *id, text *key, bool sure, SagaStep *step)
 
 /*
  * Finds the step that a row of the queue names, without reading the others of
- * its saga.  Waits for nobody: who writes it replaces the saga's row, too.
+ * its saga.  Does not wait: a transaction that writes it replaces the saga's
+ * row, too.
  */
 SagaFound
 saga_ledger_get_queued_step(const SagaQueued *queued, SagaStep *step)

@@ -7,14 +7,14 @@
  * SQL, no plans, no triggers, no permission checks.  This room knows how that
  * is done and nothing of what the rows mean; saga_rows.c knows what they mean.
  *
- * Reading.  Calls answer from the newest committed state, whatever snapshot
- * their caller holds, so rows are looked up with a dirty snapshot, which also
- * tells who is at work on a row.  A dirty scan sees every row that stays where
- * it is or is updated in place (HOT).  A row that moves to another page while
- * the scan is between the old place and the new can be missed; so "missing" is
- * said only after a look with a fresh MVCC snapshot, unless the caller goes on
- * to insert, where the unique index tells.  Whoever scans many rows takes such
- * a snapshot too, by saga_table_snapshot.
+ * Reading.  Calls use the newest committed state, whatever snapshot their
+ * caller holds, so rows are looked up with a dirty snapshot, which also shows
+ * which transaction is writing a row.  A dirty scan sees every row that stays
+ * where it is or is updated in place (HOT).  A row that moves to another page
+ * while the scan is between the old place and the new can be missed; so
+ * "missing" is said only after a look with a fresh MVCC snapshot, unless the
+ * caller goes on to insert, where the unique index decides.  A scan of many
+ * rows takes such a snapshot, too, by saga_table_snapshot.
  *
  * Writing.  A unique index is asked with UNIQUE_CHECK_PARTIAL, which makes the
  * index entry and tells of a possible conflict instead of raising an error or
@@ -123,7 +123,7 @@ really_missing(Relation heap, Relation index, ScanKey keys, int nkeys)
 /*
  * Looks at the row whose versions begin at "root", where some row was seen
  * before.  False says nothing: ask an index.  True says that there is a row;
- * the caller sees whether it is the one he means.
+ * the caller checks whether it is the one it wants.
  */
 bool
 saga_table_find_at(Relation heap, const ItemPointerData *root,
@@ -208,7 +208,7 @@ saga_table_find(Relation heap, Relation index, ScanKey keys, int nkeys,
 /*
  * The same, where "missing" is the last word; and "busy": of a row that moved,
  * the new version may have been seen while its writer was at work, and the old
- * one when he was done.
+ * one after it had committed.
  */
 SagaFound
 saga_table_find_sure(Relation heap, Relation index, ScanKey keys, int nkeys,
@@ -579,9 +579,9 @@ leaves_out(Relation index, AttrNumber column)
  * conflict.
  *
  * A row that replaces "old" under the same keys is as unique as that was, and
- * asks nobody: it would wait for whoever came second with those keys and is
- * about to take his row back, while he waits for us.  For the same reason, a
- * row that has lost asks nobody any more.
+ * asks nobody: it would wait for a transaction that came second with those
+ * keys and is about to take its row back, while that waits for us.  For the
+ * same reason, a row that has lost asks nobody any more.
  *
  * While an index is rebuilt (REINDEX CONCURRENTLY) there are two of it, both
  * kept up and both asked: which of them is the arbiter depends on the moment at
@@ -739,7 +739,7 @@ prune_page(Relation heap, Buffer buffer)
  * purge leaves them, or else a new one at the end of the table.  The server by
  * itself would come back to every page of the history on which VACUUM found
  * room for a row: with a history of a million sagas each new row would go to
- * another old page, which is read for that, and logged whole behind each
+ * another old page, which is read for that, and logged whole after each
  * checkpoint.
  */
 static int

@@ -379,7 +379,7 @@ try_step(bool alone)
 
 	if (walk.doubt_home && saga_home_away() != NULL)
 	{
-		/* Whoever adopts the copy has everything looked at again. */
+		/* Adopting the copy makes the worker read everything again. */
 		saga_transaction_commit();
 		return SAGA_WALK_DONE;
 	}
@@ -394,7 +394,11 @@ try_step(bool alone)
 		saga_transaction_commit();
 		return SAGA_WALK_SKIP;
 	}
-	/* Asked now: behind the attempts that the row tells of. */
+
+	/*
+	 * Read the clock only now, so that it is later than every attempt
+	 * recorded in the row.
+	 */
 	now = saga_clock_now();
 	if (!is_for_me(&saga, now))
 	{
@@ -551,7 +555,7 @@ attempt_step(bool alone)
 		{
 			ereport(WARNING,
 					(errcode(error->sqlerrcode),
-					 errmsg("could not look at a failed saga: %s",
+					 errmsg("could not process a failing saga: %s",
 							error->message)));
 			attempt.trouble = TROUBLE_ANYBODYS;
 			result = SAGA_WALK_SKIP;

@@ -118,8 +118,8 @@ saga_bgworker_warn_no_place(void)
 {
 	ereport(WARNING,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 errmsg("saga could not start a background process: all are in use"),
-			 errdetail("What is due waits until one is free."),
+			 errmsg("out of background worker slots"),
+			 errdetail("saga could not start a background process; what is due waits until a slot is free."),
 			 errhint("You might need to increase max_worker_processes.")));
 }
 

@@ -201,7 +201,7 @@ first_on(const char *name, SagaQueued *first)
 
 /* Reads on which channels there are, as far as a turn goes. */
 static void
-look(TimestampTz now)
+read_channels(TimestampTz now)
 {
 	SagaQueued	first;
 
@@ -209,7 +209,7 @@ look(TimestampTz now)
 	{
 		look_position.channel[0] = '\0';
 		look_begun = saga_clock_steady();
-		/* What is dispatched meanwhile may come behind where we are. */
+		/* What is dispatched meanwhile may come after our position. */
 		look_at = DT_NOEND;
 	}
 	for (int i = 0; i < LOOK_BATCH; i++)
@@ -230,7 +230,7 @@ look(TimestampTz now)
 
 /* Tells a channel of the first that waits there; false if nothing does. */
 static bool
-tell_channel(const char *name)
+notify_channel(const char *name)
 {
 	SagaQueued	first;
 
@@ -319,8 +319,12 @@ tell_those_due(TimestampTz now)
 	int			parked = 0;
 
 	if (look_begun != 0 || look_at <= now)
-		look(now);
-	/* Asked behind the snapshot: what it sees, this knows of. */
+		read_channels(now);
+
+	/*
+	 * Check after taking the snapshot, so that the check covers every row the
+	 * snapshot can see.
+	 */
 	if (saga_home_away() != NULL)
 	{
 		saga_transaction_commit();
@@ -337,7 +341,7 @@ tell_those_due(TimestampTz now)
 		if (!park_gone(channel->name, &parked, now))
 			channel->found = CHANNEL_PARKS;
 		else
-			channel->found = tell_channel(channel->name) ?
+			channel->found = notify_channel(channel->name) ?
 				CHANNEL_WAITS : CHANNEL_EMPTY;
 	}
 	SAGA_FAULT("channels.before_commit");

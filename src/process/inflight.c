@@ -15,8 +15,8 @@
  * random name of this life of the shared memory, keeps apart the records of
  * different lives.
  *
- * Who writes: the executor its own file (its state also from a signal
- * handler: pwrite on an open descriptor, nothing else); the launcher, in
+ * Writers: the executor its own file (its state also from a signal handler:
+ * pwrite on an open descriptor, nothing else); the launcher, in
  * saga_inflight_recover, the files of earlier lives; the worker removes the
  * files of executors that are gone.  No two of them ever meet at one file.
  *
@@ -65,8 +65,8 @@ typedef struct InflightRecord
 
 /*
  * The file's contents.  "state" stands outside of what the crc covers; so does
- * the end of an attempt, which is written behind it, rarely, before the state
- * says that it is there.
+ * the end of an attempt, which follows it, rarely, before the state says that
+ * it is there.
  */
 typedef struct InflightFile
 {
@@ -300,7 +300,7 @@ read_record(const char *name, uint64 life, SagaInflight *record)
 		if (life == saga_shmem->life)
 			return false;
 		ereport(WARNING,
-				(errmsg("ignoring file \"%s\", which does not tell what was running",
+				(errmsg("ignoring invalid in-flight file \"%s\"",
 						path)));
 		(void) unlink(path);
 		return false;

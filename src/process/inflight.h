@@ -47,7 +47,7 @@ typedef struct SagaInflight
 	Oid			database;
 	SagaInflightState state;
 	SagaInflightEnd end;		/* of SAGA_INFLIGHT_ENDED */
-	bool		alone;			/* set afterwards, by whoever reads them all */
+	bool		alone;			/* set later, when all are read */
 	bool		judged;			/* likewise: "alone" is final */
 	pg_uuid_t	saga;
 	int64		seq;

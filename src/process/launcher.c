@@ -81,8 +81,8 @@
 #define RESTART_PAUSE_MAX	60000	/* when it fails again and again */
 #define PATIENT_RESTARTS	5	/* how many before the pause grows */
 #define NO_PLACE_PAUSE		5000	/* when the postmaster has no place */
-#define TURN_OF_BUSY		5000	/* others wait so long for a busy worker */
-#define TURN_OF_IDLE		100 /* and so long for one that seemed idle */
+#define TURN_OF_BUSY		5000	/* how long others wait for a busy worker */
+#define TURN_OF_IDLE		100 /* and for one that seemed idle */
 #define LOOK_AGAIN			60000	/* for databases that may have no worker */
 
 /*
@@ -292,7 +292,7 @@ note_departure(Turn *turn, const Seen *now_seen, int64 now)
 	turn->since = now;
 }
 
-/* Copies what the slots say, and notes who came and who left. */
+/* Copies what the slots say, and notes which came and which left. */
 static void
 look_at_slots(int64 now)
 {
@@ -386,7 +386,7 @@ start_worker(int i, int64 now)
 		slot->worker_pid = SAGA_PID_STARTING;
 	LWLockRelease(saga_shmem->lock);
 	if (!ours)
-		return true;			/* whoever was first will wake us */
+		return true;			/* the first of them will wake us */
 
 	if (turn->handle != NULL)
 		pfree(turn->handle);
@@ -652,7 +652,7 @@ launcher_turn(void)
 	}
 	send_away();
 
-	/* Whoever runs while we should not be here at all leaves by itself. */
+	/* With saga.enabled off, running workers exit on their own. */
 	if (!saga_guc_enabled)
 		return -1;
 	if (any_not_served())
@@ -684,7 +684,7 @@ launcher_turn(void)
 			running++;
 	}
 
-	/* Who still waits, and for what? */
+	/* Which databases still wait, and for what? */
 	for (i = 0; i < SAGA_MAX_DATABASES; i++)
 	{
 		if (!seen[i].waits)

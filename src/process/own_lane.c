@@ -119,8 +119,8 @@ own_saga(const pg_uuid_t *id, TimestampTz now)
 		return true;
 
 	/*
-	 * Of a running saga, the lock first: behind it, no step is on its way in.
-	 * Then the newest row.
+	 * For a running saga, take the lock first: while we hold it, no step can
+	 * be added.  Then read the newest row.
 	 */
 	locked = saga.state == SAGA_RUNNING;
 	if (locked && !saga_ledger_lock(id, ExclusiveLock, SAGA_NOWAIT))
@@ -139,7 +139,11 @@ own_saga(const pg_uuid_t *id, TimestampTz now)
 		return false;
 	if (saga.due == 0 || saga.due > now || OidIsValid(saga.lane))
 		return true;
-	/* What came in until now came before what is written now. */
+
+	/*
+	 * Read the clock again: what we write must be later than anything that
+	 * arrived before this point.
+	 */
 	now = saga_clock_now();
 	saga_ledger_get_steps(id, &steps);
 	if (now < own_notify_at)
@@ -190,7 +194,11 @@ own_batch(TimestampTz now, int limit, TimestampTz *next)
 			result = OWN_END;
 			break;
 		}
-		/* Asked behind the snapshot: what it sees, this knows of. */
+
+		/*
+		 * Check after taking the snapshot, so that the check covers every row
+		 * the snapshot can see.
+		 */
 		if (own_count == 0 && saga_home_away() != NULL)
 		{
 			result = OWN_AWAY;
@@ -262,7 +270,7 @@ own_batch_caught(MemoryContext turn_context, TimestampTz now,
 			own_singles = Max(own_singles - 1, 0);
 			ereport(WARNING,
 					(errcode(error->sqlerrcode),
-					 errmsg("could not look after a saga that is due: %s",
+					 errmsg("could not process a saga that is due: %s",
 							error->message)));
 		}
 	}

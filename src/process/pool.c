@@ -37,11 +37,11 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-/* An entry not refreshed for so long is nobody's. */
+/* Age at which an entry that was not refreshed is ignored */
 #define SAGA_POOL_WAITER_LIFE_MS	5000
-/* So long may an executor run while others have none. */
+/* Time slice after which an executor may be reclaimed for a waiting role */
 #define SAGA_POOL_SLICE_MS			1000
-/* A slot whose process did not arrive for so long is taken back. */
+/* Time after which a slot whose process did not arrive is taken back */
 #define SAGA_POOL_START_LIMIT_MS	60000
 
 /* What this worker knows of the executors it started. */
@@ -117,7 +117,7 @@ lose_executor(SagaExecutorSlot *slot)
 }
 
 /* ------------------------------------------------------------------------
- * The worker's side: who gets an executor
+ * The worker's side: which role gets an executor
  * ------------------------------------------------------------------------ */
 
 static SagaWaiter *
@@ -229,8 +229,8 @@ make_room_for_role(Oid role, bool has_some, int64 since, int64 now)
 		return;
 
 	/*
-	 * One place is what is asked for, and somebody is on his way out already;
-	 * but not one who is taking long over the saga in hand.
+	 * Only one slot is needed and another executor has been dismissed
+	 * recently; ignore one that has been slow to leave.
 	 */
 	for (i = 0; i < SAGA_MAX_EXECUTORS && victim == NULL; i++)
 	{
@@ -438,7 +438,7 @@ saga_pool_forget_waiting(Oid role)
 	LWLockRelease(saga_shmem->lock);
 }
 
-/* The worker looks anew who needs an executor. */
+/* The worker checks again which roles need an executor. */
 void
 saga_pool_want_none(void)
 {
@@ -652,7 +652,7 @@ saga_pool_leave_record(void)
 
 /*
  * Must the executor leave, as soon as it has nothing in hand?  The fields are
- * read without a lock: whoever sets one sets our latch behind it.
+ * read without a lock: whatever sets one sets our latch afterwards.
  */
 bool
 saga_pool_must_leave(void)

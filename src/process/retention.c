@@ -68,7 +68,7 @@ saga_retention_turn(TimestampTz now)
 	{
 		bool		end = true;
 
-		/* Whoever restores a backup to read it wants to find it there. */
+		/* A backup that is restored for reading should still have it. */
 		if (saga_home_away() == NULL)
 			(void) saga_purge(&pass_position, now - saga_guc_retention * USECS_PER_MINUTE, true,
 							  BATCH, BATCH, SAGA_NOWAIT, &end);

@@ -22,8 +22,8 @@
  * mailbox are passed by, and an executor that finds nothing to do in a saga
  * puts it down.
  *
- * Finding lanes that are not known yet means to look behind each known lane;
- * it is done when something was posted, and less often when it takes long.
+ * New lanes are found by an index lookup after each known lane; it is done
+ * when something was posted, and less often when it takes long.
  *
  *-------------------------------------------------------------------------
  */
@@ -54,11 +54,11 @@
 #define START_LAST		60000
 #define WAIT_FOR_SLOT	500		/* between looks for a free executor */
 #define BLOCKED			200		/* while somebody has locked the ledger */
-/* A lane at its end is read from the start again after so long. */
+/* Time after which a lane at its end is read from the start again */
 #define READ_AGAIN		10000
 /* Looking for new lanes may take one part in so many of the time. */
 #define DISCOVER_SHARE	10
-/* So long does a turn go on parking what no executor can run. */
+/* Time slice of a turn for parking what no executor can run */
 #define PARK_SLICE		50
 
 typedef struct Lane
@@ -348,7 +348,10 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 		}
 		if (in_hand == NULL)
 		{
-			/* Asked behind the snapshot: what it sees, this knows of. */
+			/*
+			 * Check after taking the snapshot, so that the check covers every
+			 * row the snapshot can see.
+			 */
 			if (saga_home_away() != NULL)
 			{
 				*away = true;

@@ -17,7 +17,7 @@
  * other (each is planned when the one before it has run, for it may use what
  * that one made), then what was deferred: so that when the caller goes on to
  * write to the ledger, next to nothing of the user's is still to come.  Hold
- * cursors are run at commit; therefore the caller disarms only behind it.
+ * cursors are run at commit; therefore the caller disarms only after it.
  *
  * What may be seen.  Errors are for the caller to catch.  Everything else the
  * server would log while the SQL runs is held back, with the context of what
@@ -26,10 +26,10 @@
  * its errors; so the executor has none by default.
  *
  * Deadlocks.  The server looks for one when a process has waited for
- * deadlock_timeout, once, and ends whoever looks.  So that this is not the
- * application's transaction, which only waited longer, an executor that waits
- * looks much more often: in a deadlock it is the one to be taken back, and its
- * attempt is made again.
+ * deadlock_timeout, once, and cancels the session that checks.  So that this
+ * is not the application's transaction, which only waited longer, an executor
+ * that waits looks much more often: in a deadlock it is the one to be taken
+ * back, and its attempt is made again.
  *
  *-------------------------------------------------------------------------
  */
@@ -77,7 +77,7 @@
 
 #define SAGA_SESSION_ACTIVITY		"saga: compensation"
 #define SAGA_SESSION_SEARCH_PATH	"\"$user\", public"
-/* An executor that runs on so long after its timeout is ended. */
+/* Time after its timeout at which an executor that still runs is ended */
 #define SAGA_SESSION_GRACE_MS		5000
 /* So often within deadlock_timeout does it look for a deadlock that it is in. */
 #define SAGA_SESSION_DEADLOCK_LOOKS	10

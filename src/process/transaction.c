@@ -26,7 +26,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-/* Room for what saga_oids_opened answers. */
+/* Room for what saga_oids_opened returns */
 #define SAGA_TRANSACTION_MAX_RELATIONS		16
 
 static SagaTurnBegun
@@ -57,9 +57,9 @@ lock_ledger(void)
 }
 
 /*
- * Begins a transaction with a snapshot and the locks.  If it does not answer
- * SAGA_TRANSACTION_BEGUN, there is no transaction.  "bookkeeping": nothing of a role
- * runs in it, so that the role's default isolation level is not for it.
+ * Begins a transaction with a snapshot and the locks.  If it does not return
+ * SAGA_TRANSACTION_BEGUN, there is no transaction.  "bookkeeping": nothing of
+ * a role runs in it, so that the role's default isolation level is not for it.
  */
 SagaTurnBegun
 saga_transaction_begin(bool bookkeeping)

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * worker.c
- *	  A database's worker: what is due, and who shall do it.
+ *	  A database's worker: what is due, and which process does it.
  *
  * One process per database, connected as the bootstrap superuser, that runs
  * nothing of anybody's: no SQL of users, no triggers, no functions.  It sleeps
- * on its latch until something is due (how that loses no wake-up is told in
- * wakeup.c) and then takes a turn:
+ * on its latch until something is due (wakeup.c says how that loses no
+ * wake-up) and then takes a turn:
  *
  *	1. Attempts that were cut short are recorded (interrupted.c).
  *	2. Its own lane: deadlines, parking, and sending sagas to the right lane
@@ -58,7 +58,7 @@
 #define AFTER_ERROR		1000
 #define PREPARED_POLL	1000
 #define AWAY_POLL		60000
-/* So long a sleep is shown as idleness. */
+/* Shortest sleep that is reported as idle (ms) */
 #define IDLE_FOR		1000
 
 static SagaDatabaseSlot *my_database = NULL;

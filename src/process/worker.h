@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * worker.h
- *	  A database's worker: what is due, and who shall do it.
+ *	  A database's worker: what is due, and which process does it.
  *
  * Its entry point, saga_worker_main, is declared in bgworker.h.
  *

@@ -3,25 +3,25 @@
  * commit.c
  *	  What the end of a transaction brings about outside of it.
  *
- * While a transaction runs, rooms remember in this backend what others are to
- * learn of it.  Here is the order in which they do, once it is over:
+ * While a transaction runs, rooms remember in this backend what follows from
+ * its end outside of it.  This is done in the following order:
  *
  *	1. evict.c lets our processes come back to the database.
  *	2. queue_front.c moves back the fronts of queues, so that no consumer
  *	   passes by a row that was put in.
  *	3. tally.c counts the sagas that began and ended.
- *	4. wakeup.c wakes those who wait for a saga, an idle executor, the worker,
- *	   or the launcher.  It comes last: whoever is woken finds the rest done,
+ *	4. wakeup.c wakes those that wait for a saga, an idle executor, the worker,
+ *	   or the launcher.  It comes last: a process that is woken finds the rest done,
  *	   and may hand out work only where nobody is kept away.
  *
  * A transaction that is prepared keeps its tally by its name, makes the worker
  * poll, and loses the rest: COMMIT PREPARED, in whatever session, has all read
  * again (statements.c).  One that is rolled back only forgets.
  *
- * The callbacks are registered once for the life of the process, and only where
- * the library was preloaded: without shared memory there is nobody to tell.
- * (The test build's fault points at the end of a transaction have a callback of
- * their own, in fault.c, which comes after this one.)
+ * The callbacks are registered once for the life of the process, and only
+ * where the library was preloaded: without shared memory there is nobody to
+ * wake. (The test build's fault points at the end of a transaction have a
+ * callback of their own, in fault.c, which comes after this one.)
  *
  * The end of a transaction cannot be taken back: nothing called from here may
  * raise an error or allocate memory.

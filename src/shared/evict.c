@@ -94,16 +94,19 @@ evict_release_at_exit(int code, Datum arg)
 
 /*
  * Speaks to every process of ours in a database: asks it by its latch, or
- * tells it by a signal.  Adds the ones not yet among "pids" to them.  Answers
+ * tells it by a signal.  Adds the ones not yet among "pids" to them.  Returns
  * whether there are any.
  */
 static bool
-speak(SagaDatabaseSlot *slot, bool tell, int *pids, int *npids)
+evict_signal(SagaDatabaseSlot *slot, bool tell, int *pids, int *npids)
 {
 	bool		any;
 	int			i;
 
-	/* Who detaches needs the lock: until then, the process is the right one. */
+	/*
+	 * A process needs the lock to detach: while we hold it, the pid is the
+	 * right one.
+	 */
 	LWLockAcquire(saga_shmem->lock, LW_SHARED);
 	any = slot->worker_pid != 0;
 	for (i = -1; i < SAGA_MAX_EXECUTORS; i++)
@@ -171,10 +174,10 @@ wait_until_gone(SagaDatabaseSlot *slot)
 		tell = ms >= ASK_FOR && (told < 0.0 || ms - told >= TELL_EVERY);
 		if (tell)
 			told = ms;
-		if (!speak(slot, tell, pids, &npids) && !still_here(pids, npids))
+		if (!evict_signal(slot, tell, pids, &npids) && !still_here(pids, npids))
 			break;
 
-		/* Let the statement say who is in its way. */
+		/* Let the statement say which session is in its way. */
 		if (ms >= WAIT_AT_MOST)
 			break;
 

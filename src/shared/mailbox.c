@@ -4,19 +4,20 @@
  *	  The sagas that executors are handed, and what they say of them.
  *
  * Each executor's slot has a mailbox.  The worker of the database fills it
- * from the ledger, and a transaction that fails a saga may hand that saga to an
- * executor which has nothing to do, ahead of the worker; the executor takes the
- * sagas out, one at a time, and steals from the others of its role when it has
- * none.  Mailboxes are hints: what is in them is due in the ledger, and what is
- * lost with one is found there by the worker, who is woken by whatever loses it.
+ * from the ledger, and a transaction that fails a saga may hand that saga to
+ * an executor which has nothing to do, ahead of the worker; the executor takes
+ * the sagas out, one at a time, and steals from the others of its role when it
+ * has none.  Mailboxes are hints: what is in them is due in the ledger, and
+ * what is lost with one is found there by the worker, which is woken by
+ * whatever loses it.
  *
  * A saga may come twice, from the ledger and from the transaction that failed
  * it: the executor to whom it comes second finds nothing to do.
  *
  * Locks: as shmem.h says.  Stealing needs "lock" exclusively and two mutexes,
- * in the order of the slots; whoever needs to know about all sagas in hand
- * takes "lock" shared, so that none moves behind his back.  SetLatch under a
- * mutex is avoided.
+ * in the order of the slots; to see all sagas in progress, hold "lock" in
+ * shared mode, so that none can be moved meanwhile.  SetLatch under a mutex is
+ * avoided.
  *
  *-------------------------------------------------------------------------
  */
@@ -119,7 +120,7 @@ saga_mailbox_is_idle(SagaExecutorSlot *slot)
 }
 
 /* ------------------------------------------------------------------------
- * The side of those who hand out
+ * The side that hands out
  * ------------------------------------------------------------------------ */
 
 /*
@@ -425,7 +426,7 @@ take_in_hand(const pg_uuid_t *id)
  * Moves the next saga of another executor of the role into our hands.
  *
  * Not before another look into our own mailbox: under this lock nobody hands
- * anything over, and what came until now must not wait behind what is stolen.
+ * anything over, and what came until now must not wait for what is stolen.
  */
 static bool
 steal(pg_uuid_t *id, bool *handed_over)
@@ -461,8 +462,8 @@ steal(pg_uuid_t *id, bool *handed_over)
 }
 
 /*
- * Takes the next saga in hand; false if there is none, after which whoever
- * wants an executor knows that this one is idle.  "handed_over": it may have
+ * Takes the next saga in hand; false if there is none, after which those that
+ * want an executor know that this one is idle.  "handed_over": it may have
  * come from the transaction that failed it.
  */
 bool

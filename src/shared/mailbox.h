@@ -49,7 +49,7 @@ saga_mailbox_is_of(const SagaExecutorSlot *slot, Oid role)
 		(!OidIsValid(role) || slot->role == role);
 }
 
-/* For whoever gives and takes the slots */
+/* Giving and taking slots */
 extern void saga_mailbox_init(SagaExecutorSlot *slot, TimestampTz now);
 extern bool saga_mailbox_empty(SagaExecutorSlot *slot);
 extern void saga_mailbox_close(SagaExecutorSlot *slot);

@@ -4,29 +4,29 @@
  *	  Where the queue of an owner on a channel begins.
  *
  * What is claimed leaves the queue, most of it at its front.  While somebody
- * holds an old snapshot, the remains cannot be cleared away, and whoever
- * claims would step over those of all that was claimed before, each time.  So
- * shared memory remembers the front of a queue: the first row that somebody
- * saw there.  Nothing waits before it, and reading begins with it.
+ * holds an old snapshot, the remains cannot be cleared away, and each claim
+ * would step over those of all that was claimed before, each time.  So shared
+ * memory remembers the front of a queue: the first row that somebody saw
+ * there.  Nothing waits before it, and reading begins with it.
  *
- * One worker dispatches, by its clock, so rows come in behind the front.  Where
+ * One worker dispatches, by its clock, so rows come in after the front.  Where
  * one comes in before it (the clock was set back; saga.reassign or saga.adopt
- * gave it to another owner), whoever brought it moves the front back, behind
- * the commit:
+ * gave it to another owner), the transaction that brought it moves the front
+ * back after its commit:
  *
  *	reader							writer
  *	R1 read "queued"				W1 the commit becomes visible
  *	R2 a new snapshot				W2 under the lock: raise "queued", move
- *	R3 look for the first row		   back each front that is behind the row
+ *	R3 look for the first row		   back each front that is after the row
  *	R4 under the lock: if "queued"
  *	   is what it was, set the front
  *
  * If W2 comes before R1, then W1 comes before R2, and R3 sees the row.  If W2
- * comes between R1 and R4, nothing is set.  If it comes after R4, it moves back
- * what was set.  A reader that comes between W1 and W2 may pass by a row that
- * came in before the front; the next does not, and the channel is told of it
- * again (channels.c).  A row that came in behind the front is never passed by,
- * since a front is a row that was there, not a place behind all of them.
+ * comes between R1 and R4, nothing is set.  If it comes after R4, it moves
+ * back what was set.  A reader that comes between W1 and W2 may pass by a row
+ * that came in before the front; the next does not, and the channel is told of
+ * it again (channels.c).  A row that came in after the front is never passed
+ * by, since a front is a row that was there, not a place after all of them.
  *
  * A row that comes back was never gone: until a claim is committed, others see
  * its row in the queue.  Only the claiming transaction does not; so it moves no
@@ -34,10 +34,10 @@
  *
  * What could still be wrong:
  *
- * - COMMIT PREPARED, which remembers nothing of what PREPARE knew: whoever says
- *	 it moves back all fronts of the database (statements.c).
- * - Rows that came by ways that nobody foresaw: every READ_AGAIN, somebody who
- *	 claims reads the queue from its start, and sets the front to what is there.
+ * - COMMIT PREPARED, which remembers nothing of what PREPARE knew: the session
+ *	 that says it moves back all fronts of the database (statements.c).
+ * - Rows that came by unforeseen ways: every READ_AGAIN, one claim reads the
+ *	 queue from its start, and sets the front to what is there.
  * - Everything is forgotten when the server restarts its processes, before
  *	 which a commit may have been lost that a front relied on.
  *
@@ -58,7 +58,7 @@
 #include "shared/shmem.h"
 #include "utils/timestamp.h"
 
-/* A queue is read from the start again after so long, in milliseconds. */
+/* Time after which a queue is read from the start again (ms) */
 #define READ_AGAIN		10000
 
 #define PLACES			4
@@ -125,9 +125,9 @@ find_front(const SagaQueued *queue, bool take)
 	return oldest;
 }
 
-/* Is the place of a row in the queue behind a front? */
+/* Does a row come after a front in the queue? */
 static bool
-is_behind(const SagaQueued *row, const Front *front)
+is_after(const SagaQueued *row, const Front *front)
 {
 	if (row->since != front->since)
 		return row->since > front->since;
@@ -142,7 +142,7 @@ saga_queue_front_look(void)
 }
 
 /*
- * The first owner after the queue's one who has a front on its channel;
+ * The first owner after the queue's one that has a front on its channel;
  * InvalidOid if there is none.
  */
 Oid
@@ -167,8 +167,8 @@ saga_queue_front_next_owner(const SagaQueued *queue)
 }
 
 /*
- * Is it time to read a queue from its start again?  Only one is told so: should
- * it be a long way, the others need not go it, too.
+ * Is it time to read a queue from its start again?  Returns true to one caller
+ * only, so that a long rescan is not repeated by everybody.
  */
 static bool
 is_time_to_read_again(Front *front)
@@ -228,7 +228,7 @@ saga_queue_front_set(const SagaQueued *first, bool whole, uint64 look)
 	if (pg_atomic_read_u64(&shared->queued) == look)
 	{
 		front = find_front(&row, whole);
-		if (front != NULL && (whole || is_behind(&row, front)))
+		if (front != NULL && (whole || is_after(&row, front)))
 		{
 			front->since = row.since;
 			front->saga = row.saga;

@@ -3,18 +3,17 @@
  * shmem.c
  *	  What saga's processes and the backends share.
  *
- * Everything is allocated once, when the server (re)starts its processes, at
- * a fixed size: there is nothing to grow and nothing to leak.  What a field
- * means and who writes it under which lock stands beside it in shmem.h.
+ * Everything is allocated once, when the server (re)starts its processes, at a
+ * fixed size: there is nothing to grow and nothing to leak.  What a field
+ * means and what writes it under which lock stands beside it in shmem.h.
  *
- * Life of a database's slot.  Taken by whoever first needs it: the launcher
- * for each database it should serve, a backend that commits due work, a
- * statement that wants our processes gone.  Freed by the launcher when the
- * database is gone.  When all are taken, one of a database known to be
- * without the extension is handed on; a backend that remembers a slot
- * therefore compares the database before each use.  Should the slot change
- * hands between that comparison and the use, the new holder is woken for
- * nothing.
+ * Life of a database's slot.  Taken by the first process that needs it: the
+ * launcher for each database it should serve, a backend that commits due work,
+ * a statement that wants our processes gone.  Freed by the launcher when the
+ * database is gone.  When all are taken, one of a database known to be without
+ * the extension is handed on; a backend that remembers a slot therefore
+ * compares the database before each use.  Should the slot change hands between
+ * that comparison and the use, the new holder is woken for nothing.
  *
  * Life of a worker in a slot:
  *
@@ -26,9 +25,9 @@
  *
  * A worker attaches before it connects to the database, and its detaching was
  * registered before the server's own clean-up of the session: so it detaches
- * after its transaction is over and its locks are released.  Whoever wants
- * the database for himself (evict.c) thus finds in the slots every process
- * that is, or will be, connected to it.
+ * after its transaction is over and its locks are released.  A session that
+ * wants the database for itself (evict.c) thus finds in the slots every
+ * process that is, or will be, connected to it.
  *
  * The callbacks of commit and of process exit come here: nothing below may
  * raise an error or allocate memory.
@@ -268,7 +267,7 @@ saga_shmem_database(Oid database, bool take)
 
 /*
  * The database is gone: its slot is free, unless somebody still holds on to
- * it, who will tell the launcher when he is done.
+ * it, which wakes the launcher when it is done.
  */
 void
 saga_shmem_free_database(SagaDatabaseSlot *slot, Oid database)

@@ -48,7 +48,7 @@
 /* In worker_pid: the launcher has asked for a worker, which is on its way. */
 #define SAGA_PID_STARTING		(-1)
 /*
- * Milliseconds.  A worker that has nothing due for so long makes room for
+ * Milliseconds.  A worker that has nothing due for this time makes room for
  * another database; but while its executors work, it keeps its place for a
  * moment after it came.
  */
@@ -65,12 +65,13 @@ typedef enum SagaDatabaseState
 } SagaDatabaseState;
 
 /*
- * One database.  A slot is taken by whoever first has something to say about
- * the database and given back by the launcher when the database is gone.
+ * One database.  A slot is taken by the first process that has something to
+ * say about the database and given back by the launcher when the database is
+ * gone.
  *
  * "armed_due" and "posted_due" are TimestampTz, DT_NOEND when there is none;
- * how they work together is told in wakeup.c.  Both outlive the worker, so
- * that the launcher knows when a database without one needs one.
+ * wakeup.c says how they work together.  Both outlive the worker, so that the
+ * launcher knows when a database without one needs one.
  */
 typedef struct SagaDatabaseSlot
 {
@@ -102,7 +103,7 @@ typedef struct SagaDatabaseSlot
 
 	/*
 	 * The worker was refused an executor; a SagaWants.  Written by the
-	 * worker, read by whoever sees an executor become free or idle.
+	 * worker, read by a process that sees an executor become free or idle.
 	 */
 	pg_atomic_uint32 wants_executor;
 

@@ -14,8 +14,8 @@
  * transaction changes that is prepared is kept in shared memory by its name
  * until it is finished.  Where that is not known (it was prepared before the
  * server started, there was no room, saga.adopt() has moved what it found),
- * the numbers become doubtful, and who asks counts anew, now and then.  Nobody
- * pays as long as no quota is set, but for what is prepared.
+ * the numbers become doubtful, and a caller that asks counts again, now and
+ * then.  Nobody pays as long as no quota is set, but for what is prepared.
  *
  * Locks: SAGA_LOCK_TALLIES, exclusively to take or free a place; the
  * numbers themselves are atomic.
@@ -148,7 +148,7 @@ saga_tally_committed(void)
 
 /*
  * The transaction is prepared under the name that was told: what it changes is
- * kept for whoever finishes it.  Without a name or enough room, nothing is, and
+ * kept until it is finished.  Without a name or enough room, nothing is, and
  * its commit will leave the numbers doubtful.
  */
 void

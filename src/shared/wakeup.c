@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * wakeup.c
- *	  Waking those who have work to do, or wait for a saga, after commit.
+ *	  Waking processes that have work to do or wait for a saga, after commit.
  *
  * What a transaction makes due is remembered in this backend and posted after
  * its commit (commit.c); a rolled-back transaction wakes nobody.  A rolled-back
@@ -34,12 +34,12 @@
  * No row is missed.  If B3 comes before W2, then B1 came before W4, and the
  * scan sees the row.  If B3 comes after W2, the worker's next read of posted
  * (W7) or the backend's read of armed (B5) comes after the other's write,
- * because each writes before its barrier and reads behind it: either the
- * worker finds the post, or the backend finds the armed time and, if that is
- * later than what it has, sets the latch, which nobody resets before the next
- * W3.  When B3 writes nothing, because posted is early enough already, then
- * that earlier post is still there to be found at W7, or else W2 took it away
- * after B1, and the scan sees the row.
+ * because each writes before its barrier and reads after it: either the worker
+ * finds the post, or the backend finds the armed time and, if that is later
+ * than what it has, sets the latch, which nobody resets before the next W3.
+ * When B3 writes nothing, because posted is early enough already, then that
+ * earlier post is still there to be found at W7, or else W2 took it away after
+ * B1, and the scan sees the row.
  *
  * While the worker is busy, armed is -infinity and nobody pays for waking it.
  *
@@ -62,7 +62,7 @@
  *	 before it looked for some.  (evict.c also wakes the worker, and all who
  *	 wait for a saga, after a COMMIT PREPARED that it sees.)
  * - Locks: they are released after the callback, so that a worker may still
- *	 find the row locked.  Whoever skips a row must look again soon.
+ *	 find the row locked.  A process that skips a row must look again soon.
  *
  * test/spin/waking.pml proves this with all interleavings, and that each step
  * is needed.
@@ -162,7 +162,7 @@ want_worker(SagaDatabaseSlot *slot, bool look)
 	LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
 	if (look || slot->worker_latch == NULL)
 	{
-		/* Who has something due has the extension. */
+		/* A database with something due has the extension. */
 		if (look || slot->state == SAGA_DATABASE_ABSENT)
 		{
 			slot->state = SAGA_DATABASE_UNKNOWN;
@@ -336,8 +336,8 @@ saga_wakeup_failed(const pg_uuid_t *id, Oid lane)
 }
 
 /*
- * Sagas may have changed their state by a transaction of which nobody remembers
- * what it did: all who wait look.
+ * Sagas may have changed their state by a transaction of which nobody
+ * remembers what it did: all waiters look.
  */
 void
 saga_wakeup_all_waiting(void)
@@ -379,8 +379,8 @@ saga_wakeup_databases(void)
 }
 
 /*
- * The worker begins to look (W1 to W3).  It must take its snapshots after
- * this call.  Answers the earliest due time posted since it last looked, or
+ * The worker begins to look (W1 to W3).  It must take its snapshots after this
+ * call.  Returns the earliest due time posted since it last looked, or
  * DT_NOEND.
  */
 TimestampTz
@@ -399,7 +399,7 @@ saga_wakeup_look(SagaDatabaseSlot *slot)
 
 /*
  * The worker saw everything, and what comes next is due then (W5 to W7).
- * Answers until when to sleep.
+ * Returns until when to sleep.
  */
 TimestampTz
 saga_wakeup_arm(SagaDatabaseSlot *slot, TimestampTz due)
@@ -414,7 +414,7 @@ saga_wakeup_arm(SagaDatabaseSlot *slot, TimestampTz due)
 	if (posted >= due)
 		return due;
 
-	/* Whoever posts an earlier time meanwhile finds "due" or this one. */
+	/* A backend that posts an earlier time meanwhile finds "due" or this one. */
 	pg_atomic_write_u64(&slot->armed_due, (uint64) posted);
 	return posted;
 }

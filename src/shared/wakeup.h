@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * wakeup.h
- *	  Waking those who have work to do, or wait for a saga, after commit.
+ *	  Waking processes that have work to do or wait for a saga, after commit.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,9 +30,9 @@ extern void saga_wakeup_post(SagaDatabaseSlot *slot, TimestampTz due);
 
 /*
  * The worker's side: "look" before the snapshot with which it looks for due
- * work, "arm" with the earliest due time it saw before it sleeps.  Answers
- * until when to sleep: perhaps earlier, because something was committed in
- * the meantime; DT_NOEND for as long as nobody sets the latch.
+ * work, "arm" with the earliest due time it saw before it sleeps.  Returns
+ * until when to sleep: perhaps earlier, because something was committed in the
+ * meantime; DT_NOEND for as long as nobody sets the latch.
  */
 extern TimestampTz saga_wakeup_look(SagaDatabaseSlot *slot);
 extern TimestampTz saga_wakeup_arm(SagaDatabaseSlot *slot, TimestampTz due);

@@ -222,7 +222,7 @@ my $offset = log_offset($node);
 set_faults($node, '');
 wait_waiting('batch', 149);
 wait_heard($listener, qr/^batch\|/, 149);
-wait_log($node, qr/saga worker WARNING:  could not look after a saga that is due/, $offset);
+wait_log($node, qr/saga worker WARNING:  could not process a saga that is due/, $offset);
 is(() = slurp_file($node->logfile, $offset) =~ /saga worker (ERROR|FATAL)/g, 0, 'the worker goes on');
 my $after = sql(q{SELECT saga.fail(make('after the batch', 'forgets', acknowledge => false))});
 wait_heard($listener, qr/^forgets\|/);
