@@ -141,27 +141,43 @@ saga_bgworker_at(const pg_uuid_t *saga, int64 seq)
 	current_seq = seq;
 }
 
-static void
-error_context(void *arg)
+/* What the process is, and what it is at. */
+const char *
+saga_bgworker_context(void)
 {
+	static char text[192];
+	int			length = 0;
+
+	text[		0] = '\0';
+
 	if (at_saga && current_seq != 0)
-		errcontext("saga %s, step " INT64_FORMAT,
-				   saga_ids_string(&current_id), current_seq);
+		length = snprintf(text, sizeof(text), "saga %s, step " INT64_FORMAT "\n",
+						  saga_ids_string(&current_id), current_seq);
 	else if (at_saga)
-		errcontext("saga %s", saga_ids_string(&current_id));
+		length = snprintf(text, sizeof(text), "saga %s\n",
+						  saga_ids_string(&current_id));
 	switch (my_process.kind)
 	{
 		case SAGA_PROCESS_LAUNCHER:
-			errcontext("saga launcher");
+			snprintf(text +length, sizeof(text) - length, "saga launcher");
 			break;
 		case SAGA_PROCESS_WORKER:
-			errcontext("saga worker for database %u", my_process.database);
+			snprintf(text +length, sizeof(text) - length,
+					 "saga worker for database %u", my_process.database);
 			break;
 		case SAGA_PROCESS_EXECUTOR:
-			errcontext("saga executor for database %u, role %u",
-					   my_process.database, my_process.role);
+			snprintf(text +length, sizeof(text) - length,
+					 "saga executor for database %u, role %u",
+					 my_process.database, my_process.role);
 			break;
 	}
+	return text;
+}
+
+static void
+error_context(void *arg)
+{
+	errcontext("%s", saga_bgworker_context());
 }
 
 /*

@@ -39,6 +39,7 @@ extern void saga_bgworker_connect(void);
 
 /* For a loop that catches errors: name the process in messages again. */
 extern void saga_bgworker_push_context(void);
+extern const char *saga_bgworker_context(void);
 extern void saga_bgworker_at(const pg_uuid_t *saga, int64 seq);
 
 /* Entry points, by the names under which the postmaster looks them up. */

@@ -57,6 +57,7 @@
 #include "nodes/parsenodes.h"
 #include "parser/parser.h"
 #include "pgstat.h"
+#include "process/bgworker.h"
 #include "process/inflight.h"
 #include "process/leftover.h"
 #include "process/plans.h"
@@ -104,8 +105,9 @@ hold_back(ErrorData *edata)
 		if (edata->elevel < FATAL)
 			edata->output_to_server = false;
 		edata->hide_stmt = true;
-		edata->hide_ctx = true;
-		edata->context = NULL;
+		edata->hide_ctx = edata->elevel < FATAL;
+		edata->context = edata->elevel < FATAL ? NULL :
+			pstrdup(saga_bgworker_context());
 		edata->detail = NULL;
 		edata->detail_log = NULL;
 		edata->hint = NULL;
