@@ -87,6 +87,18 @@ foreach (1 .. 3)
 }
 no_log($node, qr/PANIC|TRAP|terminated by signal/, $offset, 'nothing crashed');
 
+# What is logged of a compensation names it
+{
+	my $saga = sql_as($node, 'alice', q{SELECT failed('named', 'SELECT pg_sleep(600) WHERE ($1->>''attempt'')::integer = 1')});
+	wait_until($node, "SELECT count(*) = 1 FROM saga.running WHERE saga_id = '$saga'");
+	my $seq = $node->safe_psql('postgres', "SELECT seq FROM saga.steps WHERE saga_id = '$saga'");
+	$offset = log_offset($node);
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend(pid) FROM saga.running WHERE saga_id = '$saga'");
+	wait_log($node, qr/saga executor FATAL:  terminating .*\n(?:.*\n)??.*CONTEXT:  (?:.*\n\t)*?saga \Q$saga\E, step $seq\n\tsaga executor for database/, $offset);
+	pass('the saga and the step, where their process ends');
+	wait_state($node, $saga, 'compensated');
+}
+
 foreach my $type (qw(launcher worker executor))
 {
 	$offset = log_offset($node);
@@ -163,12 +175,12 @@ $node->append_conf('postgresql.conf', 'max_worker_processes = 3');
 $offset = log_offset($node);
 $node->restart;
 my $queued = sql_as($node, 'bob', q{SELECT failed('queued')});
-wait_log($node, qr/WARNING: .*could not start a background process.*\n.*DETAIL: .*\n.*HINT: .*max_worker_processes/, $offset);
+wait_log($node, qr/WARNING: .*out of background worker slots\n.*DETAIL: .*\n.*HINT: .*max_worker_processes/, $offset);
 is($node->safe_psql('postgres', "SELECT state FROM saga.sagas WHERE id = '$queued'"), 'compensating', 'without a place, it waits');
 like($node->safe_psql('postgres', "SELECT next_action FROM saga.sagas WHERE id = '$queued'"),
 	qr/as soon as (the server has room for a process \(max_worker_processes\)|this database has a worker)/, 'which its next action says');
 $node->safe_psql('postgres', 'SELECT pg_sleep(2.5)');
-my $said = () = PostgreSQL::Test::Utils::slurp_file($node->logfile, $offset) =~ /could not start a background process/g;
+my $said = () = PostgreSQL::Test::Utils::slurp_file($node->logfile, $offset) =~ /out of background worker slots/g;
 is($said, 1, 'which is said once, with a hint');
 $node->append_conf('postgresql.conf', 'max_worker_processes = 8');
 $node->restart;
