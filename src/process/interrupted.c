@@ -195,7 +195,7 @@ interrupted_record_all(MemoryContext turn_context, TimestampTz now)
 	}
 	saga_role_lanes_withhold(held_back, count);
 	look_again = false;
-	look_at = count > 0 ? now + RETRY_MS * INT64CONST(1000) : 0;
+	look_at = count > 0 ? now + RETRY_MS * SAGA_CLOCK_MS : 0;
 	if (count < list_length(records))
 		saga_role_lanes_read_again();
 	return count > 0 ? look_at : DT_NOEND;

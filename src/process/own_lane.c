@@ -38,8 +38,6 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#define MS				INT64CONST(1000)
-
 /* Pauses (ms) */
 #define RETRY_FIRST		100		/* before a saga that was passed over */
 #define RETRY_LAST		1000
@@ -99,7 +97,7 @@ bool
 saga_own_lane_may_begin_anew(void)
 {
 	return !own_more ||
-		saga_clock_steady() - own_begun >= OWN_PASS * MS;
+		saga_clock_steady() - own_begun >= OWN_PASS * SAGA_CLOCK_MS;
 }
 
 /*
@@ -252,7 +250,7 @@ own_batch_caught(MemoryContext turn_context, TimestampTz now,
 			now >= own_notify_at)
 		{
 			/* Not the others' fault: they go on without notifications. */
-			own_notify_at = now + NOTIFY_AGAIN * MS;
+			own_notify_at = now + NOTIFY_AGAIN * SAGA_CLOCK_MS;
 			own_position = before;
 			ereport(WARNING,
 					(errcode(error->sqlerrcode),
@@ -312,17 +310,17 @@ saga_own_lane_turn(MemoryContext turn_context, bool *away)
 			saga_channels_dispatched(saga_clock_now());
 		MemoryContextReset(turn_context);
 	} while ((result == OWN_DONE || result == OWN_AGAIN) &&
-			 saga_clock_steady() - begun < OWN_SLICE * MS);
+			 saga_clock_steady() - begun < OWN_SLICE * SAGA_CLOCK_MS);
 
 	*away = (result == OWN_AWAY);
 	own_more = (result == OWN_DONE || result == OWN_AGAIN);
 	if (own_more)
 		next = saga_clock_now();
 	if (result == OWN_BLOCKED)
-		next = saga_clock_now() + RETRY_FIRST * MS;
+		next = saga_clock_now() + RETRY_FIRST * SAGA_CLOCK_MS;
 	if (own_passed && own_retry_at == 0)
 	{
-		own_retry_at = saga_clock_now() + own_retry_ms * MS;
+		own_retry_at = saga_clock_now() + own_retry_ms * SAGA_CLOCK_MS;
 		own_retry_ms = Min(own_retry_ms * 2, RETRY_LAST);
 	}
 	else if (own_retry_at == 0)

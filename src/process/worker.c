@@ -110,7 +110,7 @@ look_at_prepared(TimestampTz now)
 	if (before == 0 && !count_prepared)
 		return DT_NOEND;
 	if (!count_prepared && !saga_own_lane_may_begin_anew())
-		return now + PREPARED_POLL * MS;
+		return now + PREPARED_POLL * SAGA_CLOCK_MS;
 	saga_own_lane_rewind();
 	saga_role_lanes_read_again();
 	if (any_prepared())

@@ -52,9 +52,10 @@
  */
 #include "postgres.h"
 
+#include "base/ids.h"
 #include "common/hashfn.h"
-#include "shared/queue_front.h"
 #include "miscadmin.h"
+#include "shared/queue_front.h"
 #include "shared/shmem.h"
 #include "utils/timestamp.h"
 
