@@ -143,7 +143,7 @@ saga_quarantine_leave(void)
 }
 
 static void
-init_shared(void *part)
+init_quarantine(void *part)
 {
 	shared = part;
 	memset(shared, 0, sizeof(QuarantineShared));
@@ -156,5 +156,5 @@ void
 saga_quarantine_register(void)
 {
 	saga_shmem_register_part("saga quarantine", sizeof(QuarantineShared),
-							 (void **) &shared, init_shared);
+							 (void **) &shared, init_quarantine);
 }

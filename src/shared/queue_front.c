@@ -275,7 +275,7 @@ saga_queue_front_forget(void)
 }
 
 static void
-init_shared(void *part)
+init_queue_front(void *part)
 {
 	shared = part;
 	memset(shared, 0, sizeof(FrontsShared));
@@ -289,7 +289,7 @@ void
 saga_queue_front_register(void)
 {
 	saga_shmem_register_part("saga fronts", sizeof(FrontsShared),
-							 (void **) &shared, init_shared);
+							 (void **) &shared, init_queue_front);
 }
 
 /* This transaction puts a row into a queue, that waits since then. */

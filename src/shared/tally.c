@@ -249,7 +249,7 @@ saga_tally_end_savepoint(bool committed)
 }
 
 static void
-init_shared(void *part)
+init_tally(void *part)
 {
 	shared = part;
 	memset(shared, 0, sizeof(TalliesShared));
@@ -263,7 +263,7 @@ void
 saga_tally_register(void)
 {
 	saga_shmem_register_part("saga tallies", sizeof(TalliesShared),
-							 (void **) &shared, init_shared);
+							 (void **) &shared, init_tally);
 }
 
 /*
