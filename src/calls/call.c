@@ -25,17 +25,21 @@
 static LOCKMODE
 needed_lock(SagaCallLock lock, const SagaRow *saga)
 {
-	/* A row that this transaction wrote itself needs none. */
-	if (saga->version.own)
+	/*
+	 * A row of our own holds back the transactions that come after it.  So it
+	 * needs no lock, unless there may be others that came before.
+	 */
+	if (saga->version.own &&
+		(saga_ledger_begun_here(saga) || !saga_rows_may_get_steps(saga)))
 		return NoLock;
 	switch (lock)
 	{
 		case SAGA_CALL_NO_LOCK:
 			break;
 		case SAGA_CALL_SHARED:
-			return ShareLock;
+			return saga->version.own ? NoLock : ShareLock;
 		case SAGA_CALL_SHARED_IF_RUNNING:
-			return saga->state == SAGA_RUNNING ? ShareLock : NoLock;
+			return saga->state == SAGA_RUNNING && !saga->version.own ? ShareLock : NoLock;
 		case SAGA_CALL_EXCLUSIVE:
 			return ExclusiveLock;
 		case SAGA_CALL_EXCLUSIVE_IF_RUNNING:

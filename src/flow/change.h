@@ -15,6 +15,9 @@
 /* What the process that makes a change may do; a bit mask. */
 #define SAGA_MAY_WAIT		0x01	/* for another transaction that writes the
 									 * saga; our own processes do not */
+#define SAGA_MAY_FAIL		0x04	/* a saga whose deadline has passed; only
+									 * under the saga's lock, if steps of it
+									 * may be on their way in */
 #define SAGA_MAY_NOTIFY		0x02	/* listeners; only the worker does */
 
 /*

@@ -88,6 +88,8 @@ saga_events_fail(SagaChange *change, SagaFailureKind kind, text *reason,
 	int			to_undo = 0;
 	SagaJson	json;
 
+	/* All steps are in range now, whatever was looked at before. */
+	steps->frontier = steps->count;
 	saga->failure_kind = kind;
 	saga->reason = reason;
 	saga->details = details;
@@ -217,8 +219,13 @@ pass(SagaChange *change)
 		saga_events_attempt(change, claimed, &end);
 	}
 	else if (is_late(saga, change->now))
-		saga_events_fail(change, SAGA_FAILURE_TIMED_OUT,
-						 cstring_to_text("the deadline passed"), NULL);
+	{
+		if (change->may & SAGA_MAY_FAIL)
+			saga_events_fail(change, SAGA_FAILURE_TIMED_OUT,
+							 cstring_to_text("the deadline passed"), NULL);
+		else
+			saga_change_due(change, change->now, InvalidOid);
+	}
 	else if (saga->state == SAGA_COMPENSATING)
 		pass_undo(change);
 	else

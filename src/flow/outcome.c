@@ -169,7 +169,7 @@ take_failure(SagaStep *step, const SagaAttemptEnd *end, TimestampTz now)
 	}
 	if (!end->charged && !end->conflict)
 	{
-		/* Waiting makes the delays longer, and leaves the budget as it is. */
+		/* Waiting makes the delays longer; it takes no more of the budget. */
 		if (!end->waits || step->comp_interruptions < INTERRUPTED_MAX_DELAY_AT)
 			step->comp_interruptions++;
 		if (end->suspect)

@@ -249,6 +249,17 @@ saga_rows_held(const SagaRow *saga)
 		(saga->paused && saga->finished_at == 0);
 }
 
+/*
+ * May a step of the saga be on its way in, in a transaction that is open?  Such
+ * a transaction holds the saga's lock shared.  A full or partial undo, and the
+ * end of the saga, begin under the exclusive lock; a late result does not.
+ */
+static inline bool
+saga_rows_may_get_steps(const SagaRow *saga)
+{
+	return saga->state == SAGA_RUNNING || saga->undo == SAGA_UNDO_LATE;
+}
+
 /* Since when a step waits for a listener to claim it; 0: it does not. */
 static inline TimestampTz
 saga_rows_queued(const SagaStep *step)

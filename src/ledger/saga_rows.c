@@ -285,6 +285,14 @@ saga_ledger_insert_saga(SagaRow *row)
 	return inserted;
 }
 
+/* Was the saga begun by this transaction, and not written again since? */
+bool
+saga_ledger_begun_here(const SagaRow *row)
+{
+	return row->version.own &&
+		!(row->version.tuple->t_data->t_infomask & HEAP_UPDATED);
+}
+
 /* Writes a saga's row back. */
 SagaWritten
 saga_ledger_update_saga(SagaRow *row, SagaPatience patience)

@@ -110,17 +110,17 @@ own_saga(const pg_uuid_t *id, TimestampTz now)
 	SagaRow		saga;
 	SagaSteps	steps;
 	SagaChange	change;
-	int			may = SAGA_MAY_NOTIFY;
+	int			may = SAGA_MAY_NOTIFY | SAGA_MAY_FAIL;
 	bool		locked;
 
 	if (saga_ledger_get_saga(id, &saga) != SAGA_FOUND)
 		return true;
 
 	/*
-	 * For a running saga, take the lock first: while we hold it, no step can
-	 * be added.  Then read the newest row.
+	 * If steps may be on their way in, take the lock first: while we hold it,
+	 * no step can be added.  Then read the newest row.
 	 */
-	locked = saga.state == SAGA_RUNNING;
+	locked = saga_rows_may_get_steps(&saga);
 	if (locked && !saga_ledger_lock(id, ExclusiveLock, SAGA_NOWAIT))
 		return false;
 	switch (saga_ledger_reread_saga(&saga, SAGA_NOWAIT))
@@ -132,8 +132,8 @@ own_saga(const pg_uuid_t *id, TimestampTz now)
 		case SAGA_BUSY:
 			return false;
 	}
-	/* It is running only since the end of a partial undo. */
-	if (saga.state == SAGA_RUNNING && !locked)
+	/* Since the end of a partial undo, or a late result. */
+	if (saga_rows_may_get_steps(&saga) && !locked)
 		return false;
 	if (saga.due == 0 || saga.due > now || OidIsValid(saga.lane))
 		return true;
@@ -149,7 +149,7 @@ own_saga(const pg_uuid_t *id, TimestampTz now)
 		if (saga_events_notifies(&saga, &steps))
 			return false;
 		/* What it does may lead to a listener: that, too, is for later. */
-		may = 0;
+		may = SAGA_MAY_FAIL;
 	}
 	saga_change_begin(&change, &saga, &steps, may, now);
 	saga_events_pass(&change);

@@ -201,7 +201,7 @@ happen(SagaChange *change, char *words)
 		saga_events_fail(change, SAGA_FAILURE_FAILED, NULL, NULL);
 	else if (strcmp(event, "pass") == 0)
 	{
-		change->may = SAGA_MAY_NOTIFY;
+		change->may = SAGA_MAY_NOTIFY | SAGA_MAY_FAIL;
 		saga_events_pass(change);
 	}
 	else if (strcmp(event, "result") == 0)
