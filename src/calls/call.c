@@ -74,7 +74,7 @@ saga_call(const pg_uuid_t *id, SagaReach reach, SagaCallLock lock,
 		{
 			saga_access_again(&saga, reach);
 			newest = true;
-			/* It may be running only now. */
+			/* What the newest row says may need a lock. */
 			if (held == NoLock)
 				continue;
 		}

@@ -27,7 +27,8 @@ typedef enum SagaVerdict
 {
 	SAGA_NOTHING_TO_WRITE,
 	SAGA_WRITE,
-	SAGA_LOOK_AGAIN				/* the rows were moved while they were read */
+	SAGA_LOOK_AGAIN				/* a row was not found where it was: it may be
+								 * updated to another page meanwhile */
 } SagaVerdict;
 
 /*

@@ -6,7 +6,8 @@
  * Deciding and writing are two phases.  The calls, events.c and follow.c decide:
  * they set fields of the rows in memory, mark the steps that they changed, and
  * add attempts, events and notifications.  saga_change_write then writes all of
- * it, and is the only function that replaces rows of a saga or of its steps.
+ * it, and is the only function that replaces rows in the life of a saga (moving
+ * them to another role is roles.c and home.c, deleting them purge.c).
  *
  * The saga's row is written first: that row is where two writers meet (see
  * saga_rows.c).  When it says SAGA_CHANGED or SAGA_WRITE_BUSY, nothing else has

@@ -35,8 +35,8 @@ saga_follow_withdraw(SagaChange *change)
 }
 
 /*
- * Has a saga that has not failed a deadline, which has passed and counts?  In a
- * partial undo that makes a full one of it.
+ * Has the deadline of a saga that has not failed passed, and does it count?  A
+ * partial undo becomes a full one by that.
  */
 bool
 saga_follow_is_late(const SagaRow *saga, TimestampTz now)

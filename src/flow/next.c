@@ -49,7 +49,7 @@ typedef enum StepView
 
 /*
  * Is it one of the steps that this undo is about?  A run that an earlier undo
- * rolled back is so again only if a late result of it opened it.
+ * rolled back is in range only if a late result opened it again.
  */
 bool
 saga_next_in_range(const SagaRow *saga, const SagaStep *step)

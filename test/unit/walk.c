@@ -17,8 +17,9 @@
  * claim has ended), later (it is to be retried later), parked, late, released,
  * rolled-back, tried (an attempt was made).
  *
- * The event: walk; fail; pass (the worker's); done STEP and error STEP (the end of an
- * attempt); result STEP (a late result).
+ * The event: walk; fail; seen-fail (after a look at what is next); pass (the
+ * worker's, under the saga's lock); look (an executor's pass); done STEP and error
+ * STEP (the end of an attempt); result STEP (a late result).
  *
  * The outcome: the saga's state and undo; when it is due, and in whose lane; the
  * steps whose compensation status, run, or question changed; and after "writes"
@@ -199,6 +200,18 @@ happen(SagaChange *change, char *words)
 		saga_follow_walk(change);
 	else if (strcmp(event, "fail") == 0)
 		saga_events_fail(change, SAGA_FAILURE_FAILED, NULL, NULL);
+	else if (strcmp(event, "seen-fail") == 0)
+	{
+		SagaTask	task;
+
+		saga_next(change->saga, change->steps, &task);
+		saga_events_fail(change, SAGA_FAILURE_FAILED, NULL, NULL);
+	}
+	else if (strcmp(event, "look") == 0)
+	{
+		change->may = 0;
+		saga_events_pass(change);
+	}
 	else if (strcmp(event, "pass") == 0)
 	{
 		change->may = SAGA_MAY_NOTIFY | SAGA_MAY_FAIL;
