@@ -7,7 +7,8 @@
  * checked, so that a stranger takes no lock and learns nothing: a saga that is
  * not there and one that is not theirs read the same.  Then the lock, then
  * once more the row, because it may have changed while the lock was waited
- * for.  A row that this transaction wrote itself needs neither (see saga_rows.c).
+ * for.  A row that this transaction wrote itself is the newest (and call.c says
+ * when it needs a lock).
  *
  *-------------------------------------------------------------------------
  */

@@ -252,10 +252,7 @@ add_history(SagaChange *change, const SagaStep *step, const text *old_channel,
 	SagaJson	json;
 	StringInfoData what;
 
-	if (dispatched_at != 0)
-		saga_change_past_event(change, "compensation dispatched", step->seq,
-							   saga_json_pair("channel", text_to_cstring(old_channel)),
-							   dispatched_at);
+	saga_follow_keep_dispatch(change, step, old_channel, dispatched_at);
 	initStringInfo(&what);
 	if (amendment->compensation != NULL)
 		appendStringInfoString(&what, "compensation");

@@ -25,27 +25,36 @@
 static LOCKMODE
 needed_lock(SagaCallLock lock, const SagaRow *saga)
 {
-	/*
-	 * A row of our own holds back the transactions that come after it.  So it
-	 * needs no lock, unless there may be others that came before.
-	 */
-	if (saga->version.own &&
-		(saga_ledger_begun_here(saga) || !saga_rows_may_get_steps(saga)))
-		return NoLock;
+	bool		running = saga->state == SAGA_RUNNING;
+	LOCKMODE	mode = NoLock;
+
 	switch (lock)
 	{
 		case SAGA_CALL_NO_LOCK:
 			break;
 		case SAGA_CALL_SHARED:
-			return saga->version.own ? NoLock : ShareLock;
+			mode = ShareLock;
+			break;
 		case SAGA_CALL_SHARED_IF_RUNNING:
-			return saga->state == SAGA_RUNNING && !saga->version.own ? ShareLock : NoLock;
+			mode = running ? ShareLock : NoLock;
+			break;
 		case SAGA_CALL_EXCLUSIVE:
-			return ExclusiveLock;
+			mode = ExclusiveLock;
+			break;
 		case SAGA_CALL_EXCLUSIVE_IF_RUNNING:
-			return saga->state == SAGA_RUNNING ? ExclusiveLock : NoLock;
+			mode = running ? ExclusiveLock : NoLock;
+			break;
 	}
-	return NoLock;
+
+	/*
+	 * A row of our own holds back the transactions that come after it.  So it
+	 * needs no lock, unless we must wait for others that came before.
+	 */
+	if (saga->version.own &&
+		(mode == ShareLock || saga_ledger_begun_here(saga) ||
+		 !saga_rows_may_get_steps(saga)))
+		return NoLock;
+	return mode;
 }
 
 /* Returns the state of the saga after the call. */

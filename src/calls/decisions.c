@@ -267,6 +267,20 @@ saga_sql_resolve(PG_FUNCTION_ARGS)
  * Decisions about a saga
  * ------------------------------------------------------------------------ */
 
+/* A call about a saga that takes a note, which is all that "decide" needs. */
+static Datum
+decide_with_note(FunctionCallInfo fcinfo, const char *function,
+				 SagaDecide decide)
+{
+	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
+	text	   *note;
+
+	saga_access_call(function);
+	note = saga_arguments_note(fcinfo, 1);
+	return saga_call_state(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK, decide,
+						   note);
+}
+
 static SagaVerdict
 decide_abandon(SagaChange *change, void *arg)
 {
@@ -285,13 +299,7 @@ decide_abandon(SagaChange *change, void *arg)
 Datum
 saga_sql_abandon(PG_FUNCTION_ARGS)
 {
-	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
-	text	   *note;
-
-	saga_access_call("saga.abandon()");
-	note = saga_arguments_note(fcinfo, 1);
-	return saga_call_state(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK,
-						   decide_abandon, note);
+	return decide_with_note(fcinfo, "saga.abandon()", decide_abandon);
 }
 
 /*
@@ -372,12 +380,12 @@ decide_reopen(SagaChange *change, void *arg)
 	saga->failed_seq = 0;
 	saga->deadline = 0;
 	/* What a late result opened again is to be settled first. */
-	saga->undo = SAGA_UNDO_LATE;
+	saga_change_undo(change, SAGA_UNDO_LATE, 0);
 	if (any_opened_again(saga, steps))
 		saga_follow_walk(change);
 	else
 	{
-		saga->undo = SAGA_UNDO_NONE;
+		saga_change_undo(change, SAGA_UNDO_NONE, 0);
 		saga_change_state(change, SAGA_RUNNING);
 		saga_change_due(change, 0, InvalidOid);
 	}
@@ -389,13 +397,7 @@ decide_reopen(SagaChange *change, void *arg)
 Datum
 saga_sql_reopen(PG_FUNCTION_ARGS)
 {
-	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
-	text	   *note;
-
-	saga_access_call("saga.reopen()");
-	note = saga_arguments_note(fcinfo, 1);
-	return saga_call_state(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK,
-						   decide_reopen, note);
+	return decide_with_note(fcinfo, "saga.reopen()", decide_reopen);
 }
 
 typedef struct PauseRequest

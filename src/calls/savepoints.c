@@ -147,10 +147,7 @@ decide_rollback(SagaChange *change, void *arg)
 
 	if (!may_roll_back(change, target))
 		return SAGA_NOTHING_TO_WRITE;
-	/* Other steps are in range now than were before. */
-	steps->frontier = steps->count;
-	saga->undo = SAGA_UNDO_PARTIAL;
-	saga->savepoint = target;
+	saga_change_undo(change, SAGA_UNDO_PARTIAL, target);
 	saga->failure_kind = SAGA_FAILURE_NONE;
 	saga->reason = request->reason;
 	saga->details = NULL;

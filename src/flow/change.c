@@ -121,6 +121,19 @@ saga_change_state(SagaChange *change, SagaState state)
 }
 
 /*
+ * Sets what is being undone, from now on.  Other steps may be in range by that,
+ * so how far they were found settled no longer holds.
+ */
+void
+saga_change_undo(SagaChange *change, SagaUndo undo, int64 savepoint)
+{
+	change->saga->undo = undo;
+	change->saga->savepoint = savepoint;
+	if (change->steps != NULL)
+		change->steps->frontier = change->steps->count;
+}
+
+/*
  * Sets when the saga must be looked at next, and in which lane; 0: never.
  * While there is something to announce, that comes first, and is the worker's.
  */

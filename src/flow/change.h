@@ -45,6 +45,8 @@ extern SagaSteps *saga_change_steps(SagaChange *change);
 extern void saga_change_step(SagaChange *change, SagaStep *step);
 extern void saga_change_only_step(SagaChange *change, SagaStep *step);
 extern void saga_change_state(SagaChange *change, SagaState state);
+extern void saga_change_undo(SagaChange *change, SagaUndo undo,
+							 int64 savepoint);
 extern void saga_change_due(SagaChange *change, TimestampTz due, Oid lane);
 extern void saga_change_attempt(SagaChange *change, const SagaAttempt *attempt);
 extern void saga_change_event(SagaChange *change, const char *event, int64 seq,

@@ -67,7 +67,7 @@ park_after_pivot(SagaChange *change, const SagaStep *pivot)
 
 	if (saga->state != SAGA_NEEDS_REVIEW)
 		saga_change_state(change, SAGA_NEEDS_REVIEW);
-	saga->undo = SAGA_UNDO_NONE;
+	saga_change_undo(change, SAGA_UNDO_NONE, 0);
 	saga->parked = cstring_to_text(why);
 	saga_follow_rest(change);
 	saga_follow_withdraw(change);
@@ -88,14 +88,11 @@ saga_events_fail(SagaChange *change, SagaFailureKind kind, text *reason,
 	int			to_undo = 0;
 	SagaJson	json;
 
-	/* All steps are in range now, whatever was looked at before. */
-	steps->frontier = steps->count;
 	saga->failure_kind = kind;
 	saga->reason = reason;
 	saga->details = details;
 	saga->failed_seq = saga_next_failed_step(steps);
-	saga->undo = SAGA_UNDO_FULL;
-	saga->savepoint = 0;
+	saga_change_undo(change, SAGA_UNDO_FULL, 0);
 	if (pivot != NULL)
 		park_after_pivot(change, pivot);
 	else
@@ -149,7 +146,7 @@ fire_and_forget(SagaChange *change, SagaStep *step)
 	/* What comes next is another pass's. */
 	change->may &= ~SAGA_MAY_NOTIFY;
 	saga_events_attempt(change, step, &end);
-	saga_follow_keep_dispatch(change, step, dispatched_before);
+	saga_follow_keep_dispatch(change, step, step->channel, dispatched_before);
 	saga_change_notify(change, step);
 }
 
@@ -161,9 +158,12 @@ is_late(const SagaRow *saga, TimestampTz now)
 		saga_follow_is_late(saga, now);
 }
 
-/* No role may claim it: a person must give the saga another owner first. */
-static void
-park_unclaimable(SagaChange *change, SagaStep *step, const char *why)
+/*
+ * No process may run the compensation of a step, or no role may claim it: a
+ * person must mend that first.
+ */
+void
+saga_events_park(SagaChange *change, SagaStep *step, const char *why)
 {
 	SagaAttemptEnd end;
 
@@ -192,7 +192,7 @@ pass_undo(SagaChange *change)
 	else if (!step->acknowledge)
 		fire_and_forget(change, step);
 	else if ((why = saga_rights_why_gone(saga->owner, saga->owner_name)) != NULL)
-		park_unclaimable(change, step, why);
+		saga_events_park(change, step, why);
 	else
 		saga_follow_walk(change);
 }
@@ -319,7 +319,7 @@ park_late(SagaChange *change, SagaStep *step)
 	step->late = true;
 	/* Of a saga that is running, nothing else is to be undone. */
 	if (saga->state == SAGA_RUNNING)
-		saga->undo = SAGA_UNDO_LATE;
+		saga_change_undo(change, SAGA_UNDO_LATE, 0);
 	if (saga->state != SAGA_NEEDS_REVIEW && saga->state != SAGA_ABANDONED)
 		saga_change_state(change, SAGA_NEEDS_REVIEW);
 	saga_follow_rest(change);

@@ -16,6 +16,8 @@ extern void saga_events_fail(SagaChange *change, SagaFailureKind kind,
 							 text *reason, Jsonb *details);
 extern void saga_events_attempt(SagaChange *change, SagaStep *step,
 								const SagaAttemptEnd *end);
+extern void saga_events_park(SagaChange *change, SagaStep *step,
+							 const char *why);
 extern void saga_events_pass(SagaChange *change);
 extern bool saga_events_notifies(const SagaRow *saga, SagaSteps *steps);
 extern void saga_events_late(SagaChange *change, SagaStep *step, Jsonb *output);

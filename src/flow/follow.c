@@ -124,16 +124,16 @@ skip_passed_over(SagaChange *change, int index)
 }
 
 /*
- * A step that was dispatched before, at "before" (0: it was not), is so again:
- * its row shows the last time only.
+ * A step was dispatched on "channel" at "before" (0: it was not).  Its row shows
+ * the last dispatch on its own channel only, and is about to show another.
  */
 void
 saga_follow_keep_dispatch(SagaChange *change, const SagaStep *step,
-						  TimestampTz before)
+						  const text *channel, TimestampTz before)
 {
 	if (before != 0)
 		saga_change_past_event(change, "compensation dispatched", step->seq,
-							   saga_json_pair("channel", text_to_cstring(step->channel)),
+							   saga_json_pair("channel", text_to_cstring(channel)),
 							   before);
 }
 
@@ -146,7 +146,7 @@ dispatch(SagaChange *change, SagaStep *step)
 	step->dispatched_at = change->now;
 	step->next_attempt_at = 0;
 	saga_change_step(change, step);
-	saga_follow_keep_dispatch(change, step, before);
+	saga_follow_keep_dispatch(change, step, step->channel, before);
 	saga_change_notify(change, step);
 }
 
@@ -293,8 +293,7 @@ end_walk(SagaChange *change)
 			saga_change_state(change, SAGA_RUNNING);
 		saga_change_event(change, saga->undo == SAGA_UNDO_LATE ?
 						  "running again" : "rolled back", 0, NULL);
-		saga->undo = SAGA_UNDO_NONE;
-		saga->savepoint = 0;
+		saga_change_undo(change, SAGA_UNDO_NONE, 0);
 		saga->reason = NULL;
 		saga_change_due(change, saga->paused ? 0 : saga->deadline, InvalidOid);
 	}

@@ -16,7 +16,7 @@ extern void saga_follow_rest(SagaChange *change);
 extern void saga_follow_wait(SagaChange *change, TimestampTz when, Oid lane);
 extern void saga_follow_withdraw(SagaChange *change);
 extern void saga_follow_keep_dispatch(SagaChange *change, const SagaStep *step,
-									  TimestampTz before);
+									  const text *channel, TimestampTz before);
 extern bool saga_follow_is_late(const SagaRow *saga, TimestampTz now);
 
 #endif							/* SAGA_FOLLOW_H */

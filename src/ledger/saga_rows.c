@@ -14,8 +14,8 @@
  * released as soon as the saga's row has been replaced: from then on the row
  * itself, with its writer in progress, holds back every later writer, and
  * 100,000 sagas can be failed in one transaction without filling the lock
- * table.  A row that the current transaction wrote itself needs no lock at
- * all, for the same reason.
+ * table.  A row that the current transaction wrote itself needs no lock
+ * against those that come later, for the same reason.
  *
  * Once the undo has begun, a transaction that writes a step's row replaces the
  * saga's row, too; so an executor that finds the saga's row as it left it need

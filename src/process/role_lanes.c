@@ -452,24 +452,17 @@ park_next(Lane *lane)
 			steps.step[task.index].run_as == lane->role)
 		{
 			SagaStep   *step = &steps.step[task.index];
-			SagaAttemptEnd end;
-
-			memset(&end, 0, sizeof(end));
-			end.outcome = SAGA_OUTCOME_FAILED;
-			end.attempt = step->comp_attempts + 1;
-			end.started_at = now;
-			end.rows = -1;
-			end.charged = true;
-			end.error = end.park =
+			const char *why =
 				saga_rights_why_not_run(step->run_as,
 										text_to_cstring(step->run_as_name));
-			if (end.park == NULL)
+
+			if (why == NULL)
 			{
 				/* It can run after all. */
 				saga_transaction_commit();
 				return false;
 			}
-			saga_events_attempt(&change, step, &end);
+			saga_events_park(&change, step, why);
 		}
 		else
 			saga_events_pass(&change);
