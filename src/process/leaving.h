@@ -8,9 +8,11 @@
 #ifndef SAGA_LEAVING_H
 #define SAGA_LEAVING_H
 
+#include "base/compat.h"
+
 /* The first two do not return; the third may not. */
-extern void saga_leaving_now(void) pg_attribute_noreturn();
-extern void saga_leaving_because_gone(void) pg_attribute_noreturn();
+SAGA_COMPAT_NORETURN extern void saga_leaving_now(void);
+SAGA_COMPAT_NORETURN extern void saga_leaving_because_gone(void);
 extern void saga_leaving_handle_interrupts(void);
 
 #endif							/* SAGA_LEAVING_H */
