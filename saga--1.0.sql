@@ -327,13 +327,19 @@ CREATE TABLE saga.ledger_due (
   lane oid         NOT NULL,
   due  timestamptz NOT NULL,
   saga uuid        NOT NULL,
-  CONSTRAINT ledger_due_key PRIMARY KEY (lane, due, saga)
+  seq  bigint      NOT NULL,
+  run  integer,
+  key  text        COLLATE "C",
+  CONSTRAINT ledger_due_key PRIMARY KEY (lane, due, saga, seq)
 ) USING heap;
 
-COMMENT ON TABLE saga.ledger_due IS 'When a saga must be looked at next: a deadline, an undo, a retry. At most one row a saga, which its own row names.';
+COMMENT ON TABLE saga.ledger_due IS 'When a saga must be looked at next: a deadline, an undo, a retry. At most one row a saga, which its own row names, and those of its steps that saga runs.';
 COMMENT ON COLUMN saga.ledger_due.lane IS 'The role whose executor has the work; 0: the worker itself.';
 COMMENT ON COLUMN saga.ledger_due.due IS 'Not before.';
 COMMENT ON COLUMN saga.ledger_due.saga IS 'The saga.';
+COMMENT ON COLUMN saga.ledger_due.seq IS '0: the saga itself. A step''s seq: that step, to be run, or its timer. Negated: that step has changed, so the saga is to be looked at.';
+COMMENT ON COLUMN saga.ledger_due.run IS 'The run of the step; only with its seq.';
+COMMENT ON COLUMN saga.ledger_due.key IS 'Its key; likewise.';
 
 CREATE TABLE saga.ledger_queue (
   channel text        COLLATE "C" NOT NULL,
@@ -922,7 +928,7 @@ CREATE VIEW saga.undoing WITH (security_barrier) AS
     b.next_action_at, b.deadline, b.requires_review, b.started_at, b.updated_at, b.finished_at
   -- Whatever is being undone is in one of these.
   FROM (
-    SELECT u.saga FROM saga.ledger_due u
+    SELECT u.saga FROM saga.ledger_due u WHERE u.seq OPERATOR(pg_catalog.=) 0
     UNION
     SELECT q.saga FROM saga.ledger_queue q
     UNION
@@ -1389,7 +1395,7 @@ CREATE VIEW saga.running WITH (security_barrier) AS
     NULL, NULL, t.claimed_at, NULL, NULL, t.consumer, t.lease_until
   -- The end of its lease is due, unless the saga is held.
   FROM (
-    SELECT u.saga FROM saga.ledger_due u
+    SELECT u.saga FROM saga.ledger_due u WHERE u.seq OPERATOR(pg_catalog.=) 0
     UNION
     SELECT h.saga FROM saga.ledger_held h) w
   JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) w.saga
@@ -1421,7 +1427,7 @@ CREATE VIEW saga.pending_compensations WITH (security_barrier) AS
     saga.internal_compensation_key(t.saga, t.seq) AS compensation_key
   -- Whatever is being undone is in one of these.
   FROM (
-    SELECT u.saga FROM saga.ledger_due u
+    SELECT u.saga FROM saga.ledger_due u WHERE u.seq OPERATOR(pg_catalog.=) 0
     UNION
     SELECT q.saga FROM saga.ledger_queue q
     UNION

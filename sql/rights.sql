@@ -266,7 +266,7 @@ RESET ROLE;
 SET ROLE regress_saga_writer;
 CALL test.refuses('UPDATE saga.ledger_saga SET paused = true');
 CALL test.refuses('DELETE FROM saga.ledger_saga');
-CALL test.refuses($$INSERT INTO saga.ledger_due VALUES (0, now(), '01900000-0000-7000-8000-000000000000')$$);
+CALL test.refuses($$INSERT INTO saga.ledger_due VALUES (0, now(), '01900000-0000-7000-8000-000000000000', 0)$$);
 CALL test.refuses('UPDATE saga.ledger_step SET compensation = $$SELECT 1$$');
 CALL test.refuses('DELETE FROM saga.ledger_attempt');
 CALL test.refuses('DELETE FROM saga.ledger_event');
@@ -274,7 +274,7 @@ CALL test.refuses('UPDATE saga.ledger_home SET copied = true');
 CALL test.refuses('MERGE INTO saga.ledger_saga s USING saga.ledger_home h ON true WHEN MATCHED THEN UPDATE SET paused = true');
 CALL test.refuses('TRUNCATE saga.ledger_saga');
 COPY saga.ledger_due FROM STDIN;
-0	2000-01-01 00:00:00+00	01900000-0000-7000-8000-000000000000
+0	2000-01-01 00:00:00+00	01900000-0000-7000-8000-000000000000	0	\N	\N
 \.
 RESET ROLE;
 -- replication mode does not get around it

@@ -77,7 +77,7 @@ BEGIN
     UNION ALL
     -- What is due is what the sagas say.
     SELECT 'due', d::text, s::text
-    FROM saga.ledger_due d FULL JOIN (SELECT * FROM saga.ledger_saga WHERE due IS NOT NULL) s
+    FROM (SELECT * FROM saga.ledger_due WHERE seq = 0) d FULL JOIN (SELECT * FROM saga.ledger_saga WHERE due IS NOT NULL) s
       ON (d.lane, d.due, d.saga) = (s.lane, s.due, s.id)
     WHERE d IS NULL OR s IS NULL
     UNION ALL

@@ -187,6 +187,18 @@ saga_compat_heap_update(Relation rel, ItemPointer otid, HeapTuple newtup,
 	return result;
 }
 
+/* heap_delete: 19 has options in place of the flag that a row moves elsewhere. */
+static inline TM_Result
+saga_compat_heap_delete(Relation rel, ItemPointer tid, CommandId cid,
+						bool wait, TM_FailureData *tmfd)
+{
+#if PG_VERSION_NUM >= 190000
+	return heap_delete(rel, tid, cid, 0, InvalidSnapshot, wait, tmfd);
+#else
+	return heap_delete(rel, tid, cid, InvalidSnapshot, wait, tmfd, false);
+#endif
+}
+
 /* Does an index only summarize blocks?  16; before, that made no difference. */
 static inline bool
 saga_compat_is_summarizing(Relation index)

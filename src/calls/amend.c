@@ -176,7 +176,8 @@ check_state(const SagaRow *saga, const SagaStep *step,
 			break;
 	}
 	/* Asked last: shared memory learns of a commit a moment after the rows. */
-	if (saga_mailbox_is_running(&saga->id, step->seq, NULL))
+	if (saga_mailbox_is_running(&saga->id, SAGA_PHASE_COMPENSATION, step->seq,
+								NULL))
 		refuse_step(step, "Its compensation is running at this moment.",
 					"Try again once the attempt has ended. saga.pause() lets no other begin.");
 }

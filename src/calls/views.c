@@ -129,11 +129,12 @@ may_see(const pg_uuid_t *id)
 		saga_rights_reach(owner, owner_name) != SAGA_REACH_NOTHING;
 }
 
-/* Is an executor running the SQL of this step, or (seq 0) of any step? */
+/* Is an executor compensating this step, or (seq 0) any step? */
 static bool
 is_running(const pg_uuid_t *id, int64 seq, SagaRunning *found)
 {
-	return saga_mailbox_is_running(id, seq, found) && may_see(id);
+	return saga_mailbox_is_running(id, SAGA_PHASE_COMPENSATION, seq, found) &&
+		may_see(id);
 }
 
 Datum

@@ -20,14 +20,124 @@
 #include "ledger/oids.h"
 #include "shared/wakeup.h"
 #include "utils/fmgroids.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+/* Finds a row by its whole key: the newest that is committed, or an own one. */
+static SagaFound
+find_row(Relation heap, Oid lane, TimestampTz due, const pg_uuid_t *id,
+		 int64 seq, SagaTuple *version)
+{
+	Relation	index = index_open(saga_oids_get()->due_pkey, AccessShareLock);
+	ScanKeyData keys[4];
+	SagaFound	found;
+
+	ScanKeyInit(&keys[0], Due_lane, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(lane));
+	ScanKeyInit(&keys[1], Due_due, BTEqualStrategyNumber, F_TIMESTAMPTZ_EQ,
+				TimestampTzGetDatum(due));
+	saga_keys_uuid(&keys[2], Due_saga, id);
+	ScanKeyInit(&keys[3], Due_seq, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(seq));
+	found = saga_table_find(heap, index, keys, 4, ForwardScanDirection,
+							version);
+	index_close(index, NoLock);
+	return found;
+}
+
+static void
+insert_row(Relation heap, Oid lane, TimestampTz due, const pg_uuid_t *id,
+		   int64 seq, int run, text *key)
+{
+	Datum		values[Due_natts];
+	bool		nulls[Due_natts] = {false};
+
+	values[Due_lane - 1] = ObjectIdGetDatum(lane);
+	values[Due_due - 1] = TimestampTzGetDatum(due);
+	values[Due_saga - 1] = UUIDPGetDatum(id);
+	values[Due_seq - 1] = Int64GetDatum(seq);
+	values[Due_run - 1] = Int32GetDatum(run);
+	nulls[Due_run - 1] = key == NULL;
+	values[Due_key - 1] = PointerGetDatum(key);
+	nulls[Due_key - 1] = key == NULL;
+	saga_table_insert(heap, values, nulls, InvalidOid, NULL, NULL);
+}
+
+/* Takes a row apart; its key is copied into the current memory context. */
+static void
+unpack_row(Datum *values, bool *nulls, SagaDue *row)
+{
+	row->lane = DatumGetObjectId(values[Due_lane - 1]);
+	row->due = DatumGetTimestampTz(values[Due_due - 1]);
+	row->saga = *DatumGetUUIDP(values[Due_saga - 1]);
+	row->seq = DatumGetInt64(values[Due_seq - 1]);
+	row->run = nulls[Due_run - 1] ? 0 : DatumGetInt32(values[Due_run - 1]);
+	row->key = nulls[Due_key - 1] ? NULL :
+		DatumGetTextPCopy(values[Due_key - 1]);
+}
+
 /*
- * Brings a saga's row of ledger_due in line with what its own row, just
- * written, says.  "failed": the saga was running, and is to be undone now.
+ * A row by its whole key; SAGA_BUSY when another transaction is inserting it.
+ * One that another transaction is deleting is still there.
+ */
+SagaFound
+saga_ledger_find_due(Oid lane, TimestampTz due, const pg_uuid_t *id,
+					 int64 seq, SagaDue *found)
+{
+	Relation	heap = table_open(saga_oids_get()->due, RowExclusiveLock);
+	SagaTuple	version;
+	SagaFound	result = find_row(heap, lane, due, id, seq, &version);
+
+	if (result == SAGA_FOUND)
+	{
+		Datum		values[Due_natts];
+		bool		nulls[Due_natts];
+
+		heap_deform_tuple(version.tuple, RelationGetDescr(heap), values,
+						  nulls);
+		unpack_row(values, nulls, found);
+	}
+	table_close(heap, NoLock);
+	return result;
+}
+
+/* Whoever inserts a row wakes who is to look at it (wakeup.c), too. */
+void
+saga_ledger_insert_due(const SagaDue *row)
+{
+	Relation	heap = table_open(saga_oids_get()->due, RowExclusiveLock);
+
+	Assert((row->seq > 0) == (row->key != NULL));
+	insert_row(heap, row->lane, row->due, &row->saga, row->seq, row->run,
+			   row->key);
+	table_close(heap, NoLock);
+}
+
+/*
+ * Deletes a row, found by its whole key.  False if it is not there, or if
+ * another transaction is deleting it, for which this does not wait.
+ */
+bool
+saga_ledger_delete_due(const SagaDue *row)
+{
+	Relation	heap = table_open(saga_oids_get()->due, RowExclusiveLock);
+	SagaTuple	version;
+	bool		deleted;
+
+	deleted = find_row(heap, row->lane, row->due, &row->saga, row->seq,
+					   &version) == SAGA_FOUND &&
+		saga_table_try_delete(heap, &version) == SAGA_WRITTEN;
+	table_close(heap, NoLock);
+	return deleted;
+}
+
+/*
+ * Brings a saga's own row of ledger_due in line with what its row of
+ * ledger_saga, just written, says.  "failed": the saga was running, and is to
+ * be undone now.
  *
- * At most one row of ledger_due belongs to a saga, and it is replaced only
+ * At most one row of ledger_due is a saga's own, and it is replaced only
  * together with the saga's row; so it is simply there, and nobody is writing
  * it.
  */
@@ -41,35 +151,23 @@ saga_ledger_follow_due(SagaRow *row, bool failed)
 	if (row->due != 0)
 		saga_wakeup_due(row->due);
 	if (failed && OidIsValid(row->lane))
-		saga_wakeup_failed(&row->id, row->lane);
+	{
+		SagaTicket	ticket = {row->id, 0, row->due};
+
+		saga_wakeup_hand_over(&ticket, row->lane);
+	}
 
 	heap = table_open(saga_oids_get()->due, RowExclusiveLock);
 	if (row->stored_due != 0)
 	{
-		Relation	index = index_open(saga_oids_get()->due_pkey, AccessShareLock);
-		ScanKeyData keys[3];
 		SagaTuple	version;
 
-		ScanKeyInit(&keys[0], Due_lane, BTEqualStrategyNumber, F_OIDEQ,
-					ObjectIdGetDatum(row->stored_lane));
-		ScanKeyInit(&keys[1], Due_due, BTEqualStrategyNumber,
-					F_TIMESTAMPTZ_EQ, TimestampTzGetDatum(row->stored_due));
-		saga_keys_uuid(&keys[2], Due_saga, &row->id);
-		if (saga_table_find(heap, index, keys, 3, ForwardScanDirection,
-							&version) == SAGA_FOUND)
+		if (find_row(heap, row->stored_lane, row->stored_due, &row->id, 0,
+					 &version) == SAGA_FOUND)
 			saga_table_delete(heap, &version);
-		index_close(index, NoLock);
 	}
 	if (row->due != 0)
-	{
-		Datum		values[Due_natts];
-		bool		nulls[Due_natts] = {false};
-
-		values[Due_lane - 1] = ObjectIdGetDatum(row->lane);
-		values[Due_due - 1] = TimestampTzGetDatum(row->due);
-		values[Due_saga - 1] = UUIDPGetDatum(&row->id);
-		saga_table_insert(heap, values, nulls, InvalidOid, NULL, NULL);
-	}
+		insert_row(heap, row->lane, row->due, &row->id, 0, 0, NULL);
 	table_close(heap, NoLock);
 	row->stored_due = row->due;
 	row->stored_lane = row->lane;
@@ -113,15 +211,15 @@ saga_ledger_follow_held(SagaRow *row)
 }
 
 /*
- * The first row of the due work after the one given, by lane, time and saga,
- * for the caller's snapshot; false if there is none.  "in_lane" keeps to the
+ * The first row of the due work after the one given, by lane, time, saga and
+ * seq, for the caller's snapshot; false if there is none.  Its key is copied.  "in_lane" keeps to the
  * lane of the one given: a look beyond its end would have to step over all
  * that is dead in the next.
  */
 bool
 saga_ledger_next_due(const SagaDue *after, bool in_lane, SagaDue *found)
 {
-	ScanKeyData members[3];
+	ScanKeyData members[4];
 	ScanKeyData keys[2];
 	int			nkeys = 0;
 	Datum		values[Due_natts];
@@ -135,13 +233,13 @@ saga_ledger_next_due(const SagaDue *after, bool in_lane, SagaDue *found)
 	saga_keys_member(&members[1], Due_due, BTGreaterStrategyNumber,
 					 F_TIMESTAMPTZ_CMP, TimestampTzGetDatum(after->due), false);
 	saga_keys_member(&members[2], Due_saga, BTGreaterStrategyNumber, F_UUID_CMP,
-					 UUIDPGetDatum(&after->saga), true);
+					 UUIDPGetDatum(&after->saga), false);
+	saga_keys_member(&members[3], Due_seq, BTGreaterStrategyNumber, F_BTINT8CMP,
+					 Int64GetDatum(after->seq), true);
 	saga_keys_row(&keys[nkeys++], members, BTGreaterStrategyNumber);
 	if (!saga_table_first(saga_oids_get()->due, saga_oids_get()->due_pkey,
 						  GetActiveSnapshot(), keys, nkeys, values, nulls))
 		return false;
-	found->lane = DatumGetObjectId(values[Due_lane - 1]);
-	found->due = DatumGetTimestampTz(values[Due_due - 1]);
-	found->saga = *DatumGetUUIDP(values[Due_saga - 1]);
+	unpack_row(values, nulls, found);
 	return true;
 }

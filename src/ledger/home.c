@@ -426,6 +426,7 @@ adopt_rows(Oid adopter)
 		"UPDATE saga.ledger_saga s SET lane = d.lane"
 		" FROM saga.ledger_due d"
 		" WHERE d.saga OPERATOR(pg_catalog.=) s.id"
+		" AND d.seq OPERATOR(pg_catalog.=) 0"
 		" AND d.lane OPERATOR(pg_catalog.<>) s.lane",
 		"UPDATE saga.ledger_queue q SET owner = s.owner"
 		" FROM saga.ledger_saga s"

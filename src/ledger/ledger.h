@@ -10,7 +10,7 @@
  *
  * Eight tables.  ledger_saga, ledger_step (a row per run), ledger_attempt and
  * ledger_event hold the facts.  ledger_due (a row per saga of which something is
- * due), ledger_queue (a row per step that waits for a listener to claim it) and
+ * due, and rows of its steps that saga runs), ledger_queue (a row per step that waits for a listener to claim it) and
  * ledger_held (a row per saga that a person holds) repeat what the rows of sagas
  * and steps say, so that the views and processes find what is open without
  * reading what is finished.  ledger_home says where the ledger is at home.  The
@@ -84,9 +84,14 @@ extern bool saga_ledger_has_event(const pg_uuid_t *id, int64 seq,
 extern bool saga_ledger_last_decision(const pg_uuid_t *id, int64 seq,
 									  SagaEvent *found);
 
-/* Due work: due.c.  The first row after (lane, due, saga), in that order. */
+/* Due work: due.c.  The order is (lane, due, saga, seq). */
 extern bool saga_ledger_next_due(const SagaDue *after, bool in_lane,
 								 SagaDue *found);
+extern SagaFound saga_ledger_find_due(Oid lane, TimestampTz due,
+									  const pg_uuid_t *id, int64 seq,
+									  SagaDue *found);
+extern void saga_ledger_insert_due(const SagaDue *row);
+extern bool saga_ledger_delete_due(const SagaDue *row);
 
 /* What waits for listeners: queue.c.  A queue is that of an owner on a channel. */
 extern bool saga_ledger_next_channel(SagaQueued *queue);

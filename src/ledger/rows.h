@@ -69,8 +69,8 @@ enum
 
 enum
 {
-	Due_lane = 1, Due_due, Due_saga,
-	Due_natts = Due_saga
+	Due_lane = 1, Due_due, Due_saga, Due_seq, Due_run, Due_key,
+	Due_natts = Due_key
 };
 
 enum
@@ -239,7 +239,19 @@ typedef struct SagaDue
 								 * itself */
 	TimestampTz due;
 	pg_uuid_t	saga;
+	int64		seq;			/* 0: the saga itself; a step's: that step;
+								 * negated: that step has changed */
+	int			run;			/* of the step; 0 unless seq is one */
+	text	   *key;			/* likewise, or NULL */
 } SagaDue;
+
+/* Keeps the place of a row in its order, and not what its key points to. */
+static inline void
+saga_rows_keep_place(SagaDue *place, const SagaDue *due)
+{
+	*place = *due;
+	place->key = NULL;
+}
 
 /* Does a saga wait for a person, who must decide or who paused it? */
 static inline bool

@@ -903,3 +903,34 @@ saga_table_delete(Relation heap, const SagaTuple *version)
 	simple_heap_delete(heap, &version->tuple->t_self);
 	SAGA_FAULT_WRITE();
 }
+
+/* Deletes a version found before, and does not wait for another transaction. */
+SagaWritten
+saga_table_try_delete(Relation heap, const SagaTuple *version)
+{
+	TM_FailureData failure;
+	TM_Result	result;
+
+	check_followers(heap);
+	if (version->own)
+		CommandCounterIncrement();
+	result = saga_compat_heap_delete(heap, &version->tuple->t_self,
+									 GetCurrentCommandId(true), false,
+									 &failure);
+	switch (result)
+	{
+		case TM_Ok:
+			SAGA_FAULT_WRITE();
+			return SAGA_WRITTEN;
+		case TM_Updated:
+		case TM_Deleted:
+			return SAGA_CHANGED;
+		case TM_BeingModified:
+		case TM_WouldBlock:
+			return SAGA_WRITE_BUSY;
+		default:
+			elog(ERROR, "unexpected result %d of a deletion in \"%s\"",
+				 (int) result, RelationGetRelationName(heap));
+	}
+	return SAGA_CHANGED;		/* keep the compiler quiet */
+}

@@ -84,5 +84,7 @@ extern SagaWritten saga_table_update(Relation heap, SagaTuple *version,
 extern SagaWritten saga_table_lock(Relation heap, const SagaTuple *version,
 								   SagaPatience patience);
 extern void saga_table_delete(Relation heap, const SagaTuple *version);
+extern SagaWritten saga_table_try_delete(Relation heap,
+										 const SagaTuple *version);
 
 #endif							/* SAGA_TABLE_H */

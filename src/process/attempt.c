@@ -322,6 +322,7 @@ run_sql(SagaRow *saga, SagaStep *step)
 
 	memset(&record, 0, sizeof(record));
 	record.saga = step->saga;
+	record.phase = SAGA_PHASE_COMPENSATION;
 	record.seq = step->seq;
 	record.attempt = attempt.end.attempt;
 	record.started_at = attempt.end.started_at;
@@ -331,8 +332,8 @@ run_sql(SagaRow *saga, SagaStep *step)
 	SAGA_FAULT("executor.after_inflight");
 
 	context = saga_context_build(saga, step, attempt.end.attempt);
-	saga_mailbox_set_step(step->seq, attempt.end.attempt,
-						  attempt.end.started_at);
+	saga_mailbox_set_step(SAGA_PHASE_COMPENSATION, step->seq,
+						  attempt.end.attempt, attempt.end.started_at);
 	attempt.sql_hash = hash_sql(step->compensation);
 	/* The search_path and the settings kept with the step are the step's own. */
 	attempt.phase = SAGA_ATTEMPT_SQL;
@@ -573,7 +574,7 @@ attempt_step(bool alone)
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(attempt_context);
-	saga_mailbox_set_step(0, 0, 0);
+	saga_mailbox_set_step(SAGA_PHASE_COMPENSATION, 0, 0, 0);
 	if (attempt.phase >= SAGA_ATTEMPT_PREPARING)
 	{
 		saga_session_reset();
@@ -733,11 +734,11 @@ saga_attempt_init(Oid role)
 										 ALLOCSET_DEFAULT_SIZES);
 }
 
-/* A saga is taken in hand. */
+/* A ticket is taken in hand. */
 void
-saga_attempt_take(const pg_uuid_t *id, bool handed_over)
+saga_attempt_take(const SagaTicket *ticket, bool handed_over)
 {
-	attempt.saga = *id;
+	attempt.saga = ticket->saga;
 	attempt.seq = 0;
 	attempt.trouble = TROUBLE_NONE;
 	walk.valid = false;
@@ -747,7 +748,7 @@ saga_attempt_take(const pg_uuid_t *id, bool handed_over)
 	 * did not.
 	 */
 	walk.doubt_home = handed_over;
-	saga_bgworker_at(id, 0);
+	saga_bgworker_at(&attempt.saga, 0);
 }
 
 /* Runs the next attempt of the saga in hand, and records it if it failed. */

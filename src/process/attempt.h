@@ -8,7 +8,7 @@
 #ifndef SAGA_ATTEMPT_H
 #define SAGA_ATTEMPT_H
 
-#include "utils/uuid.h"
+#include "shared/shmem.h"
 
 /* Pause after trouble that is not the compensation's (ms). */
 #define SAGA_ATTEMPT_TROUBLE_MS	1000
@@ -25,7 +25,7 @@ typedef enum SagaWalkOn
 } SagaWalkOn;
 
 extern void saga_attempt_init(Oid role);
-extern void saga_attempt_take(const pg_uuid_t *id, bool handed_over);
+extern void saga_attempt_take(const SagaTicket *ticket, bool handed_over);
 extern SagaWalkOn saga_attempt_run(bool alone);
 extern int64 saga_attempt_alone_ms(void);
 extern bool saga_attempt_in_trouble(void);

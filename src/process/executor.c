@@ -4,7 +4,7 @@
  *	  The process that runs one role's compensating SQL.
  *
  * It is connected as the role (session.c says what follows from that).  It takes
- * sagas from its mailbox (mailbox.c) and walks each of them as far as the next
+ * tickets from its mailbox (mailbox.c) and walks each saga as far as the next
  * task is SQL of this role that is due, one attempt after the other (attempt.c).
  *
  * After an attempt whose session cannot be made as good as new, and before one
@@ -50,14 +50,14 @@ executor_quit(SIGNAL_ARGS)
 	_exit(2);
 }
 
-/* Walks one saga.  False: the process should end. */
+/* Walks the saga of a ticket.  False: the process should end. */
 static bool
-walk_saga(const pg_uuid_t *id, bool handed_over)
+walk_saga(const SagaTicket *ticket, bool handed_over)
 {
 	bool		alone = false;
 	SagaWalkOn	result = SAGA_WALK_ON;
 
-	saga_attempt_take(id, handed_over);
+	saga_attempt_take(ticket, handed_over);
 	while (result == SAGA_WALK_ON || result == SAGA_WALK_ALONE)
 	{
 		alone = (result == SAGA_WALK_ALONE);
@@ -104,7 +104,7 @@ saga_executor_main(Datum arg)
 {
 	const SagaProcess *process = saga_bgworker_enter();
 	int64		idle_since = 0;
-	pg_uuid_t	id;
+	SagaTicket	ticket;
 	bool		handed_over;
 
 	if (!saga_pool_attach(process, saga_attempt_at_exit))
@@ -123,10 +123,10 @@ saga_executor_main(Datum arg)
 		saga_transaction_handle_interrupts();
 		if (saga_pool_must_leave())
 			break;
-		if (saga_mailbox_take(&id, &handed_over))
+		if (saga_mailbox_take(&ticket, &handed_over))
 		{
 			idle_since = 0;
-			if (!walk_saga(&id, handed_over))
+			if (!walk_saga(&ticket, handed_over))
 				break;
 		}
 		else if (!wait_for_mail(&idle_since))

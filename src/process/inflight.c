@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * inflight.c
- *	  Which compensation an executor is about to run, where a crash of the
+ *	  Which SQL of a step an executor is about to run, where a crash of the
  *	  server cannot lose it.
  *
  * Each executor has a file of its own, pg_stat_tmp/saga.LIFE.PID.NONCE, with
@@ -43,7 +43,7 @@
 #include "shared/shmem.h"
 #include "storage/fd.h"
 
-#define SAGA_INFLIGHT_MAGIC		0x53414748	/* changes with the layout */
+#define SAGA_INFLIGHT_MAGIC		0x53414749	/* changes with the layout */
 #define SAGA_INFLIGHT_PREFIX	"saga."
 
 /* What is written before each attempt: a SagaInflight without state and end. */
@@ -58,6 +58,7 @@ typedef struct InflightRecord
 	bool		alone;
 	bool		judged;
 	pg_uuid_t	saga;
+	SagaPhase	phase;
 	int64		seq;
 	int			attempt;
 	TimestampTz started_at;
@@ -117,6 +118,7 @@ file_fill(InflightFile *file, const SagaInflight *record)
 	file->record.alone = record->alone;
 	file->record.judged = record->judged;
 	file->record.saga = record->saga;
+	file->record.phase = record->phase;
 	file->record.seq = record->seq;
 	file->record.attempt = record->attempt;
 	file->record.started_at = record->started_at;
@@ -187,7 +189,7 @@ saga_inflight_write(const SagaInflight *record)
 			errno = ENOSPC;
 		ereport(ERROR,
 				(errcode_for_file_access(),
-				 errmsg("could not note which compensation is about to run: %m")));
+				 errmsg("could not note which SQL is about to run: %m")));
 	}
 }
 
@@ -316,6 +318,7 @@ read_record(const char *name, uint64 life, SagaInflight *record)
 	record->alone = file.record.alone;
 	record->judged = file.record.judged;
 	record->saga = file.record.saga;
+	record->phase = file.record.phase;
 	record->seq = file.record.seq;
 	record->attempt = file.record.attempt;
 	record->started_at = file.record.started_at;

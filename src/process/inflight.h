@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * inflight.h
- *	  Which compensation an executor is about to run, where a crash of the
+ *	  Which SQL of a step an executor is about to run, where a crash of the
  *	  server cannot lose it.
  *
  *-------------------------------------------------------------------------
@@ -12,6 +12,8 @@
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 #include "utils/uuid.h"
+
+#include "base/state.h"
 
 typedef enum SagaInflightState
 {
@@ -50,6 +52,7 @@ typedef struct SagaInflight
 	bool		alone;			/* set later, when all are read */
 	bool		judged;			/* likewise: "alone" is final */
 	pg_uuid_t	saga;
+	SagaPhase	phase;
 	int64		seq;
 	int			attempt;
 	TimestampTz started_at;

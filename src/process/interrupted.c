@@ -37,6 +37,14 @@ static bool look_again = true;
 static TimestampTz look_at = 0;
 static pg_uuid_t *held_back = NULL;
 
+/* Likewise, of the action of a step. */
+static bool
+interrupted_record_action(const SagaInflight *record)
+{
+	/* No step is run yet: nobody writes such a record. */
+	return true;
+}
+
 /* Records one attempt.  True when that is done, and the file may go. */
 static bool
 interrupted_record(const SagaInflight *record)
@@ -48,6 +56,8 @@ interrupted_record(const SagaInflight *record)
 	SagaFound	found;
 	int			i;
 
+	if (record->phase == SAGA_PHASE_FORWARD)
+		return interrupted_record_action(record);
 	SAGA_FAULT("worker.before_turn");
 	switch (saga_transaction_begin(true))
 	{

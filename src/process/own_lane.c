@@ -7,7 +7,8 @@
  * to the lane of the right role.
  *
  * Many sagas are done in one transaction, so that many notifications cost one
- * flush of the log.  A saga that another transaction is writing is passed over;
+ * flush of the log.  Rows about their steps are gathered by saga, and looked at
+ * together: many changes of one saga cost one look.  A saga that another transaction is writing is passed over;
  * after an error, those of the transaction are done again one by one, so that the
  * one that raised it delays no other.  The worker waits for no lock that an
  * application may hold: it passes over, and comes back soon.  (NOTIFY makes
@@ -23,6 +24,7 @@
 #include "access/xact.h"
 #include "base/clock.h"
 #include "base/fault.h"
+#include "base/ids.h"
 #include "flow/events.h"
 #include "flow/next.h"
 #include "flow/notify.h"
@@ -43,8 +45,9 @@
 #define RETRY_LAST		1000
 #define NOTIFY_AGAIN	5000	/* when the queue of notifications was full */
 
-/* Most sagas done in one transaction. */
+/* Most sagas done in one transaction, and rows about steps seen to. */
 #define OWN_BATCH		100
+#define OWN_ROWS		1000
 /* Time slice after which the worker goes on to the other lanes (ms). */
 #define OWN_SLICE		50
 /*
@@ -63,9 +66,19 @@ static bool own_passed = false;
 static bool own_more = false;	/* the last turn did not come to its end */
 static int64 own_begun = 0;		/* when it was last read from the start, by
 								 * the steady clock */
-static int	own_count = 0;		/* sagas of the transaction */
+static int	own_count = 0;		/* rows that the transaction came to */
 
-/* After an error: so many are to be done one by one. */
+/*
+ * Of those, the ones about steps, in TopTransactionContext, and the sagas they
+ * are about.
+ */
+static SagaDue *own_rows = NULL;
+static int	own_rows_count = 0;
+static int	own_rows_size = 0;
+static pg_uuid_t own_looks[OWN_BATCH];
+static int	own_looks_count = 0;
+
+/* After an error: so many rows are to be done saga by saga. */
 static int	own_singles = 0;
 
 /* The queue of notifications was full: before that, none is sent. */
@@ -85,6 +98,7 @@ own_position_at_start(void)
 {
 	memset(&own_position, 0, sizeof(own_position));
 	own_position.due = DT_NOBEGIN;
+	own_position.seq = PG_INT64_MIN;
 	own_begun = saga_clock_steady();
 }
 
@@ -159,12 +173,117 @@ own_saga(const pg_uuid_t *id, TimestampTz now)
 	return saga.due == 0 || OidIsValid(saga.lane) || saga.due > own_position.due;
 }
 
-/* One transaction: up to "limit" sagas; own_count tells how many it came to. */
+/*
+ * What is due of the steps of one saga: its rows in this lane, as far as they
+ * were read, by due time.  The result is that of own_saga.
+ */
+static bool
+own_look(const SagaDue *rows, int count, TimestampTz now)
+{
+	bool		done = true;
+
+	/* Nobody writes such rows yet: what came here is about nothing. */
+	for (int i = 0; i < count; i++)
+		done &= saga_ledger_delete_due(&rows[i]);
+	return done;
+}
+
+/* Gathers a row about a step. */
+static void
+own_gather(const SagaDue *found)
+{
+	SagaDue    *row;
+	int			i = own_looks_count;
+
+	if (own_rows_count == own_rows_size)
+	{
+		own_rows_size = Max(16, own_rows_size * 2);
+		own_rows = own_rows == NULL ?
+			MemoryContextAlloc(TopTransactionContext,
+							   own_rows_size * sizeof(SagaDue)) :
+			repalloc(own_rows, own_rows_size * sizeof(SagaDue));
+	}
+	row = &own_rows[own_rows_count++];
+	*row = *found;
+	if (found->key != NULL)
+	{
+		row->key = MemoryContextAlloc(TopTransactionContext,
+									  VARSIZE_ANY(found->key));
+		memcpy(row->key, found->key, VARSIZE_ANY(found->key));
+	}
+
+	/* Mostly of the saga before it. */
+	while (i > 0 && !saga_ids_equal(&own_looks[i - 1], &found->saga))
+		i--;
+	if (i == 0)
+		own_looks[own_looks_count++] = found->saga;
+}
+
+static void
+own_forget_rows(void)
+{
+	own_rows = NULL;
+	own_rows_count = own_rows_size = 0;
+	own_looks_count = 0;
+}
+
+/* By saga, and otherwise in the order of the lane; for qsort. */
+static int
+own_rows_compare(const void *a, const void *b)
+{
+	const SagaDue *one = a;
+	const SagaDue *other = b;
+	int			order = saga_ids_compare(&one->saga, &other->saga);
+
+	if (order == 0 && one->due != other->due)
+		order = one->due < other->due ? -1 : 1;
+	if (order == 0 && one->seq != other->seq)
+		order = one->seq < other->seq ? -1 : 1;
+	return order;
+}
+
+/* Looks at the sagas of the rows gathered, once each. */
+static void
+own_look_at_gathered(TimestampTz now)
+{
+	int			end;
+
+	qsort(own_rows, own_rows_count, sizeof(SagaDue), own_rows_compare);
+	for (int first = 0; first < own_rows_count; first = end)
+	{
+		for (end = first + 1; end < own_rows_count &&
+			 saga_ids_equal(&own_rows[end].saga, &own_rows[first].saga);)
+			end++;
+		saga_bgworker_at(&own_rows[first].saga, 0);
+		if (!own_look(&own_rows[first], end - first, now))
+			own_passed = true;
+		MemoryContextReset(saga_context);
+	}
+}
+
+/*
+ * May the transaction take on one more row?  "single": it keeps to one saga,
+ * and of that to the saga's own row or to the rows about its steps.
+ */
+static bool
+own_takes_on(const SagaDue *found, bool single)
+{
+	if (!single || own_count == 0)
+		return true;
+	return found->seq != 0 && own_rows_count > 0 &&
+		saga_ids_equal(&found->saga, &own_looks[0]);
+}
+
+/*
+ * One transaction: as many sagas as are done in one, or one ("single");
+ * own_count tells how many rows it came to.
+ */
 static OwnResult
-own_batch(TimestampTz now, int limit, TimestampTz *next)
+own_batch(TimestampTz now, bool single, TimestampTz *next)
 {
 	OwnResult	result = OWN_DONE;
 	MemoryContext caller = CurrentMemoryContext;
+	int			sagas = 0;
 
 	SAGA_FAULT("worker.before_turn");
 	switch (saga_transaction_begin(true))
@@ -176,8 +295,10 @@ own_batch(TimestampTz now, int limit, TimestampTz *next)
 		case SAGA_TRANSACTION_GONE:
 			saga_leaving_because_gone();
 	}
+	own_forget_rows();
 	MemoryContextSwitchTo(saga_context);
-	while (own_count < limit)
+	while (sagas < OWN_BATCH && own_looks_count < OWN_BATCH &&
+		   own_rows_count < OWN_ROWS)
 	{
 		SagaDue		found;
 
@@ -202,13 +323,23 @@ own_batch(TimestampTz now, int limit, TimestampTz *next)
 			result = OWN_AWAY;
 			break;
 		}
-		own_position = found;
+		if (!own_takes_on(&found, single))
+			break;
+		saga_rows_keep_place(&own_position, &found);
 		own_count++;
 		saga_bgworker_at(&found.saga, 0);
-		if (!own_saga(&found.saga, now))
-			own_passed = true;
+		if (found.seq != 0)
+			own_gather(&found);
+		else
+		{
+			sagas++;
+			if (!own_saga(&found.saga, now))
+				own_passed = true;
+		}
 		MemoryContextReset(saga_context);
 	}
+	if (own_rows_count > 0)
+		own_look_at_gathered(now);
 	/* What the commit meets is no saga's. */
 	saga_bgworker_at(NULL, 0);
 	MemoryContextSwitchTo(caller);
@@ -234,9 +365,8 @@ own_batch_caught(MemoryContext turn_context, TimestampTz now,
 	own_count = 0;
 	PG_TRY();
 	{
-		result = own_batch(now, own_singles > 0 ? 1 : OWN_BATCH, next);
-		if (own_singles > 0)
-			own_singles--;
+		result = own_batch(now, own_singles > 0, next);
+		own_singles = Max(own_singles - own_count, 0);
 	}
 	PG_CATCH();
 	{
@@ -257,7 +387,7 @@ own_batch_caught(MemoryContext turn_context, TimestampTz now,
 					 errmsg("could not notify listeners: %s", error->message),
 					 errhint("It will be tried again. A session that listens and stays in a transaction may be the cause.")));
 		}
-		else if (own_count > 1)
+		else if (own_singles == 0 && own_count > 1)
 		{
 			own_position = before;
 			own_singles = own_count;
@@ -265,7 +395,7 @@ own_batch_caught(MemoryContext turn_context, TimestampTz now,
 		else
 		{
 			own_passed = true;
-			own_singles = Max(own_singles - 1, 0);
+			own_singles = Max(own_singles - own_count, 0);
 			ereport(WARNING,
 					(errcode(error->sqlerrcode),
 					 errmsg("could not process a saga that is due: %s",
@@ -365,5 +495,6 @@ saga_own_lane_posted(TimestampTz posted)
 	{
 		own_position.due = posted - 1;
 		memset(&own_position.saga, 0xff, sizeof(pg_uuid_t));
+		own_position.seq = PG_INT64_MAX;
 	}
 }

@@ -18,9 +18,9 @@
  *	 transactions may bring rows that nobody posts; and for good measure
  *	 now and then when a lane is read to its end.
  *
- * What is handed out twice for that reason does no harm: sagas in hand or in a
- * mailbox are passed by, and an executor that finds nothing to do in a saga
- * puts it down.
+ * What is handed out twice for that reason does no harm: tickets in hand or in
+ * a mailbox are passed by, and an executor that finds nothing to do for one puts
+ * it down.
  *
  * New lanes are found by an index lookup after each known lane; it is done
  * when something was posted, and less often when it takes long.
@@ -94,6 +94,7 @@ position_at_start(SagaDue *position, Oid role)
 	memset(position, 0, sizeof(SagaDue));
 	position->lane = role;
 	position->due = DT_NOBEGIN;
+	position->seq = PG_INT64_MIN;
 }
 
 static void
@@ -102,6 +103,7 @@ position_at_end(SagaDue *position, Oid role)
 	position->lane = role;
 	position->due = DT_NOEND;
 	memset(&position->saga, 0xff, sizeof(pg_uuid_t));
+	position->seq = PG_INT64_MAX;
 }
 
 static void
@@ -320,7 +322,7 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 {
 	TimestampTz next = DT_NOEND;
 	SagaMailboxLane pool;
-	pg_uuid_t  *in_hand = NULL;
+	SagaTicket *in_hand = NULL;
 	int			in_hand_count = 0;
 	bool		more = false;
 	bool		end = false;
@@ -333,6 +335,7 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 	for (;;)
 	{
 		SagaDue		found;
+		SagaTicket	ticket;
 
 		if (!saga_ledger_next_due(&lane->position, true, &found) ||
 			found.lane != lane->role)
@@ -359,12 +362,15 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 			}
 			in_hand_count = saga_mailbox_in_hand(lane->role, &in_hand);
 		}
+		ticket.saga = found.saga;
+		ticket.seq = found.seq;
+		ticket.due = found.due;
 		if (is_withheld(&found.saga) ||
-			(bsearch(&found.saga, in_hand, in_hand_count, sizeof(pg_uuid_t),
-					 saga_ids_compare) != NULL &&
-			 saga_mailbox_pass_by(lane->role, &found.saga)))
+			(bsearch(&ticket, in_hand, in_hand_count, sizeof(SagaTicket),
+					 saga_mailbox_compare) != NULL &&
+			 saga_mailbox_pass_by(lane->role, &ticket)))
 		{
-			lane->position = found;
+			saga_rows_keep_place(&lane->position, &found);
 			continue;
 		}
 
@@ -381,14 +387,14 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 		}
 		if ((pool.room == 0 &&
 			 (pool.count > 0 || !get_executor(lane, &pool, now, &next))) ||
-			!saga_mailbox_put(lane->role, &found.saga))
+			!saga_mailbox_put(lane->role, &ticket))
 		{
 			more = true;
 			break;
 		}
 		pool.room--;
 		pool.waiting++;
-		lane->position = found;
+		saga_rows_keep_place(&lane->position, &found);
 	}
 
 	if (pool.count > 0)
@@ -409,8 +415,15 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 	return next;
 }
 
+/* A step of a lane whose role cannot run anything: parks it. */
+static void
+park_action(Lane *lane, const SagaDue *found, TimestampTz now)
+{
+	/* No step is run yet: such rows are not written. */
+}
+
 /*
- * One saga of a lane whose role cannot run anything: parks the step that is
+ * One ticket of a lane whose role cannot run anything: parks the step that is
  * next.  False when there is none left that is due.
  */
 static bool
@@ -434,7 +447,14 @@ park_next(Lane *lane)
 		saga_transaction_commit();
 		return false;
 	}
-	lane->position = found;
+	saga_rows_keep_place(&lane->position, &found);
+	if (found.seq != 0)
+	{
+		if (!is_withheld(&found.saga))
+			park_action(lane, &found, now);
+		saga_transaction_commit();
+		return true;
+	}
 	if (is_withheld(&found.saga) ||
 		saga_ledger_get_saga(&found.saga, &saga) != SAGA_FOUND ||
 		saga.state == SAGA_RUNNING)

@@ -1,21 +1,23 @@
 /*-------------------------------------------------------------------------
  *
  * mailbox.c
- *	  The sagas that executors are handed, and what they say of them.
+ *	  The tickets that executors are handed, and what they say of them.
  *
+ * A ticket stands for a saga to be undone, or for one of its steps to be run.
  * Each executor's slot has a mailbox.  The worker of the database fills it
- * from the ledger, and a transaction that fails a saga may hand that saga to
+ * from the ledger, and a transaction that makes something due may hand it to
  * an executor which has nothing to do, ahead of the worker; the executor takes
- * the sagas out, one at a time, and steals from the others of its role when it
- * has none.  Mailboxes are hints: what is in them is due in the ledger, and
+ * the tickets out, one at a time, and steals from the others of its role when
+ * it has none.  Mailboxes are hints: what is in them is due in the ledger, and
  * what is lost with one is found there by the worker, which is woken by
  * whatever loses it.
  *
- * A saga may come twice, from the ledger and from the transaction that failed
- * it: the executor to whom it comes second finds nothing to do.
+ * A ticket may come twice, from the ledger and from the transaction that made
+ * it due: the executor to whom it comes second finds nothing to do.  Two
+ * tickets of one saga, for two of its steps, may be in different hands at once.
  *
  * Locks: as shmem.h says.  Stealing needs "lock" exclusively and two mutexes,
- * in the order of the slots; to see all sagas in progress, hold "lock" in
+ * in the order of the slots; to see all tickets in hand, hold "lock" in
  * shared mode, so that none can be moved meanwhile.  SetLatch under a mutex is
  * avoided.
  *
@@ -45,19 +47,26 @@ is_idle(const SagaExecutorSlot *slot)
 	return !slot->working && saga_mailbox_count(slot) == 0;
 }
 
-/* Puts a saga into a mailbox that has room.  The caller holds its mutex. */
-static void
-put_in(SagaExecutorSlot *slot, const pg_uuid_t *id)
+/* Do two tickets stand for the same? */
+static bool
+is_same(const SagaTicket *a, const SagaTicket *b)
 {
-	slot->mailbox[slot->tail % SAGA_MAILBOX_SIZE] = *id;
+	return a->seq == b->seq && saga_ids_equal(&a->saga, &b->saga);
+}
+
+/* Puts a ticket into a mailbox that has room.  The caller holds its mutex. */
+static void
+put_in(SagaExecutorSlot *slot, const SagaTicket *ticket)
+{
+	slot->mailbox[slot->tail % SAGA_MAILBOX_SIZE] = *ticket;
 	slot->tail++;
 }
 
-/* Takes the next saga out of a mailbox.  The caller holds its mutex. */
+/* Takes the next ticket out of a mailbox.  The caller holds its mutex. */
 static void
-take_out(SagaExecutorSlot *slot, pg_uuid_t *id, bool *handed_over)
+take_out(SagaExecutorSlot *slot, SagaTicket *ticket, bool *handed_over)
 {
-	*id = slot->mailbox[slot->head % SAGA_MAILBOX_SIZE];
+	*ticket = slot->mailbox[slot->head % SAGA_MAILBOX_SIZE];
 	slot->head++;
 	*handed_over = slot->handed_over;
 	slot->handed_over = false;
@@ -123,14 +132,27 @@ saga_mailbox_is_idle(SagaExecutorSlot *slot)
  * The side that hands out
  * ------------------------------------------------------------------------ */
 
+/* Orders tickets by what they stand for; for qsort and bsearch. */
+int
+saga_mailbox_compare(const void *a, const void *b)
+{
+	const SagaTicket *one = a;
+	const SagaTicket *other = b;
+	int			order = saga_ids_compare(&one->saga, &other->saga);
+
+	if (order == 0 && one->seq != other->seq)
+		order = one->seq < other->seq ? -1 : 1;
+	return order;
+}
+
 /*
- * The sagas that the role's executors in this database have in hand or in a
+ * The tickets that the role's executors in this database have in hand or in a
  * mailbox, sorted, in the current memory context.  Those of other roles do not
  * count: one of them may have moved a saga to this role's lane, committed that,
  * and not put the saga down yet, and nobody will say so when it does.
  */
 int
-saga_mailbox_in_hand(Oid role, pg_uuid_t **ids)
+saga_mailbox_in_hand(Oid role, SagaTicket **tickets)
 {
 	int			count = 0;
 	int			size = 0;
@@ -143,7 +165,7 @@ saga_mailbox_in_hand(Oid role, pg_uuid_t **ids)
 			size += SAGA_MAILBOX_SIZE + 1;
 	}
 	LWLockRelease(saga_shmem->lock);
-	*ids = palloc(Max(size, 1) * sizeof(pg_uuid_t));
+	*tickets = palloc(Max(size, 1) * sizeof(SagaTicket));
 
 	LWLockAcquire(saga_shmem->lock, LW_SHARED);
 	for (i = 0; i < SAGA_MAX_EXECUTORS; i++)
@@ -157,25 +179,25 @@ saga_mailbox_in_hand(Oid role, pg_uuid_t **ids)
 			continue;
 		SpinLockAcquire(&slot->mutex);
 		for (at = slot->head; at != slot->tail; at++)
-			(*ids)[count++] = slot->mailbox[at % SAGA_MAILBOX_SIZE];
+			(*tickets)[count++] = slot->mailbox[at % SAGA_MAILBOX_SIZE];
 		if (slot->working)
-			(*ids)[count++] = slot->saga;
+			(*tickets)[count++] = slot->ticket;
 		SpinLockRelease(&slot->mutex);
 	}
 	LWLockRelease(saga_shmem->lock);
-	qsort(*ids, count, sizeof(pg_uuid_t), saga_ids_compare);
+	qsort(*tickets, count, sizeof(SagaTicket), saga_mailbox_compare);
 	return count;
 }
 
 /*
- * The worker leaves a saga that is due to the executor of the role that has it
- * in hand or in its mailbox.  False if none has it any more.
+ * The worker leaves what is due to the executor of the role that has it in hand
+ * or in its mailbox.  False if none has it any more.
  *
  * An executor that has it in hand may be about to put it down, having seen it
  * before it became due again; it then gives it back (saga_mailbox_done).
  */
 bool
-saga_mailbox_pass_by(Oid role, const pg_uuid_t *id)
+saga_mailbox_pass_by(Oid role, const SagaTicket *ticket)
 {
 	bool		found = false;
 
@@ -187,10 +209,10 @@ saga_mailbox_pass_by(Oid role, const pg_uuid_t *id)
 		if (!saga_mailbox_is_of(slot, role))
 			continue;
 		SpinLockAcquire(&slot->mutex);
-		if (slot->working && saga_ids_equal(&slot->saga, id))
+		if (slot->working && is_same(&slot->ticket, ticket))
 			slot->passed_by = found = true;
 		for (uint32 at = slot->head; at != slot->tail && !found; at++)
-			found = saga_ids_equal(&slot->mailbox[at % SAGA_MAILBOX_SIZE], id);
+			found = is_same(&slot->mailbox[at % SAGA_MAILBOX_SIZE], ticket);
 		SpinLockRelease(&slot->mutex);
 	}
 	LWLockRelease(saga_shmem->lock);
@@ -198,7 +220,7 @@ saga_mailbox_pass_by(Oid role, const pg_uuid_t *id)
 }
 
 /*
- * How many sagas the role's executors had to leave undone, since last asked,
+ * How many tickets the role's executors had to leave undone, since last asked,
  * and whether they gave back any that the worker had left to them.
  */
 uint32
@@ -256,11 +278,11 @@ saga_mailbox_lane(Oid role, SagaMailboxLane *lane)
 }
 
 /*
- * Puts a saga into the emptiest mailbox of the role's executors; false if
+ * Puts a ticket into the emptiest mailbox of the role's executors; false if
  * they have no room.
  */
 bool
-saga_mailbox_put(Oid role, const pg_uuid_t *id)
+saga_mailbox_put(Oid role, const SagaTicket *ticket)
 {
 	SagaExecutorSlot *best = NULL;
 	uint32		best_load = 0;
@@ -291,7 +313,7 @@ saga_mailbox_put(Oid role, const pg_uuid_t *id)
 		if (saga_mailbox_count(best) < SAGA_MAILBOX_SIZE)
 		{
 			wake = is_idle(best);
-			put_in(best, id);
+			put_in(best, ticket);
 			put = true;
 		}
 		SpinLockRelease(&best->mutex);
@@ -303,18 +325,18 @@ saga_mailbox_put(Oid role, const pg_uuid_t *id)
 }
 
 /*
- * Hands a saga, of which it is known to be due, to an executor of its role
- * that has nothing to do, unless there is none, or the worker must see to
- * something first.
+ * Hands over what is known to be due to an executor of its role that has
+ * nothing to do, unless there is none, or the worker must see to something
+ * first.
  */
 void
 saga_mailbox_hand_over(SagaDatabaseSlot *database, Oid role,
-					   const pg_uuid_t *id)
+					   const SagaTicket *ticket)
 {
 	Latch	   *latch = NULL;
 	int			i;
 
-	/* How attempts ended is written down before any saga is handed out. */
+	/* How attempts ended is written down before anything is handed out. */
 	if (!saga_guc_enabled ||
 		pg_atomic_read_u32(&database->left_records) != 0 ||
 		pg_atomic_read_u32(&database->keep_away) != 0)
@@ -331,7 +353,7 @@ saga_mailbox_hand_over(SagaDatabaseSlot *database, Oid role,
 		SpinLockAcquire(&slot->mutex);
 		if (is_idle(slot))
 		{
-			put_in(slot, id);
+			put_in(slot, ticket);
 			slot->handed_over = true;
 			latch = slot->latch;
 		}
@@ -413,23 +435,23 @@ wake_own_worker(void)
 	LWLockRelease(saga_shmem->lock);
 }
 
-/* The saga is in our hands.  The caller holds our mutex. */
+/* The ticket is in our hands.  The caller holds our mutex. */
 static void
-take_in_hand(const pg_uuid_t *id)
+take_in_hand(const SagaTicket *ticket)
 {
 	my_slot->working = true;
-	my_slot->saga = *id;
+	my_slot->ticket = *ticket;
 	my_slot->idle_since = 0;
 }
 
 /*
- * Moves the next saga of another executor of the role into our hands.
+ * Moves the next ticket of another executor of the role into our hands.
  *
  * Not before another look into our own mailbox: under this lock nobody hands
  * anything over, and what came until now must not wait for what is stolen.
  */
 static bool
-steal(pg_uuid_t *id, bool *handed_over)
+steal(SagaTicket *ticket, bool *handed_over)
 {
 	bool		got = false;
 
@@ -446,7 +468,7 @@ steal(pg_uuid_t *id, bool *handed_over)
 		if (saga_mailbox_count(slot) > 0 &&
 			(i < 0 || slot->working || saga_mailbox_count(slot) > 1))
 		{
-			take_out(slot, id, handed_over);
+			take_out(slot, ticket, handed_over);
 			got = true;
 		}
 		SpinLockRelease(&slot->mutex);
@@ -454,7 +476,7 @@ steal(pg_uuid_t *id, bool *handed_over)
 	if (got)
 	{
 		SpinLockAcquire(&my_slot->mutex);
-		take_in_hand(id);
+		take_in_hand(ticket);
 		SpinLockRelease(&my_slot->mutex);
 	}
 	LWLockRelease(saga_shmem->lock);
@@ -462,12 +484,12 @@ steal(pg_uuid_t *id, bool *handed_over)
 }
 
 /*
- * Takes the next saga in hand; false if there is none, after which those that
+ * Takes the next ticket in hand; false if there is none, after which those that
  * want an executor know that this one is idle.  "handed_over": it may have
- * come from the transaction that failed it.
+ * come from the transaction that made it due.
  */
 bool
-saga_mailbox_take(pg_uuid_t *id, bool *handed_over)
+saga_mailbox_take(SagaTicket *ticket, bool *handed_over)
 {
 	bool		got = false;
 	bool		wake = false;
@@ -475,8 +497,8 @@ saga_mailbox_take(pg_uuid_t *id, bool *handed_over)
 	SpinLockAcquire(&my_slot->mutex);
 	if (saga_mailbox_count(my_slot) > 0)
 	{
-		take_out(my_slot, id, handed_over);
-		take_in_hand(id);
+		take_out(my_slot, ticket, handed_over);
+		take_in_hand(ticket);
 		got = true;
 	}
 	if (my_slot->refill && saga_mailbox_count(my_slot) <= SAGA_MAILBOX_LOW)
@@ -487,16 +509,16 @@ saga_mailbox_take(pg_uuid_t *id, bool *handed_over)
 	SpinLockRelease(&my_slot->mutex);
 	if (wake)
 		wake_own_worker();
-	if (got || steal(id, handed_over))
+	if (got || steal(ticket, handed_over))
 		return true;
 	saga_shmem_executor_idle();
 	return false;
 }
 
 /*
- * The executor is about to look at the saga in hand, or has written its row and
- * is about to commit: the worker passed it by, until now, for a state that this
- * look finds, or that this row replaces.
+ * The executor is about to look at what it has in hand, or has written its row
+ * and is about to commit: the worker passed it by, until now, for a state that
+ * this look finds, or that this row replaces.
  */
 void
 saga_mailbox_look(void)
@@ -507,8 +529,8 @@ saga_mailbox_look(void)
 }
 
 /*
- * Puts the saga in hand down.  "skipped": it is due, and somebody else must do
- * it.  If the worker passed the saga by after the last look at it, it is given
+ * Puts the ticket in hand down.  "skipped": it is due, and somebody else must
+ * do it.  If the worker passed it by after the last look at it, it is given
  * back, however that look found it: another role may have done its part and
  * sent the saga back, or a person may have opened it again.
  */
@@ -536,9 +558,11 @@ saga_mailbox_done(bool skipped)
 
 /* Says which step's SQL is running; seq 0: none. */
 void
-saga_mailbox_set_step(int64 seq, int attempt, TimestampTz started_at)
+saga_mailbox_set_step(SagaPhase phase, int64 seq, int attempt,
+					  TimestampTz started_at)
 {
 	SpinLockAcquire(&my_slot->mutex);
+	my_slot->phase = phase;
 	my_slot->seq = seq;
 	my_slot->attempt = attempt;
 	my_slot->started_at = started_at;
@@ -564,7 +588,8 @@ saga_mailbox_running(SagaRunning *running)
 		SpinLockAcquire(&slot->mutex);
 		if (slot->working && slot->seq != 0)
 		{
-			r->saga = slot->saga;
+			r->saga = slot->ticket.saga;
+			r->phase = slot->phase;
 			r->seq = slot->seq;
 			r->attempt = slot->attempt;
 			r->since = slot->started_at;
@@ -578,19 +603,21 @@ saga_mailbox_running(SagaRunning *running)
 }
 
 /*
- * Is an executor of this database running the SQL of this step, or (seq 0) of
- * any step of the saga?  What is known of it, for those who ask (found not
- * NULL).
+ * Is an executor of this database running SQL of this phase of this step, or
+ * (seq 0) of any step of the saga?  What is known of it, for those who ask
+ * (found not NULL).
  */
 bool
-saga_mailbox_is_running(const pg_uuid_t *id, int64 seq, SagaRunning *found)
+saga_mailbox_is_running(const pg_uuid_t *id, SagaPhase phase, int64 seq,
+						SagaRunning *found)
 {
 	SagaRunning running[SAGA_MAX_EXECUTORS];
 	int			count = saga_mailbox_running(running);
 
 	for (int i = 0; i < count; i++)
 	{
-		if ((seq == 0 || running[i].seq == seq) &&
+		if (running[i].phase == phase &&
+			(seq == 0 || running[i].seq == seq) &&
 			saga_ids_equal(&running[i].saga, id))
 		{
 			if (found != NULL)

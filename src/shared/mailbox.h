@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * mailbox.h
- *	  The sagas that executors are handed, and what they say of them.
+ *	  The tickets that executors are handed, and what they say of them.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,14 +16,15 @@ typedef struct SagaMailboxLane
 {
 	int			count;
 	int			idle;			/* with nothing in hand */
-	int			waiting;		/* sagas in their mailboxes */
+	int			waiting;		/* tickets in their mailboxes */
 	int			room;			/* how many more those that run low can take */
 } SagaMailboxLane;
 
-/* A SQL compensation that runs in the current database. */
+/* SQL of a step that runs in the current database. */
 typedef struct SagaRunning
 {
 	pg_uuid_t	saga;
+	SagaPhase	phase;
 	int64		seq;
 	int			attempt;
 	int			pid;
@@ -55,30 +56,31 @@ extern bool saga_mailbox_empty(SagaExecutorSlot *slot);
 extern void saga_mailbox_close(SagaExecutorSlot *slot);
 extern bool saga_mailbox_is_idle(SagaExecutorSlot *slot);
 
-/* For a transaction that failed a saga, when it is committed */
+/* For a transaction that made something due, when it is committed */
 extern void saga_mailbox_hand_over(SagaDatabaseSlot *database, Oid role,
-								   const pg_uuid_t *id);
+								   const SagaTicket *ticket);
 
 /* The worker's side */
-extern int	saga_mailbox_in_hand(Oid role, pg_uuid_t **ids);
-extern bool saga_mailbox_pass_by(Oid role, const pg_uuid_t *id);
+extern int	saga_mailbox_compare(const void *a, const void *b);
+extern int	saga_mailbox_in_hand(Oid role, SagaTicket **tickets);
+extern bool saga_mailbox_pass_by(Oid role, const SagaTicket *ticket);
 extern uint32 saga_mailbox_collect_skipped(Oid role, bool *given_back);
 extern void saga_mailbox_lane(Oid role, SagaMailboxLane *lane);
-extern bool saga_mailbox_put(Oid role, const pg_uuid_t *id);
+extern bool saga_mailbox_put(Oid role, const SagaTicket *ticket);
 extern bool saga_mailbox_ask_refill(Oid role);
 extern bool saga_mailbox_has_work(Oid database);
 
 /* For sessions */
-extern bool saga_mailbox_is_running(const pg_uuid_t *id, int64 seq,
-									SagaRunning *found);
+extern bool saga_mailbox_is_running(const pg_uuid_t *id, SagaPhase phase,
+									int64 seq, SagaRunning *found);
 extern int	saga_mailbox_running(SagaRunning *running);
 
 /* The executor's side */
 extern void saga_mailbox_attach(SagaExecutorSlot *slot);
-extern bool saga_mailbox_take(pg_uuid_t *id, bool *handed_over);
+extern bool saga_mailbox_take(SagaTicket *ticket, bool *handed_over);
 extern void saga_mailbox_look(void);
 extern void saga_mailbox_done(bool skipped);
-extern void saga_mailbox_set_step(int64 seq, int attempt,
+extern void saga_mailbox_set_step(SagaPhase phase, int64 seq, int attempt,
 								  TimestampTz started_at);
 
 #endif							/* SAGA_MAILBOX_H */

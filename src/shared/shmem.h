@@ -39,6 +39,7 @@
 #include "utils/uuid.h"
 
 #include "base/guc.h"
+#include "base/state.h"
 
 /*
  * Databases that can have a slot at once.  A database without the extension
@@ -54,7 +55,7 @@
  */
 #define SAGA_IDLE_MS			100
 #define SAGA_HOLD_MS			1000
-/* Sagas handed to one executor at a time; a power of 2. */
+/* Tickets handed to one executor at a time; a power of 2. */
 #define SAGA_MAILBOX_SIZE		64
 
 typedef enum SagaDatabaseState
@@ -133,6 +134,14 @@ typedef enum SagaWants
 	SAGA_WANTS_FIRST			/* a role waits that has none */
 } SagaWants;
 
+/* What an executor is handed: a saga to undo, or a step of it to run. */
+typedef struct SagaTicket
+{
+	pg_uuid_t	saga;
+	int64		seq;			/* of the step; 0: the saga's undo */
+	TimestampTz due;			/* of its row in ledger_due */
+} SagaTicket;
+
 /*
  * One executor: a process connected to a database as a role.  The worker of
  * the database takes a free slot, starts the process, and fills the mailbox;
@@ -146,34 +155,35 @@ typedef struct SagaExecutorSlot
 	int			pid;			/* 0 while starting; under "lock" */
 	Latch	   *latch;			/* NULL while starting; under "lock" */
 	int64		taken_at;		/* by the steady clock; under "lock" */
-	bool		dismissed;		/* leave as soon as the saga in hand is done;
-								 * under "lock" */
+	bool		dismissed;		/* leave as soon as the ticket in hand is
+								 * done; under "lock" */
 	int64		dismissed_at;	/* when that was asked, by the same; under
 								 * "lock" */
 
 	bool		ready;			/* its process came so far that it can take
-								 * sagas; set by it, under "lock" */
+								 * tickets; set by it, under "lock" */
 
 	slock_t		mutex;			/* guards everything below */
 	uint32		head;			/* next to take; head == tail: empty */
 	uint32		tail;			/* next free place */
-	pg_uuid_t	mailbox[SAGA_MAILBOX_SIZE];
-	bool		working;		/* "saga" is in hand */
+	SagaTicket	mailbox[SAGA_MAILBOX_SIZE];
+	bool		working;		/* "ticket" is in hand */
 	bool		passed_by;		/* the worker saw it due again, and left it to
 								 * this executor */
-	pg_uuid_t	saga;
-	int64		seq;			/* of the step whose SQL is running, or 0 */
+	SagaTicket	ticket;
+	SagaPhase	phase;			/* of the SQL that is running, if seq is not 0 */
+	int64		seq;			/* of its step, or 0 */
 	int			attempt;		/* the number of that attempt */
 	TimestampTz started_at;		/* and when it began */
 	TimestampTz idle_since;		/* 0 while working */
-	bool		given_back;		/* a saga so left to us was put down and may
+	bool		given_back;		/* a ticket so left to us was put down and may
 								 * be due; executor sets it, worker clears it */
-	uint32		skipped;		/* sagas left undone because somebody holds
-								 * them, since the worker last looked */
+	uint32		skipped;		/* tickets left undone because somebody holds
+								 * their sagas, since the worker last looked */
 	bool		refill;			/* more is due than the mailbox could hold:
 								 * wake the worker when it runs low; set by
 								 * the worker, reset by the executor */
-	bool		handed_over;	/* the next saga in the mailbox did not come
+	bool		handed_over;	/* the next ticket in the mailbox did not come
 								 * from the worker */
 } SagaExecutorSlot;
 

@@ -7,9 +7,10 @@
  * its commit (commit.c); a rolled-back transaction wakes nobody.  A rolled-back
  * savepoint may: the process that is woken then looks in vain.
  *
- * The first saga that a transaction fails is handed straight to an executor of
- * its role, if one has nothing to do (mailbox.c).  That is a short cut and no
- * more: the worker is told of it as of all else, and finds it in hand, or done.
+ * The first tickets that a transaction makes due are handed straight to
+ * executors of their roles, as far as they have nothing to do (mailbox.c).  That
+ * is a short cut and no more: the worker is told of them as of all else, and
+ * finds them in hand, or done.
  *
  * How a worker sleeps without polling and without losing a wake-up
  * ----------------------------------------------------------------
@@ -120,10 +121,11 @@ typedef struct Remembered
 	bool		databases;		/* it should look which databases there are */
 	TimestampTz due;			/* DT_NOEND: nothing became due */
 	uint64		partitions;		/* of the sagas that changed their state */
-	Oid			failed_lane;	/* of the first saga that failed, or
-								 * InvalidOid */
-	pg_uuid_t	failed;
+	int			tickets;		/* to be handed over */
 } Remembered;
+
+/* Tickets that a transaction hands over at its commit; more are the worker's. */
+#define HAND_OVERS	4
 
 /* Waiters for a saga's state share this many condition variables. */
 #define WAIT_PARTITIONS	64
@@ -142,6 +144,10 @@ StaticAssertDecl(WAIT_PARTITIONS == 64, "partitions must fit their mask");
 
 static const Remembered nothing = {.due = DT_NOEND};
 static Remembered remembered = {.due = DT_NOEND};
+
+/* As many as are remembered, of different sagas or steps. */
+static SagaTicket hand_over[HAND_OVERS];
+static Oid	hand_over_to[HAND_OVERS];
 
 static inline int
 partition_of(const pg_uuid_t *id)
@@ -238,8 +244,8 @@ wakeup_all(const Remembered *what)
 		slot = saga_shmem_database(MyDatabaseId, true);
 	if (slot == NULL)
 		return;
-	if (OidIsValid(what->failed_lane))
-		saga_mailbox_hand_over(slot, what->failed_lane, &what->failed);
+	for (int i = 0; i < what->tickets; i++)
+		saga_mailbox_hand_over(slot, hand_over_to[i], &hand_over[i]);
 	if (what->due != DT_NOEND)
 		saga_wakeup_post(slot, what->due);
 	if (what->launcher)
@@ -322,17 +328,25 @@ saga_wakeup_due(TimestampTz due)
 }
 
 /*
- * And what is due is the undo of this saga, which was running until now, by the
- * SQL of a role.
+ * And what is due is this, for an executor of a role.  What is due again, by the
+ * same transaction, is handed over as it is now.
  */
 void
-saga_wakeup_failed(const pg_uuid_t *id, Oid lane)
+saga_wakeup_hand_over(const SagaTicket *ticket, Oid lane)
 {
-	if (saga_shmem == NULL || OidIsValid(remembered.failed_lane))
+	int			i = 0;
+
+	if (saga_shmem == NULL)
+		return;
+	while (i < remembered.tickets &&
+		   saga_mailbox_compare(&hand_over[i], ticket) != 0)
+		i++;
+	if (i == HAND_OVERS)
 		return;
 	remembered.anything = true;
-	remembered.failed_lane = lane;
-	remembered.failed = *id;
+	remembered.tickets = Max(remembered.tickets, i + 1);
+	hand_over[i] = *ticket;
+	hand_over_to[i] = lane;
 }
 
 /*

@@ -17,7 +17,7 @@ extern void saga_wakeup_register(void);
 
 /* Noted inside a transaction; take effect when it commits. */
 extern void saga_wakeup_due(TimestampTz due);
-extern void saga_wakeup_failed(const pg_uuid_t *id, Oid lane);
+extern void saga_wakeup_hand_over(const SagaTicket *ticket, Oid lane);
 extern void saga_wakeup_state(const pg_uuid_t *id);
 
 /* Make the launcher look whether the extension is in the current database. */

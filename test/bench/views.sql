@@ -60,8 +60,8 @@ INSERT INTO saga.ledger_event (saga, at, seq, event, actor, detail)
   SELECT id, at + interval '600 ms', NULL, 'failing', owner, '{"reason": "on purpose", "to_undo": 3}'::jsonb FROM kind WHERE state IN ('u', 'c', 'p')
   UNION ALL
   SELECT id, at + interval '900 ms', n * 3 + 2, 'parked', owner, '{"why": "retries exhausted"}' FROM kind WHERE state = 'p';
-INSERT INTO saga.ledger_due (lane, due, saga)
-  SELECT lane, due, id FROM saga.ledger_saga WHERE due IS NOT NULL;
+INSERT INTO saga.ledger_due (lane, due, saga, seq)
+  SELECT lane, due, id, 0 FROM saga.ledger_saga WHERE due IS NOT NULL;
 INSERT INTO saga.ledger_queue (channel, owner, since, saga, seq, run, key)
   SELECT 'refunds', owner::regrole, at + interval '1 s', id, n * 3 + 2, 1, 'step2' FROM kind WHERE state = 'u' AND way IN (4, 5);
 INSERT INTO saga.ledger_held (saga)

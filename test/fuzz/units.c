@@ -584,7 +584,7 @@ unit_write(Session *s)
 	static const char *const writes[] = {
 		"UPDATE saga.ledger_saga SET state = 'd'", "DELETE FROM saga.ledger_step",
 		"DELETE FROM saga.ledger_saga", "UPDATE saga.ledger_step SET comp_status = 'c'",
-		"INSERT INTO saga.ledger_due VALUES (0, now(), '00000000-0000-0000-0000-000000000000')",
+		"INSERT INTO saga.ledger_due VALUES (0, now(), '00000000-0000-0000-0000-000000000000', 0)",
 		"INSERT INTO saga.ledger_queue VALUES ('fuzz_x', 10, now(), '00000000-0000-0000-0000-000000000000', 1)",
 		"TRUNCATE saga.ledger_attempt", "DELETE FROM saga.ledger_event",
 		"UPDATE saga.ledger_home SET copied = false",

@@ -1,4 +1,4 @@
-# A transaction that fails a saga hands it straight to an executor that has
+# A transaction that fails sagas hands them straight to executors that have
 # nothing to do, and the worker need not wake.  What such an executor does not
 # do after all, the worker finds.
 #
@@ -30,6 +30,14 @@ $node->safe_psql('postgres', q{
 	BEGIN
 		PERFORM saga.step(id, 'a', compensation => 'SELECT witness.undo($1)', completed => true);
 		PERFORM saga.step(id, 'b', compensation => 'SELECT witness.undo($1)');
+		PERFORM saga.fail(id);
+		RETURN id;
+	END $$;
+	CREATE FUNCTION held_up() RETURNS uuid LANGUAGE plpgsql AS $$
+	DECLARE
+		id uuid := saga.start('order');
+	BEGIN
+		PERFORM saga.step(id, 'a', compensation => 'SELECT witness.undo($1) FROM pg_advisory_xact_lock_shared(59)');
 		PERFORM saga.fail(id);
 		RETURN id;
 	END $$;});
@@ -92,8 +100,10 @@ my $other = sql_as($node, 'bob', 'SELECT failed()');
 is($node->safe_psql('postgres', "SELECT state FROM saga.sagas WHERE id = '$other'"),
 	'compensating', 'which is not so for a role that has no executor');
 
-# The first saga of a transaction is handed over, the others wait for the worker
+# The first saga of a transaction is handed over; for the others, nobody is idle
+held($executor);
 my @three = split /\n/, sql_as($node, 'alice', 'SELECT failed() FROM generate_series(1, 3)');
+freed($executor);
 wait_state($node, $three[0], 'compensated');
 is($node->safe_psql('postgres', qq{
 	SELECT string_agg(state, ' ' ORDER BY id) FROM saga.sagas WHERE id IN ('$three[1]', '$three[2]')}),
@@ -174,6 +184,34 @@ SKIP:
 	wait_state($node, $saga, 'compensated');
 	undone_once('what is not due yet, by a clock that was set back, is done when it is', $saga);
 }
+
+# --- Several sagas of one transaction, and several executors
+
+$node->safe_psql('postgres', 'ALTER SYSTEM SET saga.max_executors = 3');
+$node->reload;
+my $lock = session($node);
+$lock->query_safe('SELECT pg_advisory_lock(59)');
+@sagas = map { sql_as($node, 'alice', 'SELECT held_up()') } 1 .. 2;
+wait_until($node, q{SELECT count(*) = 2 FROM pg_stat_activity
+	WHERE backend_type = 'saga executor' AND usename = 'alice' AND wait_event = 'advisory'});
+$lock->quit;
+wait_state($node, $_, 'compensated') foreach @sagas;
+my $idle = q{FROM pg_stat_activity WHERE backend_type = 'saga executor'
+	AND usename = 'alice' AND query = 'saga: idle executor'};
+wait_until($node, "SELECT count(*) = 2 $idle");
+my @executors = split /\n/, $node->safe_psql('postgres', "SELECT pid $idle");
+$worker = worker_pid($node);
+held($_) foreach $worker, @executors;
+@three = split /\n/, sql_as($node, 'alice', 'SELECT failed() FROM generate_series(1, 3)');
+freed(@executors);
+wait_state($node, $_, 'compensated') foreach @three[0, 1];
+is($node->safe_psql('postgres', "SELECT state FROM saga.sagas WHERE id = '$three[2]'"),
+	'compensating', 'each idle executor is handed one, and the worker keeps the rest');
+freed($worker);
+wait_state($node, $three[2], 'compensated');
+undone_once('all of them once', @three);
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($executors[0])");
+wait_until($node, "SELECT count(*) = 1 $idle");
 
 # --- A ledger that turns out to be a copy
 
