@@ -720,12 +720,13 @@ CREATE FUNCTION saga.internal_is_running(saga uuid, seq bigint) RETURNS boolean
 COMMENT ON FUNCTION saga.internal_is_running(uuid, bigint) IS 'Is the step''s SQL compensation running at this moment?';
 
 CREATE FUNCTION saga.internal_running(
-  OUT saga uuid, OUT seq bigint, OUT attempt integer, OUT pid integer, OUT role oid, OUT since timestamptz)
+  OUT saga uuid, OUT phase "char", OUT seq bigint, OUT attempt integer, OUT pid integer, OUT role oid,
+  OUT since timestamptz)
   RETURNS SETOF record
   AS 'MODULE_PATHNAME', 'saga_sql_running'
   LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 10;
 
-COMMENT ON FUNCTION saga.internal_running() IS 'The SQL compensations that run at this moment, of the sagas that the reader may see.';
+COMMENT ON FUNCTION saga.internal_running() IS 'The SQL of steps that runs at this moment, of the sagas that the reader may see.';
 
 CREATE FUNCTION saga.internal_next_action(
   saga uuid, state "char", paused boolean, deadline timestamptz,
@@ -1378,7 +1379,8 @@ COMMENT ON COLUMN saga.review_queue.to_settle IS 'The calls that settle it, one 
 
 CREATE VIEW saga.running WITH (security_barrier) AS
   SELECT
-    r.saga AS saga_id, s.name, t.key AS step, r.seq, 'compensation' AS phase, r.attempt,
+    r.saga AS saga_id, s.name, t.key AS step, r.seq,
+    CASE r.phase WHEN 'f' THEN 'forward' ELSE 'compensation' END AS phase, r.attempt,
     r.pid, r.role::pg_catalog.regrole AS role, r.since,
     (SELECT a.wait_event FROM pg_catalog.pg_stat_get_activity(r.pid) a) AS wait_event,
     pg_catalog.pg_blocking_pids(r.pid) AS blocked_by,
@@ -1387,7 +1389,7 @@ CREATE VIEW saga.running WITH (security_barrier) AS
   JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) r.saga
   JOIN saga.ledger_step t ON t.saga OPERATOR(pg_catalog.=) r.saga AND t.seq OPERATOR(pg_catalog.=) r.seq
   -- Committed already, which shared memory learns a moment later
-  WHERE t.comp_status OPERATOR(pg_catalog.<>) 'c'::pg_catalog."char"
+  WHERE CASE r.phase WHEN 'f' THEN t.status ELSE t.comp_status END OPERATOR(pg_catalog.<>) 'c'::pg_catalog."char"
   UNION ALL
   SELECT
     t.saga, s.name, t.key, t.seq, 'compensation',

@@ -143,7 +143,7 @@ saga_sql_is_running(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(is_running(PG_GETARG_UUID_P(0), PG_GETARG_INT64(1), NULL));
 }
 
-/* The SQL compensations that run, of the sagas that the caller may see. */
+/* The SQL of steps that runs, of the sagas that the caller may see. */
 Datum
 saga_sql_running(PG_FUNCTION_ARGS)
 {
@@ -155,17 +155,18 @@ saga_sql_running(PG_FUNCTION_ARGS)
 	for (int i = 0; i < count; i++)
 	{
 		SagaRunning *r = &running[i];
-		Datum		values[6];
-		bool		nulls[6] = {false};
+		Datum		values[7];
+		bool		nulls[7] = {false};
 
 		if (!may_see(&r->saga))
 			continue;
 		values[0] = UUIDPGetDatum(&r->saga);
-		values[1] = Int64GetDatum(r->seq);
-		values[2] = Int32GetDatum(r->attempt);
-		values[3] = Int32GetDatum(r->pid);
-		values[4] = ObjectIdGetDatum(r->role);
-		values[5] = TimestampTzGetDatum(r->since);
+		values[1] = CharGetDatum((char) r->phase);
+		values[2] = Int64GetDatum(r->seq);
+		values[3] = Int32GetDatum(r->attempt);
+		values[4] = Int32GetDatum(r->pid);
+		values[5] = ObjectIdGetDatum(r->role);
+		values[6] = TimestampTzGetDatum(r->since);
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;
