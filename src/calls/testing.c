@@ -10,6 +10,8 @@
  *	  AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
  *	CREATE FUNCTION test_set_back_clock(interval) RETURNS void
  *	  AS 'saga', 'saga_sql_test_set_back_clock' LANGUAGE C STRICT;
+ *	CREATE FUNCTION test_database_slots() RETURNS oid[]
+ *	  AS 'saga', 'saga_sql_test_database_slots' LANGUAGE C;
  *
  *-------------------------------------------------------------------------
  */
@@ -20,11 +22,14 @@
 #ifdef SAGA_TEST
 
 #include "calls/arguments.h"
+#include "catalog/pg_type_d.h"
 #include "fmgr.h"
 #include "shared/shmem.h"
 #include "shared/wakeup.h"
+#include "utils/array.h"
 #include "utils/timestamp.h"
 
+PG_FUNCTION_INFO_V1(saga_sql_test_database_slots);
 PG_FUNCTION_INFO_V1(saga_sql_test_advance_clock);
 PG_FUNCTION_INFO_V1(saga_sql_test_set_back_clock);
 
@@ -57,6 +62,24 @@ saga_sql_test_set_back_clock(PG_FUNCTION_ARGS)
 {
 	move_clock(fcinfo, -1);
 	PG_RETURN_VOID();
+}
+
+/* The databases that have a slot in shared memory */
+Datum
+saga_sql_test_database_slots(PG_FUNCTION_ARGS)
+{
+	Datum		databases[SAGA_MAX_DATABASES];
+	int			count = 0;
+
+	LWLockAcquire(saga_shmem->lock, LW_SHARED);
+	for (int i = 0; i < SAGA_MAX_DATABASES; i++)
+	{
+		if (OidIsValid(saga_shmem->databases[i].database))
+			databases[count++] = ObjectIdGetDatum(saga_shmem->databases[i].database);
+	}
+	LWLockRelease(saga_shmem->lock);
+	PG_RETURN_ARRAYTYPE_P(construct_array(databases, count, OIDOID, sizeof(Oid),
+										  true, TYPALIGN_INT));
 }
 
 #endif							/* SAGA_TEST */

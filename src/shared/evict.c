@@ -80,6 +80,7 @@ saga_evict_release(void)
 		slot->channels_next = 0;
 		slot->channels_pause = 0;
 	}
+	saga_shmem_give_back_database(slot);
 	saga_shmem->rescan = true;
 	if (saga_shmem->launcher_latch != NULL)
 		SetLatch(saga_shmem->launcher_latch);

@@ -10,7 +10,9 @@
  * Life of a database's slot.  Taken by the first process that needs it: the
  * launcher for each database it should serve, a backend that commits due work,
  * a statement that wants our processes gone.  Freed by the launcher when the
- * database is gone.  When all are taken, one of a database known to be without
+ * database is gone, and by the end of such a statement if nobody else has said
+ * anything of the database: CREATE DATABASE takes one for template1, where no
+ * process of ours ever is.  When all are taken, one of a database known to be without
  * the extension is handed on; a backend that remembers a slot therefore
  * compares the database before each use.  Should the slot change hands between
  * that comparison and the use, the new holder is woken for nothing.
@@ -279,10 +281,45 @@ saga_shmem_free_database(SagaDatabaseSlot *slot, Oid database)
 	LWLockRelease(saga_shmem->lock);
 }
 
+/* Has nobody said anything of the database of a slot? */
+static bool
+nothing_said(SagaDatabaseSlot *slot)
+{
+	return slot->state == SAGA_DATABASE_UNKNOWN &&
+		slot->worker_pid == 0 && !slot->wanted &&
+		pg_atomic_read_u32(&slot->keep_away) == 0 &&
+		pg_atomic_read_u32(&slot->poked) == 0 &&
+		pg_atomic_read_u32(&slot->prepared) == 0 &&
+		pg_atomic_read_u32(&slot->left_records) == 0 &&
+		pg_atomic_read_u64(&slot->high_seq) == 0 &&
+		(TimestampTz) pg_atomic_read_u64(&slot->posted_due) == DT_NOEND;
+}
+
+/*
+ * Whoever took the slot needs it no longer: it is free, unless somebody else has
+ * something to say.  The caller holds "lock" exclusively.
+ *
+ * What is said without the lock is said before the slot's database is looked at
+ * again (wakeup.c); here the database goes before what was said is looked at.
+ * So one of the two sees the other.
+ */
+void
+saga_shmem_give_back_database(SagaDatabaseSlot *slot)
+{
+	Oid			database = slot->database;
+
+	slot->database = InvalidOid;
+	pg_memory_barrier();
+	if (nothing_said(slot))
+		clear_database_slot(slot);
+	else
+		slot->database = database;
+}
+
 /*
  * The slot of the current database, if it has one; remembered, so that it
  * costs a comparison.  A slot is handed on only while the extension is not
- * there, and freed only when the database is gone.
+ * there, and freed only when the database is gone or nobody said anything of it.
  */
 SagaDatabaseSlot *
 saga_shmem_my_database(void)

@@ -68,7 +68,7 @@ typedef enum SagaDatabaseState
 /*
  * One database.  A slot is taken by the first process that has something to
  * say about the database and given back by the launcher when the database is
- * gone.
+ * gone, or by a statement that was the only one to need it.
  *
  * "armed_due" and "posted_due" are TimestampTz, DT_NOEND when there is none;
  * wakeup.c says how they work together.  Both outlive the worker, so that the
@@ -258,6 +258,7 @@ extern SagaDatabaseSlot *saga_shmem_database(Oid database, bool take);
 extern SagaDatabaseSlot *saga_shmem_my_database(void);
 
 /* The launcher gives back the slot of a database that is gone. */
+extern void saga_shmem_give_back_database(SagaDatabaseSlot *slot);
 extern void saga_shmem_free_database(SagaDatabaseSlot *slot, Oid database);
 
 extern uint64 saga_shmem_raise_seq(uint64 seq);

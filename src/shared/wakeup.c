@@ -219,6 +219,19 @@ saga_wakeup_post(SagaDatabaseSlot *slot, TimestampTz due)
 		want_worker(slot, false);
 }
 
+/*
+ * The slot of the current database, taken if there is none; NULL when there is
+ * none to take.  It may be given back at any time (shmem.c), so what is told it
+ * is told again if it is not ours after that.
+ */
+static SagaDatabaseSlot *
+my_slot(void)
+{
+	SagaDatabaseSlot *slot = saga_shmem_my_database();
+
+	return slot != NULL ? slot : saga_shmem_database(MyDatabaseId, true);
+}
+
 static void
 wakeup_all(const Remembered *what)
 {
@@ -239,17 +252,19 @@ wakeup_all(const Remembered *what)
 		saga_shmem_poke_launcher(true);
 	if (what->due == DT_NOEND && !what->launcher)
 		return;
-	slot = saga_shmem_my_database();
-	if (slot == NULL)
-		slot = saga_shmem_database(MyDatabaseId, true);
-	if (slot == NULL)
-		return;
-	for (int i = 0; i < what->tickets; i++)
+	slot = my_slot();
+	for (int i = 0; slot != NULL && i < what->tickets; i++)
 		saga_mailbox_hand_over(slot, hand_over_to[i], &hand_over[i]);
-	if (what->due != DT_NOEND)
-		saga_wakeup_post(slot, what->due);
-	if (what->launcher)
-		want_worker(slot, true);
+	while (slot != NULL)
+	{
+		if (what->due != DT_NOEND)
+			saga_wakeup_post(slot, what->due);
+		if (what->launcher)
+			want_worker(slot, true);
+		if (slot->database == MyDatabaseId)
+			break;
+		slot = my_slot();
+	}
 }
 
 /*
@@ -258,15 +273,17 @@ wakeup_all(const Remembered *what)
 static void
 wakeup_prepared(void)
 {
-	SagaDatabaseSlot *slot = saga_shmem_my_database();
+	SagaDatabaseSlot *slot;
 
-	if (slot == NULL)
-		slot = saga_shmem_database(MyDatabaseId, true);
-	if (slot == NULL)
-		return;
-	pg_atomic_fetch_add_u32(&slot->prepared, 1);
-	/* Whatever the worker sleeps for, it must begin to poll. */
-	saga_wakeup_post(slot, saga_clock_now());
+	do
+	{
+		slot = my_slot();
+		if (slot == NULL)
+			return;
+		pg_atomic_fetch_add_u32(&slot->prepared, 1);
+		/* Whatever the worker sleeps for, it must begin to poll. */
+		saga_wakeup_post(slot, saga_clock_now());
+	} while (slot->database != MyDatabaseId);
 }
 
 /*

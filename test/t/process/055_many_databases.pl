@@ -9,8 +9,19 @@ use lib "$FindBin::RealBin/../../perl";
 use SagaTest;
 use Test::More;
 
-my $node = saga_cluster('main', databases => [ 'one', 'two' ], conf => "autovacuum = off\nsaga.max_databases = 10\n");
-$node->safe_psql('postgres', 'CREATE DATABASE bare');
+my $node = saga_cluster('main', databases => [ 'one', 'two' ], conf => "autovacuum = off\nlog_connections = on\nsaga.max_databases = 10\n");
+
+# Nobody but us uses the server, so if there is somebody in template1, who is it?
+sub create_database
+{
+	my ($name) = @_;
+	return if eval { $node->safe_psql('postgres', "CREATE DATABASE $name"); 1 };
+	my $why = $@;
+	diag($node->safe_psql('postgres', q{SELECT pid, datname, usename, backend_type, backend_start, state, query FROM pg_stat_activity}));
+	diag(join "\n", grep { /database=template1|saga (?:launcher|worker|executor)/ } split /\n/, slurp_file($node->logfile));
+	die $why;
+}
+create_database('bare');
 
 # What the sagas of a database need
 sub equip
@@ -169,7 +180,7 @@ wait_processes('worker', 'two');
 my $held = $node->safe_psql('one', q{SELECT failed('held')});
 works('two', 'is on the list');
 like($node->safe_psql('one', "SELECT next_action FROM saga.sagas WHERE id = '$held'"), qr/saga\.databases/, 'one that is not says so');
-$node->safe_psql('postgres', 'CREATE DATABASE three');
+create_database('three');
 $node->safe_psql('three', 'CREATE EXTENSION saga');
 equip('three');
 works('three', 'is on the list before it exists');
@@ -188,7 +199,7 @@ wait_processes('worker', 'one three two');
 $node->append_conf('postgresql.conf', 'saga.max_databases = 1');
 $node->reload;
 wait_until($node, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'saga worker'});
-$node->safe_psql('postgres', 'CREATE DATABASE four');
+create_database('four');
 $node->safe_psql('four', 'CREATE EXTENSION saga');
 equip('four');
 foreach my $round (1, 2)
@@ -208,6 +219,27 @@ my $long = busy('three', 'long');
 works('four', 'does not wait for a busy one for ever');
 
 $node->safe_psql('three', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'saga executor' AND datname = 'three'});
+
+# --- The launcher looks after databases that may need it, and after no others: a
+# slot of one in which there may be no worker would wake it each minute.
+
+$node->append_conf('postgresql.conf', "saga.databases = 'one, two, three, four'");
+$node->reload;
+$node->safe_psql('postgres', q{CREATE FUNCTION database_slots() RETURNS oid[] AS 'saga', 'saga_sql_test_database_slots' LANGUAGE C});
+create_database('off_the_list');
+$node->safe_psql('postgres', 'ALTER DATABASE off_the_list RENAME TO still_off_it');
+is($node->safe_psql('postgres', q{SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database WHERE oid = ANY (database_slots()) AND datname NOT IN ('postgres', 'one', 'two', 'three', 'four')}),
+	'', 'databases whose only need was that nobody of ours is there are forgotten');
+$node->safe_psql('still_off_it', 'CREATE EXTENSION saga');
+equip('still_off_it');
+my $off = $node->safe_psql('still_off_it', q{SELECT failed('off the list')});
+$node->safe_psql('postgres', 'ALTER DATABASE still_off_it RENAME TO off_the_list');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_database WHERE oid = ANY (database_slots()) AND datname = 'off_the_list'}),
+	1, 'but not one in which something is due');
+$node->append_conf('postgresql.conf', "saga.databases = '*'");
+$node->reload;
+wait_state($node, $off, 'compensated', 'off_the_list');
+
 no_log($node, qr/PANIC|TRAP|terminated by signal/, $offset, 'nothing crashed');
 guarantees($node, $_) foreach qw(one two three four);
 $node->stop;
