@@ -41,6 +41,18 @@ BEGIN
   RETURN false;
 END $$;
 
+-- How many rows of steps are read, found or not.
+CREATE FUNCTION test.steps_read(query text) RETURNS numeric LANGUAGE plpgsql
+SET enable_seqscan = off SET max_parallel_workers_per_gather = 0 AS $$
+DECLARE
+  plan jsonb;
+BEGIN
+  EXECUTE 'EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, FORMAT JSON) ' || query INTO plan;
+  RETURN (SELECT coalesce(round(sum((n ->> 'Actual Loops')::numeric
+      * ((n ->> 'Actual Rows')::numeric + coalesce((n ->> 'Rows Removed by Filter')::numeric, 0)))), 0)
+    FROM jsonb_path_query(plan, '$.** ? (@."Relation Name" == "ledger_step")') n);
+END $$;
+
 -- So many that reading all of them costs more than looking up some
 SELECT count((saga.step(saga.begin('filler', i::text), 'a')).step) FROM generate_series(1, 2000) i;
 SELECT count(saga.complete(id, ignore_failed => true)) FROM saga.sagas WHERE name = 'filler' AND saga.complete_step(id, 'a') IS NOT NULL;
@@ -105,7 +117,15 @@ SELECT test.reads($$SELECT channel, count(*), min(since) FROM saga.pending_compe
 SELECT test.reads($$SELECT * FROM saga.pending_compensations WHERE saga_id = '01900000-0000-7000-8000-000000000000'$$);
 SELECT test.reads($$SELECT u.name, t.name, a.outcome, count(*) FROM saga.undoing u JOIN saga.attempts a ON a.saga_id = u.id
   JOIN saga.steps t USING (saga_id, seq) WHERE a.phase = 'compensation' AND a.outcome <> 'succeeded' GROUP BY 1, 2, 3$$);
+SELECT test.reads($$SELECT * FROM saga.running ORDER BY since$$);
+SELECT test.reads($$SELECT r.step, a.state FROM saga.running r, unnest(r.blocked_by) AS b (pid) JOIN pg_stat_activity a ON a.pid = b.pid$$);
 SELECT test.reads($$SELECT * FROM saga.purges ORDER BY at$$);
+-- Of a saga that runs, and is due because it has a deadline, nothing waits: its steps are not read.
+SELECT count((saga.step(id, s::text)).step)
+FROM (SELECT saga.begin('long', timeout => '1 day') AS id FROM generate_series(1, 3) OFFSET 0) l, generate_series(1, 20) s;
+SELECT test.steps_read($$SELECT * FROM saga.steps t JOIN saga.sagas s ON s.id = saga_id WHERE s.name = 'long'$$) >= 60 AS counts;
+SELECT test.steps_read($$SELECT * FROM saga.pending_compensations$$), test.steps_read($$SELECT * FROM saga.running$$);
+SELECT count(saga.complete(id, ignore_failed => true)) FROM saga.sagas WHERE name = 'long' AND (SELECT count((saga.complete_step(id, s::text)).step) FROM generate_series(1, 20) s) = 20;
 
 -- ids since a time
 SELECT saga.first_id('2026-01-01 00:00:00+00'), saga.first_id('2026-01-01 00:00:00.000999+00');
