@@ -54,8 +54,9 @@ BEGIN
 END $$;
 
 -- So many that reading all of them costs more than looking up some
-SELECT count((saga.step(saga.begin('filler', i::text), 'a')).step) FROM generate_series(1, 2000) i;
-SELECT count(saga.complete(id, ignore_failed => true)) FROM saga.sagas WHERE name = 'filler' AND saga.complete_step(id, 'a') IS NOT NULL;
+SELECT count((saga.step(id, s, completed => true)).step)
+FROM (SELECT saga.begin('filler', i::text) AS id FROM generate_series(1, 2000) i OFFSET 0) f, unnest('{a,b,c}'::text[]) s;
+SELECT count(saga.complete(id)) FROM saga.sagas WHERE name = 'filler';
 VACUUM (ANALYZE) saga.ledger_saga, saga.ledger_step, saga.ledger_attempt, saga.ledger_event, saga.ledger_due, saga.ledger_queue,
   saga.ledger_held;
 SET ROLE regress_lookups;
@@ -122,7 +123,7 @@ SELECT test.reads($$SELECT r.step, a.state FROM saga.running r, unnest(r.blocked
 SELECT test.reads($$SELECT * FROM saga.purges ORDER BY at$$);
 -- Of a saga that runs, and is due because it has a deadline, nothing waits: its steps are not read.
 SELECT count((saga.step(id, s::text)).step)
-FROM (SELECT saga.begin('long', timeout => '1 day') AS id FROM generate_series(1, 3) OFFSET 0) l, generate_series(1, 20) s;
+FROM (SELECT saga.begin('long', timeout => '1 day') AS id FROM generate_series(1, 3) i OFFSET 0) l, generate_series(1, 20) s;
 SELECT test.steps_read($$SELECT * FROM saga.steps t JOIN saga.sagas s ON s.id = saga_id WHERE s.name = 'long'$$) >= 60 AS counts;
 SELECT test.steps_read($$SELECT * FROM saga.pending_compensations$$), test.steps_read($$SELECT * FROM saga.running$$);
 SELECT count(saga.complete(id, ignore_failed => true)) FROM saga.sagas WHERE name = 'long' AND (SELECT count((saga.complete_step(id, s::text)).step) FROM generate_series(1, 20) s) = 20;
