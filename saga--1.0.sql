@@ -579,14 +579,14 @@ CREATE FUNCTION saga.resolve(
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.resolve(uuid, text, text, text) IS
-  'Settles a step that waits for a decision: retry (run its compensation, with all its attempts again), done (it was undone by hand) or skip (there is nothing to undo). The undo goes on at once. Returns the saga''s state. SG001; SG002: it waits for no decision, and who took it; SG004.';
+  'Settles a step that waits for a decision: retry (run its compensation, with all its attempts again), done (it was undone by hand) or skip (there is nothing to undo). The undo goes on at once. Returns the saga''s state. SG001; SG002: it is not waiting for a decision, and who took it; SG004.';
 
 CREATE FUNCTION saga.abandon(saga_id uuid, note text) RETURNS text
   AS 'MODULE_PATHNAME', 'saga_sql_abandon'
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.abandon(uuid, text) IS
-  'Gives up a saga that waits for a decision: nothing more is undone. SG001; SG002: it waits for none.';
+  'Gives up a saga that waits for a decision: nothing more is undone. SG001; SG002: it is not waiting for a decision.';
 
 CREATE FUNCTION saga.reopen(saga_id uuid, note text) RETURNS text
   AS 'MODULE_PATHNAME', 'saga_sql_reopen'
@@ -1362,7 +1362,7 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
   WHERE s.state OPERATOR(pg_catalog.=) 'p'::pg_catalog."char"
     AND may.see;
 
-COMMENT ON VIEW saga.review_queue IS 'What waits for a person, one row per decision.';
+COMMENT ON VIEW saga.review_queue IS 'Decisions that a person must take, one row each.';
 COMMENT ON COLUMN saga.review_queue.saga_id IS 'The saga.';
 COMMENT ON COLUMN saga.review_queue.saga IS 'Its kind.';
 COMMENT ON COLUMN saga.review_queue.key IS 'The caller''s name for this very operation.';

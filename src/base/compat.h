@@ -46,11 +46,11 @@
 #endif
 
 /*
- * Who sent a signal: 19 tells every handler of the server's own; before, the
- * system is asked.  A handler calls begin(), which returns false in a child
+ * The sender of a signal: 19 passes it to every handler of the server's own;
+ * before, the system is asked.  A handler calls begin(), which returns false in a child
  * that is not a process of the server (17 and 18 have that check in pqsignal,
  * which is not used then), and forwards the signal to the server's own handler.
- * The process is 0 if the system does not tell.
+ * The process is 0 if the system does not know it.
  */
 #if PG_VERSION_NUM >= 190000
 #define SAGA_COMPAT_SIGNAL_ARGS		SIGNAL_ARGS

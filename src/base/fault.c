@@ -4,7 +4,7 @@
  *	  Named fault points for the test build.
  *
  * The setting saga.test_faults is a comma separated list of name=action, or
- * of a bare name for the points that spoil a value.  It is read anew at each
+ * of a bare name for the points that spoil a value.  It is read again at each
  * point, and a reload reaches processes that wait in one.  A session that set
  * it for itself, which no reload changes, waits until the setting of everyone
  * else names "release".  A process that is delayed goes on by itself, so that
@@ -49,7 +49,7 @@ typedef struct SagaFault
 	char		after[SAGA_FAULT_WORD_LEN]; /* of another, or empty */
 } SagaFault;
 
-/* Milliseconds: longer than whoever is woken meanwhile takes to look. */
+/* Length of a delay (ms): longer than a process woken meanwhile takes to look. */
 #define SAGA_FAULT_DELAY		300
 
 static char *saga_guc_test_faults = NULL;

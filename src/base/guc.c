@@ -184,7 +184,7 @@ saga_guc_define(void)
 							   PGC_USERSET, GUC_LIST_INPUT,
 							   check_name_list, NULL, NULL);
 	DefineCustomStringVariable("saga.stateless_libraries",
-							   "Libraries whose functions leave nothing behind in a session.",
+							   "Libraries whose functions leave nothing in a session.",
 							   "After a compensation that used another one, its process is not used again.",
 							   &saga_guc_stateless_libraries, "",
 							   PGC_SIGHUP, GUC_LIST_INPUT,

@@ -61,7 +61,7 @@ saga_ids_generate(pg_uuid_t *uuid)
 
 /*
  * The smallest that could have been generated at a time; of a time that no id
- * can tell, the smallest or the largest of all.
+ * can hold, the smallest or the largest of all.
  */
 void
 saga_ids_first(TimestampTz at, pg_uuid_t *uuid)

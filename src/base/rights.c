@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * rights.c
- *	  Whose rights: who may reach a saga, and who may register what.
+ *	  Rights: which roles may reach a saga, and which may register what.
  *
  * The ledger itself asks nobody for rights (its tables have no grants, and
  * direct access checks none), so every entry point asks here, with the user
@@ -129,7 +129,7 @@ saga_rights_role_name(Oid role)
 }
 
 /*
- * Refuses who could not act as a role: an owner of a database must not make
+ * Refuses a caller that could not act as a role: an owner of a database must not make
  * SQL run with rights that are not theirs to give.
  */
 void
@@ -216,8 +216,8 @@ saga_rights_why_not_run(Oid role, const char *name)
 
 /*
  * Why a role that can run SQL must not run any for a saga of an owner now;
- * NULL if it may.  The context tells what is in the saga, which is for those
- * who have the owner's rights; whoever recorded the step may have lost them.
+ * NULL if it may.  The context holds what is in the saga, which only roles with the
+ * owner's rights may see; the role that recorded the step may have lost them.
  */
 const char *
 saga_rights_why_not_told(Oid role, Oid owner, const text *owner_name)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * rights.h
- *	  Whose rights: who may reach a saga, and who may register what.
+ *	  Rights: which roles may reach a saga, and which may register what.
  *
  *-------------------------------------------------------------------------
  */

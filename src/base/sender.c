@@ -1,9 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * sender.c
- *	  Who canceled what this process does, or told it to end.
+ *	  The process that canceled what this one does, or ended it.
  *
- * An SQLSTATE does not tell: SQL raises 57014 by hand, or hands on that of
+ * An SQLSTATE does not show it: SQL raises 57014 by hand, or hands on that of
  * another server.  The signals do: without SIGINT nothing was canceled, without
  * SIGTERM nobody wants the process to end, and the system says which process
  * sent them, so that SQL that signals itself is not taken for a DBA.  Where the
@@ -88,7 +88,7 @@ saga_sender_of_cancel(void)
 	return (SagaSender) cancel_sender;
 }
 
-/* Who has told the process to end. */
+/* The sender of the signal to end. */
 SagaSender
 saga_sender_of_end(void)
 {

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * sender.h
- *	  Who canceled what this process does, or told it to end.
+ *	  The process that canceled what this one does, or ended it.
  *
  *-------------------------------------------------------------------------
  */

@@ -89,10 +89,10 @@ saga_access_undone_here(const char *function)
 	if (why != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_UNAVAILABLE),
-				 errmsg("%s has nothing to give: no saga is undone here",
+				 errmsg("%s is not available because sagas are not undone in this database",
 						function),
 				 errdetail("The reason: %s.", why),
-				 errhint("Mend that. A copy of a database compensates after saga.adopt().")));
+				 errhint("Fix the cause first. A copy of a database needs saga.adopt().")));
 }
 
 /* The id that an argument gives; it must not be null. */
@@ -103,7 +103,7 @@ saga_access_id(FunctionCallInfo fcinfo, int arg)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("saga_id must not be null"),
-				 errhint("It is the id that saga.begin answered.")));
+				 errhint("Pass the id returned by saga.begin().")));
 	return PG_GETARG_UUID_P(arg);
 }
 

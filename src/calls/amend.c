@@ -29,6 +29,7 @@
 #include "calls/policies.h"
 #include "flow/follow.h"
 #include "flow/next.h"
+#include "flow/outcome.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "shared/mailbox.h"
@@ -188,9 +189,7 @@ amend_policy(FunctionCallInfo fcinfo, SagaStep *step)
 	SagaPolicy	policy;
 	char		encoded[SAGA_POLICY_TEXT_LEN];
 
-	if (!saga_policy_decode(text_to_cstring(step->compensation_retry),
-							&policy))
-		elog(ERROR, "could not read the retry policy of a step");
+	saga_outcome_policy(step, &policy);
 	saga_policies_replace(fcinfo, ARG_POLICY, &policy);
 	saga_policy_encode(&policy, encoded);
 	/* The forward policy is stored apart only where it is another one. */

@@ -4,7 +4,7 @@
  *	  What callers give: is it allowed, and what does it mean?
  *
  * Everything is checked before anything is stored: bad input gets an error
- * and changes nothing.  What is wrong with a value by itself is answered with
+ * and changes nothing.  What is wrong with a value by itself gets one of
  * the standard SQLSTATEs, what exceeds a limit of ours with SG009.
  *
  *-------------------------------------------------------------------------
@@ -316,7 +316,7 @@ saga_arguments_channel(FunctionCallInfo fcinfo, int arg, const char *what)
 }
 
 /*
- * LISTEN folds what is not quoted to lower case, and nothing tells a listener
+ * LISTEN folds what is not quoted to lower case, and nothing shows a listener
  * that it listens on another channel than the one that is notified.
  */
 void

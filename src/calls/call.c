@@ -5,12 +5,12 @@
  *
  * Opening is access.c's.  If another transaction was first at a row that the
  * change replaces, nothing has been written: the row is read again, which waits
- * for that transaction, and the decision is made anew.  So what was decided is
+ * for that transaction, and the decision is made again.  So what was decided is
  * what the newest rows say, and of two people who decide about the same thing
  * the second finds the first one's decision.
  *
  * A lock that is exclusive is given back as soon as the saga's row is written,
- * or nothing is to be written: from then on the row holds back who comes later
+ * or nothing is to be written: from then on the row holds back later callers
  * (see saga_rows.c).  A shared one is kept to the end of the transaction.
  *
  *-------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * claims.c
- *	  The calls of those who compensate outside the database.
+ *	  The calls of listeners, which compensate outside the database.
  *
  * A step that waits for a listener has a row in the queue.  Whoever claims it
  * begins an attempt, which it then reports done or failed before its lease is
@@ -14,8 +14,8 @@
  * Claims wait for nobody.  What the queue says is only where to look; it is
  * decided by the newest rows, and a saga whose row somebody is writing is
  * passed by: that is another claim, most of the time.  Reports wait for
- * whoever is writing the saga's row; an acknowledgement that comes when the
- * saga is running again, for whoever has a step of it in hand.
+ * the transaction that is writing the saga's row; an acknowledgement that comes
+ * when the saga is running again, for those that have a step of it in hand.
  *
  * A claim reads the queue by (channel, owner, since, saga), only for owners whose
  * rights the caller has, and in turn if there are several.  It replaces the saga's
@@ -28,7 +28,7 @@
  * the earlier of the two times.
  *
  * An acknowledgement is accepted in every state after the first dispatch, because
- * the effect exists.  If an attempt is under way, whoever claimed it, that attempt
+ * the effect exists.  If an attempt is under way, of any listener, that attempt
  * succeeded; otherwise the acknowledgement is an event of its own.  A failure
  * report counts only for the attempt under way.  The number of a claim's attempt
  * is that of the finished ones plus one, so numbers have no gaps and a claim
@@ -181,7 +181,7 @@ claim(const SagaQueued *queued, const ClaimRequest *request,
 	return true;
 }
 
-/* Reads on, behind all that was looked at.  False: there is nothing more. */
+/* Reads on, after all that was looked at.  False: there is nothing more. */
 static bool
 read_on(OwnerQueue *queue, Snapshot snapshot)
 {
@@ -290,7 +290,7 @@ saga_sql_claim_compensations(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("channel must not be null"),
-				 errhint("It is the channel that the steps name with notify.")));
+				 errhint("Pass the channel that the steps name with notify.")));
 	request.max_claims = PG_ARGISNULL(1) ? 1 : PG_GETARG_INT32(1);
 	if (request.max_claims < 1)
 		ereport(ERROR,
@@ -359,13 +359,13 @@ read_key(FunctionCallInfo fcinfo, Report *report)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("compensation_key must not be null"),
-				 errhint("It is what saga.claim_compensations answered.")));
+				 errhint("Pass the compensation_key returned by saga.claim_compensations().")));
 	if (!saga_context_parse_key(report->key, &report->saga, &report->seq))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\" is no compensation key",
+				 errmsg("invalid compensation key: \"%s\"",
 						text_to_cstring(report->key)),
-				 errhint("It is what saga.claim_compensations answered, to be given back as it is.")));
+				 errhint("Pass the compensation_key returned by saga.claim_compensations(), unchanged.")));
 }
 
 /* The step that the report is about; it was dispatched to listeners once. */
@@ -382,7 +382,7 @@ find_task(SagaChange *change, const Report *report)
 				 errmsg("saga %s has no step with the compensation key \"%s\"",
 						saga_ids_string(&report->saga),
 						text_to_cstring(report->key)),
-				 errhint("It is what saga.claim_compensations answered, to be given back as it is.")));
+				 errhint("Pass the compensation_key returned by saga.claim_compensations(), unchanged.")));
 	step = &steps->step[index];
 	/* It may have been so before saga.amend gave it another channel. */
 	if (step->dispatched_at == 0 &&
@@ -395,7 +395,7 @@ find_task(SagaChange *change, const Report *report)
 				 step->channel == NULL ?
 				 errdetail("No listener compensates that step.") :
 				 errdetail("Its turn has not come."),
-				 errhint("Report what saga.claim_compensations answered, and nothing else.")));
+				 errhint("Report only what saga.claim_compensations() returned.")));
 	return step;
 }
 
@@ -415,7 +415,7 @@ is_under_way(const SagaStep *step, int attempt)
 						attempt, text_to_cstring(step->key)),
 				 errdetail("There were %d so far.",
 						   Max(step->comp_attempts, open)),
-				 errhint("An attempt begins with saga.claim_compensations, which tells its number.")));
+				 errhint("An attempt begins with saga.claim_compensations(), which returns its number.")));
 	return attempt == open;
 }
 
@@ -426,7 +426,7 @@ get_attempt(FunctionCallInfo fcinfo, int arg)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("attempt must not be null"),
-				 errhint("It is what saga.claim_compensations answered.")));
+				 errhint("Pass the attempt returned by saga.claim_compensations().")));
 	return PG_GETARG_INT32(arg);
 }
 

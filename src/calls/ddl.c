@@ -315,7 +315,7 @@ ddl_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 
 	if (!look)
 		return;
-	/* Only what a command counter has passed is told to this process. */
+	/* This process gets invalidations only at a command counter. */
 	CommandCounterIncrement();
 	if (saga_oids_generation() != generation)
 	{

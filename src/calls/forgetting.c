@@ -32,11 +32,12 @@ PG_FUNCTION_INFO_V1(saga_sql_redact);
 Datum
 saga_sql_purge(PG_FUNCTION_ARGS)
 {
-	bool		all = saga_rights_is_dba();
-	int64		age;
-	int64		max = DEFAULT_MAX_SAGAS;
-	pg_uuid_t	position;
-	bool		done;
+	SagaPurge	purge = {
+		.all = saga_rights_is_dba(),
+		.max_looks = PG_INT64_MAX,
+		.max_sagas = DEFAULT_MAX_SAGAS,
+		.patience = SAGA_WAIT
+	};
 
 	saga_access_call("saga.purge()");
 	if (PG_ARGISNULL(0))
@@ -44,17 +45,16 @@ saga_sql_purge(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("older_than must not be null"),
 				 errhint("Say how long finished sagas are to be kept.")));
-	age = saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(0), "older_than");
+	purge.limit = saga_clock_now() -
+		saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(0), "older_than") * SAGA_CLOCK_MS;
 	if (!PG_ARGISNULL(1))
-		max = PG_GETARG_INT32(1);
-	if (max < 1)
+		purge.max_sagas = PG_GETARG_INT32(1);
+	if (purge.max_sagas < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_sagas must be at least 1"),
 				 errhint("It bounds what one transaction does; call it again for more.")));
-	memset(&position, 0, sizeof(position));
-	PG_RETURN_INT64(saga_purge(&position, saga_clock_now() - age * 1000, all,
-							   PG_INT64_MAX, max, SAGA_WAIT, &done));
+	PG_RETURN_INT64(saga_purge(&purge));
 }
 
 /* Has a saga been redacted, and nothing to forget come in since? */

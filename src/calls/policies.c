@@ -98,7 +98,7 @@ replace_policy(const Datum *values, const bool *nulls, SagaPolicy *policy)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("max_delay must be at least %d ms",
 							SAGA_MIN_DELAY_MS),
-					 errhint("It is the longest delay, at least as long as the first one.")));
+					 errhint("Pass the longest delay, at least as long as the first one.")));
 	}
 	if (!nulls[POLICY_JITTER])
 	{

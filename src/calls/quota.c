@@ -27,7 +27,7 @@
 #include "miscadmin.h"
 #include "shared/tally.h"
 
-/* Counting anew may take one part in so many of the time. */
+/* Spend at most 1/COUNT_SHARE of the time recounting. */
 #define COUNT_SHARE		10
 
 /* May the role begin one more saga? */

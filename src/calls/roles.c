@@ -62,9 +62,9 @@ reassign(void *arg)
 	Reassignment *what = arg;
 
 	/*
-	 * Nobody else may be between a saga's row and what goes with it.  Were a
-	 * compensation let run on, everybody's calls would wait behind us for its
-	 * end, and it would end as the role that has lost it.
+	 * Nobody may be between updating a saga's row and its dependent rows.  If
+	 * we let a compensation finish first, every call would queue behind us
+	 * until it did, and it would end as the role that has lost it.
 	 */
 	saga_evict_here();
 	if (SPI_execute("LOCK TABLE saga.ledger_saga, saga.ledger_step,"

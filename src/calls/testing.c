@@ -56,7 +56,7 @@ saga_sql_test_advance_clock(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Back, which nobody is told. */
+/* Sets the clock back, without notice to any process. */
 Datum
 saga_sql_test_set_back_clock(PG_FUNCTION_ARGS)
 {

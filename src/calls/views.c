@@ -3,7 +3,7 @@
  * views.c
  *	  The functions behind the views.
  *
- * What they tell of processes is read from shared memory without ceremony: it
+ * What they show of processes is read from shared memory without locks: it
  * was true a moment ago.  None of them waits for a lock.
  *
  * What they read of the ledger they read with the snapshot of the query that
@@ -117,7 +117,7 @@ saga_sql_first_id(PG_FUNCTION_ARGS)
 
 /*
  * Anybody may call the functions behind the views with any id; to a stranger
- * they tell as much of a saga as of one that is not there.
+ * they show as much of a saga as of one that is not there.
  */
 static bool
 may_see(const pg_uuid_t *id)

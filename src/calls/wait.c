@@ -7,8 +7,8 @@
  * poll.  It holds the snapshot of the statement that called it, as any
  * statement does, and no lock but that of a statement that writes, on the
  * table of sagas.  Executors commit without waiting for the disk,
- * so an answer is given only after the log has been flushed: what the caller
- * was told must survive a crash.
+ * so it returns only after the log has been flushed: what the caller has
+ * seen must survive a crash.
  *
  *-------------------------------------------------------------------------
  */
@@ -48,10 +48,10 @@ check_worker(const SagaRow *saga)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGA_UNAVAILABLE),
-			 errmsg("nothing will be undone here, so saga %s would be waited for in vain",
+			 errmsg("cannot wait for saga %s: sagas are not undone in this database",
 					saga_ids_string(&saga->id)),
 			 errdetail("The reason: %s.", why),
-			 errhint("Mend that, or look at saga.sagas instead of waiting. A copy of a database compensates after saga.adopt().")));
+			 errhint("Fix the cause first, or query saga.sagas instead of waiting. A copy of a database needs saga.adopt().")));
 }
 
 /*

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * due.c
- *	  When each saga must be looked at next, and by whom.
+ *	  When each saga must be looked at next, and by which process.
  *
  * What is due, or held, is written on the saga's row.  Two tables repeat it,
  * so that it is found without reading every saga: ledger_due has a row per

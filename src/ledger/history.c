@@ -38,7 +38,7 @@ saga_ledger_insert_attempt(SagaAttempt *attempt)
 static const pg_uuid_t none;
 
 /*
- * Writes down something that the rows themselves will not tell; id NULL: it is
+ * Writes down something that the rows themselves will not show; id NULL: it is
  * not about a saga, seq 0: it is not about a step.
  */
 void
@@ -67,7 +67,7 @@ saga_ledger_insert_event(const pg_uuid_t *id, const char *event, int64 seq,
 }
 
 /*
- * Deletes what was told of no saga before an instant, by a role or (NULL) by
+ * Deletes the events about no saga from before an instant, by a role or (NULL)
  * anybody; but not what somebody else is deleting.
  */
 void
@@ -99,7 +99,7 @@ saga_ledger_delete_events_of_none(TimestampTz before, const char *actor)
 	table_close(heap, NoLock);
 }
 
-/* The events that tell of a person's decision. */
+/* The events that record a person's decision. */
 static bool
 is_decision(const char *event)
 {
@@ -235,7 +235,7 @@ is_parked(const Datum *values)
 
 /*
  * Forgets what the errors of a saga's attempts say, which may quote anything,
- * also where they tell why it was parked.
+ * also where they say why it was parked.
  */
 void
 saga_ledger_forget_errors(const pg_uuid_t *id)

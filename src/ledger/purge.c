@@ -11,7 +11,7 @@
  * before it.
  *
  * An event of its own, which is about no saga, records how many were deleted,
- * when and by whom.  Such events are deleted, in turn, with the sagas that
+ * when and by which role.  Such events are deleted, in turn, with the sagas that
  * finished before them, so that they do not pile up.
  *
  * Only what is settled is deleted: completed, compensated, abandoned, and with
@@ -132,49 +132,45 @@ record_purge(int64 purged, TimestampTz limit, bool all)
 							 saga_json_end(&json), saga_clock_now());
 }
 
-/*
- * Purges up to "max" sagas among the next "look" ones after "position", which
- * moves on; "done" tells that there are no more.
- */
+/* Purges the next sagas after the position.  Returns how many. */
 int64
-saga_purge(pg_uuid_t *position, TimestampTz limit, bool all,
-		   int64 look, int64 max,
-		   SagaPatience patience, bool *done)
+saga_purge(SagaPurge *purge)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "saga purge",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
 	Snapshot	snapshot = saga_table_snapshot();
+	int64		looks = 0;
 	int64		purged = 0;
 
-	*done = false;
-	while (look-- > 0 && purged < max)
+	purge->done = false;
+	while (looks++ < purge->max_looks && purged < purge->max_sagas)
 	{
 		SagaRow		saga;
 
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextReset(context);
-		if (!next_saga(position, snapshot, &saga) ||
-			saga.started_at >= limit)
+		if (!next_saga(&purge->position, snapshot, &saga) ||
+			saga.started_at >= purge->limit)
 		{
-			*done = true;
+			purge->done = true;
 			break;
 		}
-		*position = saga.id;
-		if (!is_over(&saga, limit) ||
-			(!all && !saga_rights_may_call(saga.owner, saga.owner_name)))
+		purge->position = saga.id;
+		if (!is_over(&saga, purge->limit) ||
+			(!purge->all && !saga_rights_may_call(saga.owner, saga.owner_name)))
 			continue;
 		/* As it is now; a late result may have opened it again. */
-		if (saga_ledger_get_saga(position, &saga) != SAGA_FOUND ||
-			saga_ledger_reread_saga(&saga, patience) != SAGA_FOUND ||
-			!is_over(&saga, limit))
+		if (saga_ledger_get_saga(&purge->position, &saga) != SAGA_FOUND ||
+			saga_ledger_reread_saga(&saga, purge->patience) != SAGA_FOUND ||
+			!is_over(&saga, purge->limit))
 			continue;
-		if (delete_saga(&saga, patience) == SAGA_WRITTEN)
+		if (delete_saga(&saga, purge->patience) == SAGA_WRITTEN)
 			purged++;
 	}
 	if (purged > 0)
-		record_purge(purged, limit, all);
+		record_purge(purged, purge->limit, purge->all);
 	UnregisterSnapshot(snapshot);
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);

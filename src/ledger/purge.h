@@ -10,8 +10,18 @@
 
 #include "ledger/ledger.h"
 
-extern int64 saga_purge(pg_uuid_t *position, TimestampTz limit, bool all,
-						int64 look, int64 max,
-						SagaPatience patience, bool *done);
+/* What to purge, and how much of it in one transaction. */
+typedef struct SagaPurge
+{
+	TimestampTz limit;			/* sagas that finished before this */
+	bool		all;			/* anybody's, not only the current user's */
+	int64		max_looks;		/* sagas to look at */
+	int64		max_sagas;		/* sagas to delete */
+	SagaPatience patience;		/* with a saga that somebody is writing */
+	pg_uuid_t	position;		/* the last saga looked at; moves on */
+	bool		done;			/* set when there are no more */
+} SagaPurge;
+
+extern int64 saga_purge(SagaPurge *purge);
 
 #endif							/* SAGA_PURGE_H */

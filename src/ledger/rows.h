@@ -213,7 +213,7 @@ enum SagaStepHash
 	SAGA_STEP_HASHES
 };
 
-/* What a person decided, as it is told. */
+/* What a person decided, as messages quote it. */
 typedef struct SagaEvent
 {
 	char	   *event;
@@ -253,7 +253,7 @@ saga_rows_keep_place(SagaDue *place, const SagaDue *due)
 	place->key = NULL;
 }
 
-/* Does a saga wait for a person, who must decide or who paused it? */
+/* Does a saga wait for a person, to decide or to resume it? */
 static inline bool
 saga_rows_held(const SagaRow *saga)
 {

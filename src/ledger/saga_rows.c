@@ -24,7 +24,7 @@
  *	step, complete_step, fail_step		share, to the end of the transaction
  *	complete, fail, cancel				exclusive, until the row is written
  *	the worker, for a deadline			the same, but never waiting
- *	who wrote the row in this transaction, executors, listeners' calls
+ *	a call after it wrote the row, executors, listeners' calls
  *										none
  *
  *-------------------------------------------------------------------------
@@ -357,7 +357,7 @@ saga_ledger_owner_of(const pg_uuid_t *id, Oid *owner, text **owner_name)
 /*
  * The transaction that is writing a saga's row at this moment, for the same
  * functions; invalid if there is none.  That one of a row which moves meanwhile
- * is not seen does no harm: what they tell was true a moment ago.
+ * is not seen does no harm: what they show was true a moment ago.
  */
 TransactionId
 saga_ledger_writer_of(const pg_uuid_t *id)

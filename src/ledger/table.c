@@ -17,7 +17,7 @@
  * rows takes such a snapshot, too, by saga_table_snapshot.
  *
  * Writing.  A unique index is asked with UNIQUE_CHECK_PARTIAL, which makes the
- * index entry and tells of a possible conflict instead of raising an error or
+ * index entry and reports a possible conflict instead of raising an error or
  * waiting: the loser takes its row back and looks again.  Entering and looking
  * are one under the index page's lock, so of two inserters only the second can
  * lose, and both never do.  (Of an index that is being rebuilt there are two:
@@ -140,7 +140,7 @@ saga_table_find_at(Relation heap, const ItemPointerData *root,
 	if (ItemPointerGetBlockNumber(root) >= RelationGetNumberOfBlocks(heap))
 		return false;
 
-	/* What an index scan does with the place that an entry tells. */
+	/* What an index scan does with the place that an entry points to. */
 	InitDirtySnapshot(dirty);
 	slot = table_slot_create(heap, NULL);
 	fetch = saga_compat_index_fetch_begin(heap);
@@ -556,7 +556,7 @@ lock_key(Relation heap, Relation arbiter, Datum *values, LOCKTAG *tag)
 #ifdef USE_ASSERT_CHECKING
 /*
  * Has an index no predicate but that this column is not null?  A row that it is
- * not for would be found by whoever reads the index, and does not ask again.
+ * not for would be found by a scan of the index that does not check again.
  */
 static bool
 leaves_out(Relation index, AttrNumber column)
@@ -575,7 +575,7 @@ leaves_out(Relation index, AttrNumber column)
 
 /*
  * Makes the index entries of a stored row.  Returns false if the arbiter, a
- * unique index of ours, or one that follows from it tells of a possible
+ * unique index of ours, or one that follows from it reports a possible
  * conflict.
  *
  * A row that replaces "old" under the same keys is as unique as that was, and

@@ -6,8 +6,8 @@
  * A process starts in three acts: "enter" makes it ready for signals and says
  * what it is to be; then the room whose process it is attaches it to its slot
  * in shared memory; then "connect" makes it a session of its database.  In
- * that order there is no moment at which a process is connected and nobody
- * who wants it gone can find it (see shmem.c).
+ * that order, a process that is connected can be found by those that want it
+ * gone (see shmem.c) at every moment.
  *
  * Signals.  SIGTERM is the server's own "die": the process ends at the next
  * check for interrupts, wherever it is, and every wait of ours makes that

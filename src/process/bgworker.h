@@ -33,7 +33,7 @@ extern bool saga_bgworker_start(const SagaProcess *process,
 								BackgroundWorkerHandle **handle);
 extern void saga_bgworker_warn_no_place(void);
 
-/* The new process: who am I; then attach to shared memory; then connect. */
+/* The new process: what is it; then attach to shared memory; then connect. */
 extern const SagaProcess *saga_bgworker_enter(void);
 extern void saga_bgworker_connect(void);
 

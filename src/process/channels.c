@@ -11,13 +11,13 @@
  * One notification a channel is enough, since any wakes every listener, and
  * they claim by channel.  So this writes no rows.  What is remembered is the
  * worker's, and a little of it the next worker's, in shared memory; after a
- * restart of the server every channel is told at once.
+ * restart of the server every channel is notified at once.
  *
- * What waits for an owner that is gone is parked as its channel is told.
+ * What waits for an owner that is gone is parked when its channel is notified.
  *
  * Which channels there are is read from the queue, a moment after something
  * was dispatched: most of it is claimed by then.  Anybody may make as many
- * channels as steps; so a turn reads and tells a bounded number of them, and
+ * channels as steps; so a pass reads and notifies a bounded number of them, and
  * reading takes no more than a part of the time.
  *
  *-------------------------------------------------------------------------
@@ -44,9 +44,9 @@
 /* Between two notifications of a channel, in milliseconds. */
 #define AGAIN_FIRST		1000
 #define AGAIN_LAST		60000
-/* In one turn: channels read, channels told, sagas of gone owners parked. */
+/* In one pass: channels read, channels notified, sagas of gone owners parked. */
 #define LOOK_BATCH		500
-#define TELL_BATCH		100
+#define NOTIFY_BATCH		100
 #define PARK_BATCH		100
 /* Reading them may take one part in so many of the time. */
 #define LOOK_SHARE		10
@@ -58,7 +58,7 @@
 /* What a channel that was due turned out to be. */
 typedef enum ChannelFound
 {
-	CHANNEL_WAITS,				/* it was told */
+	CHANNEL_WAITS,				/* it was notified */
 	CHANNEL_PARKS,				/* there is more to park before that */
 	CHANNEL_EMPTY				/* nothing waits there: forget it */
 } ChannelFound;
@@ -67,7 +67,7 @@ typedef struct Channel
 {
 	char		name[NAMEDATALEN];	/* key of the hash table */
 	pairingheap_node node;
-	TimestampTz next;			/* when to tell it again */
+	TimestampTz next;			/* when to notify it again */
 	int			pause_ms;		/* and how long after that */
 	ChannelFound found;
 } Channel;
@@ -76,16 +76,16 @@ typedef struct Channel
 static HTAB *channels = NULL;
 static pairingheap *by_next = NULL;
 
-/* Those that this turn tells, which are not in the heap meanwhile. */
-static Channel *told[TELL_BATCH];
-static int	told_count = 0;
+/* Those that this pass notifies, which are not in the heap meanwhile. */
+static Channel *notified[NOTIFY_BATCH];
+static int	notified_count = 0;
 
 /* When to read which channels there are. */
 static TimestampTz look_at = DT_NOBEGIN;
 static int64 look_begun = 0;	/* by the steady clock; 0: not reading */
 static SagaQueued look_position;	/* a channel */
 static TimestampTz look_not_before = DT_NOBEGIN;
-static bool first_look = true;	/* whatever is found is told at once */
+static bool first_look = true;	/* whatever is found is notified at once */
 
 /* From before this turn's snapshot (queue_front.c). */
 static uint64 fronts = 0;
@@ -112,7 +112,7 @@ compare_next(const pairingheap_node *a, const pairingheap_node *b, void *arg)
 	return first->next < second->next ? 1 : -1;
 }
 
-/* Nothing remembered is to be relied on: every channel is told at once. */
+/* Nothing remembered can be relied on: notify every channel at once. */
 void
 saga_channels_read_again(void)
 {
@@ -127,7 +127,7 @@ saga_channels_read_again(void)
 	channels = hash_create("saga channels", 64, &control,
 						   HASH_ELEM | HASH_STRINGS);
 	pairingheap_reset(by_next);
-	told_count = 0;
+	notified_count = 0;
 	look_at = DT_NOBEGIN;
 	look_begun = 0;
 	look_not_before = DT_NOBEGIN;
@@ -162,7 +162,7 @@ add_channel(const SagaQueued *queued, TimestampTz now)
 	}
 	else if (slot->channels_next > now)
 	{
-		/* Another worker told it, and made room for other databases. */
+		/* Another worker notified it, and made room for other databases. */
 		channel->next = slot->channels_next;
 		channel->pause_ms = slot->channels_pause;
 	}
@@ -175,7 +175,7 @@ add_channel(const SagaQueued *queued, TimestampTz now)
 }
 
 /*
- * The first of the next owner for whom something waits on the channel; false if
+ * The first of the next owner for which something waits on the channel; false if
  * there is none.
  */
 static bool
@@ -310,11 +310,11 @@ remember(void)
 }
 
 /*
- * The transaction of a turn.  Takes those that it tells off the heap.  False:
+ * The transaction of a pass.  Takes those that it notifies off the heap.  False:
  * this is a copy of the ledger.
  */
 static bool
-tell_those_due(TimestampTz now)
+notify_those_due(TimestampTz now)
 {
 	int			parked = 0;
 
@@ -330,13 +330,13 @@ tell_those_due(TimestampTz now)
 		saga_transaction_commit();
 		return false;
 	}
-	while (told_count < TELL_BATCH)
+	while (notified_count < NOTIFY_BATCH)
 	{
 		Channel    *channel = first_channel();
 
 		if (channel == NULL || channel->next > now)
 			break;
-		told[told_count++] = channel;
+		notified[notified_count++] = channel;
 		pairingheap_remove_first(by_next);
 		if (!park_gone(channel->name, &parked, now))
 			channel->found = CHANNEL_PARKS;
@@ -349,12 +349,12 @@ tell_those_due(TimestampTz now)
 	return true;
 }
 
-/* A channel was told: when it will be again. */
+/* A channel was notified: when it will be again. */
 static void
 set_next(Channel *channel, TimestampTz now)
 {
 	channel->next = now + channel->pause_ms * SAGA_CLOCK_MS;
-	/* All that wait for long are told at once: one wake-up for all. */
+	/* All that wait for long are notified at once: one wake-up for all. */
 	if (channel->pause_ms >= AGAIN_LAST)
 		channel->next -= channel->next % (AGAIN_LAST * SAGA_CLOCK_MS);
 	channel->pause_ms = Min(channel->pause_ms * 2, AGAIN_LAST);
@@ -385,7 +385,7 @@ saga_channels_turn(TimestampTz now)
 	MemoryContextSwitchTo(caller);
 	PG_TRY();
 	{
-		home = tell_those_due(now);
+		home = notify_those_due(now);
 	}
 	PG_CATCH();
 	{
@@ -400,9 +400,9 @@ saga_channels_turn(TimestampTz now)
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 
-	for (int i = 0; i < told_count; i++)
+	for (int i = 0; i < notified_count; i++)
 	{
-		Channel    *channel = told[i];
+		Channel    *channel = notified[i];
 
 		if (!failed && channel->found == CHANNEL_EMPTY)
 		{
@@ -413,7 +413,7 @@ saga_channels_turn(TimestampTz now)
 			set_next(channel, now);
 		pairingheap_add(by_next, &channel->node);
 	}
-	told_count = 0;
+	notified_count = 0;
 	if (failed)
 		return not_before = now + AFTER_ERROR * SAGA_CLOCK_MS;
 	if (!home)

@@ -19,7 +19,7 @@ typedef enum SagaInflightState
 {
 	SAGA_INFLIGHT_NONE = 0,		/* nothing is running */
 	SAGA_INFLIGHT_RUNNING,		/* left like this: the server crashed */
-	SAGA_INFLIGHT_CUT,			/* the executor was told to leave */
+	SAGA_INFLIGHT_CUT,			/* the executor was asked to leave */
 	SAGA_INFLIGHT_TIMED_OUT,	/* it ran on after its timeout and was ended */
 	SAGA_INFLIGHT_ENDED			/* it failed, and is yet to be written down */
 } SagaInflightState;
@@ -43,7 +43,7 @@ typedef struct SagaInflight
 {
 	uint64		life;			/* of the shared memory it was written under */
 	int			pid;			/* of the executor */
-	uint32		nonce;			/* tells executors with the same pid apart */
+	uint32		nonce;			/* distinguishes executors with the same pid */
 	int			slot;			/* of the executor */
 	uint32		generation;		/* of that slot */
 	Oid			database;

@@ -14,7 +14,7 @@
  * worker that came first among the idle ones is asked to leave, one whose
  * executors work only if there is no other; if it does not leave at once, the
  * next is asked.  If none is idle, all are asked to leave as soon as they are,
- * and one that is busy for too long is told to.  Of the databases that wait,
+ * and one that is busy for too long is made to.  Of the databases that wait,
  * the one that was left longest ago comes first.
  *
  * The launcher decides in turns.  A turn copies what the slots say, under the
@@ -22,8 +22,8 @@
  * if it still says the same.  Between turns it sleeps on its latch.  There is
  * a time limit only when something is planned.  What ends the sleep:
  *
- * - a database needs a worker that had none: whoever commits what is due, or
- *	 has something else to tell, and finds no worker (wakeup.c, shmem.c);
+ * - a database needs a worker that had none: woken by a commit that left
+ *	 something due, or by other news, that finds no worker (wakeup.c, shmem.c);
  * - a worker came, and can be asked to leave: it, as it attaches;
  * - a worker left, or must not come: it, as it detaches or does not attach;
  * - a worker ended before it could do either: the postmaster, because of
@@ -431,20 +431,20 @@ next_to_start(int64 now)
 	return best;
 }
 
-/* Asks a worker to make room when it is idle, or tells it to in any case. */
+/* Asks a worker to make room: when it is idle, or at once. */
 static void
-ask_to_leave(int i, bool tell, int64 now)
+ask_to_leave(int i, bool at_once, int64 now)
 {
 	SagaDatabaseSlot *slot = &saga_shmem->databases[i];
 
-	if (!seen[i].asked || tell)
+	if (!seen[i].asked || at_once)
 	{
 		LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
 		if (slot->database == seen[i].database &&
 			slot->worker_pid == seen[i].pid)
 		{
 			slot->asked_to_leave = true;
-			slot->told_to_leave |= tell;
+			slot->must_leave |= at_once;
 			if (slot->worker_latch != NULL)
 				SetLatch(slot->worker_latch);
 		}
@@ -553,8 +553,8 @@ make_room_for_database(int needed, int64 now, int64 wake)
 	}
 
 	/*
-	 * The rest of the room must come from whoever is idle first.  Who is on
-	 * the way here wakes us as it comes, to be asked then.
+	 * The rest of the room must come from the first worker that is idle.  One
+	 * that is still starting wakes us as it comes, to be asked then.
 	 */
 	while (needed > 0 && (i = first_come(BUSY_ITSELF, busy, leaving)) >= 0)
 	{
@@ -587,9 +587,9 @@ send_away(void)
 			continue;
 		LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
 		if (slot->database == seen[i].database &&
-			slot->worker_pid == seen[i].pid && !slot->told_to_leave)
+			slot->worker_pid == seen[i].pid && !slot->must_leave)
 		{
-			slot->told_to_leave = true;
+			slot->must_leave = true;
 			if (slot->worker_latch != NULL)
 				SetLatch(slot->worker_latch);
 		}

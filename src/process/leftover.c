@@ -3,8 +3,8 @@
  * leftover.c
  *	  What a compensation leaves in its process, which no reset takes back.
  *
- * session.c resets what the server knows how to reset.  The rest can be left
- * behind in one way only: by the end of the process.  So an executor leaves,
+ * session.c resets what the server knows how to reset.  The rest goes
+ * in one way only: with the end of the process.  So an executor leaves,
  * and the worker starts another for what is due, a matter of some 5 ms:
  *
  *	- After a compensation that used a library which may remember something:

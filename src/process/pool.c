@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * pool.c
- *	  The executors of the server: who has them.
+ *	  The executors of the server: which database and role has them.
  *
  * The slots of saga_shmem->executors are shared by all databases.  A worker
  * takes one for a role of its database and starts the process, which gives it
- * back when it leaves.  What executors are handed is told in mailbox.c.
+ * back when it leaves.  What executors are handed: mailbox.c.
  *
  * Fairness.  When none is free, a worker makes an entry in the list of those
- * who wait.  It then gets the next free slot in the order of the entries.  An
+ * that wait.  It then gets the next free slot in the order of the entries.  An
  * idle executor of another role is dismissed at once.  While others wait, a
  * role holds at most half of the executors, rounded up, and one that waited
  * longer than a slice of time without getting any takes the place of the
@@ -317,7 +317,7 @@ take_slot(Oid role, uint32 *generation)
 	limit = others > 0 ? (saga_guc_max_executors + 1) / 2 :
 		saga_guc_max_executors;
 
-	/* Those who waited longer come first, and one that has some comes last. */
+	/* Those that waited longer come first, and one that has some comes last. */
 	if (mine > 0)
 		earlier = others;
 	if (mine < limit && total + earlier < saga_guc_max_executors)
@@ -365,7 +365,7 @@ take_slot(Oid role, uint32 *generation)
 		if (total >= saga_guc_max_executors || mine == 0)
 			make_room_for_role(role, mine > 0, since, now);
 	}
-	/* Those who held back because somebody waits need not any more. */
+	/* Workers that held back because another one waited need not any more. */
 	if (index >= 0 && others == 0 && waited &&
 		total + 1 < saga_guc_max_executors)
 		saga_shmem_wake_wanting(InvalidOid);
@@ -503,7 +503,7 @@ saga_pool_tend(void)
  *
  * One that it asked for itself ended, and the postmaster's signal came while it
  * waited for a lock, which resets the latch: at once.  One that an earlier
- * worker asked for: the postmaster tells that one.
+ * worker asked for: the postmaster signals that one.
  */
 long
 saga_pool_look_again(void)

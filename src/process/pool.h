@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * pool.h
- *	  The executors of the server: who has them.
+ *	  The executors of the server: which database and role has them.
  *
  *-------------------------------------------------------------------------
  */

@@ -10,7 +10,7 @@
  * But most suspects are innocent, and may take long, and everyone else's work
  * must go on.  So the right is bounded by a window of time, which grows with
  * every crash that the suspect was there at: it announces itself ("alone"),
- * from which moment nobody else begins, and waits for those who run until the
+ * from which moment no other begins, and waits for those that run until the
  * window is over; then it runs, and again nobody else begins for a window.
  * What kills the server at once is thus found out at once, and what kills it
  * late is found out when the window has grown; how long others wait follows

@@ -34,7 +34,7 @@ static pg_uuid_t pass_position;
 static TimestampTz pass_at = DT_NOBEGIN;
 static int	pass_retention = 0;
 
-/* The worker begins anew. */
+/* The worker starts over. */
 void
 saga_retention_read_again(void)
 {
@@ -66,15 +66,23 @@ saga_retention_turn(TimestampTz now)
 	MemoryContextSwitchTo(caller);
 	PG_TRY();
 	{
-		bool		end = true;
+		SagaPurge	purge = {
+			.limit = now - saga_guc_retention * USECS_PER_MINUTE,
+			.all = true,
+			.max_looks = BATCH,
+			.max_sagas = BATCH,
+			.patience = SAGA_NOWAIT,
+			.position = pass_position,
+			.done = true
+		};
 
 		/* A backup that is restored for reading should still have it. */
 		if (saga_home_away() == NULL)
-			(void) saga_purge(&pass_position, now - saga_guc_retention * USECS_PER_MINUTE, true,
-							  BATCH, BATCH, SAGA_NOWAIT, &end);
+			(void) saga_purge(&purge);
 		SAGA_FAULT("retention.before_commit");
 		saga_transaction_commit();
-		done = end;
+		pass_position = purge.position;
+		done = purge.done;
 	}
 	PG_CATCH();
 	{

@@ -288,7 +288,7 @@ saga_worker_main(Datum arg)
 	SetConfigOption("search_path", "pg_catalog", PGC_SUSET, PGC_S_OVERRIDE);
 
 	/*
-	 * What listeners are told must be on disk, whatever the database's
+	 * What listeners are notified of must be on disk, whatever the database's
 	 * setting.
 	 */
 	SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);

@@ -26,7 +26,7 @@ saga_current_set(const pg_uuid_t *saga)
 		current = *saga;
 }
 
-/* The saga, until it is set anew; NULL if there is none. */
+/* The saga, until it is set again; NULL if there is none. */
 const pg_uuid_t *
 saga_current(void)
 {

@@ -40,9 +40,9 @@
 
 #define EXTENSION			"saga"
 
-/* Milliseconds: processes are asked, then told, and waited for at most so. */
+/* How processes are asked, then signaled, and waited for (ms). */
 #define ASK_FOR				20.0
-#define TELL_EVERY			200.0
+#define SIGNAL_EVERY		200.0
 #define WAIT_AT_MOST		5000.0
 #define LOOK_EVERY			5L
 
@@ -94,12 +94,12 @@ evict_release_at_exit(int code, Datum arg)
 }
 
 /*
- * Speaks to every process of ours in a database: asks it by its latch, or
- * tells it by a signal.  Adds the ones not yet among "pids" to them.  Returns
+ * Reaches every process of ours in a database: asks it by its latch, or
+ * ends it by a signal.  Adds the ones not yet among "pids" to them.  Returns
  * whether there are any.
  */
 static bool
-evict_signal(SagaDatabaseSlot *slot, bool tell, int *pids, int *npids)
+evict_signal(SagaDatabaseSlot *slot, bool by_signal, int *pids, int *npids)
 {
 	bool		any;
 	int			i;
@@ -125,7 +125,7 @@ evict_signal(SagaDatabaseSlot *slot, bool tell, int *pids, int *npids)
 		}
 		if (pid <= 0)
 			continue;
-		if (tell)
+		if (by_signal)
 			(void) kill(pid, SIGTERM);
 		else if (latch != NULL)
 			SetLatch(latch);
@@ -157,7 +157,7 @@ wait_until_gone(SagaDatabaseSlot *slot)
 {
 	int			pids[MAX_PROCESSES];
 	int			npids = 0;
-	double		told = -1.0;
+	double		signaled = -1.0;
 	uint32		wait_event = saga_compat_wait_event("SagaKeepAway");
 	instr_time	start;
 
@@ -166,16 +166,16 @@ wait_until_gone(SagaDatabaseSlot *slot)
 	{
 		instr_time	now;
 		double		ms;
-		bool		tell;
+		bool		by_signal;
 
 		INSTR_TIME_SET_CURRENT(now);
 		INSTR_TIME_SUBTRACT(now, start);
 		ms = INSTR_TIME_GET_MILLISEC(now);
 
-		tell = ms >= ASK_FOR && (told < 0.0 || ms - told >= TELL_EVERY);
-		if (tell)
-			told = ms;
-		if (!evict_signal(slot, tell, pids, &npids) && !still_here(pids, npids))
+		by_signal = ms >= ASK_FOR && (signaled < 0.0 || ms - signaled >= SIGNAL_EVERY);
+		if (by_signal)
+			signaled = ms;
+		if (!evict_signal(slot, by_signal, pids, &npids) && !still_here(pids, npids))
 			break;
 
 		/* Let the statement say which session is in its way. */

@@ -13,7 +13,7 @@
  * whatever loses it.
  *
  * A ticket may come twice, from the ledger and from the transaction that made
- * it due: the executor to whom it comes second finds nothing to do.  Two
+ * it due: the executor that gets it second finds nothing to do.  Two
  * tickets of one saga, for two of its steps, may be in different hands at once.
  *
  * Locks: as shmem.h says.  Stealing needs "lock" exclusively and two mutexes,
@@ -604,7 +604,7 @@ saga_mailbox_running(SagaRunning *running)
 
 /*
  * Is an executor of this database running SQL of this phase of this step, or
- * (seq 0) of any step of the saga?  What is known of it, for those who ask
+ * (seq 0) of any step of the saga?  What is known of it, for callers that ask
  * (found not NULL).
  */
 bool

@@ -24,8 +24,8 @@
  * If W2 comes before R1, then W1 comes before R2, and R3 sees the row.  If W2
  * comes between R1 and R4, nothing is set.  If it comes after R4, it moves
  * back what was set.  A reader that comes between W1 and W2 may pass by a row
- * that came in before the front; the next does not, and the channel is told of
- * it again (channels.c).  A row that came in after the front is never passed
+ * that came in before the front; the next does not, and the channel is notified
+ * again (channels.c).  A row that came in after the front is never passed
  * by, since a front is a row that was there, not a place after all of them.
  *
  * A row that comes back was never gone: until a claim is committed, others see
@@ -74,7 +74,7 @@ typedef struct Front
 	Oid			owner;
 	char		channel[NAMEDATALEN];
 	TimestampTz since;			/* the first that waits is that row, or one */
-	pg_uuid_t	saga;			/* behind it */
+	pg_uuid_t	saga;			/* of that row */
 	pg_atomic_uint64 read_at;	/* a TimestampTz: when somebody last began to
 								 * read the queue from its start, by the
 								 * server's clock */

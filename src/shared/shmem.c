@@ -97,7 +97,7 @@ clear_database_slot(SagaDatabaseSlot *slot)
 	slot->wanted = false;
 	slot->worker_failed = false;
 	slot->asked_to_leave = false;
-	slot->told_to_leave = false;
+	slot->must_leave = false;
 	slot->channels_next = 0;
 	slot->channels_pause = 0;
 	pg_atomic_write_u32(&slot->poked, 0);
@@ -452,8 +452,8 @@ forget_waiting(SagaDatabaseSlot *slot)
 /*
  * The worker is about to leave of its own accord.  "work": executors have
  * something in hand, or will have what was handed out done by somebody else.
- * From now on, what is to be told is told to the launcher; what was told the
- * worker until now, and it did not look at any more, is for the next one.
+ * From now on, news goes to the launcher; news that the worker got until now
+ * and did not look at any more is for the next one.
  */
 void
 saga_shmem_worker_leaves(bool work)
@@ -489,7 +489,7 @@ worker_detach(int code, Datum arg)
 		slot->wanted = true;
 	forget_waiting(slot);
 	slot->asked_to_leave = false;
-	slot->told_to_leave = false;
+	slot->must_leave = false;
 	slot->worker_failed = (code != 0);
 	if (saga_shmem->launcher_latch != NULL)
 		SetLatch(saga_shmem->launcher_latch);
@@ -519,14 +519,14 @@ saga_shmem_worker_attach(Oid database)
 		slot->worker_latch = MyLatch;
 		slot->wanted = false;
 		slot->asked_to_leave = false;
-		slot->told_to_leave = false;
+		slot->must_leave = false;
 		slot->worker_failed = false;
 		pg_atomic_write_u64(&slot->armed_due, (uint64) PG_INT64_MIN);
 		attached_slot = slot;
 	}
 	else
 	{
-		/* The launcher need not wait for the postmaster to tell it. */
+		/* The launcher need not wait for the postmaster's signal. */
 		if (slot != NULL && slot->worker_pid == SAGA_PID_STARTING)
 			slot->worker_pid = 0;
 		slot = NULL;
@@ -567,7 +567,7 @@ saga_shmem_worker_found(SagaDatabaseState state)
 }
 
 /*
- * Should the worker leave now?  To be asked at each turn, "idle" telling that
+ * Should the worker leave now?  To be asked at each pass; "idle" says that
  * it has nothing due soon.
  */
 bool
@@ -578,6 +578,6 @@ saga_shmem_worker_must_leave(bool idle)
 	Assert(slot != NULL);
 	return !saga_guc_enabled ||
 		pg_atomic_read_u32(&slot->keep_away) > 0 ||
-		slot->told_to_leave ||
+		slot->must_leave ||
 		(idle && slot->asked_to_leave);
 }

@@ -21,7 +21,7 @@
  *
  * What is here is about processes and their slots, which several rooms use.
  * "lock" guards the list of databases and of executors, that is, which slot
- * belongs to whom, and is never held while waiting for anything else.  The
+ * is whose, and is never held while waiting for anything else.  The
  * mutex of an executor's slot guards its mailbox (mailbox.c) and what it says
  * of its work, for a few instructions at a time.  The rest is atomic.
  *
@@ -89,7 +89,7 @@ typedef struct SagaDatabaseSlot
 								 * accord; under "lock" */
 	bool		asked_to_leave; /* make room for another database when idle;
 								 * set by the launcher under "lock" */
-	bool		told_to_leave;	/* leave at the end of this turn; likewise */
+	bool		must_leave;		/* leave at the end of this turn; likewise */
 
 	/* evict.c: how many sessions want our processes gone, and to stay away. */
 	pg_atomic_uint32 keep_away;
@@ -99,7 +99,7 @@ typedef struct SagaDatabaseSlot
 	pg_atomic_uint64 posted_due;
 	/* wakeup.c: prepared transactions that may hold due work; 0: none. */
 	pg_atomic_uint32 prepared;
-	/* Executors have something to tell that the worker has not asked yet. */
+	/* Executors have news that the worker has not looked at yet. */
 	pg_atomic_uint32 poked;
 
 	/*
@@ -109,8 +109,8 @@ typedef struct SagaDatabaseSlot
 	pg_atomic_uint32 wants_executor;
 
 	/*
-	 * When the last worker would have told the channels on which something
-	 * waits again, and how long it waited in between (channels.c); 0: it told
+	 * When the last worker would have notified again the channels on which
+	 * something waits, and its pause in between (channels.c); 0: it notified
 	 * none.  Each worker's own, and kept for the next; forgotten, when there
 	 * is none, as the extension comes or goes.
 	 */
@@ -215,8 +215,8 @@ typedef struct SagaShmem
 	bool		no_process;
 
 	/*
-	 * A random name for this life of the server's memory: what an earlier
-	 * life left behind in files carries another.
+	 * A random name for this life of the server's memory: files left by an
+	 * earlier life carry another.
 	 */
 	uint64		life;
 
@@ -270,7 +270,7 @@ extern uint64 saga_shmem_raise_seq(uint64 seq);
 extern void saga_shmem_poke_worker(SagaDatabaseSlot *slot);
 
 /*
- * Executors and those who want one; see shmem.c.  The caller of the first two
+ * Executors and those that want one; see shmem.c.  The caller of the first two
  * holds "lock", of the third nothing.
  */
 extern void saga_shmem_want_executor(SagaDatabaseSlot *slot, SagaWants wants);

@@ -6,7 +6,7 @@
  * For saga.max_open_sagas.  The ledger has no index that could count them
  * (one would have to change with every saga that finishes), so they are
  * counted by reading the whole table, once, and the number is kept in shared
- * memory.  What a transaction adds or takes away is told after its commit, and
+ * memory.  What a transaction adds or takes away is added after its commit, and
  * follows its savepoints.
  *
  * The number may be off by what commits while it is counted, and by what
@@ -59,7 +59,7 @@ typedef struct PreparedChange
 /* The part of shared memory that this room owns */
 typedef struct TalliesShared
 {
-	LWLock	   *lock;			/* guards which place belongs to whom */
+	LWLock	   *lock;			/* guards which place is whose */
 	pg_atomic_uint32 count;		/* of the tallies in use */
 	Tally		tallies[MAX_TALLIES];
 	PreparedChange prepared[MAX_PREPARED];
@@ -68,7 +68,7 @@ typedef struct TalliesShared
 /* NULL unless the library was preloaded. */
 static TalliesShared *shared = NULL;
 
-/* Noted for an owner: whatever was counted, nobody can tell how it changed. */
+/* Noted for an owner: whatever was counted, nobody knows how it changed. */
 #define SAGA_ANY_OWNER	InvalidOid
 
 /* What the current transaction changes, by owner and nesting of savepoints. */
@@ -147,7 +147,7 @@ saga_tally_committed(void)
 }
 
 /*
- * The transaction is prepared under the name that was told: what it changes is
+ * The transaction is prepared under the name that was noted: what it changes is
  * kept until it is finished.  Without a name or enough room, nothing is, and
  * its commit will leave the numbers doubtful.
  */
@@ -162,7 +162,7 @@ saga_tally_prepared(void)
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < MAX_PREPARED; i++)
 	{
-		/* Nobody told how an earlier one of that name ended. */
+		/* Nobody reported how an earlier one of that name ended. */
 		if (shared->prepared[i].gid == prepared_gid)
 			shared->prepared[i].gid = 0;
 		if (shared->prepared[i].gid == 0)

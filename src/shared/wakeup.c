@@ -47,8 +47,8 @@
  * What else could lose a wake-up:
  *
  * - The worker's own waiting for a lock, in the middle of its turn, which resets
- *	 the latch.  Posts are numbers and stay; a process that has only something to
- *	 tell sets "poked" before the latch, which is read with W7; what a signal asks
+ *	 the latch.  Posts are numbers and stay; a process that has only
+ *	 news sets "poked" before the latch, which is read with W7; what a signal asks
  *	 for is looked at after W7, before the worker sleeps.
  * - A backend that dies between commit and post: an orderly end runs the
  *	 callback first; any other makes the server restart its processes, and a
@@ -113,7 +113,7 @@
 #include "shared/shmem.h"
 #include "shared/wakeup.h"
 
-/* What the current transaction will tell when it commits. */
+/* What the current transaction posts when it commits. */
 typedef struct Remembered
 {
 	bool		anything;

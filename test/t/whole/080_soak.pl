@@ -237,7 +237,7 @@ my @errors = grep { /saga (launcher|worker|executor) .*(ERROR|WARNING):  /
 	  && !/WARNING:  terminating connection because of crash/ } split /\n/, $log;
 is(join("\n", @errors[ 0 .. ($#errors < 9 ? $#errors : 9) ]), '', 'no error in our processes');
 note("clients met: $_") foreach soak_errors('client');
-my @wrong = grep { !/SG002|the claim of step .* is over|due to user request|deadlock detected|SG008|nothing to give|was not dispatched/ } soak_errors('consumer');
+my @wrong = grep { !/SG002|the claim of step .* is over|due to user request|deadlock detected|SG008|is not available|was not dispatched/ } soak_errors('consumer');
 is(join("\n", @wrong), '', 'listeners meet with no error but what is to be expected');
 @wrong = grep { !/due to (user request|lock timeout)|deadlock detected/ } soak_errors('person');
 is(join("\n", @wrong), '', 'nor do people');
