@@ -37,6 +37,7 @@ use JSON::PP;
 use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use SagaFixtures;
 use SagaGuarantees;
 use Test::More;
 use Time::HiRes qw(usleep);
@@ -45,7 +46,9 @@ our @EXPORT = qw(saga_cluster saga_conf is_test_build wait_until wait_state show
   session background log_offset wait_log no_log worker_pid executor_pids
   witness acknowledged guarantees guarantee_violations sql_as sql_error report
   set_faults wait_struck halt_worker try_psql wait_server wait_lines listen_to listen_again heard wait_heard
+  wait_queued killed_after_commit idle_executor
   interpreter start_program wait_program stop_program kill_program start_payments payments_record start_listener);
+push @EXPORT, @SagaFixtures::EXPORT;
 
 # An IPC::Run before 2026 dies if a program ends before its input was written to
 # it, as psql does when the server refuses it, on a machine that is busy enough.
@@ -476,6 +479,54 @@ sub wait_lines
 	return 0;
 }
 
+=head2 wait_queued($node, $channel, $count)
+
+Waits until so many tasks wait on the channel, unclaimed.
+
+=cut
+
+sub wait_queued
+{
+	my ($node, $channel, $count) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return wait_until($node, "SELECT count(*) = $count FROM saga.ledger_queue WHERE channel = '$channel'");
+}
+
+=head2 killed_after_commit($node, $call)
+
+Makes a call in a session that is killed right after its commit, before it wakes
+or answers anybody; waits for the server to be back.
+
+=cut
+
+sub killed_after_commit
+{
+	my ($node, $call) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $offset = log_offset($node);
+
+	is(try_psql($node, "SET saga.test_faults = 'wakeup.after_commit=kill'; $call"), undef,
+		'killed after the commit: ' . ($call =~ /saga\.(\w+)\(/)[0]);
+	wait_lines($node, qr/\(PID \d+\) was terminated by signal 9/, $offset);
+	wait_server($node);
+	return;
+}
+
+=head2 idle_executor($node, $user)
+
+Waits until the role has one idle executor, and returns its pid.
+
+=cut
+
+sub idle_executor
+{
+	my ($node, $user) = @_;
+	my $idle = "FROM pg_stat_activity WHERE backend_type = 'saga executor' AND usename = '$user' AND query = 'saga: idle executor'";
+
+	wait_until($node, "SELECT count(*) = 1 $idle");
+	return $node->safe_psql('postgres', "SELECT pid $idle");
+}
+
 =head2 listen_to($node, @channels), heard($listener), wait_heard($listener, $wanted, $count), listen_again($node, $listener, @channels)
 
 A session that listens; everything it was told so far, in order, as lines
@@ -687,7 +738,7 @@ sub start_listener
 
 =head2 witness, acknowledged, guarantees, guarantee_violations
 
-See L<SagaGuarantees>.
+See L<SagaGuarantees> and L<SagaFixtures>.
 
 =cut
 

@@ -9,8 +9,7 @@ use SagaTest;
 use Test::More;
 
 my $primary = saga_cluster('primary', init => [ allows_streaming => 1 ], conf => "max_connections = 30\n");
-$primary->safe_psql('postgres', 'CREATE TABLE undone (n serial, saga text, step text)');
-my $undo = q{compensation => $c$INSERT INTO undone (saga, step) VALUES ($1->'saga'->>'idempotency_key', $1->'step'->>'name')$c$};
+my $undo = create_undone($primary);
 
 sub record
 {

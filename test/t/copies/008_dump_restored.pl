@@ -34,12 +34,6 @@ $node->safe_psql('postgres', q{
 		SELECT saga.start('order', k);
 	END;});
 
-sub as_app
-{
-	my ($server, $sql, $database) = @_;
-	return $server->safe_psql($database // 'postgres', $sql, extra_params => [ '-U', 'app' ]);
-}
-
 # A failed saga that is a listener's
 sub task
 {
@@ -50,7 +44,7 @@ sub task
 }
 
 # Sagas in several states
-as_app($node, $_) foreach (
+sql_as($node, 'app', $_) foreach (
 	q{SELECT place_order('running')},
 	q{SELECT saga.fail_step(place_order('retried'), 'b', 'no luck')},
 	q{SELECT saga.step(place_order('retried'), 'b', retry => saga.retry_policy(max_attempts => 3),
@@ -65,8 +59,8 @@ as_app($node, $_) foreach (
 	# With listeners: one waits for them, one is held by one
 	task('held'));
 wait_until($node, q{SELECT count(*) = 1 FROM saga.ledger_queue});
-as_app($node, q{SELECT * FROM saga.claim_compensations('tasks', lease => '1 day', consumer => 'over there')});
-as_app($node, task('waits'));
+sql_as($node, 'app', q{SELECT * FROM saga.claim_compensations('tasks', lease => '1 day', consumer => 'over there')});
+sql_as($node, 'app', task('waits'));
 wait_until($node, q{SELECT count(*) = 1 FROM saga.ledger_queue});
 wait_until($node, q{
 	SELECT string_agg(state, ' ' ORDER BY idempotency_key) FROM saga.sagas s
@@ -77,11 +71,11 @@ wait_until($node, q{
 $node->append_conf('postgresql.conf', 'saga.enabled = off');
 $node->reload;
 wait_until($node, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type IN ('saga worker', 'saga executor')});
-as_app($node, q{SELECT saga.fail(place_order('failed'), 'not yet undone')});
-as_app($node, q{SELECT saga.begin('order', 'overdue', timeout => '1 ms')});
+sql_as($node, 'app', q{SELECT saga.fail(place_order('failed'), 'not yet undone')});
+sql_as($node, 'app', q{SELECT saga.begin('order', 'overdue', timeout => '1 ms')});
 # What is still to be told
-as_app($node, task('forgotten', 'false'));
-as_app($node, q{SELECT saga.fail(saga.begin('task', 'announced', announce => 'states'))});
+sql_as($node, 'app', task('forgotten', 'false'));
+sql_as($node, 'app', q{SELECT saga.fail(saga.begin('task', 'announced', announce => 'states'))});
 
 # The whole ledger, with names for what has another OID elsewhere
 my @ledger = (
@@ -200,7 +194,7 @@ is($copy->safe_psql('postgres', q{
 		'parked|needs_review|app', 'retried|running|app', 'running|running|app', 'undone|compensated|app', 'waiting|compensating|app'),
 	'the others are as they were, and their roles are those of this server');
 is($copy->safe_psql('postgres', q{SELECT DISTINCT run_as FROM saga.steps}), 'app', 'of their steps, too');
-is(as_app($copy, q{
+is(sql_as($copy, 'app', q{
 	SELECT seq > (SELECT max(seq) FROM saga.steps) FROM saga.step(open_order('running'), 'more');
 	SELECT saga.fail(open_return('running'));
 	SELECT saga.wait(open_return('running'))}), "t\ncompensating\ncompensated", 'their owner goes on with them');

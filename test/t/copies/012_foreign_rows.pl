@@ -34,12 +34,6 @@ sub equip
 		END $$;});
 }
 
-sub as_app
-{
-	my ($node, $sql, $database) = @_;
-	return $node->safe_psql($database // 'postgres', $sql, extra_params => [ '-U', 'app' ]);
-}
-
 sub undone
 {
 	my ($node, $database, $key) = @_;
@@ -93,11 +87,11 @@ equip($origin, 'postgres');
 $origin->safe_psql('postgres', 'CREATE DATABASE copied');
 $origin->safe_psql('copied', 'CREATE EXTENSION saga');
 equip($origin, 'copied');
-is(as_app($origin, q{SELECT place('native') AS id \gset
+is(sql_as($origin, 'app', q{SELECT place('native') AS id \gset
 	SELECT saga.fail(:'id'); SELECT saga.wait(:'id')}, 'copied'), "compensating\ncompensated", 'a ledger at home undoes');
 $origin->safe_psql('postgres', q{ALTER SYSTEM SET saga.databases = 'copied, typed, parallel'; SELECT pg_reload_conf()});
 wait_until($origin, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'saga worker' AND datname = 'postgres'});
-as_app($origin, q{SELECT saga.fail(place('one'))});
+sql_as($origin, 'app', q{SELECT saga.fail(place('one'))});
 my $folder = PostgreSQL::Test::Utils::tempdir();
 chmod 0777, $folder;
 $origin->safe_psql('postgres', "COPY $_ TO '$folder/$_'") foreach @tables;
@@ -112,7 +106,7 @@ adopt($origin, 'copied', 'COPY', 'one', $here);
 
 # --- SQL of a superuser, in a ledger at home: each of its ways
 
-my $parked = as_app($origin, q{SELECT saga.begin('order', 'parked') AS id \gset
+my $parked = sql_as($origin, 'app', q{SELECT saga.begin('order', 'parked') AS id \gset
 	SELECT FROM saga.step(:'id', 'a', review => 'look');
 	SELECT saga.fail(:'id');
 	SELECT saga.wait(:'id');
@@ -177,20 +171,20 @@ wait_until($origin, q{SELECT count(*) = 2 FROM undone});
 my $subscriber = saga_cluster('subscriber');
 $subscriber->safe_psql('postgres', 'CREATE ROLE filler; CREATE ROLE app LOGIN');
 equip($subscriber, 'postgres');
-as_app($origin, q{SELECT place('running')});
+sql_as($origin, 'app', q{SELECT place('running')});
 $origin->safe_psql('postgres', 'CREATE PUBLICATION ledger FOR TABLE ' . join(', ', @tables));
 $subscriber->safe_psql('postgres', "CREATE SUBSCRIPTION ledger CONNECTION 'host=@{[$origin->host]} port=@{[$origin->port]} dbname=postgres' PUBLICATION ledger");
 $subscriber->wait_for_subscription_sync($origin, 'ledger');
 
 # What happens there from now on: undone, purged, redacted, with a listener
-as_app($origin, q{SELECT place('undone') AS id \gset
+sql_as($origin, 'app', q{SELECT place('undone') AS id \gset
 	SELECT saga.fail(:'id'); SELECT saga.wait(:'id');
 	SELECT saga.redact(:'id')});
-as_app($origin, q{SELECT saga.begin('order', 'task') AS id \gset
+sql_as($origin, 'app', q{SELECT saga.begin('order', 'task') AS id \gset
 	SELECT FROM saga.step(:'id', 'a', notify => 'tasks');
 	SELECT saga.fail(:'id')});
 wait_until($origin, q{SELECT count(*) = 1 FROM saga.ledger_queue});
-as_app($origin, q{SELECT saga.begin('order', 'parked') AS id \gset
+sql_as($origin, 'app', q{SELECT saga.begin('order', 'parked') AS id \gset
 	SELECT FROM saga.step(:'id', 'a', review => 'look');
 	SELECT saga.fail(:'id');
 	SELECT saga.wait(:'id');
@@ -198,8 +192,8 @@ as_app($origin, q{SELECT saga.begin('order', 'parked') AS id \gset
 $origin->safe_psql('postgres', q{SELECT saga.purge('0')});
 $origin->safe_psql('postgres', q{ALTER SYSTEM SET saga.enabled = off; SELECT pg_reload_conf()});
 wait_until($origin, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type IN ('saga worker', 'saga executor')});
-as_app($origin, q{SELECT saga.fail(place('left'))});
-as_app($origin, q{SELECT saga.begin('order', 'overdue', timeout => '1 ms')});
+sql_as($origin, 'app', q{SELECT saga.fail(place('left'))});
+sql_as($origin, 'app', q{SELECT saga.begin('order', 'overdue', timeout => '1 ms')});
 $origin->wait_for_catchup('ledger');
 
 sub rows
@@ -217,14 +211,14 @@ like(sql_error($subscriber, q{SELECT * FROM saga.claim_compensations('tasks')}, 
 	qr/ERROR:  SG008: (.*\n)*HINT:  .*saga\.adopt\(\)/, 'a subscriber: nothing is to be claimed');
 $subscriber->safe_psql('postgres', q{ALTER SUBSCRIPTION ledger DISABLE; ALTER SUBSCRIPTION ledger SET (slot_name = NONE); DROP SUBSCRIPTION ledger});
 $subscriber->safe_psql('postgres', 'SELECT saga.adopt()');
-is(as_app($subscriber, q{SELECT step FROM saga.claim_compensations('tasks')}), 'a', 'a subscriber: adopted, a listener gets its work');
-is(as_app($subscriber, q{SELECT saga.complete_compensation(compensation_key) FROM saga.pending_compensations}), 'compensated', 'and reports it');
+is(sql_as($subscriber, 'app', q{SELECT step FROM saga.claim_compensations('tasks')}), 'a', 'a subscriber: adopted, a listener gets its work');
+is(sql_as($subscriber, 'app', q{SELECT saga.complete_compensation(compensation_key) FROM saga.pending_compensations}), 'compensated', 'and reports it');
 # The sequence of the start order is not replicated.
-is(as_app($subscriber, q{SELECT status FROM saga.step(saga.begin('order', 'running'), 'c', compensation =>
+is(sql_as($subscriber, 'app', q{SELECT status FROM saga.step(saga.begin('order', 'running'), 'c', compensation =>
 		$c$INSERT INTO undone (saga, step) VALUES ($1->'saga'->>'idempotency_key', $1->'step'->>'name')$c$);
 	SELECT string_agg(key, ' ' ORDER BY position) FROM saga.steps WHERE saga_id = saga.begin('order', 'running')}),
 	"started\na b c", 'a subscriber: the start order goes on');
-as_app($subscriber, q{SELECT saga.fail(saga.begin('order', 'running'))});
+sql_as($subscriber, 'app', q{SELECT saga.fail(saga.begin('order', 'running'))});
 adopt($subscriber, 'postgres', 'a subscriber', 'left', $here);
 is(undone($subscriber, 'postgres', 'running'), 'c app, b app, a app', 'a subscriber: in the reverse of it');
 is(undone($subscriber, 'postgres', 'one') . undone($subscriber, 'postgres', 'undone'), '', 'a subscriber: what was undone there is not undone again');

@@ -42,12 +42,6 @@ sub history
 		WHERE idempotency_key = '$key' AND phase = 'compensation'});
 }
 
-sub undone
-{
-	my ($node, $key) = @_;
-	return $node->safe_psql('postgres', "SELECT string_agg(step, ' ' ORDER BY n) FROM undone WHERE saga = '$key'");
-}
-
 sub place
 {
 	my ($node, $key, @steps) = @_;
@@ -70,7 +64,7 @@ my $middle = place($one, 'middle', [ 'a', $undo ],
 fail_it($one, $middle);
 wait_until($one, "SELECT compensation_status = 'running' FROM saga.steps WHERE saga_id = '$middle' AND key = 'b'");
 wait_until($one, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'});
-is(undone($one, 'middle'), 'c', 'in the middle of an undo');
+is(undone_steps($one, 'middle'), 'c', 'in the middle of an undo');
 
 # The next attempt is not held up.
 $one->safe_psql('postgres', 'DELETE FROM gate');
@@ -129,8 +123,8 @@ else { $two->start; }
 
 wait_state($two, $middle, 'compensated');
 wait_state($two, $lost, 'compensated');
-is(undone($two, 'middle'), 'c b a', 'promoted, and crashed: it goes on from what was replicated, each once, in order');
-is(undone($two, 'lost'), 'a', 'what the standby did not get to know is done again, once on this line of history');
+is(undone_steps($two, 'middle'), 'c b a', 'promoted, and crashed: it goes on from what was replicated, each once, in order');
+is(undone_steps($two, 'lost'), 'a', 'what the standby did not get to know is done again, once on this line of history');
 like(history($two, 'middle'), qr/^a( \d interrupted, a)* \d succeeded, b( \d interrupted, b)* \d succeeded, c 1 succeeded$/,
 	'the history tells of every attempt');
 # Which of the two sagas it was that the server died of is chance.
@@ -147,7 +141,7 @@ is($two->safe_psql('postgres', qq{
 	SELECT string_agg(key, ' ' ORDER BY position) FROM saga.steps WHERE saga_id = '$forward'}), "started\na b c", 'the start order goes on');
 fail_it($two, $forward);
 wait_state($two, $forward, 'compensated');
-is(undone($two, 'forward'), 'c b a', 'and is undone in its reverse');
+is(undone_steps($two, 'forward'), 'c b a', 'and is undone in its reverse');
 guarantees($two);
 
 # --- The standby of the standby, and the old primary, follow it
@@ -182,10 +176,10 @@ my $whole = 'a 1 succeeded, ' . ($cut ? 'b 1 interrupted, b 2 succeeded' : 'b 1 
 my $before = history($one, 'middle');
 $one->promote;
 wait_state($one, $back, 'compensated');
-is(undone($one, 'back'), 'b a', 'promoted again, the old primary goes on');
+is(undone_steps($one, 'back'), 'b a', 'promoted again, the old primary goes on');
 is(history($one, 'back'), $whole, 'what ran elsewhere is no attempt of this history');
 is(history($one, 'middle'), $before, 'nor is what ran here, on a line of history that was left');
-is(undone($one, 'middle'), 'c b a', 'nothing is undone again');
+is(undone_steps($one, 'middle'), 'c b a', 'nothing is undone again');
 my ($out, $err);
 $one->psql('postgres', q{SELECT saga.begin('order', 'after') IS NOT NULL}, stdout => \$out, stderr => \$err);
 is("$out$err", 't', 'it is at home: no warning');

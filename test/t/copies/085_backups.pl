@@ -47,18 +47,6 @@ sub place
 	return $node->safe_psql('postgres', "SELECT id FROM saga.sagas WHERE idempotency_key = '$key'");
 }
 
-sub undone
-{
-	my ($node, $key) = @_;
-	return $node->safe_psql('postgres', "SELECT string_agg(step, ' ' ORDER BY n) FROM undone WHERE saga = '$key'");
-}
-
-sub state
-{
-	my ($node, $id) = @_;
-	return $node->safe_psql('postgres', "SELECT state FROM saga.sagas WHERE id = '$id'");
-}
-
 # --- What there is when the backup is taken
 
 my %id = map { $_ => place($original, $_) } qw(before running middle prepared later);
@@ -134,27 +122,27 @@ foreach my $name (sort keys %copy)
 	if (is_test_build())
 	{
 		# Long behind each deadline, retry, lease and the end of what is kept
+		virtual_clock($copy);
 		$copy->safe_psql('postgres', q{
-			CREATE FUNCTION test_advance_clock(interval) RETURNS void AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
 			SELECT test_advance_clock('2 hours')});
 	}
 	my $pid = worker_pid($copy);
 	$copy->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
 	wait_until($copy, qq{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'saga worker' AND state = 'idle' AND pid <> $pid});
 	is(slurp_file($witness), $so_far, "$name: nothing is undone a second time");
-	is(state($copy, $id{overdue}), 'running', "$name: no deadline passes");
-	is(state($copy, $id{before}), 'compensated', "$name: nothing is purged");
+	is(state_of($copy, $id{overdue}), 'running', "$name: no deadline passes");
+	is(state_of($copy, $id{before}), 'compensated', "$name: nothing is purged");
 	is(scalar heard($listener), 0, "$name: nobody is told anything");
-	is(state($copy, $id{later}), 'running', "$name: what came after it is not here");
+	is(state_of($copy, $id{later}), 'running', "$name: what came after it is not here");
 
 	# This one counts from now on.
 	$copy->safe_psql('postgres', q{ALTER SYSTEM SET saga.retention = 0; SELECT pg_reload_conf()});
 	$copy->safe_psql('postgres', 'SELECT saga.adopt()');
 	wait_state($copy, $id{$_}, 'compensated') foreach 'middle', 'prepared';
 	wait_state($copy, $id{overdue}, 'compensated') if is_test_build();
-	is(undone($copy, 'middle'), 'c b a', "$name: adopted, it goes on");
-	is(undone($copy, 'prepared'), 'b a', "$name: with what was prepared");
-	is(undone($copy, 'before'), 'b a', "$name: and what was undone stays so");
+	is(undone_steps($copy, 'middle'), 'c b a', "$name: adopted, it goes on");
+	is(undone_steps($copy, 'prepared'), 'b a', "$name: with what was prepared");
+	is(undone_steps($copy, 'before'), 'b a', "$name: and what was undone stays so");
 	is($copy->safe_psql('postgres', qq{
 		SELECT string_agg(attempt || ' ' || outcome, ', ' ORDER BY attempt) FROM saga.attempts JOIN saga.steps USING (saga_id, seq)
 		WHERE saga_id = '$id{middle}' AND key = 'c' AND phase = 'compensation'}), '1 succeeded', "$name: what the original tried is none of its attempts");

@@ -20,12 +20,6 @@ my $before = saga_cluster('old', @init, databases => [ 'postgres', 'second' ],
 	$old_bindir ? (install_path => $old_bindir =~ s{/bin/?$}{}r) : ());
 note('from ' . $before->safe_psql('postgres', 'SELECT version()'));
 
-sub as_app
-{
-	my ($node, $sql, $database) = @_;
-	return $node->safe_psql($database // 'postgres', $sql, extra_params => [ '-U', 'app' ]);
-}
-
 # OIDs differ from those of the new cluster, had it made the same roles by itself.
 $before->safe_psql('postgres', 'CREATE ROLE dropped; DROP ROLE dropped; CREATE ROLE app LOGIN');
 foreach my $database ('postgres', 'second')
@@ -57,9 +51,9 @@ foreach my $database ('postgres', 'second')
 		SELECT string_agg(state, ' ' ORDER BY idempotency_key) FROM saga.sagas WHERE idempotency_key IN ('parked', 'undone')},
 		'needs_review compensated', $database);
 	wait_until($before, q{SELECT count(*) = 1 FROM saga.ledger_queue}, 't', $database);
-	is(as_app($before, q{SELECT step FROM saga.claim_compensations('tasks', lease => '1 day', consumer => 'one')}, $database), 'c', "$database: a listener holds one");
+	is(sql_as($before, 'app', q{SELECT step FROM saga.claim_compensations('tasks', lease => '1 day', consumer => 'one')}, $database), 'c', "$database: a listener holds one");
 	# One that is being undone while the server stops
-	as_app($before, q{
+	sql_as($before, 'app', q{
 		SELECT place('busy') AS b \gset
 		SELECT saga.step(:'b', 'c', compensation => $c$
 			SELECT pg_sleep(3600) FROM gate;
@@ -67,15 +61,15 @@ foreach my $database ('postgres', 'second')
 		SELECT saga.fail(:'b')}, $database);
 	wait_until($before, q{SELECT count(*) = 1 FROM saga.steps WHERE compensation_status = 'running'}, 't', $database);
 	# The next time it will not be held up.
-	as_app($before, 'DELETE FROM gate', $database);
+	sql_as($before, 'app', 'DELETE FROM gate', $database);
 }
 
 $before->stop;
 $before->append_conf('postgresql.conf', "saga.enabled = off\n");
 $before->start;
-my $deadline = as_app($before, q{SELECT saga.begin('order', 'overdue', timeout => '1 ms')});
-as_app($before, q{SELECT saga.fail(place('failed'))});
-as_app($before, q{SELECT place('running')});
+my $deadline = sql_as($before, 'app', q{SELECT saga.begin('order', 'overdue', timeout => '1 ms')});
+sql_as($before, 'app', q{SELECT saga.fail(place('failed'))});
+sql_as($before, 'app', q{SELECT place('running')});
 # Whether the stop left time to write down what it cut short is chance.
 my %cut = map { $_ => $before->safe_psql($_, q{
 	SELECT string_agg(outcome, ' ') FROM saga.attempts JOIN saga.sagas ON id = saga_id WHERE idempotency_key = 'busy' AND phase = 'compensation'}) } 'postgres', 'second';
@@ -113,7 +107,7 @@ foreach my $database ('postgres', 'second')
 	worker_pid($after, $database);
 	$after->psql($database, q{SELECT place('new')}, stdout => \$out, stderr => \$err, extra_params => [ '-U', 'app' ]);
 	like($err, qr/WARNING:  .*\n(.*\n)*HINT:  .*saga\.adopt\(\)/, "$database: a warning says what to do");
-	like(as_app($after, q{SELECT next_action FROM saga.sagas WHERE idempotency_key = 'busy'}, $database),
+	like(sql_as($after, 'app', q{SELECT next_action FROM saga.sagas WHERE idempotency_key = 'busy'}, $database),
 		qr/but: this copy of the database is not adopted \(it was copied here from another server/, "$database: so does the next action");
 }
 
@@ -123,31 +117,31 @@ while (my $database = shift @held)
 {
 	$after->safe_psql($database, 'SELECT saga.adopt()');
 	wait_until($after, q{SELECT count(*) = 0 FROM saga.sagas WHERE state = 'compensating' AND idempotency_key <> 'held'}, 't', $database);
-	is(as_app($after, q{SELECT string_agg(saga || ' ' || step || ' ' || who, ', ' ORDER BY n) FROM undone WHERE saga IN ('undone', 'busy')}, $database),
+	is(sql_as($after, 'app', q{SELECT string_agg(saga || ' ' || step || ' ' || who, ', ' ORDER BY n) FROM undone WHERE saga IN ('undone', 'busy')}, $database),
 		'undone b app, undone a app, busy c app, busy b app, busy a app', "$database: adopted, it goes on, and undoes each once");
-	is(as_app($after, q{
+	is(sql_as($after, 'app', q{
 		SELECT string_agg(attempt || ' ' || outcome, ', ' ORDER BY attempt) FROM saga.attempts JOIN saga.sagas ON id = saga_id JOIN saga.steps USING (saga_id, seq)
 		WHERE idempotency_key = 'busy' AND key = 'c' AND phase = 'compensation'}, $database),
 		$cut{$database} ? '1 interrupted, 2 succeeded' : '1 succeeded', "$database: with the history that it has");
-	is(as_app($after, q{SELECT saga.complete_compensation(compensation_key) FROM saga.pending_compensations}, $database), 'compensated',
+	is(sql_as($after, 'app', q{SELECT saga.complete_compensation(compensation_key) FROM saga.pending_compensations}, $database), 'compensated',
 		"$database: what a listener held is reported done");
-	is(as_app($after, q{SELECT saga.resolve(id, 'c', 'done', 'by hand') FROM saga.sagas WHERE idempotency_key = 'parked'}, $database), 'compensated',
+	is(sql_as($after, 'app', q{SELECT saga.resolve(id, 'c', 'done', 'by hand') FROM saga.sagas WHERE idempotency_key = 'parked'}, $database), 'compensated',
 		"$database: what was parked is decided");
 	is($after->safe_psql($_, 'SELECT count(*) FROM undone WHERE saga = $$busy$$'), 0, "$_: is still not adopted") foreach @held;
 	my ($out, $err);
 	$after->psql($database, q{SELECT saga.fail(place('later'))}, stdout => \$out, stderr => \$err, extra_params => [ '-U', 'app' ]);
 	is("$out$err", 'compensating', "$database: no warning any more");
 	wait_until($after, q{SELECT count(*) = 2 FROM undone WHERE saga = 'later'}, 't', $database);
-	is(as_app($after, q{SELECT bool_and(s.seq > o.seq) FROM saga.steps s JOIN saga.sagas ON id = saga_id, saga.steps o
+	is(sql_as($after, 'app', q{SELECT bool_and(s.seq > o.seq) FROM saga.steps s JOIN saga.sagas ON id = saga_id, saga.steps o
 		WHERE idempotency_key = 'later' AND o.saga_id <> s.saga_id}, $database), 't', "$database: the start order goes on");
 	guarantees($after, $database);
 }
 wait_state($after, $deadline, 'compensated');
-is(as_app($after, q{SELECT count(*) FROM undone WHERE saga = 'failed'}), 2, 'what failed while nothing was undone is undone');
-is(as_app($after, q{SELECT attempt FROM saga.step(saga.begin('order', 'running', '{"amount": 12}'), 'b', retry => saga.retry_policy(max_attempts => 3),
+is(sql_as($after, 'app', q{SELECT count(*) FROM undone WHERE saga = 'failed'}), 2, 'what failed while nothing was undone is undone');
+is(sql_as($after, 'app', q{SELECT attempt FROM saga.step(saga.begin('order', 'running', '{"amount": 12}'), 'b', retry => saga.retry_policy(max_attempts => 3),
 	compensation => $c$INSERT INTO undone (saga, step) VALUES ($1->'saga'->>'idempotency_key', $1->'step'->>'name'); SELECT witness.undo($1)$c$)}), 2, 'and what ran runs on');
 $after->restart;
-is(as_app($after, q{SELECT place('restarted') AS id \gset
+is(sql_as($after, 'app', q{SELECT place('restarted') AS id \gset
 	SELECT saga.fail(:'id'); SELECT saga.wait(:'id')}), "compensating\ncompensated", 'it stays at home');
 $after->stop;
 done_testing();

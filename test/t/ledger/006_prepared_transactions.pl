@@ -11,20 +11,7 @@ use Test::More;
 
 my $node = saga_cluster('main');
 witness($node);
-$node->safe_psql('postgres', 'CREATE TABLE undone (n serial, saga text, step text)');
-my $undo = q{compensation => $c$INSERT INTO undone (saga, step) VALUES ($1->'saga'->>'idempotency_key', $1->'step'->>'name'); SELECT witness.undo($1)$c$};
-
-sub undone
-{
-	my ($key) = @_;
-	return $node->safe_psql('postgres', "SELECT string_agg(step, ' ' ORDER BY n) FROM undone WHERE saga = '$key'");
-}
-
-sub id
-{
-	my ($key) = @_;
-	return $node->safe_psql('postgres', "SELECT id FROM saga.sagas WHERE idempotency_key = '$key'");
-}
+my $undo = create_undone($node, 'SELECT witness.undo($1)');
 
 # A whole saga in one prepared transaction
 sub prepare
@@ -53,15 +40,15 @@ sub commit_prepared
 }
 
 is(prepare('one'), "started\nstarted\ncompensating", 'a saga begun, stepped and failed in a prepared transaction');
-is(id('one'), '', 'it is not there');
+is(saga_id($node, 'one'), '', 'it is not there');
 like(sql_error($node, q{SET lock_timeout = '50ms'; SELECT saga.begin('order', 'one')}), qr/ERROR:  55P03:/,
 	'its key is waited for');
 is(commit_prepared('one'), '', 'committed by another session, it is undone');
-is(undone('one'), 'b a', 'in the right order');
+is(undone_steps($node, 'one'), 'b a', 'in the right order');
 
 prepare('two');
 $node->safe_psql('postgres', q{ROLLBACK PREPARED 'two'});
-is(id('two'), '', 'rolled back, it was never there');
+is(saga_id($node, 'two'), '', 'rolled back, it was never there');
 is($node->safe_psql('postgres', q{
 	SELECT saga.begin('order', 'two') AS id \gset
 	SELECT attempt FROM saga.step(:'id', 'a')}), 1, 'and its key begins a new one');
@@ -79,7 +66,7 @@ $node->safe_psql('postgres', q{COMMIT PREPARED 'step'});
 like(sql_error($node, qq{SET lock_timeout = '50ms'; SELECT saga.fail('$three')}), qr/ERROR:  55P03:/, 'for each of them');
 $node->safe_psql('postgres', q{ROLLBACK PREPARED 'complete'});
 is($node->safe_psql('postgres', "SELECT saga.fail('$three'); SELECT saga.wait('$three');"), "compensating\ncompensated", 'and then goes on');
-is(undone('three'), 'c b a', 'the step that was committed is undone');
+is(undone_steps($node, 'three'), 'c b a', 'the step that was committed is undone');
 is($node->safe_psql('postgres', "SELECT status, output FROM saga.steps WHERE saga_id = '$three' AND key = 'a'"), 'started|',
 	'the result that was rolled back is not there');
 
@@ -109,21 +96,21 @@ $node->stop('immediate');
 $node->start;
 is(commit_prepared('six'), '', 'committed after a crash, it is undone');
 is(commit_prepared('four'), '', 'the failure, too');
-is(undone('four'), 'a', 'what was in before it');
+is(undone_steps($node, 'four'), 'a', 'what was in before it');
 like(sql_error($node, qq{SELECT saga.step('$four', 'b')}), qr/ERROR:  SG005:/, 'and nothing enters any more');
 $node->safe_psql('postgres', q{ROLLBACK PREPARED 'seven'});
-is(id('seven'), '', 'rolled back after a crash, it was never there');
+is(saga_id($node, 'seven'), '', 'rolled back after a crash, it was never there');
 $node->safe_psql('postgres', q{COMMIT PREPARED 'eight'});
 is($node->safe_psql('postgres', "SELECT saga.fail('$seven'); SELECT saga.wait('$seven')"), "compensating\ncompensated", 'the step is in');
-is(undone('eight'), 'a', 'and undone');
+is(undone_steps($node, 'eight'), 'a', 'and undone');
 
 # Committed just before a crash: whoever comes up finds it.
 prepare('nine');
 $node->safe_psql('postgres', q{COMMIT PREPARED 'nine'});
 $node->stop('immediate');
 $node->start;
-wait_state($node, id('nine'), 'compensated');
-is(undone('nine'), 'b a', 'committed just before a crash, it is undone, once');
+wait_state($node, saga_id($node, 'nine'), 'compensated');
+is(undone_steps($node, 'nine'), 'b a', 'committed just before a crash, it is undone, once');
 
 is($node->safe_psql('postgres', q{SELECT count(*) FROM undone}), 4 * 2 + 3 + 1 + 1, 'everything is undone once');
 guarantees($node);

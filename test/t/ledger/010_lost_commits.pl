@@ -10,8 +10,7 @@ use Test::More;
 
 my $node = saga_cluster('main', conf => "restart_after_crash = on\n");
 witness($node);
-$node->safe_psql('postgres', 'CREATE TABLE undone (n serial, saga text, step text)');
-my $undo = q{compensation => $c$INSERT INTO undone (saga, step) VALUES ($1->'saga'->>'idempotency_key', $1->'step'->>'name'); SELECT witness.undo($1)$c$};
+my $undo = create_undone($node, 'SELECT witness.undo($1)');
 
 sub record
 {
@@ -22,12 +21,6 @@ sub record
 		SELECT FROM saga.complete_step(:'id', 'a', '1') \\gset
 		SELECT FROM saga.step(:'id', 'b', $undo) \\gset
 		SELECT :'id'});
-}
-
-sub undone
-{
-	my ($key) = @_;
-	return $node->safe_psql('postgres', "SELECT string_agg(step, ' ' ORDER BY n) FROM undone WHERE saga = '$key'");
 }
 
 sub steps
@@ -69,7 +62,7 @@ is($node->safe_psql('postgres', "SELECT status FROM saga.complete_step('$open', 
 
 $node->safe_psql('postgres', "SELECT saga.fail('$open')");
 is($node->safe_psql('postgres', "SELECT saga.wait('$open')"), 'compensated', 'undone after the crash');
-is(undone('open'), 'b a', 'as it was recorded');
+is(undone_steps($node, 'open'), 'b a', 'as it was recorded');
 
 SKIP:
 {
@@ -85,7 +78,7 @@ SKIP:
 	wait_log($node, qr/database system is ready to accept connections/, $offset);
 	$node->poll_query_until('postgres', 'SELECT true');
 	wait_state($node, $id, 'compensated');
-	is(undone('not woken'), 'b a', 'undone all the same, once');
+	is(undone_steps($node, 'not woken'), 'b a', 'undone all the same, once');
 	is(steps($id), 'compensated a:completed:1 b:started', 'what was acknowledged is there');
 }
 
@@ -117,7 +110,7 @@ foreach my $how ('immediate', 'kill', 'immediate')
 	}
 	wait_state($node, $id, 'compensated');
 	wait_until($node, q{SELECT count(*) = 0 FROM saga.sagas WHERE state = 'compensating'});
-	is(undone($key), 'b a', "$how: undone, once");
+	is(undone_steps($node, $key), 'b a', "$how: undone, once");
 	is($node->safe_psql('postgres', "SELECT count(*) FROM undone WHERE saga = '$key many'"), 20, "$how: every one of many, once");
 	is(steps($kept), 'running a:completed:1 b:started', "$how: what was recorded is there");
 	is($node->safe_psql('postgres', "SELECT status, output, attempt FROM saga.step('$kept', 'a', $undo)"), 'completed|1|1',
@@ -140,7 +133,7 @@ $node->stop('immediate');
 $node->append_conf('postgresql.conf', 'saga.enabled = on');
 $node->start;
 wait_state($node, $later, 'compensated');
-is(undone('later'), 'b a', 'found by whoever comes up');
+is(undone_steps($node, 'later'), 'b a', 'found by whoever comes up');
 
 guarantees($node);
 $node->stop;

@@ -13,9 +13,8 @@ use Test::More;
 plan skip_all => 'needs the test build' if !is_test_build();
 
 my $node = saga_cluster('main', conf => "restart_after_crash = on\nautovacuum = off\nlog_statement = none\n");
+virtual_clock($node);
 $node->safe_psql('postgres', q{
-	CREATE FUNCTION test_advance_clock(interval) RETURNS void
-		AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
 	CREATE TABLE undone (n serial, saga text, step text);
 	-- A saga whose last step is the listener's
 	CREATE FUNCTION make(key text, channel text, retry saga.retry_policy DEFAULT saga.retry_policy(),
@@ -35,22 +34,6 @@ sub sql
 	return $node->safe_psql('postgres', $sql);
 }
 
-sub id
-{
-	my ($key) = @_;
-	return sql("SELECT id FROM saga.sagas WHERE idempotency_key = '$key'");
-}
-
-# "number: outcome consumer", one for each attempt
-sub attempts
-{
-	my ($key) = @_;
-	return sql(qq{
-		SELECT string_agg(concat_ws(' ', attempt || ':', coalesce(outcome, 'open'), a.consumer), ', ' ORDER BY attempt)
-		FROM saga.attempts a JOIN saga.steps t USING (saga_id, seq) JOIN saga.sagas s ON s.id = saga_id
-		WHERE idempotency_key = '$key' AND phase = 'compensation' AND t.channel IS NOT NULL});
-}
-
 # What waits on a channel, by key; with a star, what somebody holds
 sub waits
 {
@@ -59,12 +42,6 @@ sub waits
 		SELECT coalesce(string_agg(idempotency_key || CASE WHEN claimed_at IS NULL THEN '' ELSE '*' END, ' ' ORDER BY idempotency_key), '')
 		FROM saga.pending_compensations p JOIN saga.sagas s ON s.id = saga_id
 		WHERE channel = '$channel'});
-}
-
-sub wait_waiting
-{
-	my ($channel, $count) = @_;
-	return wait_until($node, "SELECT count(*) = $count FROM saga.ledger_queue WHERE channel = '$channel'");
 }
 
 sub wait_attempts
@@ -85,13 +62,6 @@ sub claim
 		FROM saga.claim_compensations('$channel', 1, '$lease', '$consumer')});
 }
 
-sub advance
-{
-	my ($interval) = @_;
-	sql("SELECT test_advance_clock('$interval')");
-	return;
-}
-
 # --- Killed in the middle of a claim, and of a report
 
 # The session's server process, and with it every other
@@ -108,12 +78,12 @@ sub kill_session
 }
 
 sql(qq{SELECT saga.fail(make('killed', 'kills'))});
-wait_waiting('kills', 1);
+wait_queued($node, 'kills', 1);
 my $session = session($node);
 like($session->query_safe(q{BEGIN; SELECT attempt, compensation_key FROM saga.claim_compensations('kills')}), qr/^1\|/, 'claimed');
 kill_session($session);
 is(waits('kills'), 'killed', 'killed before the claim was committed: it waits');
-is(attempts('killed'), '', 'and there was no attempt');
+is(claims_of($node, 'killed'), '', 'and there was no attempt');
 
 my (undef, $attempt, $key) = claim('kills', 'one');
 is($attempt, 1, 'the first attempt is the next claim');
@@ -121,45 +91,34 @@ is(join('', claim('kills', 'two')), "", 'which nobody else has');
 $session = session($node);
 is($session->query_safe("BEGIN; SELECT saga.complete_compensation('$key')"), "compensated", 'reported done');
 kill_session($session);
-is(attempts('killed'), '1: open one', 'killed before the report was committed: the attempt goes on');
+is(claims_of($node, 'killed'), '1: open one', 'killed before the report was committed: the attempt goes on');
 is(waits('kills'), 'killed*', 'and is held');
 $session = session($node);
 is($session->query_safe("BEGIN; SELECT saga.fail_compensation('$key', 1, 'no')"), "pending", 'reported failed');
 kill_session($session);
-is(attempts('killed'), '1: open one', 'the same for a failure');
+is(claims_of($node, 'killed'), '1: open one', 'the same for a failure');
 $node->stop('immediate');
 $node->start;
-is(attempts('killed'), '1: open one', 'and over a crash of the server');
+is(claims_of($node, 'killed'), '1: open one', 'and over a crash of the server');
 $node->restart;
 is(sql("SELECT saga.complete_compensation('$key')"), 'compensated', 'and an orderly restart');
-is(attempts('killed'), '1: succeeded one', 'it was one attempt');
-wait_state($node, id('killed'), 'compensated');
+is(claims_of($node, 'killed'), '1: succeeded one', 'it was one attempt');
+wait_state($node, saga_id($node, 'killed'), 'compensated');
 
-# The session is killed when all is committed, and nobody was told.
-sub told_nobody
-{
-	my ($call) = @_;
-	my $offset = log_offset($node);
-	is(try_psql($node, "SET saga.test_faults = 'wakeup.after_commit=kill'; $call"), undef,
-		'killed behind the commit: ' . ($call =~ /saga\.(\w+)\(/)[0]);
-	wait_lines($node, qr/\(PID \d+\) was terminated by signal 9/, $offset);
-	wait_server($node);
-	return;
-}
 sql(q{SELECT saga.fail(make('told nobody', 'tells', saga.retry_policy(delay => '10 ms', jitter => 0)))});
-wait_waiting('tells', 1);
-told_nobody(q{SELECT saga.claim_compensations('tells', 1, '300 ms', 'lost')});
-wait_waiting('tells', 1);
-is(attempts('told nobody'), '1: timed out lost', 'a claim that nobody knows of ends with its lease');
+wait_queued($node, 'tells', 1);
+killed_after_commit($node, q{SELECT saga.claim_compensations('tells', 1, '300 ms', 'lost')});
+wait_queued($node, 'tells', 1);
+is(claims_of($node, 'told nobody'), '1: timed out lost', 'a claim that nobody knows of ends with its lease');
 (undef, $attempt, $key) = claim('tells', 'two');
 is($attempt, 2, 'the next is attempt 2');
-told_nobody("SELECT saga.fail_compensation('$key', 2, 'no')");
-wait_waiting('tells', 1);
+killed_after_commit($node, "SELECT saga.fail_compensation('$key', 2, 'no')");
+wait_queued($node, 'tells', 1);
 (undef, $attempt, $key) = claim('tells', 'three');
-told_nobody("SELECT saga.complete_compensation('$key')");
+killed_after_commit($node, "SELECT saga.complete_compensation('$key')");
 is(sql("SELECT saga.complete_compensation('$key')"), 'compensated', 'a report that was committed is repeated in vain');
-is(attempts('told nobody'), '1: timed out lost, 2: failed two, 3: succeeded three', 'the history has it all');
-wait_state($node, id('told nobody'), 'compensated');
+is(claims_of($node, 'told nobody'), '1: timed out lost, 2: failed two, 3: succeeded three', 'the history has it all');
+wait_state($node, saga_id($node, 'told nobody'), 'compensated');
 guarantees($node);
 
 
@@ -189,7 +148,7 @@ sub told
 
 my $policy = q{saga.retry_policy(max_attempts => 3, delay => '10 min', backoff => 'constant', jitter => 0, timeout => '2 hours')};
 sql("SELECT saga.fail(make('leased', 'leases', $policy)), saga.fail(make('goes on', 'leases', $policy, 'continue'))");
-wait_heard($listener, qr/^leases\|.*@{[ id($_) ]}/) foreach 'leased', 'goes on';
+wait_heard($listener, qr/^leases\|.*@{[ saga_id($node, $_) ]}/) foreach 'leased', 'goes on';
 my %key;
 for (1 .. 2)
 {
@@ -197,15 +156,15 @@ for (1 .. 2)
 	is($n, 1, "$saga: the first attempt");
 	$key{$saga} = $k;
 }
-advance('59 min');
+advance_clock($node, '59 min');
 look_twice();
 my $before = told('leases');
 is(waits('leases'), 'goes on* leased*', 'before the end of its lease, a step is held');
-is(attempts('leased'), '1: open slow', 'by an attempt that goes on');
+is(claims_of($node, 'leased'), '1: open slow', 'by an attempt that goes on');
 like(sql(q{SELECT next_action FROM saga.sagas WHERE idempotency_key = 'leased'}), qr/slow/, 'the next action names who');
-advance('2 min');
+advance_clock($node, '2 min');
 wait_attempts($_, 1) foreach sort keys %key;
-is(attempts('leased'), '1: timed out slow', 'its end is a timeout');
+is(claims_of($node, 'leased'), '1: timed out slow', 'its end is a timeout');
 is(sql(q{SELECT comp_charged FROM saga.ledger_step WHERE channel = 'leases' GROUP BY 1}), 1, 'which is charged');
 is(join('', claim('leases', 'x')), '', 'it is not to be had before its next attempt');
 is(waits('leases'), 'goes on leased', 'but shown meanwhile');
@@ -213,10 +172,10 @@ is(told('leases'), $before, 'nobody is told meanwhile');
 like(sql(q{SELECT next_attempt_at - finished_at FROM saga.steps JOIN saga.attempts a USING (saga_id, seq)
 	WHERE saga_id = (SELECT id FROM saga.sagas WHERE idempotency_key = 'leased') AND phase = 'compensation'}),
 	qr/^00:10:00$/, 'that is when the policy says');
-advance('9 min');
+advance_clock($node, '9 min');
 look_twice();
 is(told('leases'), $before, 'not before');
-advance('1 min');
+advance_clock($node, '1 min');
 wait_heard($listener, qr/^leases\|/, $before + 2);
 
 # Never longer than the policy's timeout, however often it is extended
@@ -227,24 +186,24 @@ for (1 .. 2)
 }
 is(sql(q{SELECT DISTINCT lease_until - claimed_at FROM saga.pending_compensations WHERE channel = 'leases'}), '02:00:00',
 	'a lease is no longer than the timeout');
-advance('110 min');
+advance_clock($node, '110 min');
 is(sql(qq{SELECT saga.extend_claim('$key{leased}', 2, '1 hour') - claimed_at FROM saga.pending_compensations
 	WHERE compensation_key = '$key{leased}'}), '02:00:00', 'nor is it when extended');
-advance('11 min');
+advance_clock($node, '11 min');
 wait_attempts($_, 2) foreach sort keys %key;
 like(sql_error($node, "SELECT saga.extend_claim('$key{leased}', 2, '1 hour')"), qr/ERROR:  SG002: /, 'a claim that is over is not extended');
 is(sql("SELECT saga.fail_compensation('$key{leased}', 2, 'late news')"), 'stale', 'a failure that comes late is none');
-advance('10 min');
-wait_waiting('leases', 2);
+advance_clock($node, '10 min');
+wait_queued($node, 'leases', 2);
 is((claim('leases', 'last', '1 min'))[1], 3, 'the last attempt') for 1 .. 2;
-advance('2 min');
-wait_state($node, id('leased'), 'needs_review');
-wait_state($node, id('goes on'), 'needs_review');
-is(attempts($_), '1: timed out slow, 2: timed out greedy, 3: timed out last', "$_: its history") foreach sort keys %key;
+advance_clock($node, '2 min');
+wait_state($node, saga_id($node, 'leased'), 'needs_review');
+wait_state($node, saga_id($node, 'goes on'), 'needs_review');
+is(claims_of($node, $_), '1: timed out slow, 2: timed out greedy, 3: timed out last', "$_: its history") foreach sort keys %key;
 is(sql(q{SELECT saga, step FROM undone WHERE saga IN ('leased', 'goes on')}), 'goes on|first', 'only the one goes on without it');
 like(sql(qq{SELECT parked FROM saga.steps WHERE compensation_key = '$key{leased}'}), qr/^retries exhausted after 3 attempts: /, 'the other is parked');
 is(sql("SELECT saga.complete_compensation('$key{$_}')"), 'compensated', "$_: done after all") foreach sort keys %key;
-wait_state($node, id($_), 'compensated') foreach sort keys %key;
+wait_state($node, saga_id($node, $_), 'compensated') foreach sort keys %key;
 is(sql(q{SELECT count(*) FROM undone WHERE saga = 'leased'}), 1, 'which lets the walk go on');
 guarantees($node);
 
@@ -262,14 +221,14 @@ foreach my $pause (1, 1, 2, 4, 8, 16, 32, 60, 60)
 	# (For less, a busy machine may take longer to look.)
 	if ($pause == 32)
 	{
-		advance($pause / 2 . ' s');
+		advance_clock($node, $pause / 2 . ' s');
 		look_twice();
 		is(told('away'), $before, "not told again before $pause s are over");
-		advance($pause / 2 . ' s');
+		advance_clock($node, $pause / 2 . ' s');
 	}
 	else
 	{
-		advance("$pause s");
+		advance_clock($node, "$pause s");
 	}
 	wait_heard($listener, qr/^away\|/, $before + 1);
 }
@@ -277,7 +236,7 @@ $before = told('away');
 my $began = time;
 for (1 .. 24)
 {
-	advance('1 hour');
+	advance_clock($node, '1 hour');
 	look_twice();
 }
 my $again = told('away') - $before;
@@ -303,25 +262,25 @@ while ((my $n = sql(q{
 is("@batches", '25 25 10', 'found by claiming');
 wait_until($node, qq{SELECT count(*) = $many FROM saga.sagas WHERE idempotency_key LIKE 'away %' AND state = 'compensated'});
 $before = told('away');
-advance('2 min');
+advance_clock($node, '2 min');
 look_twice();
 is(told('away'), $before, 'nothing waits, nobody is told');
 
 # The lease ended while nothing of ours was there.
 sql("SELECT saga.fail(make('off', 'leases', $policy))");
-wait_waiting('leases', 1);
+wait_queued($node, 'leases', 1);
 claim('leases', 'gone', '30 min');
 $node->append_conf('postgresql.conf', 'saga.enabled = off');
 $node->reload;
 wait_until($node, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'saga worker'});
-advance('1 hour');
+advance_clock($node, '1 hour');
 like(sql_error($node, q{SELECT * FROM saga.claim_compensations('leases')}), qr/ERROR:  SG008: (.*\n)*DETAIL:  .*saga\.enabled(.*\n)*HINT:  /, 'off: nothing is to be claimed');
-is(attempts('off'), '1: open gone', 'off: nobody ends the attempt');
+is(claims_of($node, 'off'), '1: open gone', 'off: nobody ends the attempt');
 $node->append_conf('postgresql.conf', 'saga.enabled = on');
 $node->reload;
 wait_attempts('off', 1);
-advance('10 min');
-wait_waiting('leases', 1);
+advance_clock($node, '10 min');
+wait_queued($node, 'leases', 1);
 is((claim('leases', 'x'))[1], 2, 'on again: it goes on with the next');
 $listener->quit;
 guarantees($node);

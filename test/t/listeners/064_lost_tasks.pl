@@ -15,9 +15,8 @@ plan skip_all => 'needs the test build' if !is_test_build();
 
 my $node = saga_cluster('main', conf => "restart_after_crash = on\nautovacuum = off\nlog_statement = none\n");
 witness($node, listener => 'claims');
+virtual_clock($node);
 $node->safe_psql('postgres', q{
-	CREATE FUNCTION test_advance_clock(interval) RETURNS void
-		AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
 	CREATE TABLE effects (n serial, saga text, step text);
 	CREATE FUNCTION make(key text, channel text, retry saga.retry_policy DEFAULT saga.retry_policy(),
 		acknowledge boolean DEFAULT true, announce text DEFAULT NULL) RETURNS uuid LANGUAGE plpgsql AS $$
@@ -46,38 +45,6 @@ sub sql
 	return $node->safe_psql('postgres', $sql);
 }
 
-sub id
-{
-	my ($key) = @_;
-	return sql("SELECT id FROM saga.sagas WHERE idempotency_key = '$key'");
-}
-
-# "outcome consumer", one for each attempt, by number
-sub attempts
-{
-	my ($key) = @_;
-	return sql(qq{
-		SELECT string_agg(concat_ws(' ', attempt || ':', coalesce(outcome, 'open'), a.consumer), ', ' ORDER BY attempt)
-		FROM saga.attempts a JOIN saga.steps t USING (saga_id, seq) JOIN saga.sagas s ON s.id = saga_id
-		WHERE idempotency_key = '$key' AND phase = 'compensation' AND t.channel IS NOT NULL});
-}
-
-# What waits on a channel, by key and whether somebody holds it
-sub waits
-{
-	my ($channel) = @_;
-	return sql(qq{
-		SELECT coalesce(string_agg(idempotency_key || CASE WHEN claimed_at IS NULL THEN '' ELSE '*' END, ' ' ORDER BY idempotency_key), '')
-		FROM saga.pending_compensations p JOIN saga.sagas s ON s.id = saga_id
-		WHERE channel = '$channel'});
-}
-
-sub wait_waiting
-{
-	my ($channel, $count) = @_;
-	return wait_until($node, "SELECT count(*) = $count FROM saga.ledger_queue WHERE channel = '$channel'");
-}
-
 sub claim
 {
 	my ($channel, $max, $consumer, $lease) = @_;
@@ -98,18 +65,6 @@ sub drain
 }
 
 # --- Every fault point of the worker, for the three kinds of dispatch
-
-# The session is killed when all is committed, and nobody was told.
-sub told_nobody
-{
-	my ($call) = @_;
-	my $offset = log_offset($node);
-	is(try_psql($node, "SET saga.test_faults = 'wakeup.after_commit=kill'; $call"), undef,
-		'killed behind the commit: ' . ($call =~ /saga\.(\w+)\(/)[0]);
-	wait_lines($node, qr/\(PID \d+\) was terminated by signal 9/, $offset);
-	wait_server($node);
-	return;
-}
 
 my @channels = qw(claims forgets states);
 my $listener = listen_to($node, @channels);
@@ -147,12 +102,12 @@ foreach my $point (qw(worker.before_turn worker.before_commit worker.after_commi
 		}
 		set_faults($node, '');
 
-		my %id = map { $_ => id("$name $_") } qw(claim forget state);
+		my %id = map { $_ => saga_id($node, "$name $_") } qw(claim forget state);
 		wait_heard($listener, qr/^claims\|.*$id{claim}/);
 		is(drain('claims', 'consumer'), "$name claim compensated", "$name: announced, claimed, done");
 		wait_state($node, $id{$_}, 'compensated') foreach sort keys %id;
-		is(attempts("$name claim"), '1: succeeded consumer', "$name: one attempt");
-		is(attempts("$name forget"), '1: succeeded', "$name: so has what is told once");
+		is(claims_of($node, "$name claim"), '1: succeeded consumer', "$name: one attempt");
+		is(claims_of($node, "$name forget"), '1: succeeded', "$name: so has what is told once");
 		is(sql(qq{SELECT string_agg(saga || ': ' || steps, ', ' ORDER BY saga) FROM (
 			SELECT saga, string_agg(step, ' ' ORDER BY n) AS steps FROM effects WHERE saga LIKE '$name %' GROUP BY saga) e}),
 			join(', ', map { "$name $_: last first" } qw(claim forget state)), "$name: the others' SQL is done once, in reverse");
@@ -173,11 +128,11 @@ foreach my $point (qw(worker.before_turn worker.before_commit worker.after_commi
 foreach my $kind (qw(claim forget state))
 {
 	my $id = sql(qq{SELECT make('behind $kind', '${kind}s', acknowledge => @{[ $kind eq 'claim' ? 'true' : 'false' ]}, announce => 'states')});
-	told_nobody("SELECT saga.fail('$id')");
+	killed_after_commit($node, "SELECT saga.fail('$id')");
 	$listener = listen_again($node, $listener, @channels);
 	if ($kind eq 'claim')
 	{
-		wait_waiting('claims', 1);
+		wait_queued($node, 'claims', 1);
 		is(drain('claims', 'consumer'), 'behind claim compensated', 'found by whoever comes up');
 	}
 	wait_state($node, $id, 'compensated');
@@ -195,7 +150,7 @@ sql("DO \$\$ BEGIN FOR n IN 1 .. 60 LOOP PERFORM saga.fail(brief('several ' || n
 is(sql(q{SELECT count(DISTINCT s.xmin::text) FROM saga.ledger_saga s JOIN saga.sagas USING (id) WHERE idempotency_key LIKE 'several %'}),
 	60, 'sixty transactions of the application');
 set_faults($node, '');
-wait_waiting('several', 60);
+wait_queued($node, 'several', 60);
 is(sql(q{SELECT count(DISTINCT xmin::text) FROM saga.ledger_step WHERE channel = 'several'}), 1, 'one of the worker dispatches them all');
 wait_heard($listener, qr/^several\|/, 60);
 my %several = map { $_ => 1 } map { /"saga_id":"([^"]+)"/ } grep { /^several\|/ } heard($listener);
@@ -210,7 +165,7 @@ $listener->quit;
 $listener = listen_to($node, qw(batch forgets));
 halt_worker($node);
 sql(q{SELECT count(saga.fail(brief('batch ' || n, 'batch'))) FROM generate_series(1, 150) n});
-my $spoilt = id('batch 75');
+my $spoilt = saga_id($node, 'batch 75');
 # A row that cannot be dispatched; its trigger would make it a copy.
 sql(qq{
 	BEGIN;
@@ -220,7 +175,7 @@ sql(qq{
 	COMMIT});
 my $offset = log_offset($node);
 set_faults($node, '');
-wait_waiting('batch', 149);
+wait_queued($node, 'batch', 149);
 wait_heard($listener, qr/^batch\|/, 149);
 wait_log($node, qr/saga worker WARNING:  could not process a saga that is due/, $offset);
 is(() = slurp_file($node->logfile, $offset) =~ /saga worker (ERROR|FATAL)/g, 0, 'the worker goes on');
@@ -232,7 +187,7 @@ sql(qq{
 	UPDATE saga.ledger_step SET channel = 'batch' WHERE saga = '$spoilt';
 	ALTER TABLE saga.ledger_step ENABLE ALWAYS TRIGGER guard;
 	COMMIT});
-wait_waiting('batch', 150);
+wait_queued($node, 'batch', 150);
 sql(q{SELECT count(saga.complete_compensation(compensation_key)) FROM saga.claim_compensations('batch', 1000)});
 wait_until($node, q{SELECT count(*) = 150 FROM saga.sagas WHERE idempotency_key LIKE 'batch %' AND state = 'compensated'});
 my %told;

@@ -37,12 +37,6 @@ sub error_as
 	return sql_error($node, $sql, 'postgres', extra_params => [ '-U', $user ]);
 }
 
-sub wait_waiting
-{
-	my ($channel, $count) = @_;
-	return wait_until($node, "SELECT count(*) = $count FROM saga.ledger_queue WHERE channel = '$channel'");
-}
-
 # A failed saga of an owner, as a member of it makes it
 sub fail_as
 {
@@ -75,7 +69,7 @@ sub key_of
 # --- Members
 
 my $first = fail_as('app', 'shop', 'first', 'tasks');
-wait_waiting('tasks', 1);
+wait_queued($node, 'tasks', 1);
 my $key = key_of($first);
 is($node->safe_psql('postgres', "SELECT owner FROM saga.sagas WHERE id = '$first'"), 'shop', 'the saga is the shared role\'s');
 foreach my $user (qw(stranger mails auditor reader on_call))
@@ -108,7 +102,7 @@ $node->safe_psql('postgres', q{
 	GRANT CREATE ON SCHEMA public TO shop;
 	ALTER FUNCTION claim_for_strangers() OWNER TO shop;});
 my $definer = fail_as('app', 'shop', 'definer', 'tasks');
-wait_waiting('tasks', 1);
+wait_queued($node, 'tasks', 1);
 is(as('stranger', 'SELECT claim_for_strangers()'), key_of($definer), 'a definer\'s function claims with the definer\'s rights');
 like(error_as('stranger', "SELECT saga.complete_compensation('" . key_of($definer) . "')"), qr/ERROR:  SG001: /, 'which its caller has not');
 as('refunds', "SELECT saga.complete_compensation('" . key_of($definer) . "')");
@@ -118,7 +112,7 @@ wait_state($node, $definer, 'compensated');
 
 fail_as('app', 'shop', "shop $_", 'shared') foreach 1 .. 12;
 fail_as('broker', 'bank', 'bank 1', 'shared');
-wait_waiting('shared', 13);
+wait_queued($node, 'shared', 13);
 is(claim_as('refunds', 'shared', ', 1'), 'shop 1', 'a member of one gets that one\'s, the oldest first');
 my $four = claim_as('broker', 'shared', ', 4');
 like($four, qr/^(?=.*bank 1)(?=.*shop 2)(?=.*shop 4)/, 'a member of both gets of both, though there are more of one') or diag($four);
@@ -131,14 +125,14 @@ wait_until($node, q{SELECT count(*) = 0 FROM saga.sagas WHERE state <> 'compensa
 my $session = session($node, user => 'refunds');
 my $revoked = fail_as('app', 'shop', 'revoked', 'tasks');
 $key = key_of($revoked);
-wait_waiting('tasks', 1);
+wait_queued($node, 'tasks', 1);
 is($session->query_safe(q{SELECT attempt FROM saga.claim_compensations('tasks', lease => '1 s', consumer => 'refunds')}), 1, 'claimed');
 $node->safe_psql('postgres', 'REVOKE shop FROM refunds; GRANT USAGE ON SCHEMA saga TO refunds');
 $session->query("\\set VERBOSITY verbose\nSELECT saga.complete_compensation('$key')");
 like($session->{stderr}, qr/ERROR:  SG001: /, 'no longer a member: its report is a stranger\'s');
 $session->{stderr} = '';
 is($session->query_safe('SELECT count(*) FROM saga.pending_compensations'), 0, 'it sees nothing any more');
-wait_waiting('tasks', 1);
+wait_queued($node, 'tasks', 1);
 is($session->query_safe(q{SELECT count(*) FROM saga.claim_compensations('tasks')}), 0, 'nor gets anything, when its lease is over');
 is(as('broker', q{SELECT attempt FROM saga.claim_compensations('tasks', consumer => 'broker')}), 2, 'another member does');
 $node->safe_psql('postgres', 'GRANT shop TO refunds');
@@ -158,9 +152,9 @@ sub why
 }
 
 my $waits = fail_as('app', 'shop', 'waits', 'tasks');
-wait_waiting('tasks', 1);
+wait_queued($node, 'tasks', 1);
 my $held = fail_as('app', 'shop', 'held', 'holds');
-wait_waiting('holds', 1);
+wait_queued($node, 'holds', 1);
 is(claim_as('refunds', 'holds', ", lease => '1 day', consumer => 'refunds'"), 'held', 'claimed');
 my $held_key = key_of($held);
 my $oid = $node->safe_psql('postgres', q{SELECT 'shop'::regrole::oid});
@@ -175,7 +169,7 @@ is($node->safe_psql('postgres', "SELECT saga.reassign($oid, 'shop_2')"), $node->
 	q{SELECT count(*) FROM saga.sagas WHERE owner = 'shop_2'::regrole}), 'given to the role of that name');
 is(as('refunds', "SELECT saga.complete_compensation('$held_key')"), 'compensated', 'then its members report');
 is(as('refunds', "SELECT saga.resolve('$waits', 'notify', 'retry', 'renamed')"), 'compensating', 'and let go on what is parked');
-wait_waiting('tasks', 1);
+wait_queued($node, 'tasks', 1);
 is(claim_as('refunds', 'tasks'), 'waits', 'and claim it');
 as('refunds', "SELECT saga.complete_compensation('" . key_of($waits) . "')");
 wait_state($node, $_, 'compensated') foreach $waits, $held;
@@ -184,8 +178,8 @@ wait_state($node, $_, 'compensated') foreach $waits, $held;
 $node->safe_psql('postgres', 'ALTER ROLE shop_2 RENAME TO shop');
 $node->safe_psql('postgres', "SELECT saga.reassign($oid, 'shop')");
 my @dropped = map { fail_as('app', 'shop', "dropped $_", $_ < 3 ? 'tasks' : 'holds') } 1 .. 4;
-wait_waiting('tasks', 2);
-wait_waiting('holds', 2);
+wait_queued($node, 'tasks', 2);
+wait_queued($node, 'holds', 2);
 is(claim_as('refunds', 'holds', ", lease => '2 s'"), 'dropped 3', 'claimed');
 $node->safe_psql('postgres', 'REASSIGN OWNED BY shop TO CURRENT_USER; DROP OWNED BY shop; DROP ROLE shop');
 $node->safe_psql('postgres', 'CREATE ROLE shop; GRANT shop TO refunds; GRANT USAGE ON SCHEMA saga TO shop');
@@ -198,8 +192,8 @@ is(as('refunds', 'SELECT count(*) FROM saga.review_queue'), 0, 'the new role of 
 is($node->safe_psql('postgres', 'SELECT count(*) FROM saga.ledger_queue'), 0, 'nothing is announced any more');
 cmp_ok($node->safe_psql('postgres', "SELECT saga.reassign($oid, 'shop')"), '>=', 4, 'given to the new role');
 is(as('refunds', "SELECT count(saga.resolve(saga_id, step, 'retry', 'reassigned')) FROM saga.review_queue"), 4, 'which lets it go on');
-wait_waiting('tasks', 2);
-wait_waiting('holds', 2);
+wait_queued($node, 'tasks', 2);
+wait_queued($node, 'holds', 2);
 is(as('refunds', qq{
 	SELECT count(saga.complete_compensation(compensation_key)) FROM (VALUES ('tasks'), ('holds')) c(c), LATERAL saga.claim_compensations(c, 10)}), 4,
 	'and does it');
@@ -216,7 +210,7 @@ $node->safe_psql('postgres', qq{
 	SET ROLE closed;
 	SELECT count(saga.fail(s)) FROM generate_series(1, $many) n, LATERAL saga.begin('closed', 'closed ' || n) s,
 		LATERAL saga.step(s, 'notify', notify => 'closed') t});
-wait_waiting('closed', $many);
+wait_queued($node, 'closed', $many);
 $node->safe_psql('postgres', 'DROP OWNED BY closed; DROP ROLE closed');
 wait_until($node, qq{SELECT count(*) = $many FROM saga.sagas WHERE name = 'closed' AND state = 'needs_review'});
 is($node->safe_psql('postgres', 'SELECT count(*) FROM saga.ledger_queue'), 0, 'all that waits for a role that is gone is parked');

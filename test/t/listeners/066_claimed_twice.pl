@@ -40,21 +40,13 @@ $node->safe_psql('postgres', q{
 		END LOOP;
 	END $$;});
 
-# What a process has of its own, in kB
-sub memory
-{
-	my ($pid) = @_;
-	my ($kb) = slurp_file("/proc/$pid/status") =~ /^RssAnon:\s*(\d+)/m;
-	return $kb;
-}
-
 # Some first, so that everything is warm.
 $node->safe_psql('postgres', q{SELECT make(1000, 'warm', 'warm ')});
 wait_until($node, q{SELECT count(*) = 1000 FROM saga.ledger_queue});
 $node->safe_psql('postgres', q{SELECT count(saga.complete_compensation(compensation_key)) FROM saga.claim_compensations('warm', 1000)});
 wait_until($node, q{SELECT count(*) = 0 FROM saga.sagas WHERE state <> 'compensated'});
 my $pid = worker_pid($node);
-my $before = -r "/proc/$pid/status" ? memory($pid) : 0;
+my $before = -r "/proc/$pid/status" ? memory_of($pid) : 0;
 
 my $began = time;
 is($node->safe_psql('postgres', "SELECT make($sagas, 'many', '')"), $sagas, 'they fail, all in one transaction');
@@ -98,7 +90,7 @@ SKIP:
 {
 	skip 'needs /proc', 2 if !$before;
 	is(worker_pid($node), $pid, 'it is the same worker');
-	cmp_ok(memory($pid) - $before, '<', 2048, "the worker's memory is flat (kB more)");
+	cmp_ok(memory_of($pid) - $before, '<', 2048, "the worker's memory is flat (kB more)");
 }
 unlike(slurp_file($node->logfile), qr/(ERROR|WARNING|FATAL):  /, 'nothing in the log');
 guarantees($node);

@@ -12,9 +12,8 @@ use Test::More;
 plan skip_all => 'needs the test build' if !is_test_build();
 
 my $node = saga_cluster('main', conf => "autovacuum = off\nlog_statement = none\nmax_prepared_transactions = 2\n");
+virtual_clock($node);
 $node->safe_psql('postgres', q{
-	CREATE FUNCTION test_set_back_clock(interval) RETURNS void
-		AS 'saga', 'saga_sql_test_set_back_clock' LANGUAGE C STRICT;
 	CREATE ROLE shop;
 	CREATE ROLE stall;
 	CREATE ROLE market IN ROLE shop, stall;

@@ -12,9 +12,8 @@ use Test::More;
 plan skip_all => 'needs the test build' if !is_test_build();
 
 my $node = saga_cluster('main');
+virtual_clock($node);
 $node->safe_psql('postgres', q{
-	CREATE FUNCTION test_advance_clock(interval) RETURNS void
-		AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
 	CREATE ROLE app LOGIN;
 	CREATE ROLE before LOGIN;
 	CREATE ROLE after LOGIN;

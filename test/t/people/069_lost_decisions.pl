@@ -20,9 +20,8 @@ my $node = saga_cluster('main', init => [ allows_streaming => 1 ], conf => q{
 restart_after_crash = on
 autovacuum = off
 });
+virtual_clock($node);
 $node->safe_psql('postgres', q{
-	CREATE FUNCTION test_advance_clock(interval) RETURNS void
-		AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
 	CREATE TABLE effects (n serial, saga text, step text);
 	CREATE FUNCTION undo(context jsonb) RETURNS void LANGUAGE plpgsql AS $$
 	BEGIN

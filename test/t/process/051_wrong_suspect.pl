@@ -18,16 +18,6 @@ $node->safe_psql('postgres', q{
 	CREATE TABLE gate (name text, closed boolean);
 	GRANT ALL ON ALL TABLES IN SCHEMA public TO app;
 	GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO app;
-	-- A saga of one step, failed at once
-	CREATE FUNCTION failed(key text, compensation text) RETURNS uuid LANGUAGE plpgsql AS $$
-	DECLARE
-		id uuid := saga.begin('order', key);
-	BEGIN
-		PERFORM saga.step(id, 'a', compensation => compensation,
-			compensation_retry => saga.retry_policy(max_attempts => 2, delay => '10 ms'));
-		PERFORM saga.fail(id);
-		RETURN id;
-	END $$;
 	-- Waits at a closed gate
 	CREATE FUNCTION pass(gate_name text, context jsonb) RETURNS void LANGUAGE plpgsql AS $$
 	BEGIN
@@ -38,14 +28,8 @@ $node->safe_psql('postgres', q{
 		END IF;
 		PERFORM pg_sleep(0.1);
 	END $$;});
-
-sub attempts
-{
-	my ($key) = @_;
-	return $node->safe_psql('postgres', qq{
-		SELECT string_agg(outcome, ' ' ORDER BY attempt) FROM saga.attempts JOIN saga.sagas ON id = saga_id
-		WHERE idempotency_key = '$key' AND phase = 'compensation'});
-}
+# A saga of one step, failed at once
+create_failed($node, retry => q{saga.retry_policy(max_attempts => 2, delay => '10 ms')});
 
 sub failed
 {
@@ -76,22 +60,22 @@ wait_running(1);
 my ($pid) = executor_pids($node);
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
 wait_until($node, "SELECT compensation_status = 'running' AND compensation_attempts = 1 FROM saga.steps WHERE saga_id = '$saga'");
-is(attempts('terminated'), 'interrupted', 'a terminated executor: the attempt is interrupted, and made again');
+is(outcomes_of($node, 'terminated'), 'interrupted', 'a terminated executor: the attempt is interrupted, and made again');
 ($pid) = executor_pids($node);
 $node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
 wait_until($node, "SELECT compensation_status = 'running' AND compensation_attempts = 2 FROM saga.steps WHERE saga_id = '$saga'");
-is(attempts('terminated'), 'interrupted interrupted', 'so is a cancelled one');
+is(outcomes_of($node, 'terminated'), 'interrupted interrupted', 'so is a cancelled one');
 is((executor_pids($node))[0], $pid, 'by the same executor');
 
 # --- Shutdowns
 
 foreach my $mode (qw(fast immediate))
 {
-	my $before = attempts('terminated');
+	my $before = outcomes_of($node, 'terminated');
 	$node->restart if $mode eq 'fast';
 	if ($mode eq 'immediate') { $node->stop('immediate'); $node->start; }
 	wait_running(1);
-	is(attempts('terminated'), "$before interrupted", "$mode stop: interrupted, and made again");
+	is(outcomes_of($node, 'terminated'), "$before interrupted", "$mode stop: interrupted, and made again");
 }
 is($node->safe_psql('postgres', "SELECT coalesce(comp_crashes, -1), coalesce(comp_charged, 0) FROM saga.ledger_step WHERE saga = '$saga'"),
 	'-1|0', 'nobody is accused, nothing is charged');
@@ -99,7 +83,7 @@ gate('a', 'false');
 ($pid) = executor_pids($node);
 $node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
 wait_state($node, $saga, 'compensated');
-is(attempts('terminated'), 'interrupted interrupted interrupted interrupted interrupted succeeded',
+is(outcomes_of($node, 'terminated'), 'interrupted interrupted interrupted interrupted interrupted succeeded',
 	'in the end it succeeds, with a policy of two attempts');
 is($node->safe_psql('postgres', "SELECT count(*) FROM effects WHERE saga = 'terminated'"), 1, 'once');
 
@@ -123,9 +107,9 @@ is($node->safe_psql('postgres', qq{
 	'failed|the server crashed 3 times while nothing but this compensation ran', 'the poison is parked, with the reason');
 like($node->safe_psql('postgres', "SELECT next_action FROM saga.sagas WHERE id = '$poison'"), qr/crashed 3 times/,
 	'which its next action says');
-like(attempts('poison'), qr/^interrupted interrupted interrupted( interrupted)?$/, 'its attempts were interrupted');
+like(outcomes_of($node, 'poison'), qr/^interrupted interrupted interrupted( interrupted)?$/, 'its attempts were interrupted');
 my $crashes = () = PostgreSQL::Test::Utils::slurp_file($node->logfile, $offset) =~ /terminated by signal 9/g;
-is($crashes, scalar(split / /, attempts('poison')), 'one crash for each of them');
+is($crashes, scalar(split / /, outcomes_of($node, 'poison')), 'one crash for each of them');
 wait_state($node, $_, 'compensated') foreach split /\n/,
 	$node->safe_psql('postgres', q{SELECT id FROM saga.sagas WHERE idempotency_key LIKE 'innocent%'});
 is($node->safe_psql('postgres', q{SELECT saga, count(*) FROM effects WHERE saga LIKE 'innocent%' GROUP BY saga ORDER BY saga}),
@@ -149,7 +133,7 @@ eval { $victim->quit };
 $node->poll_query_until('postgres', 'SELECT true');
 failed("bystander $_", q{SELECT pass('c', $1)}) foreach 3 .. 6;
 wait_until($node, q{SELECT count(*) = 6 FROM saga.sagas WHERE idempotency_key LIKE 'bystander%' AND state = 'compensated'});
-is(join(', ', map { attempts("bystander $_") } 1 .. 6),
+is(join(', ', map { outcomes_of($node, "bystander $_") } 1 .. 6),
 	'interrupted succeeded, interrupted succeeded, succeeded, succeeded, succeeded, succeeded', 'what was running is interrupted');
 is($node->safe_psql('postgres', q{
 	SELECT suspect.idempotency_key, other.idempotency_key

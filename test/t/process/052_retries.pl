@@ -12,21 +12,12 @@ plan skip_all => 'needs the test build' if !is_test_build();
 
 my $node = saga_cluster('main', conf => "saga.max_deferrals = 3\nsaga.lock_timeout = 100ms\nautovacuum = off\n");
 witness($node, sql => 'SELECT raise(%');
+virtual_clock($node);
 $node->safe_psql('postgres', q{
-	CREATE FUNCTION test_advance_clock(interval) RETURNS void
-		AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
 	CREATE TABLE effects (n serial, saga text, attempt integer);
 	CREATE TABLE parent (id integer PRIMARY KEY);
 	CREATE TABLE child (id integer REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
 	CREATE TABLE locked ();
-	CREATE FUNCTION failed(key text, compensation text, retry saga.retry_policy) RETURNS uuid LANGUAGE plpgsql AS $$
-	DECLARE
-		id uuid := saga.begin('order', key);
-	BEGIN
-		PERFORM saga.step(id, 'a', compensation => compensation, compensation_retry => retry);
-		PERFORM saga.fail(id);
-		RETURN id;
-	END $$;
 	-- Raises an SQLSTATE up to some attempt
 	CREATE FUNCTION raise(context jsonb, state text, until integer) RETURNS void LANGUAGE plpgsql AS $$
 	BEGIN
@@ -47,20 +38,12 @@ $node->safe_psql('postgres', q{
 			END;
 		END LOOP;
 	END $$;});
+create_failed($node);
 
 sub failed
 {
 	my ($key, $sql, $retry) = @_;
-	return $node->safe_psql('postgres', qq{SELECT failed('$key', \$\$$sql\$\$, saga.retry_policy($retry))});
-}
-
-# "outcome sqlstate", one line for each attempt
-sub attempts
-{
-	my ($saga) = @_;
-	return $node->safe_psql('postgres', qq{
-		SELECT string_agg(concat_ws(' ', outcome, sqlstate), ', ' ORDER BY attempt) FROM saga.attempts
-		WHERE saga_id = '$saga' AND phase = 'compensation'});
+	return $node->safe_psql('postgres', qq{SELECT failed('$key', \$\$$sql\$\$, retry => saga.retry_policy($retry))});
 }
 
 sub step
@@ -98,7 +81,7 @@ foreach my $n (1 .. 5)
 foreach my $key (sort keys %schedules)
 {
 	wait_state($node, $saga{$key}, 'needs_review');
-	is(attempts($saga{$key}), join(', ', ('failed 22012') x 6), "$key: six attempts");
+	is(attempts_of($node, $saga{$key}), join(', ', ('failed 22012') x 6), "$key: six attempts");
 	is(step($saga{$key}, 'compensation_status, last_error, next_attempt_at, parked'),
 		'failed|division by zero||retries exhausted after 6 attempts: division by zero', "$key: then it is parked");
 	is("@{ $delays{$key} }", "@{ $schedules{$key}[1] }", "$key: delays") if defined $schedules{$key}[1];
@@ -114,7 +97,7 @@ wait_until($node, "SELECT compensation_attempts = 1 FROM saga.steps WHERE saga_i
 $node->safe_psql('postgres', q{SELECT test_advance_clock('59 minutes')});
 my $witness = failed('witness', 'SELECT 1', '');
 wait_state($node, $witness, 'compensated');
-is(attempts($punctual), 'failed 22012', 'no attempt before its time');
+is(attempts_of($node, $punctual), 'failed 22012', 'no attempt before its time');
 $node->safe_psql('postgres', q{SELECT test_advance_clock('1 minute')});
 wait_until($node, "SELECT compensation_attempts = 2 FROM saga.steps WHERE saga_id = '$punctual'");
 
@@ -122,16 +105,16 @@ wait_until($node, "SELECT compensation_attempts = 2 FROM saga.steps WHERE saga_i
 
 my $never = failed('never', q{SELECT raise($1, 'SG006', 99)}, '');
 wait_state($node, $never, 'needs_review');
-is(attempts($never) . ' ' . step($never, 'parked'), 'failed SG006 raised SG006', 'SG006: parked at once');
+is(attempts_of($node, $never) . ' ' . step($never, 'parked'), 'failed SG006 raised SG006', 'SG006: parked at once');
 
 my $later = failed('later', q{SELECT raise($1, 'SG007', 3)}, q{max_attempts => 1, delay => '1 min'});
 wait_until($node, qq{
 	SELECT state = 'compensated' FROM saga.sagas, LATERAL (SELECT test_advance_clock('1 hour')) c WHERE id = '$later'});
-is(attempts($later), 'deferred SG007, deferred SG007, deferred SG007, succeeded', 'SG007: asked again, and not charged');
+is(attempts_of($node, $later), 'deferred SG007, deferred SG007, deferred SG007, succeeded', 'SG007: asked again, and not charged');
 my $too_late = failed('too late', q{SELECT raise($1, 'SG007', 99)}, q{max_attempts => 1, delay => '1 min'});
 wait_until($node, qq{
 	SELECT state = 'needs_review' FROM saga.sagas, LATERAL (SELECT test_advance_clock('1 hour')) c WHERE id = '$too_late'});
-like(attempts($too_late), qr/^(deferred SG007(, )?){3,4}$/, 'SG007: up to saga.max_deferrals times');
+like(attempts_of($node, $too_late), qr/^(deferred SG007(, )?){3,4}$/, 'SG007: up to saga.max_deferrals times');
 like(step($too_late, 'parked'), qr/asked to be called later \d times/, 'then it is parked');
 
 # --- Conflicts have a budget of their own
@@ -141,7 +124,7 @@ foreach my $state (qw(40001 40P01 55P03))
 	my $lucky = failed("lucky $state", qq{SELECT raise(\$1, '$state', 10)}, 'max_attempts => 1');
 	wait_until($node, qq{
 		SELECT state = 'compensated' FROM saga.sagas, LATERAL (SELECT test_advance_clock('1 s')) c WHERE id = '$lucky'});
-	is(attempts($lucky), join(', ', ("failed $state") x 10, 'succeeded'), "$state: not charged");
+	is(attempts_of($node, $lucky), join(', ', ("failed $state") x 10, 'succeeded'), "$state: not charged");
 	is($node->safe_psql('postgres', "SELECT string_agg(attempt::text, ' ') FROM effects WHERE saga = 'lucky $state'"), '11',
 		"$state: done once");
 }
@@ -162,21 +145,21 @@ wait_until($node, qq{
 $holder->query_safe('COMMIT');
 $holder->quit;
 wait_state($node, $waiting, 'compensated');
-like(attempts($waiting), qr/^(failed 55P03, )+succeeded$/, 'lock timeout: armed, and not charged');
+like(attempts_of($node, $waiting), qr/^(failed 55P03, )+succeeded$/, 'lock timeout: armed, and not charged');
 
 # --- Timeouts
 
 my $slow = failed('slow', 'SELECT pg_sleep(3600)', q{max_attempts => 2, delay => '10 ms', timeout => '200 ms'});
 my $trap = failed('trap', 'SELECT trap()', q{max_attempts => 1, timeout => '200 ms'});
 wait_state($node, $slow, 'needs_review');
-is(attempts($slow), 'timed out 57014, timed out 57014', 'a timeout is charged');
+is(attempts_of($node, $slow), 'timed out 57014, timed out 57014', 'a timeout is charged');
 like(step($slow, 'parked'), qr/^retries exhausted after 2 attempts: /, 'and exhausts the retries');
 my $fast = failed('fast', 'SELECT 1', '');
 wait_state($node, $fast, 'compensated');
 is($node->safe_psql('postgres', "SELECT state FROM saga.sagas WHERE id = '$trap'"), 'compensating',
 	'others go on beside one that traps its cancel');
 wait_state($node, $trap, 'needs_review');
-is(attempts($trap), 'timed out', 'whose process is ended');
+is(attempts_of($node, $trap), 'timed out', 'whose process is ended');
 my $took = $node->safe_psql('postgres', qq{
 	SELECT extract(epoch FROM finished_at - started_at) FROM saga.attempts WHERE saga_id = '$trap' AND phase = 'compensation'});
 ok($took > 5 && $took < $PostgreSQL::Test::Utils::timeout_default, '5 s after its timeout') or diag("$took s");
@@ -186,11 +169,11 @@ like(step($trap, 'parked'), qr/^retries exhausted after 1 attempt: it ran on aft
 
 my $dangling = failed('dangling', 'INSERT INTO child VALUES (1)', q{max_attempts => 2, delay => '1 h', backoff => 'constant', jitter => 0});
 wait_until($node, "SELECT compensation_attempts = 1 FROM saga.steps WHERE saga_id = '$dangling'");
-is(attempts($dangling), 'failed 23503', 'a deferred constraint that fails is a failed attempt');
+is(attempts_of($node, $dangling), 'failed 23503', 'a deferred constraint that fails is a failed attempt');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM child'), 0, 'that leaves nothing behind');
 $node->safe_psql('postgres', q{INSERT INTO parent VALUES (1); SELECT test_advance_clock('1 h')});
 wait_state($node, $dangling, 'compensated');
-is(attempts($dangling) . $node->safe_psql('postgres', 'SELECT count(*) FROM child'), 'failed 23503, succeeded1', 'and then it is done');
+is(attempts_of($node, $dangling) . $node->safe_psql('postgres', 'SELECT count(*) FROM child'), 'failed 23503, succeeded1', 'and then it is done');
 
 # --- on_compensation_failure
 

@@ -13,11 +13,8 @@ plan skip_all => 'needs the test build' if !is_test_build();
 
 my $node = saga_cluster('main', conf => "autovacuum = off\n");
 witness($node);
-$node->safe_psql('postgres', q{
-	CREATE FUNCTION test_advance_clock(interval) RETURNS void
-		AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
-	CREATE TABLE undone (n serial, saga text, step text);});
-my $undo = q{compensation => $c$INSERT INTO undone (saga, step) VALUES ($1->'saga'->>'idempotency_key', $1->'step'->>'key'); SELECT witness.undo($1)$c$};
+virtual_clock($node);
+my $undo = create_undone($node, 'SELECT witness.undo($1)');
 
 # A saga with two steps, one of them open
 sub begin
@@ -31,25 +28,6 @@ sub begin
 	return $id;
 }
 
-sub advance
-{
-	my ($interval) = @_;
-	$node->safe_psql('postgres', "SELECT test_advance_clock('$interval')");
-	return;
-}
-
-sub state
-{
-	my ($id) = @_;
-	return $node->safe_psql('postgres', "SELECT state FROM saga.sagas WHERE id = '$id'");
-}
-
-sub undone
-{
-	my ($key) = @_;
-	return $node->safe_psql('postgres', "SELECT string_agg(step, ' ' ORDER BY n) FROM undone WHERE saga = '$key'");
-}
-
 # --- The server is down across the deadline (first, since a restart turns the
 # virtual clock back)
 
@@ -61,8 +39,8 @@ my $deadline = time + 3;
 usleep(100_000) while time < $deadline;
 $node->start;
 wait_state($node, $down, 'compensated');
-is(undone('down'), 'b a', 'a deadline that passed while the server was down');
-is(state($later), 'running', 'one that did not');
+is(undone_steps($node, 'down'), 'b a', 'a deadline that passed while the server was down');
+is(state_of($node, $later), 'running', 'one that did not');
 
 # --- Not before, and then at once
 
@@ -74,23 +52,23 @@ $node->safe_psql('postgres', "SELECT saga.complete_step('$done', 'b'); SELECT sa
 is($node->safe_psql('postgres', qq{
 	SELECT deadline - started_at, next_action_at = deadline FROM saga.sagas WHERE id IN ('$early', '$none') ORDER BY 1}),
 	"00:30:00|t\n|", 'the view has the deadline');
-advance('45 minutes');
+advance_clock($node, '45 minutes');
 wait_state($node, $early, 'compensated');
-is(state($late) . ' ' . state($none) . ' ' . state($done), 'running running completed', 'not before, and not without one');
+is(state_of($node, $late) . ' ' . state_of($node, $none) . ' ' . state_of($node, $done), 'running running completed', 'not before, and not without one');
 is($node->safe_psql('postgres', qq{
 	SELECT failure_kind, failed_step, reason IS NOT NULL AS reason FROM saga.sagas WHERE id = '$early'}) =~ s/\|[tf]$//r,
 	'timed out|b', 'the saga timed out');
-is(undone('early'), 'b a', 'its steps are undone');
-advance('16 minutes');
+is(undone_steps($node, 'early'), 'b a', 'its steps are undone');
+advance_clock($node, '16 minutes');
 wait_state($node, $late, 'compensated');
-is(undone('late'), 'b a', 'the later one, later');
+is(undone_steps($node, 'late'), 'b a', 'the later one, later');
 like(sql_error($node, "SELECT saga.complete_step('$late', 'b')"), qr/ERROR:  SG005: /, 'whoever comes then is too late');
 
 # saga.default_timeout
 my $default = $node->safe_psql('postgres', q{SET saga.default_timeout = '1 min'; SELECT saga.begin('order', 'default')});
-advance('1 hour');
+advance_clock($node, '1 hour');
 wait_state($node, $default, 'compensated');
-is(state($none), 'running', 'without a deadline, it runs on');
+is(state_of($node, $none), 'running', 'without a deadline, it runs on');
 
 # --- Saga is off across the deadline
 
@@ -98,14 +76,14 @@ my $crash = begin('crash', '1 hour');
 $node->append_conf('postgresql.conf', 'saga.enabled = off');
 $node->stop('immediate');
 $node->start;
-advance('1 day');
-is(state($crash), 'running', 'while saga is off, it runs on');
+advance_clock($node, '1 day');
+is(state_of($node, $crash), 'running', 'while saga is off, it runs on');
 like($node->safe_psql('postgres', "SELECT next_action FROM saga.sagas WHERE id = '$crash'"),
 	qr/^its deadline has passed: .*saga\.enabled is off/, 'and its next action says why');
 $node->append_conf('postgresql.conf', 'saga.enabled = on');
 $node->reload;
 wait_state($node, $crash, 'compensated');
-is(undone('crash'), 'b a', 'on again, after a crash, it times out');
+is(undone_steps($node, 'crash'), 'b a', 'on again, after a crash, it times out');
 
 # --- Somebody has a step open
 
@@ -114,38 +92,38 @@ my $free = begin('free', '10 minutes');
 my $holder = session($node);
 my $pid = $holder->query_safe('SELECT pg_backend_pid()');
 $holder->query_safe("BEGIN; SELECT status FROM saga.step('$held', 'c', $undo)");
-advance('11 minutes');
+advance_clock($node, '11 minutes');
 wait_state($node, $free, 'compensated');
-is(state($held), 'running', 'a saga with a step in an open transaction does not fail, others do');
+is(state_of($node, $held), 'running', 'a saga with a step in an open transaction does not fail, others do');
 like($node->safe_psql('postgres', "SELECT next_action FROM saga.sagas WHERE id = '$held'"),
 	qr/^its deadline has passed: .*\bprocess $pid\b/, 'its next action names the process');
 my $also = begin('also', '10 minutes');
-advance('11 minutes');
+advance_clock($node, '11 minutes');
 wait_state($node, $also, 'compensated');
 is($node->safe_psql('postgres', qq{
 	SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'saga%' AND wait_event_type = 'Lock'}), 0,
 	'none of our processes waits for its lock');
 $holder->query_safe('COMMIT');
 wait_state($node, $held, 'compensated');
-is(undone('held'), 'c b a', 'the step that was committed is undone with the others');
+is(undone_steps($node, 'held'), 'c b a', 'the step that was committed is undone with the others');
 
 # The same, rolled back
 my $back = begin('back', '10 minutes');
 $holder->query_safe("BEGIN; SELECT status FROM saga.step('$back', 'c', $undo)");
-advance('11 minutes');
+advance_clock($node, '11 minutes');
 wait_until($node, "SELECT next_action LIKE '%process $pid%' FROM saga.sagas WHERE id = '$back'");
 $holder->query_safe('ROLLBACK');
 wait_state($node, $back, 'compensated');
-is(undone('back'), 'b a', 'a step that was rolled back was never there');
+is(undone_steps($node, 'back'), 'b a', 'a step that was rolled back was never there');
 
 # A deadline turns a completed pivot into a question
 my $pivot = $node->safe_psql('postgres', qq{
 	SELECT saga.begin('order', 'pivot', timeout => '10 minutes') AS id \\gset
 	SELECT count(saga.step(:'id', 'a', $undo, completed => true)), count(saga.step(:'id', 'p', kind => 'pivot', completed => true));
 	SELECT :'id'}) =~ s/.*\n//sr;
-advance('11 minutes');
+advance_clock($node, '11 minutes');
 wait_state($node, $pivot, 'needs_review');
-is(undone('pivot'), '', 'after a pivot, a deadline parks');
+is(undone_steps($node, 'pivot'), '', 'after a pivot, a deadline parks');
 
 # A step that is in before the worker, at work on others, comes to the deadline
 my $other = $node->safe_psql('postgres', q{
@@ -160,12 +138,12 @@ $node->safe_psql('postgres', q{
 my $just = begin('just in time', '40 minutes');
 my $offset = log_offset($node);
 set_faults($node, 'notify.before_queue=wait');
-advance('50 minutes');
+advance_clock($node, '50 minutes');
 wait_lines($node, qr/waiting at fault point "notify\.before_queue"/, $offset);
 $node->safe_psql('postgres', "SELECT saga.step('$just', 'c', $undo, output => '1')");
 set_faults($node, '');
 wait_state($node, $just, 'compensated');
-is(undone('just in time'), 'c b a', 'what was in before the deadline had its effect is undone');
+is(undone_steps($node, 'just in time'), 'c b a', 'what was in before the deadline had its effect is undone');
 is($node->safe_psql('postgres', "SELECT string_agg(event, ', ' ORDER BY position) FROM saga.events WHERE saga_id = '$just' AND (step = 'c' OR event = 'failing')"),
 	'step started, step completed, failing, compensation succeeded', 'and the history tells it in that order');
 $node->safe_psql('postgres', q{SELECT saga.complete_compensation(compensation_key) FROM saga.claim_compensations('somebody')});
@@ -174,7 +152,7 @@ wait_state($node, $other, 'compensated');
 # Many at once
 $node->safe_psql('postgres', q{
 	SELECT count(saga.begin('many', n::text, timeout => '10 minutes')) FROM generate_series(1, 500) n});
-advance('11 minutes');
+advance_clock($node, '11 minutes');
 wait_until($node, q{SELECT count(*) = 500 FROM saga.sagas WHERE name = 'many' AND state = 'compensated'});
 
 $holder->quit;

@@ -118,9 +118,8 @@ SKIP:
 {
 	skip 'needs the test build', 5 if !is_test_build();
 
+	virtual_clock($node, 'app');
 	$node->safe_psql('app', q{
-		CREATE FUNCTION test_advance_clock(interval) RETURNS void
-			AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
 		SELECT saga.fail(s) FROM (SELECT saga.begin('order', 'unclaimed') AS s OFFSET 0) b,
 			LATERAL saga.step(s, 'a', notify => 'nobody') t});
 	wait_until($node, q{SELECT count(*) = 1 FROM saga.ledger_queue}, 't', 'app');

@@ -20,16 +20,8 @@ $node->safe_psql('postgres', q{
 	CREATE TABLE slow ();
 	INSERT INTO slow DEFAULT VALUES;
 	GRANT ALL ON undone, slow TO PUBLIC;
-	GRANT ALL ON SEQUENCE undone_n_seq TO PUBLIC;
-	CREATE FUNCTION failed(key text, compensation text DEFAULT $c$INSERT INTO undone (saga) VALUES ($1->'saga'->>'idempotency_key'); SELECT witness.undo($1)$c$)
-	RETURNS uuid LANGUAGE plpgsql AS $$
-	DECLARE
-		id uuid := saga.begin('order', key);
-	BEGIN
-		PERFORM saga.step(id, 'a', compensation => compensation);
-		PERFORM saga.fail(id);
-		RETURN id;
-	END $$;});
+	GRANT ALL ON SEQUENCE undone_n_seq TO PUBLIC;});
+create_failed($node, compensation => q{$c$INSERT INTO undone (saga) VALUES ($1->'saga'->>'idempotency_key'); SELECT witness.undo($1)$c$});
 
 my $count = 0;
 sub works

@@ -15,21 +15,13 @@ my $node = saga_cluster('main', conf => "autovacuum = off\nsaga.max_executors = 
 $node->safe_psql('postgres', q{
 	CREATE ROLE app LOGIN;
 	GRANT USAGE ON SCHEMA saga TO app;
-	GRANT CREATE ON SCHEMA public TO app;
-	CREATE FUNCTION failed(compensation text, retry saga.retry_policy DEFAULT saga.retry_policy(max_attempts => 2, delay => '10 ms'))
-	RETURNS uuid LANGUAGE plpgsql AS $$
-	DECLARE
-		id uuid := saga.begin('order');
-	BEGIN
-		PERFORM saga.step(id, 'a', args => '7', compensation => compensation, compensation_retry => retry);
-		PERFORM saga.fail(id);
-		RETURN id;
-	END $$;});
+	GRANT CREATE ON SCHEMA public TO app;});
+create_failed($node, keyless => 1, args => q{'7'}, retry => q{saga.retry_policy(max_attempts => 2, delay => '10 ms')});
 
 sub sql
 {
 	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql, extra_params => [ '-U', 'app' ]);
+	return sql_as($node, 'app', $sql);
 }
 
 # Fails a saga and waits: its state, then each attempt's outcome, SQLSTATE and rows

@@ -66,13 +66,10 @@ sub freed
 }
 
 # The one executor of alice, with nothing in hand
-sub idle_executor
+sub idle_alice
 {
 	wait_state($node, sql_as($node, 'alice', 'SELECT failed()'), 'compensated');
-	my $idle = q{FROM pg_stat_activity WHERE backend_type = 'saga executor'
-		AND usename = 'alice' AND query = 'saga: idle executor'};
-	wait_until($node, "SELECT count(*) = 1 $idle");
-	return $node->safe_psql('postgres', "SELECT pid $idle");
+	return idle_executor($node, 'alice');
 }
 
 # Everything that happened here was done once
@@ -88,7 +85,7 @@ sub undone_once
 }
 
 my $worker = worker_pid($node);
-my $executor = idle_executor();
+my $executor = idle_alice();
 
 # --- Without the worker
 
@@ -118,18 +115,18 @@ undone_once('each once', @sagas, $other, @three);
 
 # --- An executor that leaves with a saga in its mailbox
 
-$executor = idle_executor();
+$executor = idle_alice();
 held($executor);
 my $saga = sql_as($node, 'alice', 'SELECT failed()');
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($executor)");
 freed($executor);
 wait_state($node, $saga, 'compensated');
 undone_once('what a terminated executor was handed is done by another', $saga);
-isnt(idle_executor(), $executor, 'in another process');
+isnt(idle_alice(), $executor, 'in another process');
 
 # --- The worker is told that one left while it waits for somebody's notification
 
-$executor = idle_executor();
+$executor = idle_alice();
 held($executor);
 # The first is handed over, the second comes from the worker.
 @sagas = (sql_as($node, 'alice', 'SELECT failed()'), sql_as($node, 'alice', 'SELECT failed()'));
@@ -156,12 +153,12 @@ undone_once('it looks for what that one had', @sagas);
 
 # --- A saga that was paused before the executor looked
 
-$executor = idle_executor();
+$executor = idle_alice();
 held($executor);
 $saga = sql_as($node, 'alice', 'SELECT failed()');
 sql_as($node, 'alice', "SELECT saga.pause('$saga', 'wait')");
 freed($executor);
-idle_executor();
+idle_alice();
 is($node->safe_psql('postgres', "SELECT state FROM saga.sagas WHERE id = '$saga'"),
 	'compensating', 'what was paused meanwhile stays as it is');
 sql_as($node, 'alice', "SELECT saga.resume('$saga')");
@@ -176,7 +173,7 @@ SKIP:
 	$node->safe_psql('postgres', q{
 		CREATE FUNCTION set_back_clock(interval) RETURNS void
 			AS 'saga', 'saga_sql_test_set_back_clock' LANGUAGE C STRICT});
-	$executor = idle_executor();
+	$executor = idle_alice();
 	held($executor);
 	$saga = sql_as($node, 'alice', 'SELECT failed()');
 	$node->safe_psql('postgres', "SELECT set_back_clock('3 s')");
@@ -215,7 +212,7 @@ wait_until($node, "SELECT count(*) = 1 $idle");
 
 # --- A ledger that turns out to be a copy
 
-$executor = idle_executor();
+$executor = idle_alice();
 $node->safe_psql('postgres', 'UPDATE saga.ledger_saga SET name = name');
 $saga = sql_as($node, 'alice', 'SELECT failed()');
 wait_until($node, "SELECT count(*) = 1 FROM pg_stat_activity WHERE pid = $executor AND query = 'saga: idle executor'");

@@ -15,9 +15,8 @@ plan skip_all => 'needs the test build' if !is_test_build();
 my $node = saga_cluster('main', databases => [ 'a', 'b' ], conf => "saga.max_databases = 1\nautovacuum = off\nlog_connections = on\n");
 foreach my $database ('a', 'b')
 {
+	virtual_clock($node, $database);
 	$node->safe_psql($database, q{
-		CREATE FUNCTION test_advance_clock(interval) RETURNS void
-			AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
 		SELECT saga.fail(s) FROM (SELECT saga.begin('order') AS s OFFSET 0) b, LATERAL saga.step(s, 'a', notify => 'nobody') t});
 	wait_until($node, 'SELECT count(*) = 1 FROM saga.ledger_queue', 't', $database);
 }

@@ -111,8 +111,8 @@ cmp_ok($left, '>', 0.25 * $flood, 'SQL of one role behind what another can run n
 
 if (is_test_build())
 {
+	virtual_clock($node);
 	$node->safe_psql('postgres', q{
-		CREATE FUNCTION test_advance_clock(interval) RETURNS void AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
 		DELETE FROM saga.ledger_due WHERE lane = 'mallory'::regrole;
 		UPDATE saga.ledger_saga SET due = NULL, lane = NULL WHERE lane = 'mallory'::regrole;
 		SELECT saga.adopt();});

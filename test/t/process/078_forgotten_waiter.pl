@@ -33,15 +33,6 @@ sub equip
 		CREATE TABLE undone (key text, at timestamptz DEFAULT clock_timestamp());
 		GRANT ALL ON undone TO public;
 		GRANT USAGE ON SCHEMA saga TO public;
-		CREATE FUNCTION failed(key text, compensation text DEFAULT $c$INSERT INTO public.undone VALUES ($1->'saga'->>'idempotency_key')$c$)
-		RETURNS uuid LANGUAGE plpgsql AS $$
-		DECLARE
-			id uuid := saga.begin('order', key);
-		BEGIN
-			PERFORM saga.step(id, 'a', compensation => compensation);
-			PERFORM saga.fail(id);
-			RETURN id;
-		END $$;
 		CREATE PROCEDURE fail_of_each_role(from_role integer, to_role integer) LANGUAGE plpgsql AS $$
 		BEGIN
 			FOR i IN from_role..to_role LOOP
@@ -50,6 +41,7 @@ sub equip
 				RESET ROLE;
 			END LOOP;
 		END $$;});
+	create_failed($node, database => $database, compensation => q{$c$INSERT INTO public.undone VALUES ($1->'saga'->>'idempotency_key')$c$});
 	return;
 }
 

@@ -37,15 +37,8 @@ $node->safe_psql('postgres', q{
 			PERFORM pg_sleep(3600);
 		END IF;
 		PERFORM public.undo(context);
-	END $$;
-	CREATE FUNCTION failed(compensation text DEFAULT 'SELECT undo($1)') RETURNS uuid LANGUAGE plpgsql AS $$
-	DECLARE
-		id uuid := saga.start('order');
-	BEGIN
-		PERFORM saga.step(id, 'a', compensation => compensation);
-		PERFORM saga.fail(id);
-		RETURN id;
 	END $$;});
+create_failed($node, keyless => 1, compensation => q{'SELECT undo($1)'});
 
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 # The attempts of a saga's compensation, and what is to be seen of them
@@ -55,15 +48,6 @@ sub attempts
 	return sql(qq{SELECT string_agg(attempt || ' ' || outcome, ', ' ORDER BY attempt) FROM saga.attempts
 		WHERE saga_id = '$saga' AND phase = 'compensation'})
 	  . '; ' . sql("SELECT string_agg(attempt::text, ' ') FROM undone WHERE saga = '$saga'");
-}
-
-# The executor that has nothing in hand
-sub idle_executor
-{
-	my ($user) = @_;
-	my $idle = "FROM pg_stat_activity WHERE backend_type = 'saga executor' AND usename = '$user' AND query = 'saga: idle executor'";
-	wait_until($node, "SELECT count(*) = 1 $idle");
-	return sql("SELECT pid $idle");
 }
 
 worker_pid($node);
@@ -112,7 +96,7 @@ worker_pid($node);
 	sql("ALTER SYSTEM RESET saga.test_faults; SELECT pg_reload_conf()");
 	wait_state($node, $saga, 'compensated');
 	is(attempts($saga), '1 succeeded, 2 succeeded; 1 2', 'what became due again is given back');
-	idle_executor($_) foreach 'alice', 'bob';
+	idle_executor($node, $_) foreach 'alice', 'bob';
 }
 
 # --- A signal while the worker waits for the lock of NOTIFY
@@ -173,7 +157,7 @@ worker_pid($node);
 	my $holder = session($node);
 	$holder->query_safe("BEGIN; SELECT saga.pause('$lane', 'a while'), saga.pause('$own', 'a while')");
 	set_faults($node, '');
-	idle_executor('carol');
+	idle_executor($node, 'carol');
 	# Two turns later it has heard of that, and sleeps.
 	foreach (1 .. 2)
 	{

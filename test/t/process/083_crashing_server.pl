@@ -44,16 +44,8 @@ $node->safe_psql('postgres', q{
 		RETURN id;
 	END $$;});
 
-sub sql { return $node->safe_psql('postgres', $_[0], extra_params => [ '-U', 'app' ]); }
+sub sql { return sql_as($node, 'app', $_[0]); }
 sub super { return $node->safe_psql('postgres', $_[0]); }
-
-sub attempts
-{
-	my ($saga) = @_;
-	return super(qq{
-		SELECT string_agg(outcome, ' ' ORDER BY attempt) FROM saga.attempts
-		WHERE saga_id = '$saga' AND phase = 'compensation' AND outcome IS NOT NULL});
-}
 
 sub wait_running
 {
@@ -100,7 +92,7 @@ sub befalls
 	my @pids = children();
 	$happen->(@pids);
 	wait_running($saga);
-	like(attempts($saga), qr/^interrupted( interrupted)?$/, "$what: the attempt was interrupted, and is made again");
+	like(outcomes_of($node, $saga), qr/^interrupted( interrupted)?$/, "$what: the attempt was interrupted, and is made again");
 	is(super("SELECT coalesce(comp_charged, 0) FROM saga.ledger_step WHERE saga = '$saga'"), '0', "$what: at no charge");
 	super('DELETE FROM gate');
 	super(q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE backend_type = 'saga executor'});
@@ -195,7 +187,7 @@ note("$fatal times: " . super("SELECT next_action FROM saga.sagas WHERE id = '$s
 $one->query_safe('ALTER DATABASE postgres CONNECTION LIMIT -1');
 $one->quit;
 wait_state($node, $shut, 'compensated');
-is(attempts($shut), 'succeeded', 'and it is done when there is one');
+is(outcomes_of($node, $shut), 'succeeded', 'and it is done when there is one');
 
 # ------------------------------------------------------------------- deadlocks
 

@@ -122,8 +122,8 @@ my $listener = listen_to($node, { database => 'idle' }, 'tasks');
 if (is_test_build())
 {
 	# The old one waits long between two announcements.
+	virtual_clock($node, 'idle');
 	$node->safe_psql('idle', q{
-		CREATE FUNCTION test_advance_clock(interval) RETURNS void AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
 		SELECT saga.begin('order') AS id \gset
 		SELECT FROM saga.step(:'id', 'a', notify => 'tasks');
 		SELECT saga.fail(:'id')});

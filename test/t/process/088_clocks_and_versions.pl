@@ -21,11 +21,8 @@ like(sql_error($node, q{SELECT saga.begin('order')}), qr/ERROR:  3F000: schema "
 
 $node->safe_psql('postgres', 'CREATE EXTENSION saga');
 witness($node);
+virtual_clock($node);
 $node->safe_psql('postgres', q{
-	CREATE FUNCTION test_advance_clock(interval) RETURNS void
-		AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
-	CREATE FUNCTION test_set_back_clock(interval) RETURNS void
-		AS 'saga', 'saga_sql_test_set_back_clock' LANGUAGE C STRICT;
 	CREATE FUNCTION make(key text, timeout interval DEFAULT NULL, compensation text DEFAULT 'SELECT witness.undo($1)',
 		channel text DEFAULT NULL, retry saga.retry_policy DEFAULT saga.retry_policy(max_attempts => 3, delay => '1 hour', max_delay => '1 hour',
 			backoff => 'constant', jitter => 0, timeout => '1 day')) RETURNS uuid LANGUAGE plpgsql AS $$
@@ -38,10 +35,7 @@ $node->safe_psql('postgres', q{
 	END $$;});
 
 sub sql { return $node->safe_psql('postgres', $_[0]); }
-sub advance { sql("SELECT test_advance_clock('$_[0]')"); return; }
 sub set_back { sql("SELECT test_set_back_clock('$_[0]')"); return; }
-sub state { return sql("SELECT state FROM saga.sagas WHERE id = '$_[0]'"); }
-
 # A saga that fails is undone at once: whatever else the worker does first, it has
 # looked by then.
 sub undone_at_once
@@ -81,7 +75,7 @@ sub undone_at_once
 		[ 'no begin', undef, 'ghost' ], [ 'no step', $kept, 'ghost' ], [ 'no output', $kept, 'a' ], [ 'no step', $kept, 'open' ],
 		[ 'no fail', $kept ]);
 	guarantees($node);
-	is(state($kept), 'running', 'savepoints: what was rolled back was never there, crash or not');
+	is(state_of($node, $kept), 'running', 'savepoints: what was rolled back was never there, crash or not');
 	$node->{saga_acknowledged} = {};
 	sql("SELECT saga.fail('$kept')");
 	wait_state($node, $kept, 'compensated');
@@ -138,13 +132,13 @@ guarantees($node);
 	is(sql(qq{SET timezone = 'America/New_York'; SELECT deadline - started_at FROM saga.sagas WHERE id IN ('$east', '$west') ORDER BY started_at}),
 		"1 day\n1 day 01:00:00", 'a day is 24 hours wherever it is asked for');
 	undone_at_once('time zones');
-	advance('23 hours 30 minutes');
+	advance_clock($node, '23 hours 30 minutes');
 	undone_at_once('time zones, later');
-	is(state($east) . ' ' . state($west), 'running running', 'time zones: no early deadline');
-	advance('30 minutes');
+	is(state_of($node, $east) . ' ' . state_of($node, $west), 'running running', 'time zones: no early deadline');
+	advance_clock($node, '30 minutes');
 	wait_state($node, $east, 'compensated');
-	is(state($west), 'running', 'each at its time');
-	advance('1 hour');
+	is(state_of($node, $west), 'running', 'each at its time');
+	advance_clock($node, '1 hour');
 	ok(wait_state($node, $west, 'compensated'), 'and none is lost');
 	sql(q{ALTER SYSTEM RESET timezone; SELECT pg_reload_conf()});
 }
@@ -165,11 +159,11 @@ guarantees($node);
 	{
 		my ($what) = @_;
 		undone_at_once($what);
-		return is(state($deadline) . sql("SELECT compensation_attempts FROM saga.steps WHERE saga_id = '$retry'")
+		return is(state_of($node, $deadline) . sql("SELECT compensation_attempts FROM saga.steps WHERE saga_id = '$retry'")
 			. sql("SELECT count(*) FROM saga.pending_compensations WHERE saga_id = '$claimed' AND claimed_at IS NOT NULL"), 'running11',
 			"$what: nothing is early");
 	}
-	advance('50 minutes');
+	advance_clock($node, '50 minutes');
 	none_yet('at 50 minutes');
 	set_back('1 day');
 	none_yet('set back by a day');
@@ -179,15 +173,15 @@ guarantees($node);
 	sql("SELECT saga.step('$soon', 'c', compensation => 'SELECT witness.undo(\$1)')");
 	none_yet('set back by two days');
 	is(sql("SELECT string_agg(key, ' ' ORDER BY position) FROM saga.steps WHERE saga_id = '$soon'"), 'a b c', 'the order is that of the calls');
-	advance('2 days 9 minutes');
-	is(state($soon), 'running', 'a deadline that was set meanwhile is not early');
-	advance('2 minutes');
+	advance_clock($node, '2 days 9 minutes');
+	is(state_of($node, $soon), 'running', 'a deadline that was set meanwhile is not early');
+	advance_clock($node, '2 minutes');
 	wait_state($node, $soon, 'compensated');
 	is(sql("SELECT string_agg(key, ' ' ORDER BY n) FROM witness.effect WHERE saga = '$soon'"), 'c b a', 'nor lost; and it is undone in order');
 	none_yet('forth by two days');
-	advance('23 hours 50 minutes');
+	advance_clock($node, '23 hours 50 minutes');
 	none_yet('almost an hour');
-	advance('10 minutes');
+	advance_clock($node, '10 minutes');
 	wait_state($node, $deadline, 'compensated');
 	wait_state($node, $retry, 'compensated');
 	wait_until($node, "SELECT count(*) = 1 FROM saga.attempts WHERE saga_id = '$claimed' AND outcome = 'timed out'");

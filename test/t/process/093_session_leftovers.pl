@@ -21,20 +21,12 @@ $node->safe_psql('postgres', q{
 sub sql
 {
 	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql, extra_params => [ '-U', 'app' ]);
+	return sql_as($node, 'app', $sql);
 }
 sql(q{
 	CREATE TABLE seen (n serial, what text);
-	CREATE FUNCTION see(what text) RETURNS void LANGUAGE sql AS 'INSERT INTO public.seen (what) VALUES ($1)';
-	CREATE FUNCTION failed(compensation text, args jsonb DEFAULT NULL) RETURNS uuid LANGUAGE plpgsql AS $$
-	DECLARE
-		id uuid := saga.begin('order');
-	BEGIN
-		PERFORM saga.step(id, 'a', args => args, compensation => compensation,
-			compensation_retry => saga.retry_policy(max_attempts => 3, delay => '10 ms'));
-		PERFORM saga.fail(id);
-		RETURN id;
-	END $$;});
+	CREATE FUNCTION see(what text) RETURNS void LANGUAGE sql AS 'INSERT INTO public.seen (what) VALUES ($1)';});
+create_failed($node, keyless => 1, retry => q{saga.retry_policy(max_attempts => 3, delay => '10 ms')});
 
 # Fails a saga after some settings and waits: what it has seen; if it did not
 # come to its end, its state and the error.

@@ -13,21 +13,12 @@ plan skip_all => 'needs the test build' if !is_test_build();
 my $node = saga_cluster('main', conf => "autovacuum = off\nsaga.lock_timeout = 100ms\nsaga.executor_idle_timeout = '1min'\n");
 my $has_dblink = -e readpipe('pg_config --sharedir') =~ s/\n//r . '/extension/dblink.control';
 witness($node);
+virtual_clock($node);
 $node->safe_psql('postgres', q{
-	CREATE FUNCTION test_advance_clock(interval) RETURNS void
-		AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
 	CREATE TABLE gate ();
 	CREATE TABLE written (n integer);
 	CREATE TABLE locked ();
 	CREATE SEQUENCE tries;
-	CREATE FUNCTION failed(key text, compensation text, retry saga.retry_policy) RETURNS uuid LANGUAGE plpgsql AS $$
-	DECLARE
-		id uuid := saga.begin('order', key);
-	BEGIN
-		PERFORM saga.step(id, 'a', compensation => 'SELECT witness.undo($1); ' || compensation, compensation_retry => retry);
-		PERFORM saga.fail(id);
-		RETURN id;
-	END $$;
 	CREATE FUNCTION raise(state text) RETURNS void LANGUAGE plpgsql AS $$
 	BEGIN
 		RAISE EXCEPTION USING ERRCODE = state, MESSAGE = 'raised ' || state;
@@ -46,22 +37,14 @@ $node->safe_psql('postgres', q{
 	EXCEPTION WHEN lock_not_available THEN
 		NULL;
 	END $$;});
+create_failed($node);
 
 sub failed
 {
 	my ($key, $sql, $retry) = @_;
 	$retry //= 'max_attempts => 1';
 	return $node->safe_psql('postgres', qq{SET default_transaction_read_only = off;
-		SELECT failed('$key', \$c\$$sql\$c\$, saga.retry_policy($retry))});
-}
-
-# "outcome sqlstate", one for each attempt
-sub attempts
-{
-	my ($saga) = @_;
-	return $node->safe_psql('postgres', qq{
-		SELECT string_agg(concat_ws(' ', outcome, sqlstate), ', ' ORDER BY attempt) FROM saga.attempts
-		WHERE saga_id = '$saga' AND phase = 'compensation'});
+		SELECT failed('$key', \$c\$SELECT witness.undo(\$1); $sql\$c\$, retry => saga.retry_policy($retry))});
 }
 
 sub charged
@@ -79,7 +62,7 @@ sub is_charged
 	wait_until($node, qq{
 		SELECT state IN ('needs_review', 'compensated') OR compensation_attempts > 5
 		FROM saga.sagas JOIN saga.steps ON saga_id = id WHERE id = '$saga'});
-	is(attempts($saga) . ', ' . $node->safe_psql('postgres', "SELECT state FROM saga.sagas WHERE id = '$saga'"),
+	is(attempts_of($node, $saga) . ', ' . $node->safe_psql('postgres', "SELECT state FROM saga.sagas WHERE id = '$saga'"),
 		"$expected, needs_review", "$what: charged");
 	return;
 }
@@ -130,7 +113,7 @@ foreach (['SG007', 'deferred'], ['40001', 'failed'], ['53100', 'interrupted'], [
 	$node->safe_psql('postgres', q{SELECT setval('tries', 1, false)});
 	my $saga = failed("held $state", "DECLARE c CURSOR WITH HOLD FOR SELECT raise_once('$state')", q{max_attempts => 1, delay => '10 ms'});
 	wait_state($node, $saga, 'compensated');
-	is(attempts($saga) . ', ' . charged($saga), "$outcome $state, succeeded, 0", "a cursor raises $state at commit: free");
+	is(attempts_of($node, $saga) . ', ' . charged($saga), "$outcome $state, succeeded, 0", "a cursor raises $state at commit: free");
 }
 
 # ------------------------------------------------------------ canceled and ended
@@ -150,7 +133,7 @@ foreach (['pg_cancel_backend', 'interrupted 57014'], ['pg_terminate_backend', 'i
 	$node->safe_psql('postgres', 'ALTER TABLE gate RENAME TO open');
 	$node->safe_psql('postgres', q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE backend_type = 'saga executor' AND wait_event = 'PgSleep'});
 	wait_state($node, $saga, 'compensated');
-	is(attempts($saga) . ', ' . charged($saga), "$attempt, $attempt, interrupted 57014, succeeded, 0", "another's $function: free");
+	is(attempts_of($node, $saga) . ', ' . charged($saga), "$attempt, $attempt, interrupted 57014, succeeded, 0", "another's $function: free");
 	$node->safe_psql('postgres', 'ALTER TABLE open RENAME TO gate');
 
 	is_charged(failed("own $function", "SELECT $function(pg_backend_pid()); SELECT pg_sleep(0.001)"),
@@ -223,7 +206,7 @@ foreach my $state (qw(53100 53200 58030 XX000 XX001 25006 22023 54000 57014 4000
 		$attempt = "failed $state" if $conflict;
 		$saga = struck("executor.$point=$state");
 		wait_state($node, $saga, 'compensated');
-		like(attempts($saga) . ', ' . charged($saga), qr/^(\Q$attempt\E, )+succeeded, 0$/, "$state at executor.$point: free");
+		like(attempts_of($node, $saga) . ', ' . charged($saga), qr/^(\Q$attempt\E, )+succeeded, 0$/, "$state at executor.$point: free");
 	}
 }
 
@@ -233,7 +216,7 @@ my $endless = failed('endless', 'SELECT 1');
 wait_until($node, qq{
 	SELECT state = 'needs_review' FROM saga.sagas, LATERAL (SELECT test_advance_clock('1 min')) c WHERE id = '$endless'});
 set_faults($node, '');
-is(attempts($endless), join(', ', ('interrupted 22023') x 51), 'fifty are free');
+is(attempts_of($node, $endless), join(', ', ('interrupted 22023') x 51), 'fifty are free');
 is($node->safe_psql('postgres', "SELECT parked FROM saga.steps WHERE saga_id = '$endless'"),
 	'retries exhausted after 1 attempt: fault point "executor.before_mark"', 'and then it is charged');
 
@@ -253,7 +236,7 @@ foreach (['the database', 'ALTER DATABASE postgres SET default_transaction_read_
 	my $saga = failed("$what is read-only", 'INSERT INTO written VALUES (1)');
 	wait_until($node, qq{
 		SELECT compensation_attempts >= $n FROM saga.steps, LATERAL (SELECT test_advance_clock('1 min')) c WHERE saga_id = '$saga'});
-	my $failed = attempts($saga);
+	my $failed = attempts_of($node, $saga);
 	like($failed, qr/^interrupted 25006(, interrupted 25006)+$/, "$what is read-only: it waits");
 	is(charged($saga), '0', 'and is not charged');
 	like($node->safe_psql('postgres', "SELECT next_action, last_error FROM saga.sagas JOIN saga.steps ON saga_id = id WHERE id = '$saga'"),
@@ -262,11 +245,11 @@ foreach (['the database', 'ALTER DATABASE postgres SET default_transaction_read_
 	$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
 	wait_until($node, qq{
 		SELECT state = 'compensated' FROM saga.sagas, LATERAL (SELECT test_advance_clock('1 min')) c WHERE id = '$saga'});
-	like(attempts($saga) . ', ' . charged($saga), qr/^\Q$failed\E(, interrupted 25006)*, succeeded, 0$/, "$what can be written again: it is done");
+	like(attempts_of($node, $saga) . ', ' . charged($saga), qr/^\Q$failed\E(, interrupted 25006)*, succeeded, 0$/, "$what can be written again: it is done");
 }
 my $next = failed('for the next transaction', 'SET default_transaction_read_only = on; INSERT INTO written VALUES (2)', 'max_attempts => 1');
 wait_state($node, $next, 'compensated');
-is_deeply([ map { attempts($_) } $next, map { wait_state($node, $_, 'compensated'); $_ } failed('and the next', 'INSERT INTO written VALUES (3)') ],
+is_deeply([ map { attempts_of($node, $_) } $next, map { wait_state($node, $_, 'compensated'); $_ } failed('and the next', 'INSERT INTO written VALUES (3)') ],
 	[ 'succeeded', 'succeeded' ], 'what SQL makes the default of its session is nothing to the next');
 is($node->safe_psql('postgres', q{SELECT string_agg(n::text, ' ' ORDER BY n) FROM written}), '1 1 2 3', 'each is done once');
 

@@ -30,16 +30,8 @@ $node->safe_psql('postgres', q{
 	CREATE FUNCTION note_trigger() RETURNS trigger LANGUAGE plpgsql AS
 		$$ BEGIN PERFORM public.note('deferred trigger'); RETURN NULL; END $$;
 	CREATE CONSTRAINT TRIGGER note AFTER INSERT ON deferred DEFERRABLE INITIALLY DEFERRED
-		FOR EACH ROW EXECUTE FUNCTION note_trigger();
-	CREATE FUNCTION failed(compensation text, args jsonb DEFAULT NULL) RETURNS uuid LANGUAGE plpgsql AS $$
-	DECLARE
-		id uuid := saga.begin('order');
-	BEGIN
-		PERFORM saga.step(id, 'a', compensation => compensation, args => args,
-			compensation_retry => saga.retry_policy(max_attempts => 1));
-		PERFORM saga.fail(id);
-		RETURN id;
-	END $$;});
+		FOR EACH ROW EXECUTE FUNCTION note_trigger();});
+create_failed($node, keyless => 1, retry => 'saga.retry_policy(max_attempts => 1)');
 
 # Fails a saga of the role and waits; returns its state, and why it is parked
 sub compensate

@@ -24,16 +24,8 @@ $node->safe_psql('postgres', q{
 	GRANT ALL ON witness TO PUBLIC;
 	GRANT ALL ON SEQUENCE witness_n_seq TO PUBLIC;
 	CREATE FUNCTION note(what text) RETURNS integer LANGUAGE sql VOLATILE AS
-		'INSERT INTO public.witness (what, u, s) VALUES ($1, current_user, session_user) RETURNING n';
-	CREATE FUNCTION failed(compensation text, args jsonb DEFAULT NULL) RETURNS uuid LANGUAGE plpgsql AS $$
-	DECLARE
-		id uuid := saga.begin('order');
-	BEGIN
-		PERFORM saga.step(id, 'a', compensation => compensation, args => args,
-			compensation_retry => saga.retry_policy(max_attempts => 1, timeout => '60 s'));
-		PERFORM saga.fail(id);
-		RETURN id;
-	END $$;});
+		'INSERT INTO public.witness (what, u, s) VALUES ($1, current_user, session_user) RETURNING n';});
+create_failed($node, keyless => 1, retry => q{saga.retry_policy(max_attempts => 1, timeout => '60 s')});
 
 # Options of a connection come before what the owner of a database sets for it.
 my $plain = '-c role=none -c statement_timeout=0 -c lock_timeout=0';

@@ -40,14 +40,6 @@ $node->safe_psql('postgres', q{
 		END LOOP;
 	END $$;});
 
-# What a process has of its own, in kB, and seconds of a processor that it took
-sub memory
-{
-	my ($pid) = @_;
-	my ($kb) = slurp_file("/proc/$pid/status") =~ /^RssAnon:\s*(\d+)/m;
-	return $kb;
-}
-
 sub cpu
 {
 	my ($pid) = @_;
@@ -73,11 +65,11 @@ sub executor_pid
 $node->safe_psql('postgres', q{SELECT make(600, 'warm')});
 wait_undone();
 my $executor = executor_pid();
-my $before = memory($executor);
+my $before = memory_of($executor);
 $node->safe_psql('postgres', q{SELECT make(1200, 'new')});
 wait_undone();
 is(executor_pid(), $executor, 'it is the same executor');
-cmp_ok(memory($executor) - $before, '<', 2048, 'new kinds of compensation take no memory from others on (kB more)');
+cmp_ok(memory_of($executor) - $before, '<', 2048, 'new kinds of compensation take no memory from others on (kB more)');
 
 # ------------------------------------------------------------- a long saga
 
@@ -95,7 +87,7 @@ foreach my $n (100, $few, $many, $many)
 	$session->query_safe(q{SELECT count(saga.fail(id)) FROM saga.sagas WHERE name = 'long' AND state = 'running'});
 	wait_undone();
 	$back{$n} = (cpu($executor) - $used) / $n;
-	push @{ $left{$n} }, memory($executor);
+	push @{ $left{$n} }, memory_of($executor);
 }
 $session->quit;
 is(executor_pid(), $executor, 'it is the same executor');
@@ -119,13 +111,13 @@ $node->safe_psql('postgres', q{SELECT make(500)});
 wait_undone();
 $node->safe_psql('postgres', 'TRUNCATE undone');
 my $backlog = 6_000;
-my @before = (memory($worker), memory($executor));
+my @before = (memory_of($worker), memory_of($executor));
 $node->safe_psql('postgres', "SELECT make($backlog)");
 wait_undone();
 is(worker_pid($node), $worker, 'it is the same worker');
 is(executor_pid(), $executor, 'it is the same executor');
-cmp_ok(memory($worker) - $before[0], '<', 2048, 'a backlog takes no memory of the worker (kB more)');
-cmp_ok(memory($executor) - $before[1], '<', 2048, 'nor of the executor (kB more)');
+cmp_ok(memory_of($worker) - $before[0], '<', 2048, 'a backlog takes no memory of the worker (kB more)');
+cmp_ok(memory_of($executor) - $before[1], '<', 2048, 'nor of the executor (kB more)');
 is($node->safe_psql('postgres', 'SELECT count(*), count(DISTINCT saga) FROM undone'), "$backlog|$backlog", 'each is undone once');
 
 # ------------------------------------------------------------- crashes
