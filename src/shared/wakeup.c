@@ -9,7 +9,7 @@
  *
  * The first tickets that a transaction makes due are handed straight to
  * executors of their roles, as far as they have nothing to do (mailbox.c).  That
- * is a short cut and no more: the worker is told of them as of all else, and
+ * is a short cut and no more: the worker is woken for them as for all else, and
  * finds them in hand, or done.
  *
  * How a worker sleeps without polling and without losing a wake-up
