@@ -13,6 +13,7 @@
 
 #include <stdarg.h>
 
+#include "access/xact.h"
 #include "base/guc.h"
 #include "base/json.h"
 #include "base/rights.h"
@@ -29,6 +30,10 @@
 int			saga_guc_max_deferrals = 1000;
 char	   *saga_guc_review_channel = "";
 pg_prng_state pg_global_prng_state;
+
+/* A function in a header of PostgreSQL 19, which nobody calls here, asks for them. */
+TransactionId CheckXidAlive = InvalidTransactionId;
+bool		bsysscan = false;
 
 void *
 palloc(Size size)
