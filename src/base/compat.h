@@ -315,7 +315,7 @@ saga_compat_may_connect(Oid database, Oid role)
 #endif
 }
 
-/* Who may become a role: 16 made that an option of the membership. */
+/* Membership that lets a role be set: 16 made that an option. */
 #if PG_VERSION_NUM >= 160000
 #define SAGA_COMPAT_MAY_BECOME	"SET"
 #else

@@ -219,7 +219,7 @@ saga_fault_reach(const char *name)
 			break;
 		}
 		else if (strcmp(fault.action, "queue_full") == 0)
-			/* What PreCommit_Notify says then. */
+			/* The error that PreCommit_Notify raises then. */
 			ereport(ERROR,
 					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 					 errmsg("too many notifications in the NOTIFY queue")));

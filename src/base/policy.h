@@ -37,7 +37,7 @@ typedef struct SagaPolicy
 /* Longest text of an encoded policy, with its final NUL. */
 #define SAGA_POLICY_TEXT_LEN		128
 
-/* What the settings say where nobody set them; see policy.c. */
+/* Defaults of the settings; see policy.c. */
 extern const SagaPolicy saga_policy_plain;
 
 /* Codes and their words, as in state.h. */

@@ -8,7 +8,7 @@
 #ifndef SAGA_RIGHTS_H
 #define SAGA_RIGHTS_H
 
-/* What a role may see of a saga. */
+/* Parts of a saga that a role may see. */
 typedef enum SagaReach
 {
 	SAGA_REACH_NOTHING = 0,

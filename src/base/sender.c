@@ -73,7 +73,7 @@ saga_sender_init(void)
 	saga_compat_signal_handle(SIGTERM, on_end);
 }
 
-/* What was canceled until now is over. */
+/* Forgets the cancels until now. */
 void
 saga_sender_forget_cancel(void)
 {
@@ -81,7 +81,7 @@ saga_sender_forget_cancel(void)
 	QueryCancelPending = false;
 }
 
-/* Who has canceled something since. */
+/* The sender of the last cancel since. */
 SagaSender
 saga_sender_of_cancel(void)
 {

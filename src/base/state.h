@@ -68,7 +68,7 @@ typedef enum SagaStepKind
 	SAGA_KIND_RETRIABLE = 'r'
 } SagaStepKind;
 
-/* What of a saga is being undone, or was. */
+/* The part of a saga that is being undone, or was. */
 typedef enum SagaUndo
 {
 	SAGA_UNDO_NONE = 0,			/* nothing: it goes, or can only go, forward */

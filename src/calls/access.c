@@ -168,7 +168,7 @@ saga_access_refuse_no_step(const SagaRow *saga, const text *key)
 	initStringInfo(&names);
 	for (int i = steps.count - 1; i >= 0 && count <= MAX_STEPS_NAMED; i--)
 	{
-		/* Of its runs, the newest. */
+		/* The newest of its runs. */
 		if (saga_next_find_key(&steps, steps.step[i].key) != i)
 			continue;
 		if (count++ < MAX_STEPS_NAMED)

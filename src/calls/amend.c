@@ -44,7 +44,7 @@ enum
 	ARG_SAGA, ARG_STEP, ARG_NOTE, ARG_COMPENSATION, ARG_NOTIFY, ARG_POLICY
 };
 
-/* What a call asks for. */
+/* The arguments of a call. */
 typedef struct Amendment
 {
 	text	   *key;

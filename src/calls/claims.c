@@ -70,11 +70,11 @@ PG_FUNCTION_INFO_V1(saga_sql_fail_compensation);
 
 #define DEFAULT_LEASE_MS	60000
 
-/* So many rows of a queue are read at a time: first, and at most. */
+/* Rows of a queue to read at a time: first, and at most. */
 #define READ_FIRST			4
 #define READ_MOST			64
 
-/* What a consumer asks for. */
+/* The request of a consumer. */
 typedef struct ClaimRequest
 {
 	text	   *channel;
@@ -235,7 +235,7 @@ find_owners(const ClaimRequest *request, uint64 look, Snapshot snapshot,
 	SagaQueued *rows = NULL;
 	SagaQueued	queue;
 
-	/* What it reads and somebody else claims, it would depend on. */
+	/* It would depend on rows that it reads and another transaction claims. */
 	if (IsolationIsSerializable())
 		first = 1;
 	text_to_cstring_buffer(request->channel, queue.channel, NAMEDATALEN);
@@ -310,7 +310,10 @@ saga_sql_claim_compensations(PG_FUNCTION_ARGS)
 	snapshot = saga_table_snapshot();
 	owners = find_owners(&request, look, snapshot, &count);
 
-	/* In turn, from any of them on: no owner's flood keeps another waiting. */
+	/*
+	 * Take owners in turn, from any of them on, so that no owner's flood
+	 * delays another.
+	 */
 	first = count > 0 ? (int) (pg_prng_uint32(&pg_global_prng_state) % count) : 0;
 	while (any && claimed < request.max_claims)
 	{

@@ -148,7 +148,7 @@ is_harmless(const AlterTableCmd *cmd)
 		case AT_ReplicaIdentity:
 		case AT_SetLogged:
 		case AT_ChangeOwner:
-			/* Of the guards, as pg_restore does. */
+			/* Disables the guards, as pg_restore does. */
 		case AT_EnableTrig:
 		case AT_EnableAlwaysTrig:
 		case AT_EnableReplicaTrig:
@@ -255,7 +255,10 @@ check_table(Oid relid)
 {
 	Relation	heap;
 
-	/* Whoever changed it has a lock on it; nobody need wait for others here. */
+	/*
+	 * The transaction that changed it holds a lock on it; do not wait for
+	 * others.
+	 */
 	if (!ConditionalLockRelationOid(relid, AccessShareLock))
 		return;
 	heap = try_relation_open(relid, NoLock);

@@ -46,7 +46,7 @@
 
 static ProcessUtility_hook_type prev_utility_hook = NULL;
 
-/* Of a statement about a database: which one must be free for it? */
+/* The database that must be free for a statement about databases. */
 static Oid
 database_of(Node *stmt)
 {

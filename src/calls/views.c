@@ -235,10 +235,10 @@ has_worker(void)
 	return slot != NULL && slot->worker_latch != NULL;
 }
 
-/* Behind what an attempt under way, or somebody else, still does. */
+/* After an attempt under way, or another transaction, is done. */
 #define PAUSED	"; it is paused until saga.resume"
 
-/* What is next for a step that was dispatched to listeners. */
+/* The next action of a step that was dispatched to listeners. */
 static void
 append_listener(StringInfo buf, FunctionCallInfo fcinfo, const char *step)
 {

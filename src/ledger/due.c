@@ -102,7 +102,7 @@ saga_ledger_find_due(Oid lane, TimestampTz due, const pg_uuid_t *id,
 	return result;
 }
 
-/* Whoever inserts a row wakes who is to look at it (wakeup.c), too. */
+/* A transaction that inserts a row also wakes the process that looks at it (wakeup.c). */
 void
 saga_ledger_insert_due(const SagaDue *row)
 {

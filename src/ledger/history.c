@@ -34,7 +34,7 @@ saga_ledger_insert_attempt(SagaAttempt *attempt)
 	table_close(heap, NoLock);
 }
 
-/* What events are about that are about no saga (any more). */
+/* The saga of events that are about no saga (any more). */
 static const pg_uuid_t none;
 
 /*

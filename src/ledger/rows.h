@@ -205,7 +205,7 @@ typedef struct SagaAttempt
 	const char *consumer;
 } SagaAttempt;
 
-/* What the hashes of a redacted step are of. */
+/* The values of a redacted step that are hashed. */
 enum SagaStepHash
 {
 	SAGA_HASH_ARGS,

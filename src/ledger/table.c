@@ -756,7 +756,7 @@ choose_page(Relation heap, HeapTuple tuple)
 		Page		page = BufferGetPage(buffer);
 		bool		room;
 
-		/* What is longer goes out of line. */
+		/* Longer values go out of line. */
 		Size		needed = MAXALIGN(Min(tuple->t_len, TOAST_TUPLE_THRESHOLD)) +
 			RelationGetTargetPageFreeSpace(heap, HEAP_DEFAULT_FILLFACTOR);
 

@@ -14,7 +14,7 @@
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
 
-/* What a look-up of a row says. */
+/* Result of a look-up of a row. */
 typedef enum SagaFound
 {
 	SAGA_FOUND,
@@ -29,7 +29,7 @@ typedef enum SagaPatience
 	SAGA_NOWAIT					/* as our own processes do */
 } SagaPatience;
 
-/* What became of an update. */
+/* Result of an update. */
 typedef enum SagaWritten
 {
 	SAGA_WRITTEN,

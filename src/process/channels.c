@@ -55,7 +55,7 @@
 /* After an error. */
 #define AFTER_ERROR		5000
 
-/* What a channel that was due turned out to be. */
+/* State of a channel that was due. */
 typedef enum ChannelFound
 {
 	CHANNEL_WAITS,				/* it was notified */
@@ -209,7 +209,7 @@ read_channels(TimestampTz now)
 	{
 		look_position.channel[0] = '\0';
 		look_begun = saga_clock_steady();
-		/* What is dispatched meanwhile may come after our position. */
+		/* A task dispatched meanwhile may come after our position. */
 		look_at = DT_NOEND;
 	}
 	for (int i = 0; i < LOOK_BATCH; i++)

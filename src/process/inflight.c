@@ -298,7 +298,7 @@ read_record(const char *name, uint64 life, SagaInflight *record)
 		file.state > SAGA_INFLIGHT_ENDED ||
 		!EQ_CRC32C(file.crc, record_crc(&file.record)))
 	{
-		/* Of this life: its executor is writing it at this moment. */
+		/* It is of this life: its executor is writing it at this moment. */
 		if (life == saga_shmem->life)
 			return false;
 		ereport(WARNING,

@@ -100,7 +100,7 @@ typedef struct Turn
 	int64		asked;			/* since when its worker is asked to leave */
 } Turn;
 
-/* What the slots say at the beginning of a turn. */
+/* The slots as they were at the beginning of a pass. */
 typedef struct Seen
 {
 	Oid			database;
@@ -455,7 +455,7 @@ ask_to_leave(int i, bool at_once, int64 now)
 		turns[i].asked = now;
 }
 
-/* Nobody needs the room any more. */
+/* The room is not needed any more. */
 static void
 take_back(void)
 {

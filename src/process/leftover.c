@@ -262,7 +262,7 @@ hash_role_settings(void)
 		one = hash_bytes_extended((const unsigned char *) VARDATA_ANY(config),
 								  VARSIZE_ANY_EXHDR(config),
 								  (uint64) row->setdatabase << 32 | row->setrole);
-		/* In whatever order they are found */
+		/* In any order */
 		hash += one;
 	}
 	systable_endscan(scan);

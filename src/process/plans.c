@@ -94,7 +94,7 @@ typedef struct KeptText
 	SagaKept	kept;
 } KeptText;
 
-/* What the walk through a query knows. */
+/* State of the walk through a query. */
 typedef struct Reading
 {
 	const char *source;			/* that locations point into, or NULL */
@@ -210,7 +210,7 @@ is_plain_type(Oid type, const Const *constant, const char *source)
 static bool
 is_passing_constant(const Const *constant, const char *source)
 {
-	/* Not of a text: it was stored. */
+	/* Not from a text: it was stored. */
 	if (constant->location < 0 || constant->constisnull)
 		return false;
 	/* array_nulls says whether that is a null. */
@@ -412,7 +412,7 @@ typedef struct BodySearch
 	bool		found;
 } BodySearch;
 
-/* Of a function that is called somewhere: is it one that may be inlined? */
+/* May a function that is called somewhere be inlined? */
 static bool
 look_into(Oid function, void *context)
 {

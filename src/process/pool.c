@@ -44,7 +44,7 @@
 /* Time after which a slot whose process did not arrive is taken back */
 #define SAGA_POOL_START_LIMIT_MS	60000
 
-/* What this worker knows of the executors it started. */
+/* The executors that this worker started. */
 typedef struct Started
 {
 	BackgroundWorkerHandle *handle; /* NULL: not started by this process */
@@ -338,7 +338,7 @@ take_slot(Oid role, uint32 *generation)
 			own->database = InvalidOid;
 			waited = true;
 		}
-		/* What it says of the executor before is about to be overwritten. */
+		/* Its data about the previous executor is about to be overwritten. */
 		forget_gone(index);
 		slot->generation++;
 		if (slot->generation == 0)

@@ -11,7 +11,7 @@
 #include "process/bgworker.h"
 #include "shared/shmem.h"
 
-/* What became of asking for an executor. */
+/* Result of asking for an executor. */
 typedef enum SagaPoolStart
 {
 	SAGA_POOL_STARTED,

@@ -97,7 +97,7 @@ saga_retention_turn(TimestampTz now)
 	MemoryContextSwitchTo(caller);
 	if (failed)
 	{
-		/* What it had come to is still there. */
+		/* The sagas of this batch are still there. */
 		saga_retention_read_again();
 		return pass_at = now + AGAIN * USECS_PER_SEC;
 	}

@@ -65,7 +65,7 @@ commit_end_transaction(XactEvent event, void *arg)
 	saga_wakeup_forget();
 }
 
-/* Of savepoints, only the tally needs to know. */
+/* Only the tally needs to know of savepoints. */
 static void
 commit_end_savepoint(SubXactEvent event, SubTransactionId mine,
 					 SubTransactionId parent, void *arg)

@@ -569,7 +569,7 @@ saga_mailbox_set_step(SagaPhase phase, int64 seq, int attempt,
 	SpinLockRelease(&my_slot->mutex);
 }
 
-/* What the executors of this database run; room for SAGA_MAX_EXECUTORS. */
+/* Lists what the executors of this database run; room for SAGA_MAX_EXECUTORS. */
 int
 saga_mailbox_running(SagaRunning *running)
 {

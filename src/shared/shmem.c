@@ -54,7 +54,7 @@ static shmem_startup_hook_type prev_startup_hook = NULL;
 /* The slot of the current database, once it was looked up. */
 static SagaDatabaseSlot *my_database_slot = NULL;
 
-/* Of a worker: the slot it is attached to. */
+/* The slot that this worker is attached to. */
 static SagaDatabaseSlot *attached_slot = NULL;
 
 /* The parts of shared memory, as their rooms asked for them. */

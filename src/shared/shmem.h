@@ -46,7 +46,7 @@
  * gives its slot up when another needs it.
  */
 #define SAGA_MAX_DATABASES		256
-/* In worker_pid: the launcher has asked for a worker, which is on its way. */
+/* worker_pid while a worker that the launcher has asked for is starting. */
 #define SAGA_PID_STARTING		(-1)
 /*
  * Milliseconds.  A worker that has nothing due for this time makes room for
@@ -126,7 +126,7 @@ typedef struct SagaDatabaseSlot
 	pg_atomic_uint64 high_seq;
 } SagaDatabaseSlot;
 
-/* What a worker, when it last looked, would do with another executor. */
+/* The worker's use for another executor, when it last looked. */
 typedef enum SagaWants
 {
 	SAGA_WANTS_NONE,

@@ -33,7 +33,7 @@
 
 /* Owners whose unfinished sagas are counted at a time. */
 #define MAX_TALLIES		256
-/* What prepared transactions change of these counts, by owner. */
+/* Changes of these counts by prepared transactions, by owner. */
 #define MAX_PREPARED	256
 
 /* How many unfinished sagas an owner has */
@@ -47,7 +47,7 @@ typedef struct Tally
 	pg_atomic_uint64 open;		/* an int64 */
 } Tally;
 
-/* What a prepared transaction will change of it, when it is committed. */
+/* Change of a count by a prepared transaction, when it is committed. */
 typedef struct PreparedChange
 {
 	uint64		gid;			/* a hash of its name; 0: free */
@@ -71,7 +71,7 @@ static TalliesShared *shared = NULL;
 /* Noted for an owner: whatever was counted, nobody knows how it changed. */
 #define SAGA_ANY_OWNER	InvalidOid
 
-/* What the current transaction changes, by owner and nesting of savepoints. */
+/* Changes by the current transaction, by owner and nesting of savepoints. */
 typedef struct Change
 {
 	Oid			owner;
@@ -100,7 +100,7 @@ find_tally(Oid owner)
 	return NULL;
 }
 
-/* What was counted in this database is to be counted again. */
+/* Makes this database's sagas be counted again. */
 static void
 doubt_all(void)
 {
@@ -327,7 +327,7 @@ saga_tally_finish_prepared(const char *gid, bool committed)
 	LWLockRelease(shared->lock);
 }
 
-/* What the current transaction changes for an owner, not counted yet. */
+/* The current transaction's change for an owner, not counted yet. */
 int64
 saga_tally_own(Oid owner)
 {

@@ -145,7 +145,7 @@ StaticAssertDecl(WAIT_PARTITIONS == 64, "partitions must fit their mask");
 static const Remembered nothing = {.due = DT_NOEND};
 static Remembered remembered = {.due = DT_NOEND};
 
-/* As many as are remembered, of different sagas or steps. */
+/* Number remembered, of different sagas or steps. */
 static SagaTicket hand_over[HAND_OVERS];
 static Oid	hand_over_to[HAND_OVERS];
 

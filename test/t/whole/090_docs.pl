@@ -232,6 +232,14 @@ sub section
 	return $reference =~ /^(#+) \Q$title\E\n(.*?)(?=^#{1,3} |\z)/ms ? $2 : undef;
 }
 
+# The same of the heading that a link leads to.
+sub section_of_anchor
+{
+	my ($anchor) = @_;
+	my ($title) = grep { lc($_) =~ s/[^\w -]//gr =~ s/ /-/gr eq $anchor } $reference =~ /^#+ (.*)$/mg;
+	return defined $title ? section($title) : undef;
+}
+
 # The rows of its tables: [cell, cell, ...], backticks taken off.
 sub rows
 {
@@ -266,7 +274,7 @@ foreach my $relation (split /\n/, $node->safe_psql('postgres', q{
 {
 	my $text = section("The view saga.$relation") // section("The type saga.$relation");
 	ok(defined $text, "reference: saga.$relation") or next;
-	my @columns = rows($text =~ /^The columns are those of \[saga\.sagas\]/m ? section('The view saga.sagas') : $text);
+	my @columns = rows($text =~ /^The columns are those of \[.*?\]\(#(.*?)\)/m ? section_of_anchor($1) : $text);
 	is(join("\n", map { "$_->[0] $_->[1]" } @columns),
 		$node->safe_psql('postgres', qq{
 			SELECT attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute
