@@ -18,7 +18,7 @@ sub record
 		SELECT saga.begin('order', '$key') AS id \\gset
 		SELECT status FROM saga.step(:'id', 'a', $undo, output => '1');
 		SELECT status FROM saga.step(:'id', 'b', $undo);});
-	return $node->safe_psql('postgres', "SELECT id FROM saga.sagas WHERE idempotency_key = '$key'");
+	return saga_id($node, $key);
 }
 
 my $before = record($primary, 'before the backup');

@@ -136,7 +136,7 @@ sub check_copy
 	# Its worker looks again.
 	my $pid = worker_pid($server, $database);
 	$server->safe_psql($database, "SELECT pg_terminate_backend($pid)");
-	$server->safe_psql($database, q{SELECT saga.fail(saga.begin('task', 'here', announce => 'states'))}, extra_params => [ '-U', 'app' ]);
+	sql_as($server, 'app', q{SELECT saga.fail(saga.begin('task', 'here', announce => 'states'))}, $database);
 	wait_until($server, qq{
 		SELECT count(*) = 1 FROM pg_stat_activity
 		WHERE backend_type = 'saga worker' AND datname = current_database() AND state = 'idle' AND pid <> $pid}, 't', $database);

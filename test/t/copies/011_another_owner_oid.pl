@@ -40,7 +40,7 @@ $copy->safe_psql('postgres', 'GRANT USAGE ON SCHEMA saga TO thief');
 sub as
 {
 	my ($user, $sql) = @_;
-	return $copy->safe_psql('postgres', $sql, extra_params => [ '-U', $user ]);
+	return sql_as($copy, $user, $sql);
 }
 
 sub thief

@@ -48,7 +48,7 @@ sub place
 	my $sql = "SELECT saga.begin('order', '$key') AS id \\gset\n";
 	$sql .= "SELECT status AS s FROM saga.step(:'id', '$_->[0]', $_->[1]) \\gset\n" foreach @steps;
 	$node->safe_psql('postgres', $sql);
-	return $node->safe_psql('postgres', "SELECT id FROM saga.sagas WHERE idempotency_key = '$key'");
+	return saga_id($node, $key);
 }
 
 sub fail_it

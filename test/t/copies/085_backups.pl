@@ -44,7 +44,7 @@ sub place
 		SELECT saga.begin('order', '$key'$options) AS id \\gset
 		SELECT status AS s FROM saga.step(:'id', 'a', $undo, output => '1') \\gset
 		SELECT status AS s FROM saga.step(:'id', 'b', $undo) \\gset});
-	return $node->safe_psql('postgres', "SELECT id FROM saga.sagas WHERE idempotency_key = '$key'");
+	return saga_id($node, $key);
 }
 
 # --- What there is when the backup is taken

@@ -120,9 +120,9 @@ is($node->safe_psql('postgres', "SELECT string_agg(key, ',' ORDER BY position) F
 	join(',', map { "step $_" } 1 .. 10), 'in the order in which they started');
 
 # Unless it is at its very end, which is an error and no disorder
-$node->safe_psql('postgres', q{SELECT setval('saga.start_order', 9223372036854775807)}, extra_params => [ '-U', 'writer' ]);
+sql_as($node, 'writer', q{SELECT setval('saga.start_order', 9223372036854775807)});
 like(sql_error($node, "SELECT saga.step('$saga', 'too late')"), qr/ERROR:  2200H:/, 'a sequence at its end gives no number');
-$node->safe_psql('postgres', q{SELECT setval('saga.start_order', 1)}, extra_params => [ '-U', 'writer' ]);
+sql_as($node, 'writer', q{SELECT setval('saga.start_order', 1)});
 is($node->safe_psql('postgres', "SELECT seq > $last FROM saga.step('$saga', 'in time')"), 't', 'set back, it goes on');
 
 guarantees($node);

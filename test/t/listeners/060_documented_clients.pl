@@ -1,4 +1,4 @@
-# Listeners: the clients that doc/listeners.md shows, as they are, against a
+# Listeners: the clients that doc/listeners.md points to, as they are, against a
 # payment service that writes down every call and fails at random.
 #
 # First each of the three, through all that can become of one task.  Then many
@@ -55,7 +55,7 @@ sub charge
 sub shop
 {
 	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql, extra_params => [ '-U', 'shop' ]);
+	return sql_as($node, 'shop', $sql);
 }
 
 # --------------------------------------------------------------- one by one

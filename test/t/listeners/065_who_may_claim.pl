@@ -28,7 +28,7 @@ $node->safe_psql('postgres', q{
 sub as
 {
 	my ($user, $sql) = @_;
-	return $node->safe_psql('postgres', $sql, extra_params => [ '-U', $user ]);
+	return sql_as($node, $user, $sql);
 }
 
 sub error_as

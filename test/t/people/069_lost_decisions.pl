@@ -310,10 +310,10 @@ my $parked = $node->safe_psql('postgres', q{
 wait_state($node, $parked, 'needs_review');
 like(sql_error($node, "SELECT saga.pause('$parked', 'n')", 'postgres', extra_params => [ '-U', 'ann' ]), qr/SG001/, 'nobody is an operator');
 $node->safe_psql('postgres', q{ALTER DATABASE postgres SET saga.operator_role = 'operators'});
-is($node->safe_psql('postgres', "SELECT saga.pause('$parked', 'n')", extra_params => [ '-U', 'ann' ]), 'needs_review', 'those of the database are');
+is(sql_as($node, 'ann', "SELECT saga.pause('$parked', 'n')"), 'needs_review', 'those of the database are');
 like(sql_error($node, "SELECT saga.pause('$parked', 'n')", 'postgres', extra_params => [ '-U', 'eve' ]), qr/SG001/, 'others are not');
 $node->safe_psql('postgres', q{ALTER DATABASE postgres RESET saga.operator_role; ALTER ROLE ann SET saga.operator_role = 'operators'});
-is($node->safe_psql('postgres', "SELECT saga.resume('$parked')", extra_params => [ '-U', 'ann' ]), 'needs_review', 'one of them, by her own setting');
+is(sql_as($node, 'ann', "SELECT saga.resume('$parked')"), 'needs_review', 'one of them, by her own setting');
 like(sql_error($node, q{ALTER ROLE eve SET saga.operator_role = 'eve'}, 'postgres', extra_params => [ '-U', 'eve' ]), qr/permission denied/, 'not by herself');
 {
 	local $ENV{PGOPTIONS} = '-c saga.operator_role=eve';

@@ -34,7 +34,7 @@ create_failed($node, retry => q{saga.retry_policy(max_attempts => 2, delay => '1
 sub failed
 {
 	my ($key, $sql, $user) = @_;
-	return $node->safe_psql('postgres', qq{SELECT failed('$key', \$\$$sql\$\$)}, extra_params => [ '-U', $user // 'app' ]);
+	return sql_as($node, $user // 'app', qq{SELECT failed('$key', \$\$$sql\$\$)});
 }
 
 # So many executors are running SQL

@@ -76,7 +76,7 @@ undone(fail_one('sql')) foreach 1 .. 3;
 # --- SQL behind SQL.  Each of the flood takes 5 ms and more: of two executors,
 #     400 in a second, at most.
 
-$node->safe_psql('postgres', "SELECT flood($flood, 'sql')", extra_params => [ '-U', 'mallory' ]);
+sql_as($node, 'mallory', "SELECT flood($flood, 'sql')");
 wait_until($node, q{SELECT count(*) >= 100 FROM saga.ledger_saga WHERE name = 'sql' AND state = 'c'});
 my $before = left('sql', 'c');
 my @ids = map { my $id = fail_one('sql'); undone($id); $id } 1 .. 10;

@@ -34,7 +34,7 @@ sub as_role
 {
 	my ($user, $sql, $database) = @_;
 	local $ENV{PGOPTIONS} = ($database // '') eq 'owned' ? $plain : '';
-	return $node->safe_psql($database // 'postgres', $sql, extra_params => [ '-U', $user ]);
+	return sql_as($node, $user, $sql, $database);
 }
 
 sub super { return as_role($super, $_[0]); }

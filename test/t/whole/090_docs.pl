@@ -16,7 +16,6 @@
 #                 the values of ids and times aside; elsewhere, anything
 #   ```json       valid JSON
 #   ... norun     nothing, for what the suite cannot do
-#   ... file=F    is the file F to the letter, which another test runs
 #
 # psql is the same session from one block to the next, unless a sh or conf
 # block stands between; the SET ROLE holds on even then.
@@ -187,14 +186,9 @@ foreach my $file (@documents)
 		my $where = "$file line $block->{line}";
 
 		$count{ $block->{lang} . ($block->{info} eq 'norun' ? ' norun' : '') }++;
-		like($block->{info}, qr/^(?:norun|error|file=\S+)?$/, "$where: known words behind the fence")
+		like($block->{info}, qr/^(?:norun|error)?$/, "$where: known words behind the fence")
 		  if $block->{info} ne '';
 		next if $block->{info} eq 'norun';
-		if ($block->{info} =~ /^file=(.*)/)
-		{
-			ok($block->{text} eq slurp_file("$root/$1"), "$where: it is $1");
-			next;
-		}
 		if ($block->{lang} eq 'sql')
 		{
 			push @waiting, $block;
