@@ -252,6 +252,7 @@ foreach my $line (split /\n/, $node->safe_psql('postgres', q{
 	ORDER BY 1}))
 {
 	my ($name, $arguments) = split /\|/, $line;
+	$arguments =~ s/timestamp with time zone/timestamptz/;
 	my $text = section("saga.$name");
 	ok(defined $text, "reference: saga.$name") or next;
 	my @expected = map { /^(\w+) (.*?)(?: DEFAULT (.*))?$/ ? [ $1, $2, $3 // '' ] : () } split /, /, $arguments;
@@ -271,7 +272,8 @@ foreach my $relation (split /\n/, $node->safe_psql('postgres', q{
 	my @columns = rows($text =~ /^The columns are those of \[.*?\]\(#(.*?)\)/m ? section_of_anchor($1) : $text);
 	is(join("\n", map { "$_->[0] $_->[1]" } @columns),
 		$node->safe_psql('postgres', qq{
-			SELECT attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute
+			SELECT attname || ' ' || replace(format_type(atttypid, atttypmod), 'timestamp with time zone', 'timestamptz')
+			FROM pg_attribute
 			WHERE attrelid = 'saga.$relation'::regclass AND attnum > 0 AND NOT attisdropped
 			ORDER BY attnum}),
 		"reference: columns of saga.$relation");
