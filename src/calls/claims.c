@@ -3,10 +3,10 @@
  * claims.c
  *	  The calls of listeners, which compensate outside the database.
  *
- * A step that waits for a listener has a row in the queue.  Whoever claims it
- * begins an attempt, which it then reports done or failed before its lease is
- * over; else the worker ends the attempt (events.c).  The handle of a task
- * is its compensation key.
+ * A step that waits for a listener has a row in the queue.  A claim begins an
+ * attempt, which the listener reports done or failed before its lease is over;
+ * else the worker ends the attempt (events.c).  The handle of a task is its
+ * compensation key.
  *
  * Every call stands by itself: nothing is kept in the session, so that a
  * connection pool may send each to another one.

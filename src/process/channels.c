@@ -3,7 +3,7 @@
  * channels.c
  *	  Announcing again what listeners have not claimed.
  *
- * A step is announced as it is dispatched.  Whoever did not hear that (no
+ * A step is announced as it is dispatched.  A listener that missed that (no
  * listener was there, or it lost its connection) finds the step by claiming;
  * so that nothing depends on that either, a channel on which something waits
  * is notified again, ever less often, for as long as it does.
@@ -228,7 +228,7 @@ read_channels(TimestampTz now)
 	}
 }
 
-/* Tells a channel of the first that waits there; false if nothing does. */
+/* Notifies a channel of the first that waits there; false if nothing does. */
 static bool
 notify_channel(const char *name)
 {

@@ -65,7 +65,7 @@ static uint32 my_generation = 0;
 static void (*my_at_exit) (int code) = NULL;
 
 /*
- * Tells an executor to leave when the saga in hand is done, which may take
+ * Asks an executor to leave when the saga in hand is done, which may take
  * long.  What waits in its mailbox is for the worker to hand out again.  The
  * caller holds "lock" exclusively.
  */

@@ -169,7 +169,7 @@ begin_to_look(void)
 	saga_role_lanes_posted(posted);
 }
 
-/* Is the extension there?  Tells the launcher; leaves if it is not. */
+/* Is the extension there?  Reports it to the launcher; leaves if it is not. */
 static void
 find_out(void)
 {

@@ -6,7 +6,7 @@
  * DROP DATABASE, ALTER DATABASE ... RENAME and SET TABLESPACE, and CREATE
  * DATABASE of its template, fail while any other process is connected; and
  * what drops or alters the extension, or moves sagas from role to role, waits
- * for the locks of everybody who uses it.  So before such a statement (see
+ * for the locks of every session that uses it.  So before such a statement (see
  * statements.c) or call, the process that runs it raises "keep_away" in the slot
  * of that database, makes our processes there leave, and waits until they are
  * gone.  It lowers keep_away again at the end of the transaction: until then,

@@ -296,8 +296,8 @@ nothing_said(SagaDatabaseSlot *slot)
 }
 
 /*
- * Whoever took the slot needs it no longer: it is free, unless somebody else has
- * something to say.  The caller holds "lock" exclusively.
+ * The process that took the slot needs it no longer: it is free, unless
+ * another has something to say.  The caller holds "lock" exclusively.
  *
  * What is said without the lock is said before the slot's database is looked at
  * again (wakeup.c); here the database goes before what was said is looked at.

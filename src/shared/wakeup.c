@@ -60,7 +60,7 @@
  * - COMMIT PREPARED, which remembers nothing of what PREPARE knew: "prepared"
  *	 makes the worker look each second for as long as there are prepared
  *	 transactions.  The worker resets it only if it did not change since
- *	 before it looked for some.  (evict.c also wakes the worker, and all who
+ *	 before it looked for some.  (evict.c also wakes the worker, and all that
  *	 wait for a saga, after a COMMIT PREPARED that it sees.)
  * - Locks: they are released after the callback, so that a worker may still
  *	 find the row locked.  A process that skips a row must look again soon.
@@ -72,7 +72,7 @@
  * variables, chosen by the id; sharing costs a look in vain.  They are on its
  * list before they look, so that a broadcast after the commit finds them.
  *
- * Who sleeps, how long at most, and what ends the sleep.  A sleep without a limit
+ * Which process sleeps, how long at most, and what ends the sleep.  A sleep without a limit
  * must always be ended by another process; and what may reset a latch in between
  * (waiting for a lock does) must leave more than the latch set.
  *
@@ -188,7 +188,7 @@ want_worker(SagaDatabaseSlot *slot, bool look)
 }
 
 /*
- * Tells the worker of a database of a due time that is committed (the right
+ * Posts to the worker of a database a due time that is committed (the right
  * column above).
  */
 void
@@ -221,8 +221,8 @@ saga_wakeup_post(SagaDatabaseSlot *slot, TimestampTz due)
 
 /*
  * The slot of the current database, taken if there is none; NULL when there is
- * none to take.  It may be given back at any time (shmem.c), so what is told it
- * is told again if it is not ours after that.
+ * none to take.  It may be given back at any time (shmem.c), so what is posted
+ * to it is posted again if it is not ours after that.
  */
 static SagaDatabaseSlot *
 my_slot(void)

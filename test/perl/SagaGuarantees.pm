@@ -273,7 +273,7 @@ my @guarantees = (
 						OR e.event = 'reopened'))}
 		},
 		{
-			# What was rolled back was undone before what came behind its savepoint
+			# What was rolled back was undone before what came after its savepoint
 			# started.  What a person took up again had been settled before.
 			what => 'effects are there in that order', needs => 'witness.effect', query => q{
 			SELECT * FROM (
@@ -558,7 +558,7 @@ my @guarantees = (
 	G10 => [
 		'no step enters a saga whose undo has begun',
 		{
-			what => 'none started behind the failure', clock => 1, query => q{
+			what => 'none started after the failure', clock => 1, query => q{
 			SELECT t.saga, t.seq, t.key, t.started_at, e.at FROM saga.ledger_step t
 			JOIN saga.ledger_event e ON e.saga = t.saga AND e.event = 'failing' AND t.started_at > e.at
 			WHERE NOT EXISTS (
@@ -566,7 +566,7 @@ my @guarantees = (
 					AND back.event IN ('reopened', 'rolled back', 'running again') AND back.at BETWEEN e.at AND t.started_at)}
 		},
 		{
-			what => 'what completed behind it was reported late', clock => 1, query => q{
+			what => 'what completed after it was reported late', clock => 1, query => q{
 			SELECT t.saga, t.seq, t.key, t.completed_at, e.at FROM saga.ledger_step t
 			JOIN saga.ledger_event e ON e.saga = t.saga AND e.event = 'failing' AND t.completed_at > e.at
 			WHERE NOT EXISTS (

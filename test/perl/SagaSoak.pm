@@ -47,7 +47,7 @@ my $parent = $$;
 # ------------------------------------------------------------------ clients
 
 # One step: what starts it, what completes it (where that is a call of its own),
-# and whether the client goes on behind it.
+# and whether the client goes on after it.
 sub step
 {
 	my ($client, $number, $i, $shared, $kind) = @_;
@@ -227,7 +227,7 @@ sub listener
 {
 	my $connect = "psql -AtX -d '" . $node->connstr('postgres') . "'";
 
-	# (psql tells behind a statement of its own only.)
+	# (psql shows after a statement of its own only.)
 	append_to_file("$dir/listen.sql", "LISTEN states;\n" . "SELECT pg_sleep(0.1);\n" x 10000);
 	while (getppid() == $parent)
 	{

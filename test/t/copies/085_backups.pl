@@ -121,7 +121,7 @@ foreach my $name (sort keys %copy)
 	  foreach "SELECT saga.wait('$id{middle}')", q{SELECT * FROM saga.claim_compensations('tasks')};
 	if (is_test_build())
 	{
-		# Long behind each deadline, retry, lease and the end of what is kept
+		# Long after each deadline, retry, lease and the end of what is kept
 		virtual_clock($copy);
 		$copy->safe_psql('postgres', q{
 			SELECT test_advance_clock('2 hours')});

@@ -1,4 +1,4 @@
-# pg_upgrade: every row is there behind it, nothing is undone before the new
+# pg_upgrade: every row is there after it, nothing is undone before the new
 # cluster is adopted, once in each database, and then everything goes on.
 #
 # From this PostgreSQL to itself, which takes the same path; or from the one whose

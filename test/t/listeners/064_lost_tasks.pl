@@ -124,7 +124,7 @@ foreach my $point (qw(worker.before_turn worker.before_commit worker.after_commi
 		like("@states", qr/^(compensating )?compensated$/, "$name: states are told in order") if $lossy;
 	}
 }
-# Behind a commit
+# After a commit
 foreach my $kind (qw(claim forget state))
 {
 	my $id = sql(qq{SELECT make('behind $kind', '${kind}s', acknowledge => @{[ $kind eq 'claim' ? 'true' : 'false' ]}, announce => 'states')});

@@ -155,7 +155,7 @@ foreach my $action (qw(fatal kill))
 }
 guarantees($node);
 
-# --- Whoever calls is killed before, or behind, the commit of a decision.
+# --- The caller is killed before, or after, the commit of a decision.
 
 {
 	my $id = $node->safe_psql('postgres', q{
@@ -176,7 +176,7 @@ guarantees($node);
 }
 
 # --- A pause that comes while an attempt is being committed: it waits for that.
-# Behind it, what is under way is done, and nothing begins.
+# After it, what is under way is done, and nothing begins.
 
 {
 	set_faults($node, 'executor.before_commit=wait');
@@ -196,7 +196,7 @@ guarantees($node);
 	wait_until($node, qq{SELECT next_action LIKE 'nothing: it is paused%' FROM saga.sagas WHERE id = '$id'});
 	is($node->safe_psql('postgres', qq{
 		SELECT count(*) FROM saga.attempts a JOIN saga.events e USING (saga_id)
-		WHERE a.saga_id = '$id' AND phase = 'compensation' AND event = 'paused' AND a.started_at > e.at}), '0', 'nothing began behind it');
+		WHERE a.saga_id = '$id' AND phase = 'compensation' AND event = 'paused' AND a.started_at > e.at}), '0', 'nothing began after it');
 	cmp_ok($node->safe_psql('postgres', q{SELECT count(*) FROM effects WHERE saga = 'paused'}), '<', 20, 'much is left to do');
 	$node->safe_psql('postgres', "SELECT saga.resume('$id')");
 	wait_state($node, $id, 'compensated');

@@ -189,7 +189,7 @@ guarantees($node);
 	sql("SELECT saga.complete_compensation(compensation_key) FROM saga.steps WHERE saga_id = '$claimed'");
 	wait_state($node, $claimed, 'compensated');
 
-	# Failed before the clock goes back, undone behind that
+	# Failed before the clock goes back, undone after that
 	my $across = sql(q{SELECT make('across')});
 	sql("SELECT saga.pause('$across', 'a while'), saga.fail('$across')");
 	set_back('3 hours');

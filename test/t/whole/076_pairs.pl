@@ -1,5 +1,5 @@
 # Every pair of calls that can meet on one saga, in every situation: however they
-# meet, it is as if one had come behind the other.  test/pairs/pairs.py says how.
+# meet, it is as if one had come after the other.  test/pairs/pairs.py says how.
 #
 #   SAGA_PAIRS       how many of them, in percent (10, chosen by chance; 100 are
 #                    some 9,000 meetings, a few minutes)
@@ -30,7 +30,7 @@ while (my $line = <$pipe>)
 	note($line);
 }
 close $pipe;
-is($?, 0, 'no two calls that meet do what they would not do one behind the other');
+is($?, 0, 'no two calls that meet do what they would not do one after the other');
 guarantees($node);
 $node->stop;
 done_testing();

@@ -4,7 +4,7 @@
 #
 # A call is part of its client's transaction.  Whatever comes between its first
 # write and the commit leaves nothing of it, and it can be called again; what
-# comes behind the commit takes nothing of it back.  While it stands still,
+# comes after the commit takes nothing of it back.  While it stands still,
 # everyone else's work goes on.
 #
 # Many sessions stand at their points at a time, so that one crash serves for all.
@@ -332,7 +332,7 @@ my %writes;
 	foreach my $name (@names)
 	{
 		$writes{$name} = $said{"$name: true"} // 0;
-		cmp_ok($writes{$name}, '>', 0, "$name: an error behind any of its $writes{$name} writes");
+		cmp_ok($writes{$name}, '>', 0, "$name: an error after any of its $writes{$name} writes");
 		cmp_ok($writes{$name}, '<', 12, "$name: and that was all of them");
 		ok($said{"$name at commit: true"}, "$name: an error before its commit");
 	}
@@ -437,7 +437,7 @@ foreach my $lot (lots(12, @together), map { [$_] } map { @$_ } lots(0, 'reassign
 	is(changed(grep { $_->{point} !~ /after_commit/ } @ready), '', "$what: before the commit, there is nothing of it");
 	is(sql('SELECT string_agg(gid, $$ $$ ORDER BY gid) FROM pg_prepared_xacts'),
 		join(' ', sort map { $_->{key} } grep { $_->{point} =~ /after_prepare/ } @ready), "$what: prepared is what was prepared");
-	is(missing(grep { $_->{point} =~ /after_commit/ } @ready), '', "$what: behind the commit, it had its effect");
+	is(missing(grep { $_->{point} =~ /after_commit/ } @ready), '', "$what: after the commit, it had its effect");
 	commit_prepared(grep { $_->{point} =~ /after_prepare/ } @ready);
 	sql("\\o /dev/null\n" . join '', map { "$_->{call};\nRESET ROLE;\n" } @before);
 	is(missing(@ready), '', "$what: and every call can be made again");

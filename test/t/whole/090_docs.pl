@@ -12,7 +12,7 @@
 #                 PATH and PG* set; it must not fail
 #   ```conf       appended to the server's configuration, until the end of the
 #                 document
-#   ```text       directly behind one of these: what it prints, white space and
+#   ```text       directly after one of these: what it prints, white space and
 #                 the values of ids and times aside; elsewhere, anything
 #   ```json       valid JSON
 #   ... norun     nothing, for what the suite cannot do
@@ -186,7 +186,7 @@ foreach my $file (@documents)
 		my $where = "$file line $block->{line}";
 
 		$count{ $block->{lang} . ($block->{info} eq 'norun' ? ' norun' : '') }++;
-		like($block->{info}, qr/^(?:norun|error)?$/, "$where: known words behind the fence")
+		like($block->{info}, qr/^(?:norun|error)?$/, "$where: known words after the fence")
 		  if $block->{info} ne '';
 		next if $block->{info} eq 'norun';
 		if ($block->{lang} eq 'sql')
