@@ -107,6 +107,7 @@ CREATE TABLE saga.ledger_saga (
   reason        text        COLLATE "C",
   details       jsonb,
   result        jsonb,
+  runs          "char",
   CONSTRAINT ledger_saga_id_key PRIMARY KEY (id) WITH (fillfactor = 90),
   CONSTRAINT ledger_saga_state CHECK (state OPERATOR(pg_catalog.=) ANY ('{r,d,u,c,p,a}'::pg_catalog."char"[])),
   CONSTRAINT ledger_saga_on_failure CHECK (on_failure OPERATOR(pg_catalog.=) ANY ('{h,c}'::pg_catalog."char"[])),
@@ -116,6 +117,7 @@ CREATE TABLE saga.ledger_saga (
   CONSTRAINT ledger_saga_subject CHECK (pg_catalog.length(subject) OPERATOR(pg_catalog.>=) 1 AND pg_catalog.length(subject) OPERATOR(pg_catalog.<=) 256),
   CONSTRAINT ledger_saga_due CHECK ((due IS NULL) OPERATOR(pg_catalog.=) (lane IS NULL)),
   CONSTRAINT ledger_saga_finished CHECK ((finished_at IS NOT NULL) OPERATOR(pg_catalog.=) (state OPERATOR(pg_catalog.=) ANY ('{d,c,a}'::pg_catalog."char"[]))),
+  CONSTRAINT ledger_saga_runs CHECK (runs OPERATOR(pg_catalog.=) ANY ('{o,s}'::pg_catalog."char"[])),
   CONSTRAINT ledger_saga_undo CHECK (undo OPERATOR(pg_catalog.=) ANY ('{p,f,l}'::pg_catalog."char"[]) OR (undo IS NULL AND state OPERATOR(pg_catalog.<>) 'u'))
 ) USING heap WITH (fillfactor = 80);
 
@@ -142,7 +144,7 @@ COMMENT ON COLUMN saga.ledger_saga.deadline IS 'When a saga still running fails.
 COMMENT ON COLUMN saga.ledger_saga.updated_at IS 'Last change of the saga itself.';
 COMMENT ON COLUMN saga.ledger_saga.due IS 'Due time of its row in ledger_due, null when it has none.';
 COMMENT ON COLUMN saga.ledger_saga.lane IS 'Lane of that row.';
-COMMENT ON COLUMN saga.ledger_saga.savepoint IS 'Of a partial undo: the seq of the step that it goes back to; null: to the beginning.';
+COMMENT ON COLUMN saga.ledger_saga.savepoint IS 'Of a partial undo: the step that it goes back to, by its place in the start order; null: to the beginning.';
 COMMENT ON COLUMN saga.ledger_saga.failed_seq IS 'The step at which the saga failed.';
 COMMENT ON COLUMN saga.ledger_saga.finished_at IS 'When it completed, was compensated or abandoned.';
 COMMENT ON COLUMN saga.ledger_saga.state IS 'r(unning), d(one: completed), u(ndoing: compensating), c(ompensated), p(arked: needs_review), a(bandoned).';
@@ -154,6 +156,7 @@ COMMENT ON COLUMN saga.ledger_saga.parked IS 'Why a person must decide about the
 COMMENT ON COLUMN saga.ledger_saga.reason IS 'Reason of the failure.';
 COMMENT ON COLUMN saga.ledger_saga.details IS 'Details of the failure.';
 COMMENT ON COLUMN saga.ledger_saga.result IS 'Result given to saga.complete.';
+COMMENT ON COLUMN saga.ledger_saga.runs IS 'o(pen): it may have steps that saga runs; s(ealed): it takes no new step from outside, and completes by itself once all is done; null: the application runs all.';
 
 CREATE TABLE saga.ledger_step (
   saga               uuid        NOT NULL,
@@ -176,6 +179,17 @@ CREATE TABLE saga.ledger_step (
   settings           jsonb,
   compensation_retry text        COLLATE "C" NOT NULL,
   retry              text        COLLATE "C",
+  action             text        COLLATE "C",
+  task               text        COLLATE "C",
+  after              text[]      COLLATE "C",
+  delay              interval,
+  not_before         timestamptz,
+  signals            text[]      COLLATE "C",
+  approval           text        COLLATE "C",
+  timeout            bigint,
+  give_up            "char",
+  recorded_by        bigint,
+  place              bigint,
   attempts           integer     NOT NULL,
   status             "char"      NOT NULL,
   comp_status        "char"      NOT NULL,
@@ -185,31 +199,47 @@ CREATE TABLE saga.ledger_step (
   completed_at       timestamptz,
   retry_at           timestamptz,
   rolled_back_at     timestamptz,
+  begun              bigint,
+  opened_at          timestamptz,
+  ready_at           timestamptz,
+  approved           boolean,
+  rounds             integer,
+  charged            integer,
+  deferrals          integer,
+  conflicts          integer,
+  interruptions      integer,
+  crashes            integer,
   comp_attempts      integer,
   comp_charged       integer,
   comp_deferrals     integer,
   comp_conflicts     integer,
   comp_interruptions integer,
   comp_crashes       integer,
-  next_attempt_at    timestamptz,
+  comp_retry_at      timestamptz,
   dispatched_at      timestamptz,
   claimed_at         timestamptz,
   lease_until        timestamptz,
   compensated_at     timestamptz,
   consumer           text        COLLATE "C",
   parked             text        COLLATE "C",
+  sqlstate           text        COLLATE "C",
   error              text        COLLATE "C",
-  last_sqlstate      text        COLLATE "C",
-  last_error         text        COLLATE "C",
+  comp_sqlstate      text        COLLATE "C",
+  comp_error         text        COLLATE "C",
   comp_output        jsonb,
+  signal             jsonb,
+  round_state        jsonb,
   output             jsonb,
   CONSTRAINT ledger_step_key PRIMARY KEY (saga, key, run),
   CONSTRAINT ledger_step_seq CHECK (seq OPERATOR(pg_catalog.>=) 1),
   CONSTRAINT ledger_step_run CHECK (run OPERATOR(pg_catalog.>=) 1),
-  CONSTRAINT ledger_step_attempts CHECK (attempts OPERATOR(pg_catalog.>=) 1),
+  CONSTRAINT ledger_step_attempts CHECK (attempts OPERATOR(pg_catalog.>=) 1 OR (attempts OPERATOR(pg_catalog.=) 0 AND give_up IS NOT NULL)),
   CONSTRAINT ledger_step_kind CHECK (kind OPERATOR(pg_catalog.=) ANY ('{c,p,r}'::pg_catalog."char"[])),
   CONSTRAINT ledger_step_compensate_on CHECK (compensate_on OPERATOR(pg_catalog.=) ANY ('{s,c}'::pg_catalog."char"[])),
-  CONSTRAINT ledger_step_status CHECK (status OPERATOR(pg_catalog.=) ANY ('{s,c,f}'::pg_catalog."char"[])),
+  CONSTRAINT ledger_step_status CHECK (status OPERATOR(pg_catalog.=) ANY ('{w,s,c,f,k}'::pg_catalog."char"[])),
+  CONSTRAINT ledger_step_give_up CHECK (give_up OPERATOR(pg_catalog.=) ANY ('{f,s,r}'::pg_catalog."char"[])),
+  CONSTRAINT ledger_step_waiting CHECK (give_up IS NOT NULL OR (action IS NULL AND task IS NULL AND status OPERATOR(pg_catalog.<>) 'w' AND status OPERATOR(pg_catalog.<>) 'k')),
+  CONSTRAINT ledger_step_one_work CHECK (action IS NULL OR task IS NULL),
   CONSTRAINT ledger_step_comp_status CHECK (comp_status OPERATOR(pg_catalog.=) ANY ('{n,r,p,d,c,f,s}'::pg_catalog."char"[])),
   CONSTRAINT ledger_step_one_action CHECK (compensation IS NULL OR channel IS NULL),
   CONSTRAINT ledger_step_key_length CHECK (pg_catalog.length(key) OPERATOR(pg_catalog.>=) 1 AND pg_catalog.length(key) OPERATOR(pg_catalog.<=) 512),
@@ -240,8 +270,19 @@ COMMENT ON COLUMN saga.ledger_step.search_path IS 'The caller''s search_path, nu
 COMMENT ON COLUMN saga.ledger_step.settings IS 'Captured settings.';
 COMMENT ON COLUMN saga.ledger_step.compensation_retry IS 'Retry policy of the compensation: attempts, delay, backoff, longest delay, jitter, timeout; times in ms. Left out at the end is what is as in 5 1000 e 300000 0.1 600000.';
 COMMENT ON COLUMN saga.ledger_step.retry IS 'Retry policy of the step, null when the same.';
+COMMENT ON COLUMN saga.ledger_step.action IS 'The work of a step that saga runs: SQL. It and the columns up to place are null in a step that the application runs, as are those from begun to crashes.';
+COMMENT ON COLUMN saga.ledger_step.task IS 'Or: the channel of the services that do the work.';
+COMMENT ON COLUMN saga.ledger_step.after IS 'Gate 1: keys of the steps that must be done; null: all recorded before it by the same recorder.';
+COMMENT ON COLUMN saga.ledger_step.delay IS 'Gate 2: so long after gate 1 opened.';
+COMMENT ON COLUMN saga.ledger_step.not_before IS 'Gate 2: not before this.';
+COMMENT ON COLUMN saga.ledger_step.signals IS 'Gate 3: any one of these signals.';
+COMMENT ON COLUMN saga.ledger_step.approval IS 'Gate 4: words for the person who must approve it.';
+COMMENT ON COLUMN saga.ledger_step.timeout IS 'From the opening of gate 1 to done (ms).';
+COMMENT ON COLUMN saga.ledger_step.give_up IS 'When it is given up: f(ail), s(kip), r(eview). Set in every step that saga runs.';
+COMMENT ON COLUMN saga.ledger_step.recorded_by IS 'seq of the step whose action recorded it; null: recorded from outside.';
+COMMENT ON COLUMN saga.ledger_step.place IS 'seq of the first run of its key, by which its gates go; null: this one.';
 COMMENT ON COLUMN saga.ledger_step.attempts IS 'Forward attempts so far.';
-COMMENT ON COLUMN saga.ledger_step.status IS 's(tarted), c(ompleted), f(ailed).';
+COMMENT ON COLUMN saga.ledger_step.status IS 'w(aiting), s(tarted), c(ompleted), f(ailed), k(ept from beginning: skipped).';
 COMMENT ON COLUMN saga.ledger_step.comp_status IS 'n(one), r(egistered), p(ending), d(ispatched), c(ompensated), f(ailed), s(kipped).';
 COMMENT ON COLUMN saga.ledger_step.released IS 'A person released the reviewed compensation.';
 COMMENT ON COLUMN saga.ledger_step.late IS 'A result that came too late waits for a decision.';
@@ -249,23 +290,36 @@ COMMENT ON COLUMN saga.ledger_step.attempt_at IS 'Start of the current forward a
 COMMENT ON COLUMN saga.ledger_step.completed_at IS 'When it completed.';
 COMMENT ON COLUMN saga.ledger_step.retry_at IS 'When a failed attempt may be repeated.';
 COMMENT ON COLUMN saga.ledger_step.rolled_back_at IS 'When a partial undo undid it: the key may start afresh.';
+COMMENT ON COLUMN saga.ledger_step.begun IS 'When saga began it, in the start order; null: not yet, or the application runs it.';
+COMMENT ON COLUMN saga.ledger_step.opened_at IS 'When gate 1 opened.';
+COMMENT ON COLUMN saga.ledger_step.ready_at IS 'When gates 1 and 2 are open; once 3 and 4 are, when it became ready.';
+COMMENT ON COLUMN saga.ledger_step.approved IS 'true: a person opened gate 4.';
+COMMENT ON COLUMN saga.ledger_step.rounds IS 'Rounds of its action that committed.';
+COMMENT ON COLUMN saga.ledger_step.charged IS 'Of its attempts, the ones that count against the policy.';
+COMMENT ON COLUMN saga.ledger_step.deferrals IS 'Of those, the ones that asked to be called later.';
+COMMENT ON COLUMN saga.ledger_step.conflicts IS 'Of those, the ones lost to deadlocks, serialization and lock timeouts.';
+COMMENT ON COLUMN saga.ledger_step.interruptions IS 'Of those, the ones cut short by no fault of their own.';
+COMMENT ON COLUMN saga.ledger_step.crashes IS 'Suspect since a crash: how often the server crashed while it ran alone; null: no suspect.';
 COMMENT ON COLUMN saga.ledger_step.comp_attempts IS 'Attempts of the compensation, numbered.';
 COMMENT ON COLUMN saga.ledger_step.comp_charged IS 'Of those, the ones that count against the policy.';
 COMMENT ON COLUMN saga.ledger_step.comp_deferrals IS 'Of those, the ones that asked to be called later.';
 COMMENT ON COLUMN saga.ledger_step.comp_conflicts IS 'Of those, the ones lost to deadlocks, serialization and lock timeouts.';
 COMMENT ON COLUMN saga.ledger_step.comp_interruptions IS 'Of those, the ones cut short by no fault of their own.';
 COMMENT ON COLUMN saga.ledger_step.comp_crashes IS 'Suspect since a crash: how often the server crashed while it ran alone; null: no suspect.';
-COMMENT ON COLUMN saga.ledger_step.next_attempt_at IS 'When the compensation is tried next.';
+COMMENT ON COLUMN saga.ledger_step.comp_retry_at IS 'When the compensation is tried next.';
 COMMENT ON COLUMN saga.ledger_step.dispatched_at IS 'When it was last dispatched to listeners.';
 COMMENT ON COLUMN saga.ledger_step.claimed_at IS 'When the listener that holds it claimed it.';
 COMMENT ON COLUMN saga.ledger_step.lease_until IS 'End of that claim.';
 COMMENT ON COLUMN saga.ledger_step.compensated_at IS 'When it was compensated.';
 COMMENT ON COLUMN saga.ledger_step.consumer IS 'What that listener calls itself.';
 COMMENT ON COLUMN saga.ledger_step.parked IS 'Why a person must decide about this step.';
+COMMENT ON COLUMN saga.ledger_step.sqlstate IS 'SQLSTATE of the last failed attempt of its action.';
 COMMENT ON COLUMN saga.ledger_step.error IS 'Error of the last failed forward attempt.';
-COMMENT ON COLUMN saga.ledger_step.last_sqlstate IS 'SQLSTATE of the compensation''s last failure.';
-COMMENT ON COLUMN saga.ledger_step.last_error IS 'Message of the compensation''s last failure.';
+COMMENT ON COLUMN saga.ledger_step.comp_sqlstate IS 'SQLSTATE of the compensation''s last failure.';
+COMMENT ON COLUMN saga.ledger_step.comp_error IS 'Message of the compensation''s last failure.';
 COMMENT ON COLUMN saga.ledger_step.comp_output IS 'What the listener reported.';
+COMMENT ON COLUMN saga.ledger_step.signal IS 'The signal that it used: name and payload.';
+COMMENT ON COLUMN saga.ledger_step.round_state IS 'State that its action keeps between rounds.';
 COMMENT ON COLUMN saga.ledger_step.output IS 'Output of the step.';
 
 CREATE TABLE saga.ledger_attempt (
@@ -362,12 +416,14 @@ COMMENT ON COLUMN saga.ledger_queue.run IS '... and by the run ...';
 COMMENT ON COLUMN saga.ledger_queue.key IS '... of its key, so that it is found without the others of its saga.';
 
 CREATE TABLE saga.ledger_held (
-  saga uuid NOT NULL,
-  CONSTRAINT ledger_held_key PRIMARY KEY (saga)
+  saga uuid   NOT NULL,
+  seq  bigint NOT NULL,
+  CONSTRAINT ledger_held_key PRIMARY KEY (saga, seq)
 ) USING heap;
 
-COMMENT ON TABLE saga.ledger_held IS 'Sagas that a person holds: they wait for a decision or are paused. Whatever is being undone is here, or is due, or waits for a listener. Read saga.sagas instead.';
+COMMENT ON TABLE saga.ledger_held IS 'Sagas that a person holds, as they wait for a decision or are paused, and steps that saga runs and a person must decide about. Whatever is being undone is here, or is due, or waits for a listener. Read saga.sagas instead.';
 COMMENT ON COLUMN saga.ledger_held.saga IS 'The saga.';
+COMMENT ON COLUMN saga.ledger_held.seq IS 'The step; 0: the saga itself.';
 
 CREATE TABLE saga.ledger_home (
   one               boolean NOT NULL PRIMARY KEY DEFAULT true CHECK (one),
@@ -424,13 +480,18 @@ CREATE FUNCTION saga.step(
   notify text DEFAULT NULL, acknowledge boolean DEFAULT true,
   review text DEFAULT NULL, output jsonb DEFAULT NULL,
   completed boolean DEFAULT false, kind text DEFAULT 'compensatable',
-  compensate_on text DEFAULT 'started', retry saga.retry_policy DEFAULT NULL,
-  compensation_retry saga.retry_policy DEFAULT NULL) RETURNS saga.step_result
+  compensate_on text DEFAULT NULL, retry saga.retry_policy DEFAULT NULL,
+  compensation_retry saga.retry_policy DEFAULT NULL,
+  action text DEFAULT NULL, task text DEFAULT NULL, after text[] DEFAULT NULL,
+  delay interval DEFAULT NULL, not_before timestamptz DEFAULT NULL,
+  signals text[] DEFAULT NULL, approval text DEFAULT NULL,
+  timeout interval DEFAULT NULL, on_failure text DEFAULT NULL)
+  RETURNS saga.step_result
   AS 'MODULE_PATHNAME', 'saga_sql_step'
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
-COMMENT ON FUNCTION saga.step(uuid, text, text, text, jsonb, text, boolean, text, jsonb, boolean, text, text, saga.retry_policy, saga.retry_policy) IS
-  'Records that a step starts, before its effect, and what undoes it; for a step already recorded, returns what is known. What undoes it stays as recorded: a different value raises a NOTICE (saga.amend changes it). Commit it before an effect outside the database. SG001, SG002; SG003: a known key with other args; SG005: the undo has begun; SG009.';
+COMMENT ON FUNCTION saga.step(uuid, text, text, text, jsonb, text, boolean, text, jsonb, boolean, text, text, saga.retry_policy, saga.retry_policy, text, text, text[], interval, timestamptz, text[], text, interval, text) IS
+  'With a gate (after, delay, not_before) or an action, records a step that saga runs: it waits until its gates are open, then an executor runs the action as the recording role, exactly once. Without, records that a step starts, before its effect, and what undoes it; for a step already recorded, returns what is known. What undoes it stays as recorded: a different value raises a NOTICE (saga.amend changes it). Commit it before an effect outside the database. SG001, SG002; SG003: a known key with other args; SG005: the undo has begun; SG009.';
 
 CREATE FUNCTION saga.complete_step(
   saga_id uuid, step text, output jsonb DEFAULT NULL,
@@ -452,13 +513,14 @@ COMMENT ON FUNCTION saga.fail_step(uuid, text, text, boolean, text) IS
   'Records a failed attempt of a step and returns when to try again (retry_at, null: no more). Undoes nothing: that is saga.fail. SG001, SG002, SG004.';
 
 CREATE FUNCTION saga.complete(
-  saga_id uuid, result jsonb DEFAULT NULL, ignore_failed boolean DEFAULT false)
+  saga_id uuid, result jsonb DEFAULT NULL, ignore_failed boolean DEFAULT false,
+  when_done boolean DEFAULT false)
   RETURNS text
   AS 'MODULE_PATHNAME', 'saga_sql_complete'
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
-COMMENT ON FUNCTION saga.complete(uuid, jsonb, boolean) IS
-  'Completes a saga and returns its state. SG002: a step is started, or failed with a compensation, or the saga is not running. SG001.';
+COMMENT ON FUNCTION saga.complete(uuid, jsonb, boolean, boolean) IS
+  'Completes a saga and returns its state. With when_done, seals it: it takes no new step from outside, and completes by itself once all are done; its result is the output of the step recorded last, unless one is given. SG002: a step is started, or failed with a compensation, or the saga is not running. SG001.';
 
 CREATE FUNCTION saga.fail(
   saga_id uuid, reason text DEFAULT NULL, details jsonb DEFAULT NULL)
@@ -501,6 +563,36 @@ CREATE FUNCTION saga.wait(
 
 COMMENT ON FUNCTION saga.wait(uuid, interval, text) IS
   'Waits until the saga is completed, compensated, abandoned, in need of review, or in the state named, and returns its state; at the timeout, returns the current state. SG001, SG008.';
+
+CREATE FUNCTION saga.wait_step(
+  saga_id uuid, step text, timeout interval DEFAULT '1 minute')
+  RETURNS saga.step_result
+  AS 'MODULE_PATHNAME', 'saga_sql_wait_step'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.wait_step(uuid, text, interval) IS
+  'Waits until the step is done, given up or parked, or its saga rests, and returns what is known of it; at the timeout, as it is then. SG001, SG004, SG008.';
+
+CREATE FUNCTION saga.find(name text, idempotency_key text) RETURNS uuid
+  AS 'MODULE_PATHNAME', 'saga_sql_find'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.find(text, text) IS
+  'The caller''s own saga by its name and idempotency key, or null.';
+
+CREATE FUNCTION saga.current() RETURNS uuid
+  AS 'MODULE_PATHNAME', 'saga_sql_current'
+  LANGUAGE C STABLE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION saga.current() IS
+  'Inside an action or a compensation: its saga; elsewhere null.';
+
+CREATE FUNCTION saga.output(step text, saga_id uuid DEFAULT saga.current()) RETURNS jsonb
+  AS 'MODULE_PATHNAME', 'saga_sql_output'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.output(text, uuid) IS
+  'The output of a step, if its newest run is completed; null otherwise. SG001, SG004.';
 
 CREATE FUNCTION saga.retry_policy(
   max_attempts integer DEFAULT NULL, delay interval DEFAULT NULL,
@@ -574,12 +666,13 @@ COMMENT ON FUNCTION saga.fail_compensation(text, integer, text, boolean, interva
 -- ---------------------------------------------------------------------------
 
 CREATE FUNCTION saga.resolve(
-  saga_id uuid, step text, resolution text, note text) RETURNS text
+  saga_id uuid, step text, resolution text, note text,
+  output jsonb DEFAULT NULL) RETURNS text
   AS 'MODULE_PATHNAME', 'saga_sql_resolve'
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
-COMMENT ON FUNCTION saga.resolve(uuid, text, text, text) IS
-  'Settles a step that waits for a decision: retry (run its compensation, with all its attempts again), done (it was undone by hand) or skip (there is nothing to undo). The undo goes on at once. Returns the saga''s state. SG001; SG002: it is not waiting for a decision, and who took it; SG004.';
+COMMENT ON FUNCTION saga.resolve(uuid, text, text, text, jsonb) IS
+  'Settles a step that waits for a decision: retry (run its compensation, or its action, with all its attempts again), done (by hand: it was undone or, with its output, the work was done) or skip (there is nothing to do); or the approval of a step: approve or refuse. The saga goes on at once. Returns the saga''s state. SG001; SG002: it is not waiting for a decision, and who took it; SG004.';
 
 CREATE FUNCTION saga.abandon(saga_id uuid, note text) RETURNS text
   AS 'MODULE_PATHNAME', 'saga_sql_abandon'
@@ -734,13 +827,22 @@ CREATE FUNCTION saga.internal_next_action(
   saga uuid, state "char", paused boolean, deadline timestamptz,
   due timestamptz, lane oid, step text, parked text,
   channel text DEFAULT NULL, dispatched_at timestamptz DEFAULT NULL,
-  lease_until timestamptz DEFAULT NULL, consumer text DEFAULT NULL)
+  lease_until timestamptz DEFAULT NULL, consumer text DEFAULT NULL,
+  runs "char" DEFAULT NULL)
   RETURNS text
   AS 'MODULE_PATHNAME', 'saga_sql_next_action'
   LANGUAGE C STABLE PARALLEL RESTRICTED;
 
-COMMENT ON FUNCTION saga.internal_next_action(uuid, "char", boolean, timestamptz, timestamptz, oid, text, text, text, timestamptz, timestamptz, text) IS
+COMMENT ON FUNCTION saga.internal_next_action(uuid, "char", boolean, timestamptz, timestamptz, oid, text, text, text, timestamptz, timestamptz, text, "char") IS
   'What happens next to a saga, or who must do what, in words.';
+
+CREATE FUNCTION saga.internal_waits(saga uuid, paused boolean)
+  RETURNS TABLE (seq bigint, waits_for text)
+  AS 'MODULE_PATHNAME', 'saga_sql_waits'
+  LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 10;
+
+COMMENT ON FUNCTION saga.internal_waits(uuid, boolean) IS
+  'For saga.steps: what the steps of a running saga that saga runs wait for, in words.';
 
 CREATE FUNCTION saga.internal_settle_home() RETURNS void
   AS 'MODULE_PATHNAME', 'saga_sql_settle_home'
@@ -866,7 +968,7 @@ CREATE VIEW saga.sagas WITH (security_barrier) AS
           THEN COALESCE(s.parked, next.parked) END,
         next.channel,
         CASE WHEN next.comp_status OPERATOR(pg_catalog.=) 'd'::pg_catalog."char" THEN next.dispatched_at END,
-        next.lease_until, next.consumer)
+        next.lease_until, next.consumer, s.runs)
       FROM (VALUES (1)) once
       LEFT JOIN LATERAL (
         SELECT t.key, t.parked, t.channel, t.comp_status, t.dispatched_at,
@@ -876,7 +978,7 @@ CREATE VIEW saga.sagas WITH (security_barrier) AS
           AND s.state OPERATOR(pg_catalog.=) ANY ('{u,p}'::pg_catalog."char"[])
           AND CASE WHEN t.rolled_back_at IS NULL
             THEN COALESCE(s.undo, 'f') OPERATOR(pg_catalog.<>) 'l'::pg_catalog."char"
-              AND t.seq OPERATOR(pg_catalog.>) COALESCE(s.savepoint, 0)
+              AND COALESCE(t.begun, t.seq) OPERATOR(pg_catalog.>) COALESCE(s.savepoint, 0)
               AND (t.comp_status OPERATOR(pg_catalog.=) ANY ('{r,p,d,f}'::pg_catalog."char"[])
                    OR t.parked IS NOT NULL)
             -- A late result opened it again.
@@ -935,7 +1037,7 @@ CREATE VIEW saga.undoing WITH (security_barrier) AS
     UNION
     SELECT q.saga FROM saga.ledger_queue q
     UNION
-    SELECT h.saga FROM saga.ledger_held h) w
+    SELECT h.saga FROM saga.ledger_held h WHERE h.seq OPERATOR(pg_catalog.=) 0) w
   CROSS JOIN LATERAL (
     SELECT
       s.id, s.name, s.idempotency_key, s.subject, s.state, s.failure_kind, s.paused, s.owner, s.input, s.result,
@@ -978,18 +1080,24 @@ CREATE VIEW saga.steps AS
     b.error, b.compensation_kind, b.compensation, b.args, b.channel, b.review, b.run_as,
     b.compensation_status, b.compensation_attempts, b.next_attempt_at, b.last_error, b.parked,
     b.compensated_at, b.compensation_output, b.started_at, b.completed_at, b.rolled_back_at,
-    b.retry, b.compensation_retry, b.forward_key, b.compensation_key
+    b.retry, b.compensation_retry, b.forward_key, b.compensation_key,
+    b.action, b.task, b.after, b.delay, b.not_before, b.signals, b.approval,
+    b.waits_for,
+    b.ready_at, b.timeout_at, b.on_failure, b.begun, b.recorded_by, b.rounds, b.search_path
   FROM saga.ledger_saga o
   CROSS JOIN LATERAL (
     SELECT
       t.saga AS saga_id, t.seq,
-      pg_catalog.row_number() OVER (ORDER BY t.seq) AS position,
+      pg_catalog.row_number() OVER (ORDER BY COALESCE(t.begun, t.seq)) AS position,
       COALESCE(t.name, t.key) AS name, t.key, t.run,
       CASE t.kind
         WHEN 'c' THEN 'compensatable' WHEN 'p' THEN 'pivot' WHEN 'r' THEN 'retriable'
       END AS kind,
       CASE t.status
         WHEN 's' THEN 'started' WHEN 'c' THEN 'completed' WHEN 'f' THEN 'failed'
+        WHEN 'k' THEN 'skipped'
+        -- What waits in a saga that goes forward no more is never to begin.
+        WHEN 'w' THEN CASE WHEN o.failure_kind IS NULL THEN 'waiting' ELSE 'skipped' END
       END AS status,
       t.attempts,
       CASE WHEN may.read THEN t.output END AS output,
@@ -1008,19 +1116,20 @@ CREATE VIEW saga.steps AS
         WHEN 'n' THEN 'none' WHEN 'd' THEN 'dispatched' WHEN 'c' THEN 'compensated'
         WHEN 'f' THEN 'failed' WHEN 's' THEN 'skipped'
         ELSE CASE
+          WHEN t.give_up IS NOT NULL AND t.begun IS NULL AND o.failure_kind IS NOT NULL THEN 'skipped'
           WHEN NOT o.state OPERATOR(pg_catalog.=) ANY ('{u,p}'::pg_catalog."char"[]) OR o.undo IS NULL
             THEN CASE WHEN t.comp_status OPERATOR(pg_catalog.=) 'r'::pg_catalog."char"
                 OR o.state OPERATOR(pg_catalog.=) ANY ('{r,d}'::pg_catalog."char"[])
               THEN 'registered' ELSE 'pending' END
           WHEN t.rolled_back_at IS NULL AND (o.undo OPERATOR(pg_catalog.=) 'l'::pg_catalog."char"
-            OR t.seq OPERATOR(pg_catalog.<=) o.savepoint) THEN 'registered'
+            OR COALESCE(t.begun, t.seq) OPERATOR(pg_catalog.<=) o.savepoint) THEN 'registered'
           WHEN saga.internal_is_running(t.saga, t.seq) THEN 'running'
           ELSE 'pending'
         END
       END AS compensation_status,
       COALESCE(t.comp_attempts, 0) AS compensation_attempts,
-      t.next_attempt_at,
-      CASE WHEN may.read THEN t.last_error END AS last_error,
+      t.comp_retry_at AS next_attempt_at,
+      CASE WHEN may.read THEN t.comp_error END AS last_error,
       CASE WHEN may.read THEN t.parked END AS parked,
       t.compensated_at,
       CASE WHEN may.read THEN t.comp_output END AS compensation_output,
@@ -1028,11 +1137,24 @@ CREATE VIEW saga.steps AS
       saga.internal_policy(COALESCE(t.retry, t.compensation_retry)) AS retry,
       saga.internal_policy(t.compensation_retry) AS compensation_retry,
       saga.internal_forward_key(t.saga, t.seq) AS forward_key,
-      saga.internal_compensation_key(t.saga, t.seq) AS compensation_key
+      saga.internal_compensation_key(t.saga, t.seq) AS compensation_key,
+      CASE WHEN may.read THEN t.action END AS action,
+      t.task, t.after, t.delay, t.not_before, t.signals,
+      CASE WHEN may.read THEN t.approval END AS approval,
+      w.waits_for,
+      CASE WHEN t.status OPERATOR(pg_catalog.=) 'f'::pg_catalog."char" THEN t.retry_at ELSE t.ready_at END AS ready_at,
+      t.opened_at OPERATOR(pg_catalog.+) (t.timeout::pg_catalog.float8 OPERATOR(pg_catalog.*) '00:00:00.001'::pg_catalog.interval) AS timeout_at,
+      CASE t.give_up WHEN 'f' THEN 'fail' WHEN 's' THEN 'skip' WHEN 'r' THEN 'review' END AS on_failure,
+      t.begun, t.recorded_by, COALESCE(t.rounds, 0) AS rounds,
+      CASE WHEN may.read THEN t.search_path END AS search_path
     FROM saga.ledger_step t
     CROSS JOIN LATERAL (
     SELECT saga.internal_may_see(o.owner, o.owner_name) AS see,
       saga.internal_may_read(o.owner, o.owner_name) AS read) may
+    LEFT JOIN (
+      SELECT i.seq, i.waits_for FROM saga.internal_waits(o.id, o.paused) i
+      WHERE o.runs IS NOT NULL AND o.state OPERATOR(pg_catalog.=) 'r'::pg_catalog."char") w
+      ON w.seq OPERATOR(pg_catalog.=) t.seq
     WHERE t.saga OPERATOR(pg_catalog.=) o.id
       AND may.see
     OFFSET 0) b
@@ -1046,7 +1168,7 @@ COMMENT ON COLUMN saga.steps.name IS 'Its name.';
 COMMENT ON COLUMN saga.steps.key IS 'Its key: the idempotency key, or the name.';
 COMMENT ON COLUMN saga.steps.run IS 'Run of the key, from 1.';
 COMMENT ON COLUMN saga.steps.kind IS 'compensatable, pivot or retriable.';
-COMMENT ON COLUMN saga.steps.status IS 'started, completed or failed.';
+COMMENT ON COLUMN saga.steps.status IS 'waiting, started, completed, failed or skipped.';
 COMMENT ON COLUMN saga.steps.attempts IS 'Forward attempts so far.';
 COMMENT ON COLUMN saga.steps.output IS 'Its output.';
 COMMENT ON COLUMN saga.steps.error IS 'Error of its last failed attempt.';
@@ -1070,6 +1192,21 @@ COMMENT ON COLUMN saga.steps.retry IS 'Retry policy of the step.';
 COMMENT ON COLUMN saga.steps.compensation_retry IS 'Retry policy of the compensation.';
 COMMENT ON COLUMN saga.steps.forward_key IS 'Idempotency key of its effect outside.';
 COMMENT ON COLUMN saga.steps.compensation_key IS 'Idempotency key of undoing it.';
+COMMENT ON COLUMN saga.steps.action IS 'The work of a step that saga runs: SQL.';
+COMMENT ON COLUMN saga.steps.task IS 'Or: the channel of the services that do it.';
+COMMENT ON COLUMN saga.steps.after IS 'Gate 1: after these steps; null: after all recorded before it by the same recorder.';
+COMMENT ON COLUMN saga.steps.delay IS 'Gate 2: so long after gate 1 opened.';
+COMMENT ON COLUMN saga.steps.not_before IS 'Gate 2: not before this.';
+COMMENT ON COLUMN saga.steps.signals IS 'Gate 3: any one of these.';
+COMMENT ON COLUMN saga.steps.approval IS 'Gate 4: words for the person who must approve it.';
+COMMENT ON COLUMN saga.steps.waits_for IS 'What a step that does not move waits for, in words.';
+COMMENT ON COLUMN saga.steps.ready_at IS 'When it is, or was, ready to begin, or to be tried again.';
+COMMENT ON COLUMN saga.steps.timeout_at IS 'When it fails if it is not done.';
+COMMENT ON COLUMN saga.steps.on_failure IS 'What follows when it is given up: fail, skip or review; null: the application runs it.';
+COMMENT ON COLUMN saga.steps.begun IS 'When saga began it, in the start order.';
+COMMENT ON COLUMN saga.steps.recorded_by IS 'seq of the step whose action recorded it.';
+COMMENT ON COLUMN saga.steps.rounds IS 'Rounds of its action that committed.';
+COMMENT ON COLUMN saga.steps.search_path IS 'search_path of its SQL, null for the built-in default.';
 
 CREATE VIEW saga.attempts AS
   SELECT
@@ -1106,7 +1243,7 @@ CREATE VIEW saga.attempts AS
         NULL, NULL, NULL, COALESCE(t.attempt_at, t.started_at), t.completed_at, NULL
       FROM saga.ledger_step t
       WHERE t.saga OPERATOR(pg_catalog.=) o.id
-        AND t.status OPERATOR(pg_catalog.<>) 'f'::pg_catalog."char"
+        AND t.status OPERATOR(pg_catalog.=) ANY ('{s,c}'::pg_catalog."char"[])
       UNION ALL
       -- What a listener holds.
       SELECT
@@ -1154,7 +1291,8 @@ CREATE VIEW saga.events AS
       SELECT 0 AS rank, o.started_at AS at, 'begun' AS event,
         NULL::bigint AS seq, NULL::pg_catalog.jsonb AS detail
       UNION ALL
-      SELECT 1, t.started_at, 'step started', t.seq, NULL
+      SELECT 1, t.started_at,
+        CASE WHEN t.give_up IS NULL THEN 'step started' ELSE 'step recorded' END, t.seq, NULL
       FROM saga.ledger_step t
       WHERE t.saga OPERATOR(pg_catalog.=) o.id
       UNION ALL
@@ -1185,7 +1323,9 @@ CREATE VIEW saga.events AS
       -- What is parked or over was failing, or decided, first.
       SELECT
         CASE
-          WHEN v.event OPERATOR(pg_catalog.=) ANY ('{failing,rolling back,resolved,amended,reopened,paused,resumed,deadline set}'::pg_catalog.text[]) THEN 4
+          -- Because of that a step completed, or the saga failed.
+          WHEN v.event OPERATOR(pg_catalog.=) ANY ('{resolved,step timed out}'::pg_catalog.text[]) THEN 2
+          WHEN v.event OPERATOR(pg_catalog.=) ANY ('{failing,rolling back,amended,reopened,paused,resumed,deadline set}'::pg_catalog.text[]) THEN 4
           WHEN v.event OPERATOR(pg_catalog.=) 'compensation dispatched' THEN (
             SELECT CASE WHEN t.acknowledge THEN 8 ELSE 6 END
             FROM saga.ledger_step t
@@ -1197,7 +1337,7 @@ CREATE VIEW saga.events AS
         v.at, v.event, NULLIF(v.seq, 0),
         pg_catalog.jsonb_strip_nulls(
           -- What a machine did, nobody did.
-          CASE WHEN NOT v.event OPERATOR(pg_catalog.=) ANY ('{compensation dispatched,parked,rolled back,running again}'::pg_catalog.text[])
+          CASE WHEN NOT v.event OPERATOR(pg_catalog.=) ANY ('{compensation dispatched,parked,rolled back,running again,step parked,step timed out}'::pg_catalog.text[])
             THEN pg_catalog.jsonb_build_object('by', v.actor) ELSE '{}'::pg_catalog.jsonb END
           OPERATOR(pg_catalog.||) COALESCE(v.detail, '{}'::pg_catalog.jsonb)
           OPERATOR(pg_catalog.-) 'to_undo'::pg_catalog.text)
@@ -1316,6 +1456,8 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
       WHERE t.saga OPERATOR(pg_catalog.=) s.id
         AND t.status OPERATOR(pg_catalog.<>) 'c'::pg_catalog."char"
         AND t.rolled_back_at IS NULL
+        -- Of what saga ran, nothing is done that is not committed.
+        AND t.action IS NULL AND t.status OPERATOR(pg_catalog.<>) 'w'::pg_catalog."char"
         AND t.comp_status OPERATOR(pg_catalog.<>) 'c'::pg_catalog."char"
         -- What a person skipped somebody has looked at; not what the undo passed over.
         AND (t.comp_status OPERATOR(pg_catalog.<>) 's'::pg_catalog."char"
@@ -1344,7 +1486,7 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
       OPERATOR(pg_catalog.||) pg_catalog.format(
         E'SELECT saga.abandon(%L,\n  \'why\');  -- everything stays as it is', s.id) AS to_settle
   FROM saga.ledger_held w
-  JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) w.saga
+  JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) w.saga AND w.seq OPERATOR(pg_catalog.=) 0
   CROSS JOIN LATERAL (
     SELECT saga.internal_may_see(s.owner, s.owner_name) AS see,
       saga.internal_may_read(s.owner, s.owner_name) AS read) may
@@ -1358,8 +1500,69 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
       AND t.parked IS NOT NULL
       AND s.undo IS NOT NULL
       AND (t.rolled_back_at IS NOT NULL OR s.undo OPERATOR(pg_catalog.<>) 'l'::pg_catalog."char"
-        AND t.seq OPERATOR(pg_catalog.>) COALESCE(s.savepoint, 0))) d ON true
+        AND COALESCE(t.begun, t.seq) OPERATOR(pg_catalog.>) COALESCE(s.savepoint, 0))) d ON true
   WHERE s.state OPERATOR(pg_catalog.=) 'p'::pg_catalog."char"
+    AND may.see
+  UNION ALL
+  -- Steps that saga runs, of sagas that go forward.
+  SELECT
+    s.id, s.name, s.key, s.owner::pg_catalog.regrole, t.key, t.seq,
+    CASE WHEN may.read THEN t.parked END,
+    CASE WHEN may.read THEN t.error END,
+    COALESCE((
+      SELECT pg_catalog.max(v.at) FROM saga.ledger_event v
+      WHERE v.saga OPERATOR(pg_catalog.=) s.id
+        AND v.event OPERATOR(pg_catalog.=) 'step parked'
+        AND v.seq OPERATOR(pg_catalog.=) t.seq), t.ready_at),
+    CASE WHEN may.read THEN (
+      SELECT pg_catalog.string_agg(pg_catalog.format('%s: %s%s',
+          h.attempt,
+          CASE h.outcome
+            WHEN 's' THEN 'succeeded' WHEN 'f' THEN 'failed' WHEN 'i' THEN 'interrupted'
+            WHEN 't' THEN 'timed out' WHEN 'd' THEN 'deferred'
+          END,
+          COALESCE(': ' OPERATOR(pg_catalog.||) h.error, '')), E'\n' ORDER BY h.attempt)
+      FROM saga.ledger_attempt h
+      WHERE h.saga OPERATOR(pg_catalog.=) s.id
+        AND h.seq OPERATOR(pg_catalog.=) t.seq
+        AND h.phase OPERATOR(pg_catalog.=) 'f'::pg_catalog."char") END,
+    (SELECT o.key FROM saga.ledger_step o
+      WHERE o.saga OPERATOR(pg_catalog.=) s.id
+        AND o.status OPERATOR(pg_catalog.=) 'c'::pg_catalog."char" AND o.rolled_back_at IS NULL
+      ORDER BY COALESCE(o.begun, o.seq) DESC LIMIT 1),
+    CASE WHEN may.read THEN (
+      SELECT pg_catalog.jsonb_object_agg(o.key, o.output ORDER BY o.seq)
+      FROM saga.ledger_step o
+      WHERE o.saga OPERATOR(pg_catalog.=) s.id
+        AND o.output IS NOT NULL AND o.rolled_back_at IS NULL) END,
+    CASE WHEN t.status OPERATOR(pg_catalog.<>) 'w'::pg_catalog."char"
+      THEN 'its action: what an attempt did was rolled back when it failed' END,
+    NULL,
+    CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_roles r
+        WHERE r.oid OPERATOR(pg_catalog.=) t.run_as
+          AND r.rolname::pg_catalog.text COLLATE "C" OPERATOR(pg_catalog.=) t.run_as_name)
+      THEN pg_catalog.format(
+        E'SELECT saga.reassign(%s,\n  \'ROLE\');  -- by a superuser, before a retry\n', t.run_as)
+      ELSE '' END
+    OPERATOR(pg_catalog.||) pg_catalog.format(
+      CASE t.status WHEN 'w' THEN
+      E'SELECT saga.resolve(%1$L, %2$L,\n  \'approve\', \'why\');  -- it may begin\n'
+      'SELECT saga.resolve(%1$L, %2$L,\n  \'refuse\', \'why\');  -- it may not, and fails\n'
+      ELSE
+      E'SELECT saga.resolve(%1$L, %2$L,\n  \'retry\', \'why\');  -- run its action again\n'
+      'SELECT saga.resolve(%1$L, %2$L,\n  \'done\', \'why\', NULL);  -- it was done by hand, with this output\n'
+      'SELECT saga.resolve(%1$L, %2$L,\n  \'skip\', \'why\');  -- go on without it\n'
+      END
+      OPERATOR(pg_catalog.||) E'SELECT saga.fail(%1$L,\n  \'why\');  -- undo what was done',
+      s.id, t.key)
+  FROM saga.ledger_held w
+  JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) w.saga AND w.seq OPERATOR(pg_catalog.>) 0
+  JOIN saga.ledger_step t ON t.saga OPERATOR(pg_catalog.=) w.saga AND t.seq OPERATOR(pg_catalog.=) w.seq
+  CROSS JOIN LATERAL (
+    SELECT saga.internal_may_see(s.owner, s.owner_name) AS see,
+      saga.internal_may_read(s.owner, s.owner_name) AS read) may
+  WHERE s.state OPERATOR(pg_catalog.=) 'r'::pg_catalog."char"
+    AND t.status OPERATOR(pg_catalog.<>) 'c'::pg_catalog."char"
     AND may.see;
 
 COMMENT ON VIEW saga.review_queue IS 'Decisions that a person must take, one row each.';
@@ -1401,7 +1604,7 @@ CREATE VIEW saga.running WITH (security_barrier) AS
   FROM (
     SELECT u.saga FROM saga.ledger_due u WHERE u.seq OPERATOR(pg_catalog.=) 0
     UNION
-    SELECT h.saga FROM saga.ledger_held h) w
+    SELECT h.saga FROM saga.ledger_held h WHERE h.seq OPERATOR(pg_catalog.=) 0) w
   JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) w.saga
   JOIN saga.ledger_step t ON t.saga OPERATOR(pg_catalog.=) s.id
   WHERE saga.internal_may_see(s.owner, s.owner_name)
@@ -1409,12 +1612,12 @@ CREATE VIEW saga.running WITH (security_barrier) AS
     -- Due by its deadline: nothing of it is claimed.
     AND s.state OPERATOR(pg_catalog.<>) 'r'::pg_catalog."char";
 
-COMMENT ON VIEW saga.running IS 'Attempts under way: SQL compensations that an executor runs, and what listeners hold.';
+COMMENT ON VIEW saga.running IS 'Attempts under way: actions and SQL compensations that an executor runs, and what listeners hold.';
 COMMENT ON COLUMN saga.running.saga_id IS 'The saga.';
 COMMENT ON COLUMN saga.running.name IS 'The kind of saga.';
 COMMENT ON COLUMN saga.running.step IS 'Key of the step.';
 COMMENT ON COLUMN saga.running.seq IS 'The step.';
-COMMENT ON COLUMN saga.running.phase IS 'compensation.';
+COMMENT ON COLUMN saga.running.phase IS 'forward or compensation.';
 COMMENT ON COLUMN saga.running.attempt IS 'Number of the attempt.';
 COMMENT ON COLUMN saga.running.pid IS 'Process of the executor that runs the SQL.';
 COMMENT ON COLUMN saga.running.role IS 'The role that it runs as.';
@@ -1429,7 +1632,7 @@ CREATE VIEW saga.pending_compensations WITH (security_barrier) AS
     t.saga AS saga_id, t.seq, t.key AS step, t.channel,
     t.dispatched_at AS since,
     COALESCE(t.comp_attempts, 0) OPERATOR(pg_catalog.+) 1 AS attempt,
-    t.consumer, t.claimed_at, t.lease_until, t.next_attempt_at,
+    t.consumer, t.claimed_at, t.lease_until, t.comp_retry_at AS next_attempt_at,
     saga.internal_compensation_key(t.saga, t.seq) AS compensation_key
   -- Whatever is being undone is in one of these.
   FROM (
@@ -1437,7 +1640,7 @@ CREATE VIEW saga.pending_compensations WITH (security_barrier) AS
     UNION
     SELECT q.saga FROM saga.ledger_queue q
     UNION
-    SELECT h.saga FROM saga.ledger_held h) w
+    SELECT h.saga FROM saga.ledger_held h WHERE h.seq OPERATOR(pg_catalog.=) 0) w
   JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) w.saga
   JOIN saga.ledger_step t ON t.saga OPERATOR(pg_catalog.=) s.id
   WHERE saga.internal_may_see(s.owner, s.owner_name)

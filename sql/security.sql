@@ -324,7 +324,8 @@ INSERT INTO test.call VALUES
   ('saga.fail_step(%1$L, ''c'', ''e'')', 'running'),
   ('saga.complete(%1$L)', 'running'), ('saga.complete(%1$L)', 'finished'),
   ('saga.fail(%1$L)', 'running'), ('saga.fail(%1$L)', 'finished'), ('saga.cancel(%1$L)', 'running'),
-  ('saga.wait(%1$L, ''0'')', 'running'), ('saga.wait(%1$L)', 'finished'),
+  ('saga.wait(%1$L, ''0'')', 'running'), ('saga.wait(%1$L)', 'finished'), ('saga.wait_step(%1$L, ''a'', ''0'')', 'running'),
+  ('saga.output(''a'', %1$L)', 'running'),
   ('saga.rollback_to(%1$L, NULL)', 'running'), ('saga.rollback_to(%1$L, ''a'')', 'running'),
   ('saga.plan(%1$L)', 'running'),
   ('saga.resolve(%1$L, ''a'', ''skip'', ''n'')', 'parked'), ('saga.resolve(%1$L, ''no such'', ''skip'', ''n'')', 'parked'),
@@ -675,12 +676,13 @@ INSERT INTO test.odd VALUES
   ('saga.retry_policy', 'ROW(2147483647, ''178000000 years'', ''linear'', ''178000000 years'', 1e308, ''178000000 years'')'),
   ('oid', 'NULL'), ('oid', '0'), ('oid', '4294967295'), ('regrole', 'NULL'), ('regrole', '0'), ('regrole', '4294967295'),
   ('"char"', 'NULL'), ('"char"', ''''''), ('"char"', '''?'''), ('"char"', '''\377'''),
+  ('text[]', 'NULL'), ('text[]', '''{}'''), ('text[]', '''{NULL}'''), ('text[]', '''{{a},{b}}'''), ('text[]', '''{""}'''), ('text[]', '''{a,a}'''),
   ('timestamptz', 'NULL'), ('timestamptz', '''infinity'''), ('timestamptz', '''-infinity'''), ('timestamptz', '''4713-01-01 BC''');
 -- What the other arguments are meanwhile
 CREATE TABLE test.plain (type regtype PRIMARY KEY, value text);
 INSERT INTO test.plain VALUES ('text', '''a'''), ('uuid', 'test.named(''finished'')'), ('jsonb', '''{}'''), ('interval', '''1 s'''), ('integer', '1'), ('bigint', '1'),
   ('boolean', 'false'), ('double precision', '0'), ('saga.retry_policy', 'saga.retry_policy()'), ('oid', '10'), ('regrole', '10'), ('"char"', '''r'''),
-  ('timestamptz', 'now()');
+  ('timestamptz', 'now()'), ('text[]', 'NULL');
 GRANT SELECT ON test.odd, test.plain TO PUBLIC;
 CREATE FUNCTION test.odd_calls() RETURNS TABLE (function text, call text) LANGUAGE sql AS $$
   WITH a AS (
@@ -702,11 +704,11 @@ SELECT count(*) > 400 AS many, count(DISTINCT function) = (SELECT count(DISTINCT
 -- (saga.wait first: it refuses once the transaction has written)
 SET ROLE regress_saga_s_alice;
 SELECT outcome, string_agg(call, E'\n' ORDER BY call) AS unexpected FROM (SELECT call, test.outcome('SELECT * FROM ' || call) AS outcome
-  FROM (SELECT * FROM test.odd_calls() ORDER BY function <> 'wait') o) c
+  FROM (SELECT * FROM test.odd_calls() ORDER BY function !~ '^wait') o) c
 WHERE outcome !~ '^(ok|SG0\d\d|22\w{3}|42501|42601|428\w\w)$' GROUP BY outcome;
 RESET ROLE;
 SELECT outcome, string_agg(call, E'\n' ORDER BY call) AS unexpected FROM (SELECT call, test.outcome('SELECT * FROM ' || call) AS outcome
-  FROM (SELECT * FROM test.odd_calls() ORDER BY function <> 'wait') o) c
+  FROM (SELECT * FROM test.odd_calls() ORDER BY function !~ '^wait') o) c
 WHERE outcome !~ '^(ok|SG0\d\d|22\w{3}|42601|42704|428\w\w)$' GROUP BY outcome;
 SELECT relation FROM test.ledger() l JOIN test.ledger_then b USING (relation) WHERE l.rows <> b.rows OR l.digest <> b.digest;
 

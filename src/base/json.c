@@ -165,6 +165,19 @@ saga_json_value(SagaJson *json, const char *key, Jsonb *value)
 	}
 }
 
+/* An array of strings as a member. */
+void
+saga_json_strings(SagaJson *json, const char *key, const List *strings)
+{
+	ListCell   *lc;
+
+	push_string(json, WJB_KEY, key);
+	saga_compat_push_jsonb(&json->state, WJB_BEGIN_ARRAY, NULL);
+	foreach(lc, strings)
+		push_string(json, WJB_ELEM, lfirst(lc));
+	saga_compat_push_jsonb(&json->state, WJB_END_ARRAY, NULL);
+}
+
 Jsonb *
 saga_json_pair(const char *key, const char *value)
 {

@@ -10,6 +10,7 @@
 
 #include "base/compat.h"
 #include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
 #include "utils/jsonb.h"
 
 typedef struct SagaJson
@@ -34,5 +35,8 @@ extern void saga_json_float(SagaJson *json, const char *key, double value);
 extern void saga_json_time(SagaJson *json, const char *key, TimestampTz value);
 extern void saga_json_milliseconds(SagaJson *json, const char *key, int64 value);
 extern void saga_json_value(SagaJson *json, const char *key, Jsonb *value);
+
+/* An array of strings. */
+extern void saga_json_strings(SagaJson *json, const char *key, const List *strings);
 
 #endif							/* SAGA_JSON_H */

@@ -35,6 +35,20 @@
  *	failed			started, completed
  *									saga.step again; a late result
  *
+ * of a step that saga runs:
+ *
+ *	(none)			waiting			saga.step
+ *	waiting			completed		its gates opened and it has no work, or its
+ *									action committed
+ *					failed			an attempt of its action failed; its timeout
+ *	failed			completed		an action that was tried again; a person says
+ *									that it is done
+ *					waiting			a person lets it be tried afresh; its saga was
+ *									rolled back to a savepoint
+ *	waiting, failed	skipped			a person
+ *
+ * Readers see "skipped", too, for what waits in a saga that runs no more.
+ *
  * The status of its compensation.  Readers also see "pending" for what is
  * registered in a saga that is being undone, and "running", which only shared
  * memory knows: neither costs a write.
@@ -75,9 +89,11 @@ const struct config_enum_entry saga_state_states[] = {
 };
 
 static const struct config_enum_entry step_statuses[] = {
+	{"waiting", SAGA_STEP_WAITING, false},
 	{"started", SAGA_STEP_STARTED, false},
 	{"completed", SAGA_STEP_COMPLETED, false},
 	{"failed", SAGA_STEP_FAILED, false},
+	{"skipped", SAGA_STEP_SKIPPED, false},
 	{NULL, 0, false}
 };
 
@@ -115,6 +131,13 @@ const struct config_enum_entry saga_state_on_failures[] = {
 const struct config_enum_entry saga_state_compensate_ons[] = {
 	{"started", SAGA_COMPENSATE_ON_STARTED, false},
 	{"completed", SAGA_COMPENSATE_ON_COMPLETED, false},
+	{NULL, 0, false}
+};
+
+const struct config_enum_entry saga_state_give_ups[] = {
+	{"fail", SAGA_GIVE_UP_FAIL, false},
+	{"skip", SAGA_GIVE_UP_SKIP, false},
+	{"review", SAGA_GIVE_UP_REVIEW, false},
 	{NULL, 0, false}
 };
 

@@ -40,9 +40,11 @@ typedef enum SagaOnFailure
 
 typedef enum SagaStepStatus
 {
+	SAGA_STEP_WAITING = 'w',
 	SAGA_STEP_STARTED = 's',
 	SAGA_STEP_COMPLETED = 'c',
-	SAGA_STEP_FAILED = 'f'
+	SAGA_STEP_FAILED = 'f',
+	SAGA_STEP_SKIPPED = 'k'
 } SagaStepStatus;
 
 /*
@@ -83,6 +85,23 @@ typedef enum SagaCompensateOn
 	SAGA_COMPENSATE_ON_COMPLETED = 'c'
 } SagaCompensateOn;
 
+/* Are there steps in a saga that saga runs? */
+typedef enum SagaRuns
+{
+	SAGA_RUNS_NONE = 0,			/* no: the application runs all */
+	SAGA_RUNS_STEPS = 'o',		/* there may be, and more may come */
+	SAGA_RUNS_SEALED = 's'		/* no more come from outside: it completes by
+								 * itself once all is done */
+} SagaRuns;
+
+/* What follows when a step that saga runs is given up. */
+typedef enum SagaGiveUp
+{
+	SAGA_GIVE_UP_FAIL = 'f',	/* the saga fails */
+	SAGA_GIVE_UP_SKIP = 's',	/* the others go on */
+	SAGA_GIVE_UP_REVIEW = 'r'	/* a person decides */
+} SagaGiveUp;
+
 typedef enum SagaPhase
 {
 	SAGA_PHASE_FORWARD = 'f',
@@ -106,6 +125,7 @@ extern const struct config_enum_entry saga_state_states[];
 extern const struct config_enum_entry saga_state_kinds[];
 extern const struct config_enum_entry saga_state_on_failures[];
 extern const struct config_enum_entry saga_state_compensate_ons[];
+extern const struct config_enum_entry saga_state_give_ups[];
 
 extern const char *saga_state_word(const struct config_enum_entry *words, int code);
 extern int	saga_state_code(const struct config_enum_entry *words, const char *word);

@@ -202,15 +202,31 @@ void
 saga_access_read(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
 {
 	const pg_uuid_t *current = saga_current();
+	bool		action = saga_current_action(id) != 0;
 
 	if (current != NULL && saga_ids_equal(current, id))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_INVALID_STATE),
+				 action ?
+				 errmsg("an action cannot make this call on its own saga") :
 				 errmsg("a compensation cannot call saga on its own saga"),
-				 errdetail("Saga %s is running this compensation.",
-						   saga_ids_string(id)),
+				 errdetail("Saga %s is running this %s.",
+						   saga_ids_string(id), saga_current_word()),
+				 action ?
+				 errhint("It may call saga.step() to record more steps, and saga.output(); to fail, raise an error.") :
 				 errhint("What the compensation needs to know is in its context, $1.")));
 	if (saga_ledger_get_saga(id, saga) != SAGA_FOUND || !is_allowed(saga, reach))
+		saga_access_refuse_not_found(id);
+}
+
+/*
+ * The saga whose action this process runs.  No lock is taken: what the action
+ * records is seen with its mark, which finds out whether the saga still runs.
+ */
+void
+saga_access_read_own(const pg_uuid_t *id, SagaRow *saga)
+{
+	if (saga_ledger_get_saga(id, saga) != SAGA_FOUND)
 		saga_access_refuse_not_found(id);
 }
 

@@ -17,6 +17,7 @@ extern void saga_access_call(const char *function);
 extern bool saga_access_away(void);
 extern void saga_access_undone_here(const char *function);
 extern const pg_uuid_t *saga_access_id(FunctionCallInfo fcinfo, int arg);
+extern void saga_access_read_own(const pg_uuid_t *id, SagaRow *saga);
 extern void saga_access_shared(const pg_uuid_t *id, SagaRow *saga);
 extern void saga_access_again(SagaRow *saga, SagaReach reach);
 extern void saga_access_read(const pg_uuid_t *id, SagaReach reach, SagaRow *saga);

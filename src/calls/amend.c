@@ -78,7 +78,7 @@ read_amendment(FunctionCallInfo fcinfo, Amendment *amendment)
 				 errhint("Give a compensation, notify or compensation_retry.")));
 	if (amendment->compensation != NULL)
 	{
-		saga_arguments_check_sql(amendment->compensation);
+		saga_arguments_check_sql(amendment->compensation, "compensation");
 		saga_rights_check_can_run_sql(GetUserId());
 	}
 }
@@ -227,7 +227,7 @@ amend_step(FunctionCallInfo fcinfo, SagaStep *step, const Amendment *amendment,
 	if (step->comp_status == SAGA_COMP_NONE)
 		step->comp_status = SAGA_COMP_REGISTERED;
 	/* The server crashed at what was there before, if at all. */
-	step->comp_crashes = -1;
+	step->undo.crashes = -1;
 }
 
 /* Where two writers meet depends on the saga's state. */

@@ -389,7 +389,7 @@ move_error_position(void *arg)
  * what they mean is the business of the day it runs.
  */
 void
-saga_arguments_check_sql(const text *sql)
+saga_arguments_check_sql(const text *sql, const char *what)
 {
 	uint32		hash = hash_bytes((const unsigned char *) VARDATA_ANY(sql),
 								  VARSIZE_ANY_EXHDR(sql));
@@ -415,8 +415,8 @@ saga_arguments_check_sql(const text *sql)
 	if (statements == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("compensation holds no statement"),
-				 errhint("Leave it null for a step with nothing to undo.")));
+				 errmsg("%s holds no statement", what),
+				 errhint("Leave it null for a step that has none.")));
 	foreach(lc, statements)
 	{
 		RawStmt    *statement = lfirst_node(RawStmt, lc);
@@ -424,8 +424,8 @@ saga_arguments_check_sql(const text *sql)
 		if (IsA(statement->stmt, TransactionStmt))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("compensation must not hold transaction control"),
-					 errdetail("It runs, as a whole, in the transaction that marks the step compensated."),
+					 errmsg("%s must not hold transaction control", what),
+					 errdetail("It runs, as a whole, in the transaction that marks the step as done."),
 					 errhint("Leave out BEGIN, COMMIT, ROLLBACK and SAVEPOINT.")));
 	}
 	list_free_deep(statements);

@@ -39,6 +39,6 @@ extern bytea *saga_arguments_hash(const bytea *known, Jsonb **values, int count)
 extern bool saga_arguments_same_hash(const bytea *known, int number, Jsonb *value);
 extern int64 saga_arguments_milliseconds(const Interval *interval,
 										 const char *what);
-extern void saga_arguments_check_sql(const text *sql);
+extern void saga_arguments_check_sql(const text *sql, const char *what);
 
 #endif							/* SAGA_ARGUMENTS_H */

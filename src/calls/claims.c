@@ -130,7 +130,7 @@ emit_claim(const SagaRow *saga, const SagaStep *step, ReturnSetInfo *result)
 {
 	Datum		values[7];
 	bool		nulls[7] = {false};
-	int			attempt = step->comp_attempts + 1;
+	int			attempt = step->undo.attempts + 1;
 
 	values[0] = UUIDPGetDatum(&step->saga);
 	values[1] = PointerGetDatum(step->key);
@@ -409,15 +409,15 @@ find_task(SagaChange *change, const Report *report)
 static bool
 is_under_way(const SagaStep *step, int attempt)
 {
-	int			open = step->claimed_at != 0 ? step->comp_attempts + 1 : 0;
+	int			open = step->claimed_at != 0 ? step->undo.attempts + 1 : 0;
 
-	if (attempt < 1 || attempt > Max(step->comp_attempts, open))
+	if (attempt < 1 || attempt > Max(step->undo.attempts, open))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_INVALID_STATE),
 				 errmsg("attempt %d of the compensation of step \"%s\" has not begun",
 						attempt, text_to_cstring(step->key)),
 				 errdetail("There were %d so far.",
-						   Max(step->comp_attempts, open)),
+						   Max(step->undo.attempts, open)),
 				 errhint("An attempt begins with saga.claim_compensations(), which returns its number.")));
 	return attempt == open;
 }
@@ -492,7 +492,7 @@ acknowledge_late(SagaChange *change, SagaStep *step)
 		step->parked = NULL;
 	step->comp_status = SAGA_COMP_COMPENSATED;
 	step->compensated_at = change->now;
-	step->next_attempt_at = 0;
+	step->undo.retry_at = 0;
 
 	/* A saga that is running again has had that run of the step undone. */
 	if (saga->state == SAGA_RUNNING && step->rolled_back_at == 0)
@@ -523,7 +523,7 @@ decide_acknowledge(SagaChange *change, void *arg)
 		report->result = saga_state_comp_status_name(step->comp_status);
 		return SAGA_NOTHING_TO_WRITE;
 	}
-	step->comp_output = report->output;
+	step->undo.output = report->output;
 	if (step->claimed_at != 0)
 	{
 		saga_outcome_of_claim(step, SAGA_OUTCOME_SUCCEEDED, NULL, &end);

@@ -57,11 +57,14 @@
 #include "calls/access.h"
 #include "calls/arguments.h"
 #include "calls/call.h"
+#include "flow/afresh.h"
 #include "flow/follow.h"
 #include "flow/next.h"
 #include "flow/outcome.h"
 #include "fmgr.h"
+#include "ledger/start_order.h"
 #include "miscadmin.h"
+#include "shared/wakeup.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -76,13 +79,17 @@ typedef enum Resolution
 {
 	RESOLVE_RETRY = 1,			/* run the compensation (again) */
 	RESOLVE_DONE,				/* it was done by hand */
-	RESOLVE_SKIP				/* it is not needed */
+	RESOLVE_SKIP,				/* it is not needed */
+	RESOLVE_APPROVE,			/* a step may begin */
+	RESOLVE_REFUSE				/* it may not: it fails */
 } Resolution;
 
 static const struct config_enum_entry resolution_words[] = {
 	{"retry", RESOLVE_RETRY, false},
 	{"done", RESOLVE_DONE, false},
 	{"skip", RESOLVE_SKIP, false},
+	{"approve", RESOLVE_APPROVE, false},
+	{"refuse", RESOLVE_REFUSE, false},
 	{NULL, 0, false}
 };
 
@@ -162,10 +169,30 @@ end_claim(SagaChange *change, SagaStep *step)
 	end.charged = false;
 	saga_outcome_attempt(step, &end, change->now, &attempt);
 	saga_change_attempt(change, &attempt);
-	step->comp_attempts = end.attempt;
+	step->undo.attempts = end.attempt;
 	step->claimed_at = 0;
 	step->lease_until = 0;
 	step->consumer = NULL;
+}
+
+/* Only a step that waits for an approval is approved or refused, and only so. */
+static void
+refuse_approval(const SagaStep *step)
+{
+	bool		asked = step->status == SAGA_STEP_WAITING;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_INVALID_STATE),
+			 asked ?
+			 errmsg("step \"%s\" is waiting for an approval",
+					text_to_cstring(step->key)) :
+			 errmsg("step \"%s\" is not waiting for an approval",
+					text_to_cstring(step->key)),
+			 errdetail("A person is asked: %s",
+					   step->parked ? text_to_cstring(step->parked) : ""),
+			 asked ?
+			 errhint("Resolve it as \"approve\" or \"refuse\".") :
+			 errhint("Resolve it as \"retry\", \"done\" or \"skip\".")));
 }
 
 /* Takes the decision into the step's row. */
@@ -174,7 +201,7 @@ take_resolution(SagaStep *step, Resolution resolution, TimestampTz now)
 {
 	step->parked = NULL;
 	step->late = false;
-	step->next_attempt_at = 0;
+	step->undo.retry_at = 0;
 	switch (resolution)
 	{
 		case RESOLVE_RETRY:
@@ -205,6 +232,10 @@ take_resolution(SagaStep *step, Resolution resolution, TimestampTz now)
 			step->comp_status = SAGA_COMP_SKIPPED;
 			step->compensated_at = 0;
 			break;
+		case RESOLVE_APPROVE:
+		case RESOLVE_REFUSE:
+			refuse_approval(step);
+			break;
 	}
 }
 
@@ -214,7 +245,79 @@ typedef struct ResolveRequest
 	Resolution	resolution;
 	const char *word;			/* the resolution's */
 	text	   *note;
+	Jsonb	   *output;			/* of a step that is done by hand, or NULL */
 } ResolveRequest;
+
+static void
+add_resolved(SagaChange *change, const ResolveRequest *request,
+			 const SagaStep *step)
+{
+	SagaJson	json;
+
+	saga_json_begin(&json);
+	saga_json_string(&json, "resolution", request->word);
+	saga_json_text(&json, "note", request->note);
+	saga_change_event(change, "resolved", step->seq, saga_json_end(&json));
+}
+
+/* About a step that saga runs, in a saga that goes forward. */
+static SagaVerdict
+resolve_forward(SagaChange *change, const ResolveRequest *request)
+{
+	SagaSteps  *steps = saga_change_steps(change);
+	int			index = saga_next_find_key(steps, request->key);
+	SagaStep   *step;
+
+	if (index < 0)
+		saga_access_refuse_no_step(change->saga, request->key);
+	step = &steps->step[index];
+	if (!saga_rows_step_held(step))
+		refuse_undecidable(change->saga,
+						   psprintf("step \"%s\" waits for no decision",
+									text_to_cstring(request->key)),
+						   step->seq, "saga.review_queue shows what does.");
+	if ((step->status == SAGA_STEP_WAITING) !=
+		(request->resolution == RESOLVE_APPROVE ||
+		 request->resolution == RESOLVE_REFUSE))
+		refuse_approval(step);
+	step->parked = NULL;
+	switch (request->resolution)
+	{
+		case RESOLVE_APPROVE:
+			step->approved = true;
+			step->ready_at = change->now;
+			break;
+		case RESOLVE_REFUSE:
+			{
+				const char *why = psprintf("refused: %s", text_to_cstring(request->note));
+
+				saga_outcome_give_up(step, why, why);
+			}
+			break;
+		case RESOLVE_RETRY:
+			step->status = SAGA_STEP_WAITING;
+			/* Its time begins anew, as its attempts do; its gates stay. */
+			step->opened_at = change->now;
+			step->ready_at = Max(step->ready_at, change->now);
+			saga_outcome_forgive_forward(step);
+			break;
+		case RESOLVE_DONE:
+			step->status = SAGA_STEP_COMPLETED;
+			step->completed_at = change->now;
+			step->forward.output = request->output;
+			step->begun = saga_start_order_next(&step->saga);
+			step->forward.attempts++;
+			step->attempt_at = change->now;
+			break;
+		case RESOLVE_SKIP:
+			step->status = SAGA_STEP_SKIPPED;
+			break;
+	}
+	saga_change_only_step(change, step);
+	saga_change_look(change, -step->seq);
+	add_resolved(change, request, step);
+	return SAGA_WRITE;
+}
 
 static SagaVerdict
 decide_resolve(SagaChange *change, void *arg)
@@ -223,8 +326,9 @@ decide_resolve(SagaChange *change, void *arg)
 	SagaRow    *saga = change->saga;
 	SagaSteps  *steps = saga_change_steps(change);
 	SagaStep   *step;
-	SagaJson	json;
 
+	if (saga->state == SAGA_RUNNING && saga->runs != SAGA_RUNS_NONE)
+		return resolve_forward(change, request);
 	if (saga->state != SAGA_NEEDS_REVIEW)
 		refuse_undecidable(saga, "the saga waits for no decision", 0,
 						   "Only what saga.review_queue shows can be resolved.");
@@ -233,20 +337,22 @@ decide_resolve(SagaChange *change, void *arg)
 								 "the saga failed after its pivot: none of its steps is to be undone",
 								 "Let it go forward with saga.reopen, or give it up with saga.abandon.");
 	step = &steps->step[find_asked(saga, steps, request->key)];
+	if (request->output != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("step \"%s\" is undone, and has its output already",
+						text_to_cstring(request->key)),
+				 errhint("Give an output only to a step that goes forward.")));
 	if (step->claimed_at != 0)
 		end_claim(change, step);
 	take_resolution(step, request->resolution, change->now);
 	saga_change_step(change, step);
 	saga_follow_walk(change);
-
-	saga_json_begin(&json);
-	saga_json_string(&json, "resolution", request->word);
-	saga_json_text(&json, "note", request->note);
-	saga_change_event(change, "resolved", step->seq, saga_json_end(&json));
+	add_resolved(change, request, step);
 	return SAGA_WRITE;
 }
 
-/* saga.resolve(saga_id, step, resolution, note) */
+/* saga.resolve(saga_id, step, resolution, note, output) */
 Datum
 saga_sql_resolve(PG_FUNCTION_ARGS)
 {
@@ -259,7 +365,13 @@ saga_sql_resolve(PG_FUNCTION_ARGS)
 											 resolution_words, true);
 	request.word = text_to_cstring(PG_GETARG_TEXT_PP(2));
 	request.note = saga_arguments_note(fcinfo, 3);
-	return saga_call_state(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK,
+	request.output = saga_arguments_jsonb(fcinfo, 4, "output");
+	if (request.output != NULL && request.resolution != RESOLVE_DONE)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("output is for a step that is done"),
+				 errhint("Resolve the step as 'done', or leave out the output.")));
+	return saga_call_state(id, SAGA_REACH_OPERATE, SAGA_CALL_SHARED_IF_RUNNING,
 						   decide_resolve, &request);
 }
 
@@ -388,6 +500,7 @@ decide_reopen(SagaChange *change, void *arg)
 		saga_change_undo(change, SAGA_UNDO_NONE, 0);
 		saga_change_state(change, SAGA_RUNNING);
 		saga_change_due(change, 0, InvalidOid);
+		saga_afresh_restart(change);
 	}
 	add_event(change, "reopened", arg);
 	return SAGA_WRITE;
@@ -426,7 +539,15 @@ decide_pause(SagaChange *change, void *arg)
 		saga_follow_walk(change);
 	}
 	else if (saga->state == SAGA_RUNNING)
+	{
 		saga_change_due(change, saga->paused ? 0 : saga->deadline, InvalidOid);
+		/* What executors and the worker passed by meanwhile is due again. */
+		if (!saga->paused && saga->runs != SAGA_RUNS_NONE)
+		{
+			saga_change_look(change, PG_INT64_MIN);
+			saga_wakeup_due(DT_NOBEGIN + 1);
+		}
+	}
 	add_event(change, request->pause ? "paused" : "resumed", request->note);
 	return SAGA_WRITE;
 }

@@ -64,8 +64,8 @@ is_redacted(const SagaRow *saga, const SagaSteps *steps)
 	if (saga->content_hash == NULL || saga->parked != NULL)
 		return false;
 	for (int i = 0; i < steps->count; i++)
-		if (steps->step[i].output != NULL || steps->step[i].comp_output != NULL ||
-			steps->step[i].last_error != NULL || steps->step[i].parked != NULL)
+		if (steps->step[i].forward.output != NULL || steps->step[i].undo.output != NULL ||
+			steps->step[i].undo.error != NULL || steps->step[i].parked != NULL)
 			return false;
 	return true;
 }
@@ -89,15 +89,17 @@ redact_step(SagaStep *step)
 	Jsonb	   *forgotten[SAGA_STEP_HASHES];
 
 	forgotten[SAGA_HASH_ARGS] = step->args;
-	forgotten[SAGA_HASH_OUTPUT] = step->output;
+	forgotten[SAGA_HASH_OUTPUT] = step->forward.output;
 	step->content_hash = saga_arguments_hash(step->content_hash, forgotten,
 											 SAGA_STEP_HASHES);
 	step->args = NULL;
 	step->settings = NULL;
-	step->output = NULL;
-	step->comp_output = NULL;
-	step->error = NULL;
-	step->last_error = NULL;
+	step->forward.output = NULL;
+	step->undo.output = NULL;
+	step->signal = NULL;
+	step->state = NULL;
+	step->forward.error = NULL;
+	step->undo.error = NULL;
 	step->parked = NULL;
 }
 

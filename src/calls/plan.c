@@ -57,10 +57,10 @@ policy_in_words(const SagaStep *step)
 	int			left;
 
 	saga_outcome_policy(step, &policy);
-	left = policy.max_attempts - step->comp_charged;
+	left = policy.max_attempts - step->undo.charged;
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "up to %d %sattempt%s", left,
-					 step->comp_charged > 0 ? "more " : "",
+					 step->undo.charged > 0 ? "more " : "",
 					 left == 1 ? "" : "s");
 	if (left > 1)
 		appendStringInfo(&buf, ", %s delay from %s to %s",
@@ -86,6 +86,27 @@ emit_asked(const SagaRow *saga, const SagaSteps *steps, ReturnSetInfo *result,
 	}
 }
 
+/* The steps that would never begin, in one line. */
+static void
+emit_skipped(const SagaSteps *steps, ReturnSetInfo *result, int position)
+{
+	Datum		values[5];
+	bool		nulls[5] = {false, true, true, false, false};
+	int			count = 0;
+
+	for (int i = 0; i < steps->count; i++)
+		if (steps->step[i].status == SAGA_STEP_WAITING &&
+			steps->step[i].rolled_back_at == 0)
+			count++;
+	if (count == 0)
+		return;
+	values[0] = Int32GetDatum(position + 1);
+	values[3] = CStringGetTextDatum("skip");
+	values[4] = CStringGetTextDatum(psprintf("%d waiting step%s would be skipped",
+											 count, count == 1 ? "" : "s"));
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
 /* saga.plan(saga_id) */
 Datum
 saga_sql_plan(PG_FUNCTION_ARGS)
@@ -98,12 +119,18 @@ saga_sql_plan(PG_FUNCTION_ARGS)
 	SagaTask	task;
 	int			position = 0;
 	bool		stands;
+	bool		running;
 
 	saga_access_read(id, SAGA_REACH_READ, &saga);
 	InitMaterializedSRF(fcinfo, 0);
 	if (saga_state_is_final(saga.state))
 		return (Datum) 0;
 	saga_ledger_get_steps(id, &steps);
+	running = saga.state == SAGA_RUNNING;
+	/* Nobody is asked about the work of a saga that fails. */
+	for (int i = 0; running && i < steps.count; i++)
+		if (saga_rows_step_held(&steps.step[i]) && !steps.step[i].late)
+			steps.step[i].parked = NULL;
 	stands = saga.state == SAGA_NEEDS_REVIEW &&
 		(saga.failure_kind != SAGA_FAILURE_NONE ||
 		 saga.on_failure == SAGA_ON_FAILURE_HALT);
@@ -168,5 +195,7 @@ saga_sql_plan(PG_FUNCTION_ARGS)
 	/* What was given up is asked in the end. */
 	if (task.kind == SAGA_TASK_NONE)
 		emit_asked(&saga, &steps, result, position);
+	if (running)
+		emit_skipped(&steps, result, position);
 	return (Datum) 0;
 }

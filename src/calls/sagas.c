@@ -24,6 +24,8 @@
 #include "calls/call.h"
 #include "calls/quota.h"
 #include "flow/events.h"
+#include "flow/gates.h"
+#include "flow/look.h"
 #include "ledger/ledger.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -193,6 +195,18 @@ check_steps_done(SagaChange *change, bool ignore_failed)
 
 		if (step->rolled_back_at != 0)
 			continue;
+		if (saga_rows_is_run(step) &&
+			(step->status == SAGA_STEP_WAITING ||
+			 (step->status == SAGA_STEP_FAILED && !saga_gates_given_up(step))))
+			ereport(ERROR,
+					(errcode(ERRCODE_SAGA_INVALID_STATE),
+					 errmsg("saga %s cannot complete while a step waits",
+							saga_ids_string(&saga->id)),
+					 errdetail("Step \"%s\" is run by saga, and is not done.",
+							   text_to_cstring(step->key)),
+					 errhint("Let it complete by itself: saga.complete(..., when_done => true).")));
+		if (saga_rows_is_run(step) && step->give_up == SAGA_GIVE_UP_SKIP)
+			continue;
 		if (step->status == SAGA_STEP_STARTED)
 			ereport(ERROR,
 					(errcode(ERRCODE_SAGA_INVALID_STATE),
@@ -229,12 +243,38 @@ typedef struct Completion
 {
 	Jsonb	   *result;
 	bool		ignore_failed;
+	bool		when_done;
 } Completion;
+
+/*
+ * Seals a saga in which something is left to do.  False: all is done, and it
+ * completes at once.
+ */
+static bool
+seal(SagaChange *change, Completion *completion)
+{
+	SagaRow    *saga = change->saga;
+	SagaGates	gates;
+
+	saga_gates_read(&gates, saga_change_steps(change));
+	if (saga_gates_all_done(&gates))
+	{
+		if (completion->result == NULL && saga->result == NULL)
+			completion->result = saga_look_result(change->steps);
+		return false;
+	}
+	if (saga->runs != SAGA_RUNS_SEALED)
+		saga_change_event(change, "sealed", 0, NULL);
+	saga->runs = SAGA_RUNS_SEALED;
+	if (completion->result != NULL)
+		saga->result = completion->result;
+	return true;
+}
 
 static SagaVerdict
 decide_complete(SagaChange *change, void *arg)
 {
-	const Completion *completion = arg;
+	Completion *completion = arg;
 	SagaRow    *saga = change->saga;
 
 	if (saga->state == SAGA_COMPLETED)
@@ -242,14 +282,18 @@ decide_complete(SagaChange *change, void *arg)
 	if (saga->state != SAGA_RUNNING)
 		saga_access_refuse_state(saga, "only a running saga can be completed",
 								 hint_for_complete(saga));
-	check_steps_done(change, completion->ignore_failed);
+	if (completion->when_done && seal(change, completion))
+		return SAGA_WRITE;
+	if (!completion->when_done)
+		check_steps_done(change, completion->ignore_failed);
 	saga_change_state(change, SAGA_COMPLETED);
-	saga->result = completion->result;
+	if (completion->result != NULL || !completion->when_done)
+		saga->result = completion->result;
 	saga_change_due(change, 0, InvalidOid);
 	return SAGA_WRITE;
 }
 
-/* saga.complete(saga_id, result, ignore_failed) */
+/* saga.complete(saga_id, result, ignore_failed, when_done) */
 Datum
 saga_sql_complete(PG_FUNCTION_ARGS)
 {
@@ -259,6 +303,7 @@ saga_sql_complete(PG_FUNCTION_ARGS)
 	saga_access_call("saga.complete()");
 	completion.result = saga_arguments_jsonb(fcinfo, 1, "result");
 	completion.ignore_failed = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
+	completion.when_done = !PG_ARGISNULL(3) && PG_GETARG_BOOL(3);
 	return saga_call_state(id, SAGA_REACH_OWN, SAGA_CALL_EXCLUSIVE,
 						   decide_complete, &completion);
 }

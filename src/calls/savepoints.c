@@ -27,9 +27,13 @@
 
 PG_FUNCTION_INFO_V1(saga_sql_rollback_to);
 
-/* The number of the step that is the savepoint; 0: all is to be undone. */
+/*
+ * Where the step that is the savepoint stands in the start order; 0: all is to be
+ * undone.
+ */
 static int64
-find_savepoint(const SagaRow *saga, const SagaSteps *steps, const text *key)
+find_savepoint(const SagaRow *saga, const SagaSteps *steps, const text *key,
+			   int64 *seq)
 {
 	const SagaStep *pivot = saga_next_completed_pivot(steps);
 	int64		target = 0;
@@ -51,9 +55,10 @@ find_savepoint(const SagaRow *saga, const SagaSteps *steps, const text *key)
 					 errdetail("It is \"%s\".",
 							   saga_state_step_status_name(step->status)),
 					 errhint("A savepoint is a step that completed and was not undone.")));
-		target = step->seq;
+		target = saga_rows_order(step);
+		*seq = step->seq;
 	}
-	if (pivot != NULL && pivot->seq > target)
+	if (pivot != NULL && saga_rows_order(pivot) > target)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_INVALID_STATE),
 				 errmsg("saga %s cannot be rolled back to before its pivot",
@@ -79,7 +84,7 @@ check_savepoint_stands(SagaChange *change, int64 target)
 	{
 		SagaStep   *step = &steps->step[i];
 
-		if (step->seq > target || step->rolled_back_at != 0)
+		if (saga_rows_order(step) > target || step->rolled_back_at != 0)
 			continue;
 		if (step->comp_status != SAGA_COMP_NONE &&
 			step->comp_status != SAGA_COMP_REGISTERED)
@@ -141,7 +146,8 @@ decide_rollback(SagaChange *change, void *arg)
 	const RollbackRequest *request = arg;
 	SagaRow    *saga = change->saga;
 	SagaSteps  *steps = saga_change_steps(change);
-	int64		target = find_savepoint(saga, steps, request->key);
+	int64		seq = 0;
+	int64		target = find_savepoint(saga, steps, request->key, &seq);
 	int			to_undo;
 	SagaJson	json;
 
@@ -162,7 +168,7 @@ decide_rollback(SagaChange *change, void *arg)
 	saga_json_text(&json, "to", request->key);
 	saga_json_text(&json, "reason", request->reason);
 	saga_json_int(&json, "to_undo", to_undo);
-	saga_change_event(change, "rolling back", target, saga_json_end(&json));
+	saga_change_event(change, "rolling back", seq, saga_json_end(&json));
 	return SAGA_WRITE;
 }
 

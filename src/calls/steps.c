@@ -27,6 +27,8 @@
 #include "calls/call.h"
 #include "calls/policies.h"
 #include "calls/quota.h"
+#include "calls/run_steps.h"
+#include "calls/steps.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_collation_d.h"
 #include "common/pg_prng.h"
@@ -38,6 +40,7 @@
 #include "ledger/oids.h"
 #include "ledger/start_order.h"
 #include "miscadmin.h"
+#include "shared/current.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -52,8 +55,10 @@ PG_FUNCTION_INFO_V1(saga_sql_fail_step);
 #define BUILTIN_SEARCH_PATH		"\"$user\", public"
 
 /* Numbers of arguments of saga.step that are read in two places. */
+#define STEP_ARG_COMPENSATE_ON			11
 #define STEP_ARG_RETRY					12
 #define STEP_ARG_COMPENSATION_RETRY		13
+#define STEP_ARG_RUN					14	/* the first of run_steps.c */
 
 /* What to do about a result that comes after the undo has begun */
 enum
@@ -84,11 +89,12 @@ typedef struct StepRequest
 	SagaCompensateOn compensate_on;
 	SagaPolicy	retry;
 	SagaPolicy	compensation_retry;
+	SagaRunRequest run;
 } StepRequest;
 
 /* "known": the step had been recorded before this call. */
-static Datum
-step_result(const SagaStep *step, bool known)
+Datum
+saga_steps_result(const SagaStep *step, bool known)
 {
 	TupleDesc	desc = lookup_rowtype_tupdesc(saga_oids_get()->step_result, -1);
 	Datum		values[10];
@@ -99,13 +105,13 @@ step_result(const SagaStep *step, bool known)
 	values[1] = Int64GetDatum(step->seq);
 	values[2] = PointerGetDatum(step->key);
 	values[3] = CStringGetTextDatum(saga_state_step_status_name(step->status));
-	values[4] = Int32GetDatum(step->attempts);
-	values[5] = PointerGetDatum(step->output);
-	nulls[5] = (step->output == NULL);
-	values[6] = PointerGetDatum(step->error);
-	nulls[6] = (step->error == NULL);
-	values[7] = TimestampTzGetDatum(step->retry_at);
-	nulls[7] = (step->retry_at == 0);
+	values[4] = Int32GetDatum(step->forward.attempts);
+	values[5] = PointerGetDatum(step->forward.output);
+	nulls[5] = (step->forward.output == NULL);
+	values[6] = PointerGetDatum(step->forward.error);
+	nulls[6] = (step->forward.error == NULL);
+	values[7] = TimestampTzGetDatum(step->forward.retry_at);
+	nulls[7] = (step->forward.retry_at == 0);
 	values[8] = PointerGetDatum(saga_context_forward_key(&step->saga, step->seq));
 	values[9] = BoolGetDatum(known);
 	tuple = heap_form_tuple(desc, values, nulls);
@@ -202,9 +208,13 @@ read_request(FunctionCallInfo fcinfo, StepRequest *request)
 
 	code = saga_arguments_word(fcinfo, 10, "kind", saga_state_kinds, false);
 	request->kind = code != 0 ? code : SAGA_KIND_COMPENSATABLE;
-	code = saga_arguments_word(fcinfo, 11, "compensate_on",
+	code = saga_arguments_word(fcinfo, STEP_ARG_COMPENSATE_ON, "compensate_on",
 							   saga_state_compensate_ons, false);
-	request->compensate_on = code != 0 ? code : SAGA_COMPENSATE_ON_STARTED;
+	saga_run_steps_read(fcinfo, STEP_ARG_RUN, &request->run);
+	/* SQL that did not commit did nothing. */
+	request->compensate_on = code != 0 ? code :
+		request->run.action != NULL ? SAGA_COMPENSATE_ON_COMPLETED :
+		SAGA_COMPENSATE_ON_STARTED;
 	saga_policies_get(fcinfo, STEP_ARG_RETRY, &request->retry);
 	saga_policies_get(fcinfo, STEP_ARG_COMPENSATION_RETRY,
 					  &request->compensation_retry);
@@ -215,6 +225,11 @@ read_request(FunctionCallInfo fcinfo, StepRequest *request)
 				 errmsg("a step has either a compensation or notify, not both"),
 				 errdetail("SQL and listeners would undo it twice."),
 				 errhint("Let the listener call the SQL, or make two steps of it.")));
+	if (request->run.given && request->completed)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a step that saga runs cannot be recorded as completed"),
+				 errhint("Leave out output and completed, or the gates and the work.")));
 	if (request->review != NULL && VARSIZE_ANY_EXHDR(request->review) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -222,7 +237,7 @@ read_request(FunctionCallInfo fcinfo, StepRequest *request)
 				 errhint("Say what the person must look at.")));
 	if (request->compensation != NULL)
 	{
-		saga_arguments_check_sql(request->compensation);
+		saga_arguments_check_sql(request->compensation, "compensation");
 		saga_rights_check_can_run_sql(GetUserId());
 	}
 }
@@ -269,7 +284,7 @@ static void
 notice_other_undo(FunctionCallInfo fcinfo, const SagaStep *step,
 				  const StepRequest *request)
 {
-	const char *other[8];
+	const char *other[8 + SAGA_RUN_OTHERS];
 	int			count = 0;
 	StringInfoData list;
 
@@ -283,8 +298,11 @@ notice_other_undo(FunctionCallInfo fcinfo, const SagaStep *step,
 		other[count++] = "review";
 	if (step->kind != request->kind)
 		other[count++] = "kind";
-	if (step->compensate_on != request->compensate_on)
+	if (step->compensate_on != request->compensate_on &&
+		(!PG_ARGISNULL(STEP_ARG_COMPENSATE_ON) ||
+		 (step->action == NULL) == (request->run.action == NULL)))
 		other[count++] = "compensate_on";
+	count += saga_run_steps_other(step, &request->run, other + count);
 	if (other_policy(fcinfo, STEP_ARG_RETRY,
 					 step->retry ? step->retry : step->compensation_retry))
 		other[count++] = "retry";
@@ -326,7 +344,8 @@ make_step(const SagaRow *saga, const StepRequest *request, int run,
 	step->args = request->args;
 	if (strcmp(namespace_search_path, BUILTIN_SEARCH_PATH) != 0)
 		step->search_path = cstring_to_text(namespace_search_path);
-	step->settings = capture_settings(step->compensation != NULL);
+	step->settings = capture_settings(step->compensation != NULL ||
+									  request->run.action != NULL);
 	step->compensation_retry = encode_policy(&request->compensation_retry);
 	if (!saga_policy_same(&request->retry, &request->compensation_retry))
 	{
@@ -335,17 +354,17 @@ make_step(const SagaRow *saga, const StepRequest *request, int run,
 			DatumGetTextPCopy(PointerGetDatum(step->compensation_retry));
 		step->retry = encode_policy(&request->retry);
 	}
-	step->attempts = 1;
+	step->forward.attempts = 1;
 	step->status = SAGA_STEP_STARTED;
 	step->comp_status = (request->compensation || request->channel ||
 						 request->review) ?
 		SAGA_COMP_REGISTERED : SAGA_COMP_NONE;
-	step->comp_crashes = -1;
+	step->undo.crashes = -1;
 	if (request->completed)
 	{
 		step->status = SAGA_STEP_COMPLETED;
 		step->completed_at = now;
-		step->output = request->output;
+		step->forward.output = request->output;
 	}
 }
 
@@ -360,7 +379,7 @@ add_forward_attempt(SagaChange *change, const SagaStep *step,
 	attempt.started_at = step->attempt_at ? step->attempt_at : step->started_at;
 	attempt.finished_at = change->now;
 	attempt.rows = -1;
-	attempt.attempt = step->attempts;
+	attempt.attempt = step->forward.attempts;
 	attempt.phase = SAGA_PHASE_FORWARD;
 	attempt.outcome = outcome;
 	attempt.sqlstate = NULL;
@@ -389,16 +408,18 @@ repeat_step(SagaRow *saga, SagaStep *step, const StepRequest *request,
 	{
 		if (step->status == SAGA_STEP_STARTED)
 			add_forward_attempt(&change, step, SAGA_OUTCOME_INTERRUPTED, NULL);
-		step->attempts++;
+		step->forward.attempts++;
 		step->attempt_at = now;
-		step->retry_at = 0;
+		step->forward.retry_at = 0;
 	}
 	step->status = SAGA_STEP_STARTED;
 	if (request->completed)
 	{
 		step->status = SAGA_STEP_COMPLETED;
 		step->completed_at = now;
-		step->output = request->output;
+		step->forward.output = request->output;
+		if (saga->runs != SAGA_RUNS_NONE)
+			saga_change_look(&change, -step->seq);
 	}
 	return saga_change_write(&change);
 }
@@ -411,11 +432,15 @@ saga_sql_step(PG_FUNCTION_ARGS)
 	StepRequest request;
 	SagaRow		saga;
 	SagaStep	step;
+	SagaStep	old;
 	TimestampTz now;
 
 	saga_access_call("saga.step()");
 	read_request(fcinfo, &request);
-	saga_access_shared(id, &saga);
+	if (saga_current_action(id) != 0)
+		saga_access_read_own(id, &saga);
+	else
+		saga_access_shared(id, &saga);
 	if (saga.state != SAGA_RUNNING && saga.state != SAGA_COMPLETED)
 		saga_access_refuse_failing(&saga);
 
@@ -431,13 +456,16 @@ saga_sql_step(PG_FUNCTION_ARGS)
 		{
 			if (step.rolled_back_at == 0)
 			{
+				/* A later release must find its way through what is sealed. */
+				if (saga.runs == SAGA_RUNS_SEALED && saga_rows_is_run(&step))
+					return saga_steps_result(&step, true);
 				check_same_args(&step, &request);
-				if (step.status == SAGA_STEP_COMPLETED ||
+				if (saga_rows_is_run(&step) || step.status == SAGA_STEP_COMPLETED ||
 					saga.state == SAGA_COMPLETED ||
 					repeat_step(&saga, &step, &request, now) == SAGA_WRITTEN)
 				{
 					notice_other_undo(fcinfo, &step, &request);
-					return step_result(&step, true);
+					return saga_steps_result(&step, true);
 				}
 				CHECK_FOR_INTERRUPTS();
 				continue;
@@ -448,11 +476,16 @@ saga_sql_step(PG_FUNCTION_ARGS)
 			saga_access_refuse_state(&saga, "a completed saga takes no new step",
 									 "Begin a new saga for a new operation.");
 		saga_quota_check_steps(&saga);
+		saga_run_steps_admit(&saga, &request.run, known);
+		if (known)
+			old = step;
 		make_step(&saga, &request, run, now, &step);
+		saga_run_steps_fill(&saga, &request.run, known ? &old : NULL, &step);
 		if (saga_ledger_insert_step(&step))
 		{
+			saga_run_steps_recorded(&saga, &step);
 			saga_arguments_notice_channel(request.channel);
-			return step_result(&step, false);
+			return saga_steps_result(&step, false);
 		}
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -469,6 +502,17 @@ refuse_step_state(const SagaStep *step, const char *what, const char *hint)
 					   saga_ids_string(&step->saga),
 					   saga_state_step_status_name(step->status)),
 			 errhint("%s", hint)));
+}
+
+/* What saga runs is not for the application to report on. */
+static void
+refuse_run_step(const SagaStep *step, const char *what)
+{
+	if (saga_rows_is_run(step))
+		refuse_step_state(step,
+						  psprintf("a step that saga runs cannot be %s by the application",
+								   what),
+						  "Its action decides. Fail the saga to undo it; saga.steps shows in waits_for what it waits for.");
 }
 
 /* The newest run of a step, which must be the one that a forward key names. */
@@ -494,12 +538,12 @@ find_step(const SagaRow *saga, text *key, text *forward_key, SagaStep *step)
 static void
 check_same_output(const SagaStep *step, Jsonb *output)
 {
-	bool		forgotten = step->content_hash != NULL && step->output == NULL;
+	bool		forgotten = step->content_hash != NULL && step->forward.output == NULL;
 
 	if (output != NULL &&
 		(forgotten ?
 		 !saga_arguments_same_hash(step->content_hash, SAGA_HASH_OUTPUT, output) :
-		 !same_jsonb(step->output, output)))
+		 !same_jsonb(step->forward.output, output)))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
 				 errmsg("step \"%s\" was completed with another output",
@@ -562,6 +606,7 @@ decide_complete_step(SagaChange *change, void *arg)
 	if (step->rolled_back_at != 0 && saga->state == SAGA_RUNNING &&
 		!report->record_late)
 		refuse_rolled_back(step);
+	refuse_run_step(step, "completed");
 	if (step->status == SAGA_STEP_COMPLETED)
 	{
 		check_same_output(step, report->output);
@@ -577,8 +622,11 @@ decide_complete_step(SagaChange *change, void *arg)
 						  "Call saga.step again: it begins another attempt, with the same forward key.");
 	step->status = SAGA_STEP_COMPLETED;
 	step->completed_at = change->now;
-	step->output = report->output;
+	step->forward.output = report->output;
 	saga_change_only_step(change, step);
+	/* Steps that saga runs may wait for this one. */
+	if (saga->runs != SAGA_RUNS_NONE)
+		saga_change_look(change, -step->seq);
 	return SAGA_WRITE;
 }
 
@@ -597,7 +645,7 @@ saga_sql_complete_step(PG_FUNCTION_ARGS)
 	report.forward_key = saga_arguments_text(fcinfo, 4);
 	(void) saga_call(id, SAGA_REACH_OWN, SAGA_CALL_SHARED, decide_complete_step,
 					 &report);
-	return step_result(&report.step, true);
+	return saga_steps_result(&report.step, true);
 }
 
 /*
@@ -611,10 +659,10 @@ forward_retry_at(const SagaStep *step, TimestampTz now)
 
 	if (!saga_policy_decode(text_to_cstring(encoded), &policy))
 		elog(ERROR, "could not read the retry policy of a step");
-	if (step->attempts >= policy.max_attempts)
+	if (step->forward.attempts >= policy.max_attempts)
 		return 0;
 	return now + 1000 *
-		saga_policy_retry_delay(&policy, step->attempts,
+		saga_policy_retry_delay(&policy, step->forward.attempts,
 								pg_prng_double(&pg_global_prng_state));
 }
 
@@ -638,6 +686,7 @@ decide_fail_step(SagaChange *change, void *arg)
 						   saga_state_name(saga->state))));
 		return SAGA_NOTHING_TO_WRITE;
 	}
+	refuse_run_step(step, "failed");
 	if (step->status == SAGA_STEP_FAILED)
 		return SAGA_NOTHING_TO_WRITE;
 	if (step->status == SAGA_STEP_COMPLETED)
@@ -645,8 +694,8 @@ decide_fail_step(SagaChange *change, void *arg)
 						  "Fail the saga to undo it.");
 
 	step->status = SAGA_STEP_FAILED;
-	step->error = report->error;
-	step->retry_at = report->retryable ? forward_retry_at(step, change->now) : 0;
+	step->forward.error = report->error;
+	step->forward.retry_at = report->retryable ? forward_retry_at(step, change->now) : 0;
 	saga_change_only_step(change, step);
 	add_forward_attempt(change, step, SAGA_OUTCOME_FAILED,
 						text_to_cstring(report->error));
@@ -672,5 +721,5 @@ saga_sql_fail_step(PG_FUNCTION_ARGS)
 	report.forward_key = saga_arguments_text(fcinfo, 4);
 	(void) saga_call(id, SAGA_REACH_OWN, SAGA_CALL_SHARED, decide_fail_step,
 					 &report);
-	return step_result(&report.step, true);
+	return saga_steps_result(&report.step, true);
 }

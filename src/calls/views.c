@@ -33,6 +33,7 @@
 #include "base/compat.h"
 #include "base/ids.h"
 #include "base/rights.h"
+#include "calls/waits.h"
 #include "flow/context.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -259,7 +260,7 @@ append_listener(StringInfo buf, FunctionCallInfo fcinfo, const char *step)
 
 /*
  * next_action(saga, state, paused, deadline, due, lane, step, parked,
- * channel, dispatched_at, lease_until, consumer)
+ * channel, dispatched_at, lease_until, consumer, runs)
  */
 Datum
 saga_sql_next_action(PG_FUNCTION_ARGS)
@@ -295,6 +296,9 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 				else if ((why = saga_home_why_idle(GetActiveSnapshot())) != NULL)
 					appendStringInfo(&buf, ", but: %s", why);
 			}
+			else if (!PG_ARGISNULL(12) && may_see(id))
+				saga_waits_append_next(&buf, id, paused,
+									   PG_GETARG_CHAR(12) == SAGA_RUNS_SEALED);
 			else
 				appendStringInfoString(&buf, "the application goes on: it may be completed or failed");
 			if (paused)

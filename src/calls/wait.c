@@ -22,12 +22,14 @@
 #include "base/ids.h"
 #include "calls/access.h"
 #include "calls/arguments.h"
+#include "calls/steps.h"
 #include "ledger/home.h"
 #include "miscadmin.h"
 #include "shared/wakeup.h"
 #include "utils/builtins.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_wait);
+PG_FUNCTION_INFO_V1(saga_sql_wait_step);
 
 #define DEFAULT_WAIT_MS		60000
 
@@ -72,38 +74,40 @@ flush_log(void)
 	XLogFlush(end);
 }
 
-/* saga.wait(saga_id, timeout, until) */
-Datum
-saga_sql_wait(PG_FUNCTION_ARGS)
+/* A wait must not stand in the way of what it waits for. */
+static void
+check_may_wait(const char *function)
 {
-	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
-	int64		timeout = DEFAULT_WAIT_MS;
-	int			until;
-	int64		end;
-	SagaRow		saga;
-
-	if (!PG_ARGISNULL(1))
-		timeout = saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(1), "timeout");
-	until = saga_arguments_word(fcinfo, 2, "until", saga_state_states, false);
 	if (RecoveryInProgress())
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_UNAVAILABLE),
-				 errmsg("cannot execute %s on a standby", "saga.wait()"),
+				 errmsg("cannot execute %s on a standby", function),
 				 errhint("Call it on the primary; the views can be read here.")));
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("saga.wait() cannot run in a transaction that has written"),
+				 errmsg("%s cannot run in a transaction that has written", function),
 				 errdetail("What it waits for may be waiting for this transaction to end."),
 				 errhint("Commit first, then wait.")));
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("saga.wait() cannot run in a transaction that is REPEATABLE READ or above"),
+				 errmsg("%s cannot run in a transaction that is REPEATABLE READ or above",
+						function),
 				 errhint("Wait in a READ COMMITTED transaction.")));
+}
 
-	end = saga_clock_steady() + timeout * 1000;
-	saga_access_read(id, SAGA_REACH_READ, &saga);
+/* What is waited for; "saga" is the newest. */
+typedef bool (*AwaitedCheck) (const SagaRow *saga, void *arg);
+
+/* Waits until the check holds, or the time is over. */
+static void
+wait_until(const pg_uuid_t *id, int64 timeout, AwaitedCheck is_met, void *arg,
+		   SagaRow *saga)
+{
+	int64		end = saga_clock_steady() + timeout * 1000;
+
+	saga_access_read(id, SAGA_REACH_READ, saga);
 	saga_wakeup_wait_begin(id);
 	PG_TRY();
 	{
@@ -111,11 +115,12 @@ saga_sql_wait(PG_FUNCTION_ARGS)
 		{
 			int64		left;
 
-			saga_access_read(id, SAGA_REACH_READ, &saga);
-			if (is_awaited(saga.state, until))
+			saga_access_read(id, SAGA_REACH_READ, saga);
+			if (is_met(saga, arg))
 				break;
-			if (saga.state == SAGA_COMPENSATING || saga.deadline != 0)
-				check_worker(&saga);
+			if (saga->state == SAGA_COMPENSATING || saga->deadline != 0 ||
+				saga->runs != SAGA_RUNS_NONE)
+				check_worker(saga);
 			left = (end - saga_clock_steady() + 999) / 1000;
 			if (left <= 0)
 				break;
@@ -128,7 +133,71 @@ saga_sql_wait(PG_FUNCTION_ARGS)
 		saga_wakeup_wait_end();
 	}
 	PG_END_TRY();
-
 	flush_log();
+}
+
+static int64
+wait_timeout(FunctionCallInfo fcinfo, int arg)
+{
+	return PG_ARGISNULL(arg) ? DEFAULT_WAIT_MS :
+		saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(arg), "timeout");
+}
+
+static bool
+saga_is_met(const SagaRow *saga, void *arg)
+{
+	return is_awaited(saga->state, *(int *) arg);
+}
+
+/* saga.wait(saga_id, timeout, until) */
+Datum
+saga_sql_wait(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
+	int64		timeout = wait_timeout(fcinfo, 1);
+	int			until = saga_arguments_word(fcinfo, 2, "until", saga_state_states,
+											false);
+	SagaRow		saga;
+
+	check_may_wait("saga.wait()");
+	wait_until(id, timeout, saga_is_met, &until, &saga);
 	PG_RETURN_TEXT_P(cstring_to_text(saga_state_name(saga.state)));
+}
+
+typedef struct AwaitedStep
+{
+	text	   *key;
+	SagaStep	step;
+} AwaitedStep;
+
+/* Is the step done, given up or parked, or does its saga rest? */
+static bool
+step_is_met(const SagaRow *saga, void *arg)
+{
+	AwaitedStep *awaited = arg;
+	SagaStep   *step = &awaited->step;
+
+	if (saga_ledger_get_newest_run(&saga->id, text_to_cstring(awaited->key),
+								   step) != SAGA_FOUND)
+		saga_access_refuse_no_step(saga, awaited->key);
+	return is_awaited(saga->state, 0) || step->parked != NULL ||
+		step->status == SAGA_STEP_COMPLETED ||
+		step->status == SAGA_STEP_SKIPPED ||
+		(step->status == SAGA_STEP_FAILED && step->forward.retry_at == 0);
+}
+
+/* saga.wait_step(saga_id, step, timeout) */
+Datum
+saga_sql_wait_step(PG_FUNCTION_ARGS)
+{
+	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
+	AwaitedStep awaited;
+	int64		timeout;
+	SagaRow		saga;
+
+	awaited.key = saga_arguments_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
+	timeout = wait_timeout(fcinfo, 2);
+	check_may_wait("saga.wait_step()");
+	wait_until(id, timeout, step_is_met, &awaited, &saga);
+	return saga_steps_result(&awaited.step, true);
 }

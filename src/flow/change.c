@@ -27,6 +27,8 @@
 #include "base/guc.h"
 #include "flow/change.h"
 #include "flow/notify.h"
+#include "ledger/start_order.h"
+#include "shared/wakeup.h"
 #include "utils/builtins.h"
 
 typedef struct SagaChangeEvent
@@ -40,8 +42,10 @@ typedef struct SagaChangeEvent
 typedef struct SagaChangeNotice
 {
 	const char *channel;
-	int64		seq;			/* the step to compensate; 0: a new state */
-	SagaState	state;
+	int64		seq;			/* the step; 0: a new state */
+	SagaState	state;			/* 0: of a step */
+	bool		review;			/* a person must decide about the step; else:
+								 * it is to be compensated */
 } SagaChangeNotice;
 
 /* Changes begun in this process */
@@ -67,7 +71,11 @@ saga_change_steps(SagaChange *change)
 	if (change->steps == NULL)
 	{
 		change->steps = palloc(sizeof(SagaSteps));
-		saga_ledger_get_steps(&change->saga->id, change->steps);
+		if (change->saga->state == SAGA_RUNNING &&
+			change->saga->runs != SAGA_RUNS_NONE)
+			saga_ledger_get_steps_now(&change->saga->id, change->steps);
+		else
+			saga_ledger_get_steps(&change->saga->id, change->steps);
 	}
 	return change->steps;
 }
@@ -91,6 +99,37 @@ saga_change_only_step(SagaChange *change, SagaStep *step)
 {
 	change->steps_only = true;
 	saga_change_step(change, step);
+}
+
+/*
+ * Asks for a look at the saga: "seq" is that of the step that changed, negated.
+ * A later one of the same change replaces it.
+ */
+void
+saga_change_look(SagaChange *change, int64 seq)
+{
+	change->look = seq;
+}
+
+/* The step, which was rolled back, is to be done again, as a new run. */
+void
+saga_change_new_run(SagaChange *change, const SagaStep *step)
+{
+	SagaStep   *new = palloc(sizeof(SagaStep));
+
+	*new = *step;
+	memset(&new->version, 0, sizeof(new->version));
+	memset((char *) new + offsetof(SagaStep, status), 0,
+		   sizeof(SagaStep) - offsetof(SagaStep, status));
+	new->place = saga_rows_place(step);
+	new->seq = 0;
+	new->run = step->run + 1;
+	new->started_at = change->now;
+	new->status = SAGA_STEP_WAITING;
+	new->comp_status = step->comp_status == SAGA_COMP_NONE ?
+		SAGA_COMP_NONE : SAGA_COMP_REGISTERED;
+	new->forward.crashes = new->undo.crashes = -1;
+	change->new_runs = lappend(change->new_runs, new);
 }
 
 /*
@@ -193,6 +232,7 @@ add_notice(SagaChange *change, const char *channel, int64 seq, SagaState state)
 	new->channel = channel;
 	new->seq = seq;
 	new->state = state;
+	new->review = false;
 	change->notices = lappend(change->notices, new);
 }
 
@@ -201,6 +241,16 @@ void
 saga_change_notify(SagaChange *change, const SagaStep *step)
 {
 	add_notice(change, text_to_cstring(step->channel), step->seq, 0);
+}
+
+/* Those who watch for decisions are notified of one about a step. */
+void
+saga_change_ask(SagaChange *change, const SagaStep *step)
+{
+	if (saga_guc_review_channel[0] == '\0')
+		return;
+	add_notice(change, saga_guc_review_channel, step->seq, 0);
+	((SagaChangeNotice *) llast(change->notices))->review = true;
 }
 
 /* A channel is notified of a state that the saga entered. */
@@ -224,8 +274,8 @@ write_steps(SagaChange *change)
 		written = saga_ledger_update_step(change->saga, lfirst(lc), patience);
 		if (written == SAGA_WRITTEN)
 			continue;
-		/* Only the first is where two writers may meet. */
-		if (change->steps_only && lc == list_head(change->changed))
+		/* Nothing is written before the first; after it, the caller aborts. */
+		if (change->steps_only)
 			break;
 		elog(ERROR, "a step changed without its saga");
 	}
@@ -234,7 +284,8 @@ write_steps(SagaChange *change)
 
 /*
  * Writes a change.  Anything but SAGA_WRITTEN: another transaction was there
- * first, and nothing is written.
+ * first, and nothing is written; but of a look, which may change many steps
+ * without the saga's row, some may be, and the caller aborts.
  */
 SagaWritten
 saga_change_write(SagaChange *change)
@@ -255,6 +306,26 @@ saga_change_write(SagaChange *change)
 	if (written != SAGA_WRITTEN)
 		return written;
 
+	foreach(lc, change->new_runs)
+	{
+		SagaStep   *step = lfirst(lc);
+
+		step->seq = saga_start_order_next(&saga->id);
+		if (!saga_ledger_insert_step(step))
+			elog(ERROR, "a step began a new run without its saga");
+	}
+	if (change->look != 0)
+	{
+		SagaDue		row;
+
+		memset(&row, 0, sizeof(row));
+		row.due = Max(change->look_at, change->now);
+		row.saga = saga->id;
+		row.seq = change->look;
+		saga_ledger_insert_due(&row);
+		if (!(change->may & SAGA_WILL_LOOK))
+			saga_wakeup_due(row.due);
+	}
 	foreach(lc, change->attempts)
 		saga_ledger_insert_attempt(lfirst(lc));
 	foreach(lc, change->events)
@@ -268,7 +339,9 @@ saga_change_write(SagaChange *change)
 	{
 		SagaChangeNotice *notice = lfirst(lc);
 
-		if (notice->seq != 0)
+		if (notice->review)
+			saga_notify_review(notice->channel, &saga->id, notice->seq);
+		else if (notice->seq != 0)
 			saga_notify_compensate(notice->channel, &saga->id, notice->seq);
 		else
 			saga_notify_state(notice->channel, &saga->id, notice->state);

@@ -18,6 +18,8 @@
 #define SAGA_MAY_FAIL		0x04	/* a saga whose deadline has passed; only
 									 * under the saga's lock, if steps of it
 									 * may be on their way in */
+#define SAGA_WILL_LOOK		0x08	/* at the saga, itself: nobody need be
+									 * woken for that */
 #define SAGA_MAY_NOTIFY		0x02	/* listeners; only the worker does */
 
 /*
@@ -34,6 +36,10 @@ typedef struct SagaChange
 	bool		steps_only;		/* the saga's own row stays as it is */
 	uint64		number;			/* of this change in this process */
 	List	   *changed;		/* of SagaStep: rows to write */
+	List	   *new_runs;		/* of SagaStep: rows to insert */
+	int64		look;			/* seq of the row that asks for a look at the
+								 * saga; 0: none is asked for */
+	TimestampTz look_at;		/* when it is wanted at the latest; 0: now */
 	List	   *attempts;		/* of SagaAttempt */
 	List	   *events;			/* of SagaChangeEvent */
 	List	   *notices;		/* of SagaChangeNotice */
@@ -44,6 +50,8 @@ extern void saga_change_begin(SagaChange *change, SagaRow *saga,
 extern SagaSteps *saga_change_steps(SagaChange *change);
 extern void saga_change_step(SagaChange *change, SagaStep *step);
 extern void saga_change_only_step(SagaChange *change, SagaStep *step);
+extern void saga_change_look(SagaChange *change, int64 seq);
+extern void saga_change_new_run(SagaChange *change, const SagaStep *step);
 extern void saga_change_state(SagaChange *change, SagaState state);
 extern void saga_change_undo(SagaChange *change, SagaUndo undo,
 							 int64 savepoint);
@@ -54,6 +62,7 @@ extern void saga_change_event(SagaChange *change, const char *event, int64 seq,
 extern void saga_change_past_event(SagaChange *change, const char *event,
 								   int64 seq, Jsonb *detail, TimestampTz at);
 extern void saga_change_notify(SagaChange *change, const SagaStep *step);
+extern void saga_change_ask(SagaChange *change, const SagaStep *step);
 extern void saga_change_announce(SagaChange *change, const char *channel,
 								 SagaState state);
 extern SagaWritten saga_change_write(SagaChange *change);

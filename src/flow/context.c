@@ -15,6 +15,8 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
+#include "base/guc.h"
 #include "base/ids.h"
 #include "base/json.h"
 #include "base/policy.h"
@@ -136,6 +138,48 @@ add_policy(SagaJson *json, const char *key, const text *encoded)
 									  VARSIZE(last)));
 }
 
+/* What works and their undo get alike: the saga, and the step so far. */
+static void
+add_common(SagaJson *json, const SagaRow *saga, const SagaStep *step)
+{
+	saga_json_open(json, "saga");
+	saga_json_string(json, "id", saga_ids_string(&saga->id));
+	saga_json_text(json, "name", saga->name);
+	saga_json_text(json, "idempotency_key", saga->key);
+	saga_json_value(json, "input", saga->input);
+	saga_json_text(json, "reason", saga->reason);
+	saga_json_value(json, "details", saga->details);
+	saga_json_string(json, "failure_kind",
+					 saga_state_failure_kind_name(saga->failure_kind));
+	saga_json_close(json);
+
+	saga_json_open(json, "step");
+	saga_json_text(json, "name", step->name ? step->name : step->key);
+	saga_json_text(json, "key", step->key);
+	saga_json_int(json, "seq", step->seq);
+	saga_json_int(json, "run", step->run);
+	saga_json_string(json, "status", saga_state_step_status_name(step->status));
+	saga_json_int(json, "attempts", step->forward.attempts);
+	saga_json_time(json, "started_at", step->started_at);
+	saga_json_time(json, "completed_at", step->completed_at);
+	add_policy(json, "retry",
+			   step->retry ? step->retry : step->compensation_retry);
+	saga_json_close(json);
+
+	saga_json_value(json, "args", step->args);
+	saga_json_value(json, "output", step->forward.output);
+	saga_json_text(json, "error", step->forward.error);
+}
+
+static void
+add_keys(SagaJson *json, const SagaStep *step)
+{
+	saga_json_text(json, "forward_key",
+				   saga_context_forward_key(&step->saga, step->seq));
+	saga_json_text(json, "compensation_key",
+				   saga_context_compensation_key(&step->saga, step->seq));
+}
+
 /* The context of the given attempt of a step's compensation. */
 Jsonb *
 saga_context_build(const SagaRow *saga, const SagaStep *step, int attempt)
@@ -143,38 +187,77 @@ saga_context_build(const SagaRow *saga, const SagaStep *step, int attempt)
 	SagaJson	json;
 
 	saga_json_begin(&json);
-	saga_json_open(&json, "saga");
-	saga_json_string(&json, "id", saga_ids_string(&saga->id));
-	saga_json_text(&json, "name", saga->name);
-	saga_json_text(&json, "idempotency_key", saga->key);
-	saga_json_value(&json, "input", saga->input);
-	saga_json_text(&json, "reason", saga->reason);
-	saga_json_value(&json, "details", saga->details);
-	saga_json_string(&json, "failure_kind",
-					 saga_state_failure_kind_name(saga->failure_kind));
-	saga_json_close(&json);
-
-	saga_json_open(&json, "step");
-	saga_json_text(&json, "name", step->name ? step->name : step->key);
-	saga_json_text(&json, "key", step->key);
-	saga_json_int(&json, "seq", step->seq);
-	saga_json_int(&json, "run", step->run);
-	saga_json_string(&json, "status", saga_state_step_status_name(step->status));
-	saga_json_int(&json, "attempts", step->attempts);
-	saga_json_time(&json, "started_at", step->started_at);
-	saga_json_time(&json, "completed_at", step->completed_at);
-	add_policy(&json, "retry",
-			   step->retry ? step->retry : step->compensation_retry);
-	saga_json_close(&json);
-
-	saga_json_value(&json, "args", step->args);
-	saga_json_value(&json, "output", step->output);
-	saga_json_text(&json, "error", step->error);
+	add_common(&json, saga, step);
 	saga_json_int(&json, "attempt", attempt);
 	add_policy(&json, "retry", step->compensation_retry);
-	saga_json_text(&json, "forward_key",
-				   saga_context_forward_key(&step->saga, step->seq));
-	saga_json_text(&json, "compensation_key",
-				   saga_context_compensation_key(&step->saga, step->seq));
+	add_keys(&json, step);
+	return saga_json_end(&json);
+}
+
+/*
+ * The outputs of the steps that a work builds on, by key, as far as they fit.
+ * Those left out are returned.
+ */
+static List *
+add_outputs(SagaJson *json, const List *inputs)
+{
+	Size		room = (Size) saga_guc_max_payload * 1024;
+	List	   *omitted = NIL;
+	ListCell   *lc;
+
+	saga_json_open(json, "outputs");
+	foreach(lc, inputs)
+	{
+		const SagaStep *input = lfirst(lc);
+		Size		size;
+
+		if (input->status != SAGA_STEP_COMPLETED || input->forward.output == NULL)
+			continue;
+		size = toast_raw_datum_size(PointerGetDatum(input->forward.output));
+		if (size > room)
+		{
+			omitted = lappend(omitted, text_to_cstring(input->key));
+			continue;
+		}
+		room -= size;
+		saga_json_value(json, text_to_cstring(input->key), input->forward.output);
+	}
+	saga_json_close(json);
+	return omitted;
+}
+
+/*
+ * The context of the given attempt of a step's action.  "inputs": the steps that
+ * it builds on (of SagaStep *).
+ */
+Jsonb *
+saga_context_build_forward(const SagaRow *saga, const SagaStep *step,
+						   int attempt, const List *inputs)
+{
+	SagaJson	json;
+	List	   *omitted;
+	ListCell   *lc;
+
+	saga_json_begin(&json);
+	add_common(&json, saga, step);
+	saga_json_int(&json, "attempt", attempt);
+	add_policy(&json, "retry",
+			   step->retry ? step->retry : step->compensation_retry);
+	add_keys(&json, step);
+	omitted = add_outputs(&json, inputs);
+	saga_json_open(&json, "errors");
+	foreach(lc, inputs)
+	{
+		const SagaStep *input = lfirst(lc);
+
+		if (input->status == SAGA_STEP_FAILED)
+			saga_json_text(&json, text_to_cstring(input->key),
+						   input->forward.error);
+	}
+	saga_json_close(&json);
+	saga_json_strings(&json, "outputs_omitted", omitted);
+	saga_json_value(&json, "signal", step->signal);
+	saga_json_value(&json, "state", step->state);
+	saga_json_int(&json, "round", step->rounds + 1);
 	return saga_json_end(&json);
 }

@@ -8,10 +8,15 @@
 #ifndef SAGA_CONTEXT_H
 #define SAGA_CONTEXT_H
 
+#include "nodes/pg_list.h"
+
 #include "ledger/ledger.h"
 
 extern Jsonb *saga_context_build(const SagaRow *saga, const SagaStep *step,
 								 int attempt);
+extern Jsonb *saga_context_build_forward(const SagaRow *saga,
+										 const SagaStep *step, int attempt,
+										 const List *inputs);
 extern text *saga_context_forward_key(const pg_uuid_t *saga, int64 seq);
 extern bool saga_context_parse_key(const text *key, pg_uuid_t *saga, int64 *seq);
 extern text *saga_context_compensation_key(const pg_uuid_t *saga, int64 seq);

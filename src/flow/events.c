@@ -16,9 +16,11 @@
 #include "base/guc.h"
 #include "base/json.h"
 #include "base/rights.h"
+#include "flow/afresh.h"
 #include "flow/events.h"
 #include "flow/follow.h"
 #include "flow/next.h"
+#include "shared/wakeup.h"
 #include "utils/builtins.h"
 
 /* Maximum number of unfinished steps named in the reason */
@@ -36,7 +38,8 @@ unfinished(const SagaSteps *steps)
 	{
 		const SagaStep *step = &steps->step[i];
 
-		if (step->status == SAGA_STEP_COMPLETED || step->rolled_back_at != 0)
+		if (step->status == SAGA_STEP_COMPLETED ||
+			step->status == SAGA_STEP_SKIPPED || step->rolled_back_at != 0)
 			continue;
 		if (count++ < MAX_UNFINISHED)
 			appendStringInfo(&buf, "%s\"%s\"", count > 1 ? ", " : "",
@@ -74,13 +77,10 @@ park_after_pivot(SagaChange *change, const SagaStep *pivot)
 	saga_change_event(change, "parked", pivot->seq, saga_json_pair("why", why));
 }
 
-/*
- * The terminal failure of a saga that is running, or in a partial undo, which
- * becomes a full one.
- */
-void
-saga_events_fail(SagaChange *change, SagaFailureKind kind, text *reason,
-				 Jsonb *details)
+/* The terminal failure of a saga, at a step; 0: the rows say which. */
+static void
+fail(SagaChange *change, SagaFailureKind kind, text *reason, Jsonb *details,
+	 int64 failed_seq)
 {
 	SagaRow    *saga = change->saga;
 	SagaSteps  *steps = saga_change_steps(change);
@@ -91,8 +91,13 @@ saga_events_fail(SagaChange *change, SagaFailureKind kind, text *reason,
 	saga->failure_kind = kind;
 	saga->reason = reason;
 	saga->details = details;
-	saga->failed_seq = saga_next_failed_step(steps);
+	saga->failed_seq = failed_seq != 0 ? failed_seq :
+		saga_next_failed_step(steps);
 	saga_change_undo(change, SAGA_UNDO_FULL, 0);
+	saga_afresh_withdraw(change);
+	/* The worker ends the actions that run: they cannot commit any more. */
+	if (saga->runs != SAGA_RUNS_NONE)
+		saga_wakeup_due(change->now);
 	if (pivot != NULL)
 		park_after_pivot(change, pivot);
 	else
@@ -110,6 +115,24 @@ saga_events_fail(SagaChange *change, SagaFailureKind kind, text *reason,
 	saga_json_int(&json, "to_undo", to_undo);
 	saga_change_event(change, "failing", saga->failed_seq,
 					  saga_json_end(&json));
+}
+
+/*
+ * The terminal failure of a saga that is running, or in a partial undo, which
+ * becomes a full one.
+ */
+void
+saga_events_fail(SagaChange *change, SagaFailureKind kind, text *reason,
+				 Jsonb *details)
+{
+	fail(change, kind, reason, details, 0);
+}
+
+/* The same, because of a step that saga gave up. */
+void
+saga_events_fail_at(SagaChange *change, SagaStep *step)
+{
+	fail(change, SAGA_FAILURE_FAILED, step->forward.error, NULL, step->seq);
 }
 
 /*
@@ -187,7 +210,7 @@ pass_undo(SagaChange *change)
 	step = &change->steps->step[Max(task.index, 0)];
 	if (!(change->may & SAGA_MAY_NOTIFY) || task.kind != SAGA_TASK_LISTENER ||
 		saga->paused || step->claimed_at != 0 ||
-		step->next_attempt_at > change->now)
+		step->undo.retry_at > change->now)
 		saga_follow_walk(change);
 	else if (!step->acknowledge)
 		fire_and_forget(change, step);
@@ -289,7 +312,7 @@ comes_in_time(const SagaRow *saga, const SagaStep *step)
 		(step->comp_status == SAGA_COMP_REGISTERED ||
 		 step->comp_status == SAGA_COMP_PENDING ||
 		 step->comp_status == SAGA_COMP_DISPATCHED) &&
-		step->comp_attempts == 0 && step->claimed_at == 0 &&
+		step->undo.attempts == 0 && step->claimed_at == 0 &&
 		step->rolled_back_at == 0;
 }
 
@@ -347,13 +370,13 @@ saga_events_late(SagaChange *change, SagaStep *step, Jsonb *output)
 	if (step->status == SAGA_STEP_FAILED)
 	{
 		/* The history holds that attempt as failed; this is one more. */
-		step->attempts++;
+		step->forward.attempts++;
 		step->attempt_at = change->now;
 	}
 	step->status = SAGA_STEP_COMPLETED;
 	step->completed_at = change->now;
-	step->retry_at = 0;
-	step->output = output;
+	step->forward.retry_at = 0;
+	step->forward.output = output;
 	saga_change_step(change, step);
 	if (!in_time)
 		park_late(change, step);

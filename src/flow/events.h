@@ -14,6 +14,7 @@
 
 extern void saga_events_fail(SagaChange *change, SagaFailureKind kind,
 							 text *reason, Jsonb *details);
+extern void saga_events_fail_at(SagaChange *change, SagaStep *step);
 extern void saga_events_attempt(SagaChange *change, SagaStep *step,
 								const SagaAttemptEnd *end);
 extern void saga_events_park(SagaChange *change, SagaStep *step,

@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "base/json.h"
+#include "flow/afresh.h"
 #include "flow/follow.h"
 #include "flow/next.h"
 #include "utils/builtins.h"
@@ -144,7 +145,7 @@ dispatch(SagaChange *change, SagaStep *step)
 
 	step->comp_status = SAGA_COMP_DISPATCHED;
 	step->dispatched_at = change->now;
-	step->next_attempt_at = 0;
+	step->undo.retry_at = 0;
 	saga_change_step(change, step);
 	saga_follow_keep_dispatch(change, step, step->channel, before);
 	saga_change_notify(change, step);
@@ -178,8 +179,8 @@ go_on(SagaChange *change, SagaStep *step, SagaTaskKind kind)
 	}
 	else if (step->comp_status == SAGA_COMP_DISPATCHED)
 		saga_follow_wait(change, 0, InvalidOid);
-	else if (step->next_attempt_at > change->now)
-		saga_follow_wait(change, step->next_attempt_at,
+	else if (step->undo.retry_at > change->now)
+		saga_follow_wait(change, step->undo.retry_at,
 						 sql ? step->run_as : InvalidOid);
 	else if (sql)
 		due_for_executor(change, step->run_as);
@@ -206,7 +207,8 @@ ask_person(SagaChange *change, SagaStep *step, const char *why)
 	 */
 	if (saga->state == SAGA_RUNNING)
 	{
-		saga_change_state(change, SAGA_COMPENSATING);
+		if (saga->state != SAGA_COMPENSATING)
+			saga_change_state(change, SAGA_COMPENSATING);
 		saga_change_due(change, change->now, InvalidOid);
 		return;
 	}
@@ -249,7 +251,8 @@ roll_back_runs(SagaChange *change)
 		SagaStep   *step = &steps->step[i];
 
 		if (step->rolled_back_at != 0 || change->saga->undo != SAGA_UNDO_PARTIAL ||
-			step->seq <= change->saga->savepoint)
+			saga_rows_order(step) <= change->saga->savepoint ||
+			saga_rows_never_began(step))
 			continue;
 		/* A retriable step is never undone, so it keeps its result. */
 		if (step->kind == SAGA_KIND_RETRIABLE)
@@ -275,6 +278,18 @@ end_walk(SagaChange *change)
 	SagaRow    *saga = change->saga;
 	int			failed = saga_next_count_given_up(saga, change->steps);
 
+	/*
+	 * Steps that saga runs are to wait afresh, and one of them may be
+	 * running: the worker ends that first, so that a call need not wait.
+	 */
+	if ((change->may & SAGA_MAY_WAIT) && saga->undo != SAGA_UNDO_FULL &&
+		saga->runs != SAGA_RUNS_NONE)
+	{
+		saga_change_state(change, SAGA_COMPENSATING);
+		saga_change_due(change, change->now, InvalidOid);
+		return;
+	}
+
 	if (failed > 0)
 	{
 		skip_passed_over(change, -1);
@@ -289,6 +304,7 @@ end_walk(SagaChange *change)
 	else
 	{
 		roll_back_runs(change);
+		saga_afresh_restart(change);
 		if (saga->state != SAGA_RUNNING)
 			saga_change_state(change, SAGA_RUNNING);
 		saga_change_event(change, saga->undo == SAGA_UNDO_LATE ?

@@ -64,7 +64,7 @@ saga_next_in_range(const SagaRow *saga, const SagaStep *step)
 		case SAGA_UNDO_LATE:
 			break;
 		case SAGA_UNDO_PARTIAL:
-			return step->seq > saga->savepoint;
+			return saga_rows_order(step) > saga->savepoint;
 		case SAGA_UNDO_FULL:
 			return true;
 	}
@@ -74,6 +74,9 @@ saga_next_in_range(const SagaRow *saga, const SagaStep *step)
 static StepView
 view_step(const SagaRow *saga, const SagaStep *step, const char **why)
 {
+	/* It waited, and reads as skipped: that needs no write. */
+	if (saga_rows_never_began(step))
+		return STEP_SETTLED;
 	if (step->comp_status == SAGA_COMP_FAILED && !step->late &&
 		saga->on_failure == SAGA_ON_FAILURE_CONTINUE)
 		return STEP_GIVEN_UP;
@@ -134,7 +137,7 @@ saga_next_passes_over(const SagaRow *saga, const SagaStep *step)
 		step->comp_status != SAGA_COMP_PENDING &&
 		step->comp_status != SAGA_COMP_DISPATCHED)
 		return false;
-	return saga_next_spares(step);
+	return !saga_rows_never_began(step) && saga_next_spares(step);
 }
 
 /*
@@ -320,7 +323,8 @@ saga_next_failed_step(const SagaSteps *steps)
 
 		if (step->rolled_back_at != 0)
 			continue;
-		if (step->status == SAGA_STEP_FAILED)
+		if (step->status == SAGA_STEP_FAILED &&
+			(!saga_rows_is_run(step) || step->give_up != SAGA_GIVE_UP_SKIP))
 			return step->seq;
 		if (step->status == SAGA_STEP_STARTED && open == 0)
 			open = step->seq;

@@ -59,6 +59,16 @@ saga_notify_state(const char *channel, const pg_uuid_t *saga, SagaState state)
 						  saga_ids_string(saga), saga_state_name(state)));
 }
 
+/* A person must decide about a step of a saga that goes forward. */
+void
+saga_notify_review(const char *channel, const pg_uuid_t *saga, int64 seq)
+{
+	SAGA_FAULT("notify.before_queue");
+	Async_Notify(channel,
+				 psprintf("{\"event\":\"review\",\"saga_id\":\"%s\",\"seq\":" INT64_FORMAT "}",
+						  saga_ids_string(saga), seq));
+}
+
 /*
  * Lets the server discard notifications that every listener has read.  Call this
  * before another attempt when the queue of notifications was full: by itself,

@@ -39,6 +39,10 @@
  * SQL has run when the server cannot record that it is about to, or when the
  * session is read-only before it begins.
  *
+ * The same holds for a step's action.  But an error of class 42, 0A000 or SG009
+ * parks it at once, whatever its policy: it is most likely one of a deployment,
+ * which a person mends, and nothing is to be undone for that.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -78,138 +82,206 @@ after_ms(TimestampTz now, int64 ms)
 	return now + ms * 1000;
 }
 
+static void
+decode_policy(const text *encoded, SagaPolicy *policy)
+{
+	if (!saga_policy_decode(text_to_cstring(encoded), policy))
+		elog(ERROR, "could not read the retry policy of a step");
+}
+
 /* The policy of a step's compensation. */
 void
 saga_outcome_policy(const SagaStep *step, SagaPolicy *policy)
 {
-	if (!saga_policy_decode(text_to_cstring(step->compensation_retry),
-							policy))
-		elog(ERROR, "could not read the retry policy of a step");
+	decode_policy(step->compensation_retry, policy);
+}
+
+/* The policy of a step's work. */
+void
+saga_outcome_forward_policy(const SagaStep *step, SagaPolicy *policy)
+{
+	decode_policy(step->retry ? step->retry : step->compensation_retry, policy);
 }
 
 static TimestampTz
-retry_at(const SagaStep *step, int count, TimestampTz now)
+retry_at(const SagaPolicy *policy, int count, TimestampTz now)
 {
-	SagaPolicy	policy;
-
-	saga_outcome_policy(step, &policy);
 	return after_ms(now,
-					saga_policy_retry_delay(&policy, count,
+					saga_policy_retry_delay(policy, count,
 											pg_prng_double(&pg_global_prng_state)));
 }
 
-static int
-max_attempts(const SagaStep *step)
+/*
+ * An attempt that did not succeed: sets when the next is made.  If there is to
+ * be none, returns why, in words.
+ */
+static const char *
+charge_attempt(SagaWork *work, const SagaPolicy *policy, const SagaAttemptEnd *end,
+			   TimestampTz now)
 {
-	SagaPolicy	policy;
-
-	saga_outcome_policy(step, &policy);
-	return policy.max_attempts;
-}
-
-/* Gives a compensation up, for a person to settle. */
-static void
-give_up(SagaStep *step, const char *why)
-{
-	step->comp_status = SAGA_COMP_FAILED;
-	step->next_attempt_at = 0;
-	/* What a late result asks a person stays asked. */
-	if (!step->late)
-		step->parked = cstring_to_text(why);
-}
-
-/* An attempt that did not succeed. */
-static void
-take_failure(SagaStep *step, const SagaAttemptEnd *end, TimestampTz now)
-{
-	step->comp_status = SAGA_COMP_PENDING;
+	work->retry_at = 0;
 	if (end->sqlstate != NULL)
-		step->last_sqlstate = cstring_to_text(end->sqlstate);
+		work->sqlstate = cstring_to_text(end->sqlstate);
 	if (end->error != NULL)
-		step->last_error = cstring_to_text(end->error);
+		work->error = cstring_to_text(end->error);
 
 	if (end->park != NULL)
-	{
-		give_up(step, end->park);
-		return;
-	}
+		return end->park;
 	if (end->suspect)
 	{
-		step->comp_crashes = Max(step->comp_crashes, 0) + (end->alone ? 1 : 0);
-		if (step->comp_crashes >= MAX_CRASHES_ALONE)
-		{
-			give_up(step, psprintf("the server crashed %d times while nothing but this compensation ran",
-								   step->comp_crashes));
-			return;
-		}
+		work->crashes = Max(work->crashes, 0) + (end->alone ? 1 : 0);
+		if (work->crashes >= MAX_CRASHES_ALONE)
+			return psprintf("the server crashed %d times while nothing but this %s ran",
+							work->crashes, end->forward ? "action" : "compensation");
 	}
 	if (end->outcome == SAGA_OUTCOME_DEFERRED)
 	{
-		step->comp_deferrals++;
-		if (step->comp_deferrals > saga_guc_max_deferrals)
-			give_up(step, psprintf("it asked to be called later %d times",
-								   step->comp_deferrals));
-		else
-			step->next_attempt_at = retry_at(step, step->comp_deferrals, now);
-		return;
+		work->deferrals++;
+		if (work->deferrals > saga_guc_max_deferrals)
+			return psprintf("it asked to be called later %d times",
+							work->deferrals);
+		work->retry_at = retry_at(policy, work->deferrals, now);
+		return NULL;
 	}
 	if (end->conflict)
 	{
-		step->comp_conflicts++;
-		if (step->comp_conflicts <= FREE_CONFLICTS)
+		work->conflicts++;
+		if (work->conflicts <= FREE_CONFLICTS)
 		{
 			double		delay = CONFLICT_DELAY_MS;
 
-			delay *= (double) (1 << Min(step->comp_conflicts - 1, 10));
+			delay *= (double) (1 << Min(work->conflicts - 1, 10));
 			delay = Min(delay, CONFLICT_MAX_DELAY_MS);
 			delay *= 0.5 + pg_prng_double(&pg_global_prng_state);
-			step->next_attempt_at = after_ms(now, (int64) delay);
-			return;
+			work->retry_at = after_ms(now, (int64) delay);
+			return NULL;
 		}
 	}
 	if (!end->charged && !end->conflict)
 	{
 		/* Waiting makes the delays longer; it takes no more of the budget. */
-		if (!end->waits || step->comp_interruptions < INTERRUPTED_MAX_DELAY_AT)
-			step->comp_interruptions++;
+		if (!end->waits || work->interruptions < INTERRUPTED_MAX_DELAY_AT)
+			work->interruptions++;
 		if (end->suspect)
 		{
-			step->next_attempt_at = now;
-			return;
+			work->retry_at = now;
+			return NULL;
 		}
-		if (end->waits || step->comp_interruptions <= FREE_INTERRUPTIONS)
+		if (end->waits || work->interruptions <= FREE_INTERRUPTIONS)
 		{
 			double		delay = INTERRUPTED_DELAY_MS;
 
-			delay *= (double) (1 << Min(step->comp_interruptions - 1, 10));
+			delay *= (double) (1 << Min(work->interruptions - 1, 10));
 			delay = Min(delay, INTERRUPTED_MAX_DELAY_MS);
-			step->next_attempt_at = after_ms(now, (int64) delay);
-			return;
+			work->retry_at = after_ms(now, (int64) delay);
+			return NULL;
 		}
 	}
 
-	step->comp_charged++;
-	if (step->comp_charged >= max_attempts(step))
-		give_up(step, psprintf("retries exhausted after %d attempt%s: %s",
-							   step->comp_charged,
-							   step->comp_charged == 1 ? "" : "s",
-							   end->error ? end->error : "timed out"));
-	else if (end->retry_after > 0)
-		step->next_attempt_at = after_ms(now, end->retry_after);
+	work->charged++;
+	if (work->charged >= policy->max_attempts)
+		return psprintf("retries exhausted after %d attempt%s: %s",
+						work->charged, work->charged == 1 ? "" : "s",
+						end->error ? end->error : "timed out");
+	if (end->retry_after > 0)
+		work->retry_at = after_ms(now, end->retry_after);
 	else
-		step->next_attempt_at = retry_at(step, step->comp_charged, now);
+		work->retry_at = retry_at(policy, work->charged, now);
+	return NULL;
+}
+
+/* An attempt of a compensation that did not succeed. */
+static void
+take_failure(SagaStep *step, const SagaAttemptEnd *end, TimestampTz now)
+{
+	SagaPolicy	policy;
+	const char *why;
+
+	saga_outcome_policy(step, &policy);
+	why = charge_attempt(&step->undo, &policy, end, now);
+	step->comp_status = why != NULL ? SAGA_COMP_FAILED : SAGA_COMP_PENDING;
+	/* What a late result asks a person stays asked. */
+	if (why != NULL && !step->late)
+		step->parked = cstring_to_text(why);
+}
+
+/* A work that has all its attempts before it again */
+static void
+forgive(SagaWork *work)
+{
+	work->retry_at = 0;
+	work->charged = 0;
+	work->deferrals = 0;
+	work->conflicts = 0;
+	work->interruptions = 0;
+	work->crashes = -1;
+}
+
+/*
+ * The end of an attempt of a step's action, entered into the step's row.  What
+ * follows for the saga is look.c's.
+ */
+void
+saga_outcome_take_forward(SagaStep *step, const SagaAttemptEnd *end,
+						  TimestampTz now)
+{
+	SagaPolicy	policy;
+	const char *why;
+
+	Assert(end->attempt == step->forward.attempts + 1);
+	step->forward.attempts = end->attempt;
+	step->attempt_at = end->started_at;
+	if (end->outcome == SAGA_OUTCOME_SUCCEEDED)
+	{
+		step->status = SAGA_STEP_COMPLETED;
+		step->completed_at = now;
+		step->forward.retry_at = 0;
+		step->forward.crashes = -1;
+		return;
+	}
+
+	saga_outcome_forward_policy(step, &policy);
+	step->status = SAGA_STEP_FAILED;
+	why = charge_attempt(&step->forward, &policy, end, now);
+	if (end->mend || step->forward.crashes >= MAX_CRASHES_ALONE)
+	{
+		/* No failure of the operation: somebody has to mend something. */
+		step->forward.retry_at = 0;
+		step->parked = cstring_to_text(end->mend ? end->error : why);
+	}
+	else if (why != NULL)
+		saga_outcome_give_up(step, end->error != NULL &&
+							 end->outcome != SAGA_OUTCOME_DEFERRED ?
+							 end->error : why, why);
+}
+
+/*
+ * The work of a step is given up: it has failed, or a person is asked, who reads
+ * why.
+ */
+void
+saga_outcome_give_up(SagaStep *step, const char *error, const char *why)
+{
+	step->status = SAGA_STEP_FAILED;
+	step->forward.retry_at = 0;
+	step->forward.error = cstring_to_text(error);
+	step->parked = NULL;
+	if (step->give_up == SAGA_GIVE_UP_REVIEW)
+		step->parked = cstring_to_text(why);
+}
+
+/* An action that has all its attempts before it again */
+void
+saga_outcome_forgive_forward(SagaStep *step)
+{
+	forgive(&step->forward);
 }
 
 /* A compensation that has all its attempts before it again. */
 void
 saga_outcome_forgive(SagaStep *step)
 {
-	step->next_attempt_at = 0;
-	step->comp_charged = 0;
-	step->comp_deferrals = 0;
-	step->comp_conflicts = 0;
-	step->comp_interruptions = 0;
-	step->comp_crashes = -1;
+	forgive(&step->undo);
 }
 
 /* Enters the end of an attempt into the step's row, which is yet to be written. */
@@ -217,8 +289,8 @@ void
 saga_outcome_take(const SagaRow *saga, SagaStep *step,
 				  const SagaAttemptEnd *end, TimestampTz now)
 {
-	Assert(end->attempt == step->comp_attempts + 1);
-	step->comp_attempts = end->attempt;
+	Assert(end->attempt == step->undo.attempts + 1);
+	step->undo.attempts = end->attempt;
 	step->claimed_at = 0;
 	step->lease_until = 0;
 	step->consumer = NULL;
@@ -226,8 +298,8 @@ saga_outcome_take(const SagaRow *saga, SagaStep *step,
 	{
 		step->comp_status = SAGA_COMP_COMPENSATED;
 		step->compensated_at = now;
-		step->next_attempt_at = 0;
-		step->comp_crashes = -1;
+		step->undo.retry_at = 0;
+		step->undo.crashes = -1;
 		if (!step->late)
 			step->parked = NULL;
 	}
@@ -264,6 +336,12 @@ judge_code(SagaAttemptPhase phase, int code, SagaAttemptEnd *end)
 	bool		of_sql = phase == SAGA_ATTEMPT_SQL ||
 		phase == SAGA_ATTEMPT_COMMITTING;
 
+	/* Most likely of a deployment: to undo what was done would not mend it. */
+	end->mend = of_sql &&
+		(ERRCODE_TO_CATEGORY(code) == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION ||
+		 code == ERRCODE_INVALID_SCHEMA_NAME ||
+		 code == ERRCODE_FEATURE_NOT_SUPPORTED ||
+		 code == ERRCODE_SAGA_LIMIT_EXCEEDED);
 	if (phase != SAGA_ATTEMPT_PREPARING &&
 		(code == ERRCODE_T_R_SERIALIZATION_FAILURE ||
 		 code == ERRCODE_T_R_DEADLOCK_DETECTED ||
@@ -307,6 +385,7 @@ saga_outcome_of_error(SagaAttemptPhase phase, SagaAttemptCause cause, int code,
 	end->conflict = false;
 	end->trouble = false;
 	end->waits = false;
+	end->mend = false;
 	end->park = NULL;
 
 	switch (cause)
@@ -352,7 +431,7 @@ saga_outcome_of_claim(const SagaStep *step, SagaOutcome outcome,
 {
 	memset(end, 0, sizeof(SagaAttemptEnd));
 	end->outcome = outcome;
-	end->attempt = step->comp_attempts + 1;
+	end->attempt = step->undo.attempts + 1;
 	end->started_at = step->claimed_at;
 	end->rows = -1;
 	end->error = error;
@@ -360,7 +439,7 @@ saga_outcome_of_claim(const SagaStep *step, SagaOutcome outcome,
 	end->charged = outcome != SAGA_OUTCOME_SUCCEEDED;
 }
 
-/* The history's row of an attempt of a compensation that is over. */
+/* The history's row of an attempt that is over. */
 void
 saga_outcome_attempt(const SagaStep *step, const SagaAttemptEnd *end,
 					 TimestampTz now, SagaAttempt *attempt)
@@ -371,7 +450,7 @@ saga_outcome_attempt(const SagaStep *step, const SagaAttemptEnd *end,
 	attempt->finished_at = now;
 	attempt->rows = end->rows;
 	attempt->attempt = end->attempt;
-	attempt->phase = SAGA_PHASE_COMPENSATION;
+	attempt->phase = end->forward ? SAGA_PHASE_FORWARD : SAGA_PHASE_COMPENSATION;
 	attempt->outcome = end->outcome;
 	attempt->sqlstate = end->sqlstate;
 	attempt->error = end->error;

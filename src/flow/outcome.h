@@ -34,6 +34,7 @@ typedef enum SagaAttemptCause
 typedef struct SagaAttemptEnd
 {
 	SagaOutcome outcome;
+	bool		forward;		/* of the step's action, not of its undo */
 	int			attempt;		/* its number */
 	TimestampTz started_at;
 	int64		rows;			/* -1: unknown */
@@ -49,11 +50,18 @@ typedef struct SagaAttemptEnd
 	bool		alone;			/* ... with no other beside it */
 	int64		retry_after;	/* ms to wait, whatever the policy says; 0: it */
 	const char *park;			/* not NULL: do not try again, for this reason */
+	bool		mend;			/* if it is an action: a person must mend
+								 * something before another attempt */
 } SagaAttemptEnd;
 
 extern void saga_outcome_take(const SagaRow *saga, SagaStep *step,
 							  const SagaAttemptEnd *end, TimestampTz now);
+extern void saga_outcome_take_forward(SagaStep *step,
+									  const SagaAttemptEnd *end, TimestampTz now);
+extern void saga_outcome_give_up(SagaStep *step, const char *error,
+								 const char *why);
 extern void saga_outcome_forgive(SagaStep *step);
+extern void saga_outcome_forgive_forward(SagaStep *step);
 extern void saga_outcome_of_error(SagaAttemptPhase phase, SagaAttemptCause cause,
 								  int code, const char *message,
 								  SagaAttemptEnd *end);
@@ -64,5 +72,7 @@ extern void saga_outcome_attempt(const SagaStep *step,
 								 const SagaAttemptEnd *end, TimestampTz now,
 								 SagaAttempt *attempt);
 extern void saga_outcome_policy(const SagaStep *step, SagaPolicy *policy);
+extern void saga_outcome_forward_policy(const SagaStep *step,
+										SagaPolicy *policy);
 
 #endif							/* SAGA_OUTCOME_H */

@@ -16,6 +16,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "base/clock.h"
 #include "ledger/keys.h"
 #include "ledger/ledger.h"
 #include "ledger/oids.h"
@@ -174,40 +175,110 @@ saga_ledger_follow_due(SagaRow *row, bool failed)
 	row->stored_lane = row->lane;
 }
 
-/*
- * The same of its row of ledger_held, which is there while a person holds it.
- * The views find there what no machine will look at again.
- */
-void
-saga_ledger_follow_held(SagaRow *row)
+/* A due time of a step's in a lane was "before", and is "due"; 0: none. */
+static void
+move_row(const SagaStep *step, Oid lane, TimestampTz before, TimestampTz due)
 {
-	bool		held = saga_rows_held(row);
 	Relation	heap;
+	SagaTuple	version;
 
-	if (held == row->stored_held)
+	if (before == due)
 		return;
-	heap = table_open(saga_oids_get()->held, RowExclusiveLock);
+	heap = table_open(saga_oids_get()->due, RowExclusiveLock);
+	/* A look, or a process that came to it in vain, may have deleted it. */
+	if (before != 0 &&
+		find_row(heap, lane, before, &step->saga, step->seq,
+				 &version) == SAGA_FOUND)
+		(void) saga_table_try_delete(heap, &version);
+	if (due != 0)
+	{
+		insert_row(heap, lane, due, &step->saga, step->seq, step->run, step->key);
+		if (!step->kept || !OidIsValid(lane))
+			saga_wakeup_due(due);
+		if (!step->kept && OidIsValid(lane) && due <= saga_clock_now())
+		{
+			SagaTicket	ticket = {step->saga, step->seq, due};
+
+			saga_wakeup_hand_over(&ticket, lane);
+		}
+	}
+	table_close(heap, NoLock);
+}
+
+/* The same of a row of ledger_held, which is there while a person holds it. */
+static void
+set_held(const pg_uuid_t *id, int64 seq, bool held)
+{
+	Relation	heap = table_open(saga_oids_get()->held, RowExclusiveLock);
+
 	if (held)
 	{
 		Datum		values[Held_natts];
 		bool		nulls[Held_natts] = {false};
 
-		values[Held_saga - 1] = UUIDPGetDatum(&row->id);
+		values[Held_saga - 1] = UUIDPGetDatum(id);
+		values[Held_seq - 1] = Int64GetDatum(seq);
 		saga_table_insert(heap, values, nulls, InvalidOid, NULL, NULL);
 	}
 	else
 	{
 		Relation	index = index_open(saga_oids_get()->held_pkey, AccessShareLock);
-		ScanKeyData key;
+		ScanKeyData keys[2];
 		SagaTuple	version;
 
-		saga_keys_uuid(&key, Held_saga, &row->id);
-		if (saga_table_find(heap, index, &key, 1, ForwardScanDirection,
+		saga_keys_uuid(&keys[0], Held_saga, id);
+		ScanKeyInit(&keys[1], Held_seq, BTEqualStrategyNumber, F_INT8EQ,
+					Int64GetDatum(seq));
+		if (saga_table_find(heap, index, keys, 2, ForwardScanDirection,
 							&version) == SAGA_FOUND)
 			saga_table_delete(heap, &version);
 		index_close(index, NoLock);
 	}
 	table_close(heap, NoLock);
+}
+
+/*
+ * Brings the rows of a step that saga runs in line with its own row, just
+ * written.
+ */
+void
+saga_ledger_follow_step(SagaStep *step)
+{
+	TimestampTz work_due = saga_rows_work_due(step);
+	TimestampTz gate_due = saga_rows_gate_due(step);
+	TimestampTz timeout_at = saga_rows_timeout_at(step);
+	bool		held = saga_rows_step_held(step);
+
+	move_row(step, step->run_as, step->stored_work_due, work_due);
+	move_row(step, InvalidOid, step->stored_gate_due, gate_due);
+	move_row(step, InvalidOid, step->stored_timeout_at, timeout_at);
+	if (held != step->stored_held)
+		set_held(&step->saga, step->seq, held);
+	step->stored_work_due = work_due;
+	step->stored_gate_due = gate_due;
+	step->stored_timeout_at = timeout_at;
+	step->stored_held = held;
+}
+
+/* The step's row is about to be deleted. */
+void
+saga_ledger_forget_step(const SagaStep *step)
+{
+	move_row(step, step->run_as, step->stored_work_due, 0);
+	move_row(step, InvalidOid, step->stored_gate_due, 0);
+	move_row(step, InvalidOid, step->stored_timeout_at, 0);
+	if (step->stored_held)
+		set_held(&step->saga, step->seq, false);
+}
+
+/* The views find there what no machine will look at again. */
+void
+saga_ledger_follow_held(SagaRow *row)
+{
+	bool		held = saga_rows_held(row);
+
+	if (held != row->stored_held)
+		set_held(&row->id, 0, held);
 	row->stored_held = held;
 }
 

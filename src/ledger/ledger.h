@@ -62,7 +62,20 @@ extern SagaFound saga_ledger_get_step(const pg_uuid_t *id, text *key,
 extern SagaFound saga_ledger_get_queued_step(const SagaQueued *queued,
 											 SagaStep *step);
 extern void saga_ledger_get_steps(const pg_uuid_t *id, SagaSteps *steps);
+extern bool saga_ledger_get_few_steps(const pg_uuid_t *id, int limit,
+									  SagaSteps *steps);
+extern void saga_ledger_get_steps_at(const pg_uuid_t *id, Snapshot snapshot,
+									 SagaSteps *steps);
+extern bool saga_ledger_get_few_steps_now(const pg_uuid_t *id, int limit,
+										  SagaSteps *steps);
+extern void saga_ledger_get_steps_now(const pg_uuid_t *id, SagaSteps *steps);
+extern bool saga_ledger_has_step(const pg_uuid_t *id, int64 seq);
 extern bool saga_ledger_is_own_attempt(const SagaStep *step);
+extern SagaFound saga_ledger_get_due_step(const SagaDue *due, SagaStep *step);
+extern SagaFound saga_ledger_get_newest_run(const pg_uuid_t *id,
+											const char *key, SagaStep *step);
+extern SagaWritten saga_ledger_lock_step(SagaStep *step,
+										 SagaPatience patience);
 extern int64 saga_ledger_largest_seq(const pg_uuid_t *id);
 extern bool saga_ledger_insert_step(SagaStep *step);
 extern SagaWritten saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
@@ -108,6 +121,8 @@ extern int	saga_ledger_next_queued(const SagaQueued *after, Snapshot snapshot,
  */
 extern void saga_ledger_follow_due(SagaRow *row, bool failed);
 extern void saga_ledger_follow_held(SagaRow *row);
+extern void saga_ledger_follow_step(SagaStep *step);
+extern void saga_ledger_forget_step(const SagaStep *step);
 extern void saga_ledger_follow_queue(const SagaRow *saga, SagaStep *step);
 
 #endif							/* SAGA_LEDGER_H */

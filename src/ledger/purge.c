@@ -84,6 +84,18 @@ delete_rows(Oid relid, Oid index_relid, const pg_uuid_t *id)
 	table_close(heap, NoLock);
 }
 
+/* What waits for steps that saga was to run, and never began. */
+static void
+forget_steps(const pg_uuid_t *id)
+{
+	SagaSteps	steps;
+
+	saga_ledger_get_steps(id, &steps);
+	for (int i = 0; i < steps.count; i++)
+		if (saga_rows_is_run(&steps.step[i]))
+			saga_ledger_forget_step(&steps.step[i]);
+}
+
 /*
  * Deletes a saga that is at rest, and all that is known of it.  Its row comes
  * first: while we hold that, no other transaction writes the rest.
@@ -99,6 +111,8 @@ delete_saga(SagaRow *row, SagaPatience patience)
 	if (written == SAGA_WRITTEN)
 	{
 		saga_table_delete(heap, &row->version);
+		if (row->runs != SAGA_RUNS_NONE)
+			forget_steps(&row->id);
 		delete_rows(saga_oids_get()->step, saga_oids_get()->step_pkey,
 					&row->id);
 		delete_rows(saga_oids_get()->attempt, saga_oids_get()->attempt_pkey,

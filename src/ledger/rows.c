@@ -64,6 +64,14 @@ pack_char(Packer *p, int att, char value)
 	p->nulls[att - 1] = (value == 0);
 }
 
+/* A boolean whose false is NULL, as it is mostly. */
+static inline void
+pack_true(Packer *p, int att, bool value)
+{
+	p->values[att - 1] = BoolGetDatum(true);
+	p->nulls[att - 1] = !value;
+}
+
 static inline void
 pack_cstring(Packer *p, int att, const char *string)
 {
@@ -129,6 +137,8 @@ verify_saga(SagaRow *row)
 		row->failure_kind = 'x';
 	if (SAGA_FAULT_SET("ledger_saga.finished"))
 		row->finished_at = row->finished_at ? 0 : 1;
+	if (SAGA_FAULT_SET("ledger_saga.runs"))
+		row->runs = 'x';
 	if (SAGA_FAULT_SET("ledger_saga.undo"))
 		row->undo = SAGA_UNDO_NONE;
 
@@ -150,6 +160,8 @@ verify_saga(SagaRow *row)
 			"ledger_saga", "failure_kind");
 	require((row->finished_at != 0) == saga_state_is_final(row->state),
 			"ledger_saga", "finished");
+	require(row->runs == SAGA_RUNS_NONE || row->runs == SAGA_RUNS_STEPS ||
+			row->runs == SAGA_RUNS_SEALED, "ledger_saga", "runs");
 	require(saga_state_is_undo((char) row->undo) ||
 			(row->undo == SAGA_UNDO_NONE && row->state != SAGA_COMPENSATING),
 			"ledger_saga", "undo");
@@ -177,7 +189,7 @@ verify_step(SagaStep *row)
 	if (SAGA_FAULT_SET("ledger_step.compensation_retry"))
 		row->compensation_retry = NULL;
 	if (SAGA_FAULT_SET("ledger_step.attempts"))
-		row->attempts = 0;
+		row->forward.attempts = -1;
 	if (SAGA_FAULT_SET("ledger_step.status"))
 		row->status = 'x';
 	if (SAGA_FAULT_SET("ledger_step.comp_status"))
@@ -186,6 +198,16 @@ verify_step(SagaStep *row)
 		row->comp_status = row->stored_comp_status ? SAGA_COMP_NONE : SAGA_COMP_SKIPPED;
 	if (SAGA_FAULT_SET("ledger_step.one_action"))
 		row->compensation = row->channel = row->key;
+	if (SAGA_FAULT_SET("ledger_step.one_work"))
+		row->action = row->task = row->key;
+	if (SAGA_FAULT_SET("ledger_step.give_up"))
+		row->give_up = 'x';
+	if (SAGA_FAULT_SET("ledger_step.waiting"))
+	{
+		row->status = SAGA_STEP_WAITING;
+		row->completed_at = 0;
+		row->give_up = 0;
+	}
 	if (SAGA_FAULT_SET("ledger_step.completed"))
 		row->completed_at = row->completed_at ? 0 : 1;
 	if (SAGA_FAULT_SET("ledger_step.dispatched"))
@@ -210,7 +232,9 @@ verify_step(SagaStep *row)
 	require(row->key != NULL, "ledger_step", "key");
 	require(row->compensation_retry != NULL,
 			"ledger_step", "compensation_retry");
-	require(row->attempts > 0, "ledger_step", "attempts");
+	require(row->forward.attempts > 0 ||
+			(row->forward.attempts == 0 && saga_rows_is_run(row)),
+			"ledger_step", "attempts");
 	require(saga_state_step_status_is_known((char) row->status),
 			"ledger_step", "status");
 	require(saga_state_comp_status_is_known((char) row->comp_status),
@@ -222,6 +246,16 @@ verify_step(SagaStep *row)
 			"ledger_step", "comp_transition");
 	require(row->compensation == NULL || row->channel == NULL,
 			"ledger_step", "one_action");
+	require(row->action == NULL || row->task == NULL,
+			"ledger_step", "one_work");
+	require(row->give_up == 0 ||
+			saga_state_word(saga_state_give_ups, row->give_up) != NULL,
+			"ledger_step", "give_up");
+	require(saga_rows_is_run(row) ||
+			(row->action == NULL && row->task == NULL &&
+			 row->status != SAGA_STEP_WAITING &&
+			 row->status != SAGA_STEP_SKIPPED),
+			"ledger_step", "waiting");
 	require((row->completed_at != 0) == (row->status == SAGA_STEP_COMPLETED),
 			"ledger_step", "completed");
 	require(row->comp_status != SAGA_COMP_DISPATCHED ||
@@ -280,6 +314,7 @@ saga_rows_pack_saga(SagaRow *row, Datum *values, bool *nulls)
 	pack_pointer(p, Saga_reason, row->reason);
 	pack_pointer(p, Saga_details, row->details);
 	pack_pointer(p, Saga_result, row->result);
+	pack_char(p, Saga_runs, (char) row->runs);
 }
 
 void
@@ -318,10 +353,76 @@ saga_rows_unpack_saga(TupleDesc desc, const SagaTuple *version, SagaRow *row)
 	row->reason = unpack_pointer(&p, Saga_reason);
 	row->details = unpack_pointer(&p, Saga_details);
 	row->result = unpack_pointer(&p, Saga_result);
+	row->runs = (SagaRuns) unpack_char(&p, Saga_runs);
 	row->stored_state = row->state;
 	row->stored_due = row->due;
 	row->stored_lane = row->lane;
 	row->stored_held = saga_rows_held(row);
+}
+
+/* What only the steps have that saga runs. */
+static void
+pack_run_step(Packer *p, SagaStep *row)
+{
+	pack_pointer(p, Step_action, row->action);
+	pack_pointer(p, Step_task, row->task);
+	pack_pointer(p, Step_after, row->after);
+	pack_pointer(p, Step_delay, row->delay);
+	pack_int64(p, Step_not_before, row->not_before);
+	pack_pointer(p, Step_signals, row->signals);
+	pack_pointer(p, Step_approval, row->approval);
+	pack_int64(p, Step_timeout, row->timeout);
+	pack_char(p, Step_give_up, (char) row->give_up);
+
+	pack_int64(p, Step_begun, row->begun);
+	pack_int64(p, Step_opened_at, row->opened_at);
+	pack_int64(p, Step_ready_at, row->ready_at);
+	pack_true(p, Step_approved, row->approved);
+	pack_int32(p, Step_rounds, row->rounds);
+	pack_int32(p, Step_charged, row->forward.charged);
+	pack_int32(p, Step_deferrals, row->forward.deferrals);
+	pack_int32(p, Step_conflicts, row->forward.conflicts);
+	pack_int32(p, Step_interruptions, row->forward.interruptions);
+	pack(p, Step_crashes, Int32GetDatum(row->forward.crashes));
+	p->nulls[Step_crashes - 1] = (row->forward.crashes < 0);
+}
+
+static void
+unpack_run_step(Packer *p, SagaStep *row)
+{
+	row->action = unpack_pointer(p, Step_action);
+	row->task = unpack_pointer(p, Step_task);
+	row->after = unpack_pointer(p, Step_after);
+	row->delay = unpack_pointer(p, Step_delay);
+	row->not_before = unpack_int64(p, Step_not_before);
+	row->signals = unpack_pointer(p, Step_signals);
+	row->approval = unpack_pointer(p, Step_approval);
+	row->timeout = unpack_int64(p, Step_timeout);
+
+	row->begun = unpack_int64(p, Step_begun);
+	row->opened_at = unpack_int64(p, Step_opened_at);
+	row->ready_at = unpack_int64(p, Step_ready_at);
+	row->approved = !p->nulls[Step_approved - 1];
+	row->rounds = unpack_int32(p, Step_rounds);
+	row->forward.charged = unpack_int32(p, Step_charged);
+	row->forward.deferrals = unpack_int32(p, Step_deferrals);
+	row->forward.conflicts = unpack_int32(p, Step_conflicts);
+	row->forward.interruptions = unpack_int32(p, Step_interruptions);
+	row->forward.crashes = p->nulls[Step_crashes - 1] ? -1 :
+		DatumGetInt32(p->values[Step_crashes - 1]);
+}
+
+/* Of a step that the application runs. */
+static void
+clear_run_step(SagaStep *row)
+{
+	memset(&row->action, 0, offsetof(SagaStep, status) - offsetof(SagaStep, action));
+	row->begun = row->opened_at = row->ready_at = 0;
+	row->approved = false;
+	row->rounds = 0;
+	row->forward.charged = row->forward.deferrals = 0;
+	row->forward.conflicts = row->forward.interruptions = 0;
+	row->forward.crashes = -1;
 }
 
 /* Verifies a step's row and packs it for table.c. */
@@ -352,36 +453,46 @@ saga_rows_pack_step(SagaStep *row, Datum *values, bool *nulls)
 	pack_pointer(p, Step_settings, row->settings);
 	pack_pointer(p, Step_compensation_retry, row->compensation_retry);
 	pack_pointer(p, Step_retry, row->retry);
-	pack(p, Step_attempts, Int32GetDatum(row->attempts));
+	if (saga_rows_is_run(row))
+		pack_run_step(p, row);
+	else
+		memset(&nulls[Step_action - 1], true, Step_place - Step_action + 1);
+	/* A new run of the application's has one, too. */
+	pack_int64(p, Step_place, row->place);
+	pack_int64(p, Step_recorded_by, row->recorded_by);
+	pack(p, Step_attempts, Int32GetDatum(row->forward.attempts));
 	pack(p, Step_status, CharGetDatum((char) row->status));
 	pack(p, Step_comp_status, CharGetDatum((char) row->comp_status));
-	pack(p, Step_released, BoolGetDatum(row->released));
-	p->nulls[Step_released - 1] = !row->released;
-	pack(p, Step_late, BoolGetDatum(row->late));
-	p->nulls[Step_late - 1] = !row->late;
+	pack_true(p, Step_released, row->released);
+	pack_true(p, Step_late, row->late);
 	pack_int64(p, Step_attempt_at, row->attempt_at);
 	pack_int64(p, Step_completed_at, row->completed_at);
-	pack_int64(p, Step_retry_at, row->retry_at);
+	pack_int64(p, Step_retry_at, row->forward.retry_at);
 	pack_int64(p, Step_rolled_back_at, row->rolled_back_at);
-	pack_int32(p, Step_comp_attempts, row->comp_attempts);
-	pack_int32(p, Step_comp_charged, row->comp_charged);
-	pack_int32(p, Step_comp_deferrals, row->comp_deferrals);
-	pack_int32(p, Step_comp_conflicts, row->comp_conflicts);
-	pack_int32(p, Step_comp_interruptions, row->comp_interruptions);
-	pack(p, Step_comp_crashes, Int32GetDatum(row->comp_crashes));
-	p->nulls[Step_comp_crashes - 1] = (row->comp_crashes < 0);
-	pack_int64(p, Step_next_attempt_at, row->next_attempt_at);
+	if (!saga_rows_is_run(row))
+		memset(&nulls[Step_begun - 1], true, Step_crashes - Step_begun + 1);
+	pack_int32(p, Step_comp_attempts, row->undo.attempts);
+	pack_int32(p, Step_comp_charged, row->undo.charged);
+	pack_int32(p, Step_comp_deferrals, row->undo.deferrals);
+	pack_int32(p, Step_comp_conflicts, row->undo.conflicts);
+	pack_int32(p, Step_comp_interruptions, row->undo.interruptions);
+	pack(p, Step_comp_crashes, Int32GetDatum(row->undo.crashes));
+	p->nulls[Step_comp_crashes - 1] = (row->undo.crashes < 0);
+	pack_int64(p, Step_comp_retry_at, row->undo.retry_at);
 	pack_int64(p, Step_dispatched_at, row->dispatched_at);
 	pack_int64(p, Step_claimed_at, row->claimed_at);
 	pack_int64(p, Step_lease_until, row->lease_until);
 	pack_int64(p, Step_compensated_at, row->compensated_at);
 	pack_pointer(p, Step_consumer, row->consumer);
 	pack_pointer(p, Step_parked, row->parked);
-	pack_pointer(p, Step_error, row->error);
-	pack_pointer(p, Step_last_sqlstate, row->last_sqlstate);
-	pack_pointer(p, Step_last_error, row->last_error);
-	pack_pointer(p, Step_comp_output, row->comp_output);
-	pack_pointer(p, Step_output, row->output);
+	pack_pointer(p, Step_sqlstate, row->forward.sqlstate);
+	pack_pointer(p, Step_error, row->forward.error);
+	pack_pointer(p, Step_comp_sqlstate, row->undo.sqlstate);
+	pack_pointer(p, Step_comp_error, row->undo.error);
+	pack_pointer(p, Step_comp_output, row->undo.output);
+	pack_pointer(p, Step_signal, row->signal);
+	pack_pointer(p, Step_state, row->state);
+	pack_pointer(p, Step_output, row->forward.output);
 }
 
 void
@@ -413,40 +524,54 @@ saga_rows_unpack_step(TupleDesc desc, const SagaTuple *version, SagaStep *row)
 	row->settings = unpack_pointer(&p, Step_settings);
 	row->compensation_retry = unpack_pointer(&p, Step_compensation_retry);
 	row->retry = unpack_pointer(&p, Step_retry);
-	row->attempts = unpack_int32(&p, Step_attempts);
+	row->give_up = (SagaGiveUp) unpack_char(&p, Step_give_up);
+	if (saga_rows_is_run(row))
+		unpack_run_step(&p, row);
+	else
+		clear_run_step(row);
+	row->recorded_by = unpack_int64(&p, Step_recorded_by);
+	row->place = unpack_int64(&p, Step_place);
+	row->forward.attempts = unpack_int32(&p, Step_attempts);
 	row->status = (SagaStepStatus) unpack_char(&p, Step_status);
 	row->comp_status = (SagaCompStatus) unpack_char(&p, Step_comp_status);
-	row->released = !nulls[Step_released - 1] &&
-		DatumGetBool(values[Step_released - 1]);
-	row->late = !nulls[Step_late - 1] && DatumGetBool(values[Step_late - 1]);
+	row->released = !nulls[Step_released - 1];
+	row->late = !nulls[Step_late - 1];
 	row->attempt_at = unpack_int64(&p, Step_attempt_at);
 	row->completed_at = unpack_int64(&p, Step_completed_at);
-	row->retry_at = unpack_int64(&p, Step_retry_at);
+	row->forward.retry_at = unpack_int64(&p, Step_retry_at);
 	row->rolled_back_at = unpack_int64(&p, Step_rolled_back_at);
-	row->comp_attempts = unpack_int32(&p, Step_comp_attempts);
-	row->comp_charged = unpack_int32(&p, Step_comp_charged);
-	row->comp_deferrals = unpack_int32(&p, Step_comp_deferrals);
-	row->comp_conflicts = unpack_int32(&p, Step_comp_conflicts);
-	row->comp_interruptions = unpack_int32(&p, Step_comp_interruptions);
-	row->comp_crashes = nulls[Step_comp_crashes - 1] ? -1 :
+	row->undo.attempts = unpack_int32(&p, Step_comp_attempts);
+	row->undo.charged = unpack_int32(&p, Step_comp_charged);
+	row->undo.deferrals = unpack_int32(&p, Step_comp_deferrals);
+	row->undo.conflicts = unpack_int32(&p, Step_comp_conflicts);
+	row->undo.interruptions = unpack_int32(&p, Step_comp_interruptions);
+	row->undo.crashes = nulls[Step_comp_crashes - 1] ? -1 :
 		DatumGetInt32(values[Step_comp_crashes - 1]);
-	row->next_attempt_at = unpack_int64(&p, Step_next_attempt_at);
+	row->undo.retry_at = unpack_int64(&p, Step_comp_retry_at);
 	row->dispatched_at = unpack_int64(&p, Step_dispatched_at);
 	row->claimed_at = unpack_int64(&p, Step_claimed_at);
 	row->lease_until = unpack_int64(&p, Step_lease_until);
 	row->compensated_at = unpack_int64(&p, Step_compensated_at);
 	row->consumer = unpack_pointer(&p, Step_consumer);
 	row->parked = unpack_pointer(&p, Step_parked);
-	row->error = unpack_pointer(&p, Step_error);
-	row->last_sqlstate = unpack_pointer(&p, Step_last_sqlstate);
-	row->last_error = unpack_pointer(&p, Step_last_error);
-	row->comp_output = unpack_pointer(&p, Step_comp_output);
-	row->output = unpack_pointer(&p, Step_output);
+	row->forward.sqlstate = unpack_pointer(&p, Step_sqlstate);
+	row->forward.error = unpack_pointer(&p, Step_error);
+	row->undo.sqlstate = unpack_pointer(&p, Step_comp_sqlstate);
+	row->undo.error = unpack_pointer(&p, Step_comp_error);
+	row->undo.output = unpack_pointer(&p, Step_comp_output);
+	row->signal = unpack_pointer(&p, Step_signal);
+	row->state = unpack_pointer(&p, Step_state);
+	row->forward.output = unpack_pointer(&p, Step_output);
 	row->stored_comp_status = row->comp_status;
 	row->stored_queued = saga_rows_queued(row);
 	row->stored_channel = row->channel;
-	row->stored_attempts = row->attempts;
+	row->stored_attempts = row->forward.attempts;
+	row->stored_work_due = saga_rows_work_due(row);
+	row->stored_gate_due = saga_rows_gate_due(row);
+	row->stored_timeout_at = saga_rows_timeout_at(row);
+	row->stored_held = saga_rows_step_held(row);
 	row->change = 0;
+	row->locked = row->look_wanted = row->kept = false;
 }
 
 

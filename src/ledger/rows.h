@@ -14,7 +14,9 @@
 #include "access/htup.h"
 #include "access/tupdesc.h"
 #include "datatype/timestamp.h"
+#include "utils/array.h"
 #include "utils/jsonb.h"
+#include "utils/timestamp.h"
 #include "utils/uuid.h"
 
 #include "base/state.h"
@@ -31,8 +33,8 @@ enum
 	Saga_input, Saga_content_hash, Saga_deadline, Saga_updated_at, Saga_due, Saga_lane,
 	Saga_savepoint, Saga_failed_seq, Saga_finished_at, Saga_state,
 	Saga_failure_kind, Saga_undo, Saga_paused, Saga_to_announce, Saga_parked, Saga_reason,
-	Saga_details, Saga_result,
-	Saga_natts = Saga_result
+	Saga_details, Saga_result, Saga_runs,
+	Saga_natts = Saga_runs
 };
 
 enum
@@ -41,14 +43,20 @@ enum
 	Step_kind, Step_compensate_on, Step_acknowledge, Step_run_as_name,
 	Step_key, Step_name, Step_compensation, Step_channel, Step_review,
 	Step_args, Step_content_hash, Step_search_path, Step_settings,
-	Step_compensation_retry, Step_retry, Step_attempts, Step_status,
+	Step_compensation_retry, Step_retry,
+	Step_action, Step_task, Step_after, Step_delay, Step_not_before,
+	Step_signals, Step_approval, Step_timeout, Step_give_up,
+	Step_recorded_by, Step_place,
+	Step_attempts, Step_status,
 	Step_comp_status, Step_released, Step_late, Step_attempt_at, Step_completed_at,
-	Step_retry_at, Step_rolled_back_at, Step_comp_attempts,
+	Step_retry_at, Step_rolled_back_at, Step_begun, Step_opened_at,
+	Step_ready_at, Step_approved, Step_rounds, Step_charged, Step_deferrals,
+	Step_conflicts, Step_interruptions, Step_crashes, Step_comp_attempts,
 	Step_comp_charged, Step_comp_deferrals, Step_comp_conflicts,
-	Step_comp_interruptions, Step_comp_crashes, Step_next_attempt_at, Step_dispatched_at,
+	Step_comp_interruptions, Step_comp_crashes, Step_comp_retry_at, Step_dispatched_at,
 	Step_claimed_at, Step_lease_until, Step_compensated_at, Step_consumer,
-	Step_parked, Step_error, Step_last_sqlstate, Step_last_error,
-	Step_comp_output, Step_output,
+	Step_parked, Step_sqlstate, Step_error, Step_comp_sqlstate, Step_comp_error,
+	Step_comp_output, Step_signal, Step_state, Step_output,
 	Step_natts = Step_output
 };
 
@@ -82,8 +90,8 @@ enum
 
 enum
 {
-	Held_saga = 1,
-	Held_natts = Held_saga
+	Held_saga = 1, Held_seq,
+	Held_natts = Held_seq
 };
 
 typedef struct SagaRow
@@ -124,7 +132,26 @@ typedef struct SagaRow
 	text	   *reason;
 	Jsonb	   *details;
 	Jsonb	   *result;
+	SagaRuns	runs;			/* are there steps that saga runs? */
 } SagaRow;
+
+/*
+ * The work of a step, or its undo: how often it was tried, and what came of it.
+ * A work that the application or a listener does has no budgets but its attempts.
+ */
+typedef struct SagaWork
+{
+	int			attempts;		/* numbered */
+	int			charged;		/* of those, the ones that count */
+	int			deferrals;
+	int			conflicts;
+	int			interruptions;
+	int			crashes;		/* -1: no suspect; else crashes while alone */
+	TimestampTz retry_at;
+	text	   *sqlstate;		/* of the last failure, as the next */
+	text	   *error;
+	Jsonb	   *output;
+} SagaWork;
 
 typedef struct SagaStep
 {
@@ -133,7 +160,16 @@ typedef struct SagaStep
 	TimestampTz stored_queued;	/* since when that version was in the queue */
 	text	   *stored_channel; /* ... and on which channel */
 	int			stored_attempts;	/* the forward attempts in that version */
+	TimestampTz stored_work_due;	/* due times in that version, as the next */
+	TimestampTz stored_gate_due;
+	TimestampTz stored_timeout_at;
+	bool		stored_held;	/* had that version a row in ledger_held? */
 	uint64		change;			/* the SagaChange that marked it last; 0: none */
+	bool		locked;			/* this transaction keeps others from writing
+								 * that version */
+	bool		look_wanted;	/* to be recorded with a row that asks for one */
+	bool		kept;			/* this process goes on with its action:
+								 * nobody need be woken for it */
 
 	pg_uuid_t	saga;
 	int64		seq;
@@ -157,8 +193,22 @@ typedef struct SagaStep
 	text	   *compensation_retry; /* an encoded SagaPolicy */
 	text	   *retry;			/* likewise; NULL when it equals the other */
 
+	/* Of a step that saga runs; of others, all are 0 or NULL */
+	text	   *action;			/* its work: SQL, or NULL */
+	text	   *task;			/* or: the channel of the services that do it */
+	ArrayType  *after;			/* gate 1: keys; NULL: all of its siblings
+								 * before it */
+	Interval   *delay;			/* gate 2, counted from gate 1 */
+	TimestampTz not_before;		/* gate 2 */
+	ArrayType  *signals;		/* gate 3: names */
+	text	   *approval;		/* gate 4: words for a person */
+	int64		timeout;		/* ms, from gate 1 to done; 0: none */
+	SagaGiveUp	give_up;		/* set in every step that saga runs */
+	int64		recorded_by;	/* the step whose action recorded it; 0: the
+								 * outside */
+	int64		place;			/* the seq of its first run; 0: its own */
+
 	/* mutable from here on; 0 stands for NULL in times and counts */
-	int			attempts;
 	SagaStepStatus status;
 	SagaCompStatus comp_status;
 	bool		released;		/* a person let a reviewed compensation go */
@@ -166,16 +216,13 @@ typedef struct SagaStep
 	TimestampTz attempt_at;		/* start of the current attempt, if not the
 								 * first */
 	TimestampTz completed_at;
-	TimestampTz retry_at;
 	TimestampTz rolled_back_at; /* undone by a partial undo: the key may start
 								 * afresh */
-	int			comp_attempts;	/* numbered */
-	int			comp_charged;	/* of those, the ones that count */
-	int			comp_deferrals;
-	int			comp_conflicts;
-	int			comp_interruptions;
-	int			comp_crashes;	/* -1: no suspect; else crashes while alone */
-	TimestampTz next_attempt_at;
+	int64		begun;			/* when saga began it, in the start order */
+	TimestampTz opened_at;		/* gate 1 opened */
+	TimestampTz ready_at;		/* all gates were open */
+	bool		approved;		/* gate 4 was opened by a person */
+	int			rounds;			/* of its action that committed */
 	TimestampTz dispatched_at;	/* to listeners, last */
 	TimestampTz claimed_at;		/* by the one that holds it, and so the next
 								 * two */
@@ -183,11 +230,10 @@ typedef struct SagaStep
 	TimestampTz compensated_at;
 	text	   *consumer;
 	text	   *parked;			/* why a person must decide about this step */
-	text	   *error;
-	text	   *last_sqlstate;
-	text	   *last_error;
-	Jsonb	   *comp_output;
-	Jsonb	   *output;
+	Jsonb	   *signal;			/* that it has used */
+	Jsonb	   *state;			/* of its rounds */
+	SagaWork	forward;
+	SagaWork	undo;
 } SagaStep;
 
 typedef struct SagaAttempt
@@ -270,6 +316,107 @@ static inline bool
 saga_rows_may_get_steps(const SagaRow *saga)
 {
 	return saga->state == SAGA_RUNNING || saga->undo == SAGA_UNDO_LATE;
+}
+
+/* Does saga run the step, and not the application? */
+static inline bool
+saga_rows_is_run(const SagaStep *step)
+{
+	return step->give_up != 0;
+}
+
+/*
+ * Where the step stands in the start order.  A step that saga runs starts when
+ * saga begins it, not when it is recorded.
+ */
+static inline int64
+saga_rows_order(const SagaStep *step)
+{
+	return step->begun != 0 ? step->begun : step->seq;
+}
+
+/* Is there certainly nothing of it to undo, since nothing of it was begun? */
+static inline bool
+saga_rows_never_began(const SagaStep *step)
+{
+	return saga_rows_is_run(step) && step->begun == 0;
+}
+
+/* Where the step stands among those that were recorded. */
+static inline int64
+saga_rows_place(const SagaStep *step)
+{
+	return step->place != 0 ? step->place : step->seq;
+}
+
+/* Are the gates open that a signal and a person open? */
+static inline bool
+saga_rows_let_through(const SagaStep *step)
+{
+	return (step->signals == NULL || step->signal != NULL) &&
+		(step->approval == NULL || step->approved);
+}
+
+/*
+ * From when on an executor may run the step's action; 0: not, as far as the step
+ * itself says.
+ */
+static inline TimestampTz
+saga_rows_work_due(const SagaStep *step)
+{
+	if (step->action == NULL || step->parked != NULL ||
+		step->rolled_back_at != 0 || step->ready_at == 0)
+		return 0;
+	switch (step->status)
+	{
+		case SAGA_STEP_WAITING:
+			return saga_rows_let_through(step) ? step->ready_at : 0;
+		case SAGA_STEP_STARTED:
+		case SAGA_STEP_FAILED:
+			return step->forward.retry_at;
+		case SAGA_STEP_COMPLETED:
+		case SAGA_STEP_SKIPPED:
+			break;
+	}
+	return 0;
+}
+
+/* When the step's timeout ends; 0: it has none, or is not waiting for it. */
+static inline TimestampTz
+saga_rows_timeout_at(const SagaStep *step)
+{
+	bool		open = step->status == SAGA_STEP_WAITING ||
+		step->status == SAGA_STEP_STARTED ||
+		(step->status == SAGA_STEP_FAILED && step->forward.retry_at != 0);
+
+	/* It runs while a person is to approve, not while one is to mend. */
+	return open && step->timeout != 0 && step->opened_at != 0 &&
+		(step->parked == NULL || step->status == SAGA_STEP_WAITING) &&
+		step->rolled_back_at == 0 ?
+		step->opened_at + step->timeout * 1000 : 0;
+}
+
+/*
+ * When time opens the gate of a step that then needs a look, as it has no action
+ * or another gate that is closed; 0: time does not, or the timeout ends at that
+ * moment.
+ */
+static inline TimestampTz
+saga_rows_gate_due(const SagaStep *step)
+{
+	return step->status == SAGA_STEP_WAITING && step->parked == NULL &&
+		step->rolled_back_at == 0 && step->ready_at > step->opened_at &&
+		step->ready_at != saga_rows_timeout_at(step) &&
+		(step->action == NULL || !saga_rows_let_through(step)) ?
+		step->ready_at : 0;
+}
+
+/* Does a step that saga runs wait for a person? */
+static inline bool
+saga_rows_step_held(const SagaStep *step)
+{
+	return saga_rows_is_run(step) && step->parked != NULL &&
+		step->rolled_back_at == 0;
 }
 
 /* Since when a step waits for a listener to claim it; 0: it does not. */

@@ -16,6 +16,8 @@
 #include "ledger/keys.h"
 #include "ledger/ledger.h"
 #include "ledger/oids.h"
+#include "shared/wakeup.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -96,12 +98,11 @@ saga_ledger_get_step(const pg_uuid_t *id, text *key, bool sure, SagaStep *step)
 }
 
 /*
- * Finds the step that a row of the queue names, without reading the others of
- * its saga.  Does not wait: a transaction that writes it replaces the saga's
- * row, too.
+ * Finds a run of a step, without reading the others of its saga.  Does not wait:
+ * a transaction that writes it meanwhile is found in its version.
  */
-SagaFound
-saga_ledger_get_queued_step(const SagaQueued *queued, SagaStep *step)
+static SagaFound
+get_run(const pg_uuid_t *id, const text *key, int run, SagaStep *step)
 {
 	Relation	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
 	Relation	index = index_open(saga_oids_get()->step_pkey, AccessShareLock);
@@ -109,10 +110,10 @@ saga_ledger_get_queued_step(const SagaQueued *queued, SagaStep *step)
 	SagaTuple	version;
 	SagaFound	found;
 
-	saga_keys_uuid(&keys[0], 1, &queued->saga);
-	saga_keys_text(&keys[1], 2, queued->key);
+	saga_keys_uuid(&keys[0], 1, id);
+	saga_keys_text(&keys[1], 2, key);
 	ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_INT4EQ,
-				Int32GetDatum(queued->run));
+				Int32GetDatum(run));
 	found = saga_table_find_sure(heap, index, keys, 3, &version);
 	if (found == SAGA_FOUND)
 		saga_rows_unpack_step(RelationGetDescr(heap), &version, step);
@@ -121,42 +122,247 @@ saga_ledger_get_queued_step(const SagaQueued *queued, SagaStep *step)
 	return found;
 }
 
-static int
-by_seq(const void *a, const void *b)
+/*
+ * The step that a row of the queue names.  A transaction that writes it replaces
+ * the saga's row, too.
+ */
+SagaFound
+saga_ledger_get_queued_step(const SagaQueued *queued, SagaStep *step)
 {
-	int64		left = ((const SagaStep *) a)->seq;
-	int64		right = ((const SagaStep *) b)->seq;
+	return get_run(&queued->saga, queued->key, queued->run, step);
+}
+
+/* The step that a row of the due work names. */
+SagaFound
+saga_ledger_get_due_step(const SagaDue *due, SagaStep *step)
+{
+	return get_run(&due->saga, due->key, due->run, step);
+}
+
+/*
+ * The newest run of a step, as it is committed or own: without waiting for
+ * anybody.
+ */
+SagaFound
+saga_ledger_get_newest_run(const pg_uuid_t *id, const char *key, SagaStep *step)
+{
+	Relation	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
+	Relation	index = index_open(saga_oids_get()->step_pkey, AccessShareLock);
+	ScanKeyData keys[2];
+	SagaTuple	version;
+	SagaFound	found;
+
+	saga_keys_uuid(&keys[0], 1, id);
+	saga_keys_text(&keys[1], 2, cstring_to_text(key));
+	found = saga_table_find_sure(heap, index, keys, 2, &version);
+	if (found == SAGA_FOUND)
+		saga_rows_unpack_step(RelationGetDescr(heap), &version, step);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return found;
+}
+
+/*
+ * Keeps others from writing a step until the end of the transaction.
+ */
+SagaWritten
+saga_ledger_lock_step(SagaStep *step, SagaPatience patience)
+{
+	Relation	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
+	SagaWritten locked = saga_table_lock(heap, &step->version, patience);
+
+	table_close(heap, NoLock);
+	step->locked = locked == SAGA_WRITTEN;
+	return locked;
+}
+
+/* A step in the start order, for sorting */
+typedef struct Place
+{
+	int64		order;
+	int			index;
+} Place;
+
+static int
+by_order(const void *a, const void *b)
+{
+	int64		left = ((const Place *) a)->order;
+	int64		right = ((const Place *) b)->order;
 
 	return left < right ? -1 : left > right ? 1 : 0;
 }
 
-/* Every run of every step of a saga, in start order. */
-void
-saga_ledger_get_steps(const pg_uuid_t *id, SagaSteps *steps)
+/* Sorts steps by start order.  They are large, and each is moved only once. */
+static void
+sort_steps(SagaSteps *steps)
+{
+	int			count = steps->count;
+	Place	   *places;
+	SagaStep   *sorted;
+	bool		in_order = true;
+
+	for (int i = 1; i < count && in_order; i++)
+		in_order = saga_rows_order(&steps->step[i - 1]) <
+			saga_rows_order(&steps->step[i]);
+	if (in_order)
+		return;
+	places = palloc_extended(count * sizeof(Place), MCXT_ALLOC_HUGE);
+	sorted = palloc_extended(count * sizeof(SagaStep), MCXT_ALLOC_HUGE);
+	for (int i = 0; i < count; i++)
+	{
+		places[i].order = saga_rows_order(&steps->step[i]);
+		places[i].index = i;
+	}
+	qsort(places, count, sizeof(Place), by_order);
+	for (int i = 0; i < count; i++)
+		sorted[i] = steps->step[places[i].index];
+	pfree(places);
+	pfree(steps->step);
+	steps->step = sorted;
+}
+
+/* Reads the steps of a saga; false, with none read, if they are more than so many. */
+static bool
+read_steps(const pg_uuid_t *id, int limit, SagaSteps *steps)
 {
 	Relation	heap;
 	Relation	index;
 	ScanKeyData key;
 	SagaTuple  *found;
+	int			count;
 
 	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
 	index = index_open(saga_oids_get()->step_pkey, AccessShareLock);
 	saga_keys_uuid(&key, 1, id);
-	steps->count = saga_table_find_all(heap, index, &key, 1, false, &found);
-	steps->frontier = steps->count;
-	steps->step = palloc_extended(steps->count * sizeof(SagaStep),
-								  MCXT_ALLOC_HUGE);
-	steps->claimed = false;
-	for (int i = 0; i < steps->count; i++)
+	count = saga_table_find_some(heap, index, &key, 1, false,
+								 limit < INT_MAX ? limit + 1 : limit, &found);
+	if (count <= limit)
 	{
-		saga_rows_unpack_step(RelationGetDescr(heap), &found[i],
-							  &steps->step[i]);
-		steps->claimed |= steps->step[i].claimed_at != 0;
+		steps->count = count;
+		steps->frontier = steps->count;
+		steps->step = palloc_extended(steps->count * sizeof(SagaStep),
+									  MCXT_ALLOC_HUGE);
+		steps->claimed = false;
+		for (int i = 0; i < steps->count; i++)
+		{
+			saga_rows_unpack_step(RelationGetDescr(heap), &found[i],
+								  &steps->step[i]);
+			steps->claimed |= steps->step[i].claimed_at != 0;
+		}
+		sort_steps(steps);
 	}
 	pfree(found);
-	qsort(steps->step, steps->count, sizeof(SagaStep), by_seq);
 	index_close(index, NoLock);
 	table_close(heap, NoLock);
+	return count <= limit;
+}
+
+/*
+ * Every run of every step of a saga, in start order: while the undo goes on, when
+ * whoever changes a step replaces the saga's row, too, or with the saga's lock held
+ * exclusively.  Otherwise see saga_ledger_get_steps_now.
+ */
+void
+saga_ledger_get_steps(const pg_uuid_t *id, SagaSteps *steps)
+{
+	(void) read_steps(id, INT_MAX, steps);
+}
+
+/* The same, if there are not more than so many; false otherwise. */
+bool
+saga_ledger_get_few_steps(const pg_uuid_t *id, int limit, SagaSteps *steps)
+{
+	return read_steps(id, limit, steps);
+}
+
+/* The same for a snapshot; false if they are more than so many. */
+static bool
+read_steps_at(const pg_uuid_t *id, Snapshot snapshot, int limit, SagaSteps *steps)
+{
+	Relation	heap = table_open(saga_oids_get()->step, AccessShareLock);
+	Relation	index = index_open(saga_oids_get()->step_pkey, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple = NULL;
+	int			size = 16;
+
+	memset(steps, 0, sizeof(SagaSteps));
+	steps->step = palloc(size * sizeof(SagaStep));
+	saga_keys_uuid(&key, 1, id);
+	scan = systable_beginscan_ordered(heap, index, snapshot, 1, &key);
+	while (steps->count <= limit &&
+		   HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
+	{
+		SagaTuple	version;
+
+		if (steps->count == size)
+		{
+			size *= 2;
+			steps->step = repalloc_huge(steps->step, size * sizeof(SagaStep));
+		}
+		version.tuple = heap_copytuple(tuple);
+		version.own =
+			TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+		version.writer = InvalidTransactionId;
+		saga_rows_unpack_step(RelationGetDescr(heap), &version,
+							  &steps->step[steps->count++]);
+	}
+	systable_endscan_ordered(scan);
+	steps->frontier = steps->count;
+	sort_steps(steps);
+	index_close(index, AccessShareLock);
+	table_close(heap, AccessShareLock);
+	return steps->count <= limit;
+}
+
+/*
+ * The same as a query sees them, for the functions behind the views: in a
+ * parallel plan a newer snapshot than that of the query cannot be had.
+ */
+void
+saga_ledger_get_steps_at(const pg_uuid_t *id, Snapshot snapshot, SagaSteps *steps)
+{
+	(void) read_steps_at(id, snapshot, INT_MAX - 1, steps);
+}
+
+/*
+ * The same as they are at this moment, own changes included, if they are not more
+ * than so many.  Steps of a running saga are replaced without its row, by several
+ * that hold its lock shared: then saga_ledger_get_steps may miss one that is
+ * replaced while it reads, or find it twice.
+ */
+bool
+saga_ledger_get_few_steps_now(const pg_uuid_t *id, int limit, SagaSteps *steps)
+{
+	Snapshot	snapshot;
+	bool		few;
+
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		CommandCounterIncrement();
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	few = read_steps_at(id, snapshot, limit, steps);
+	UnregisterSnapshot(snapshot);
+	return few;
+}
+
+/* All of them. */
+void
+saga_ledger_get_steps_now(const pg_uuid_t *id, SagaSteps *steps)
+{
+	(void) saga_ledger_get_few_steps_now(id, INT_MAX - 1, steps);
+}
+
+/* Is there a run of a step with that number? */
+bool
+saga_ledger_has_step(const pg_uuid_t *id, int64 seq)
+{
+	SagaSteps	steps;
+	bool		found = false;
+
+	saga_ledger_get_steps_now(id, &steps);
+	for (int i = 0; i < steps.count && !found; i++)
+		found = steps.step[i].seq == seq;
+	return found;
 }
 
 /* The largest number in a saga's steps, those of open transactions included. */
@@ -175,10 +381,14 @@ saga_ledger_largest_seq(const pg_uuid_t *id)
 	for (int i = 0; i < count; i++)
 	{
 		bool		isnull;
-		Datum		seq = heap_getattr(found[i].tuple, Step_seq,
-									   RelationGetDescr(heap), &isnull);
+		Datum		number = heap_getattr(found[i].tuple, Step_seq,
+										  RelationGetDescr(heap), &isnull);
 
-		largest = Max(largest, DatumGetInt64(seq));
+		largest = Max(largest, DatumGetInt64(number));
+		number = heap_getattr(found[i].tuple, Step_begun,
+							  RelationGetDescr(heap), &isnull);
+		if (!isnull)
+			largest = Max(largest, DatumGetInt64(number));
 		heap_freetuple(found[i].tuple);
 	}
 	pfree(found);
@@ -201,14 +411,20 @@ saga_ledger_insert_step(SagaStep *step)
 
 	step->stored_comp_status = 0;
 	step->stored_queued = 0;
+	step->stored_work_due = step->stored_gate_due = step->stored_timeout_at = 0;
+	step->stored_held = false;
 	saga_rows_pack_step(step, values, nulls);
 	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
 	inserted = saga_table_insert(heap, values, nulls, saga_oids_get()->step_pkey,
 								 NULL, &step->version);
 	step->stored_comp_status = step->comp_status;
 	if (inserted)
+	{
 		saga_hints_note(&seen_steps, step_bits(&step->saga, step->key),
 						step->version.tuple);
+		if (saga_rows_is_run(step))
+			saga_ledger_follow_step(step);
+	}
 	table_close(heap, NoLock);
 	return inserted;
 }
@@ -238,7 +454,7 @@ note_others_attempt(const SagaStep *step)
 	others_attempts_of = GetTopTransactionId();
 	others->saga = step->saga;
 	others->seq = step->seq;
-	others->attempt = step->attempts;
+	others->attempt = step->forward.attempts;
 	others_attempts = lappend(others_attempts, others);
 	MemoryContextSwitchTo(caller);
 }
@@ -257,7 +473,7 @@ saga_ledger_is_own_attempt(const SagaStep *step)
 	{
 		const OthersAttempt *others = lfirst(lc);
 
-		if (others->seq == step->seq && others->attempt == step->attempts &&
+		if (others->seq == step->seq && others->attempt == step->forward.attempts &&
 			memcmp(&others->saga, &step->saga, UUID_LEN) == 0)
 			return false;
 	}
@@ -277,22 +493,28 @@ saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
 	bool		nulls[Step_natts];
 	bool		others = !step->version.own &&
 		step->status == SAGA_STEP_STARTED &&
-		step->attempts == step->stored_attempts;
+		step->forward.attempts == step->stored_attempts;
 	SagaWritten written;
 
 	saga_rows_pack_step(step, values, nulls);
 	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
 	written = saga_table_update(heap, &step->version, values, nulls,
-								saga_oids_get()->step_pkey, NULL, patience);
+								saga_oids_get()->step_pkey, NULL,
+	/* There is nobody to wait for. */
+								step->locked ? SAGA_WAIT : patience);
 	if (written == SAGA_WRITTEN)
 	{
+		step->locked = false;
 		step->stored_comp_status = step->comp_status;
 		saga_hints_note(&seen_steps, step_bits(&step->saga, step->key),
 						step->version.tuple);
 		if (others)
 			note_others_attempt(step);
-		step->stored_attempts = step->attempts;
+		step->stored_attempts = step->forward.attempts;
+		saga_wakeup_state(&step->saga);
 		saga_ledger_follow_queue(saga, step);
+		if (saga_rows_is_run(step))
+			saga_ledger_follow_step(step);
 	}
 	table_close(heap, NoLock);
 	return written;

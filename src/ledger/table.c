@@ -228,12 +228,12 @@ saga_table_find_sure(Relation heap, Relation index, ScanKey keys, int nkeys,
 }
 
 /*
- * Finds every row that the keys lead to; returns how many.  Rows that others
- * are only about to insert count when "uncommitted" is set.
+ * Finds every row that the keys lead to, or so many; returns how many.  Rows that
+ * others are only about to insert count when "uncommitted" is set.
  */
 int
-saga_table_find_all(Relation heap, Relation index, ScanKey keys, int nkeys,
-					bool uncommitted, SagaTuple **found)
+saga_table_find_some(Relation heap, Relation index, ScanKey keys, int nkeys,
+					 bool uncommitted, int limit, SagaTuple **found)
 {
 	SnapshotData dirty;
 	TupleTableSlot *slot = table_slot_create(heap, NULL);
@@ -246,7 +246,8 @@ saga_table_find_all(Relation heap, Relation index, ScanKey keys, int nkeys,
 
 	scan = saga_compat_index_beginscan(heap, index, &dirty, nkeys);
 	index_rescan(scan, keys, nkeys, NULL, 0);
-	while (index_getnext_slot(scan, ForwardScanDirection, slot))
+	while (count < limit &&
+		   index_getnext_slot(scan, ForwardScanDirection, slot))
 	{
 		if (TransactionIdIsValid(dirty.xmin) && !uncommitted)
 			continue;
@@ -262,6 +263,15 @@ saga_table_find_all(Relation heap, Relation index, ScanKey keys, int nkeys,
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	return count;
+}
+
+/* Finds every row that the keys lead to. */
+int
+saga_table_find_all(Relation heap, Relation index, ScanKey keys, int nkeys,
+					bool uncommitted, SagaTuple **found)
+{
+	return saga_table_find_some(heap, index, keys, nkeys, uncommitted, INT_MAX,
+								found);
 }
 
 /*

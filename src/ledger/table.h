@@ -68,6 +68,9 @@ extern SagaFound saga_table_find_sure(Relation heap, Relation index,
 									  SagaTuple *found);
 extern int	saga_table_find_all(Relation heap, Relation index, ScanKey keys,
 								int nkeys, bool uncommitted, SagaTuple **found);
+extern int	saga_table_find_some(Relation heap, Relation index, ScanKey keys,
+								 int nkeys, bool uncommitted, int limit,
+								 SagaTuple **found);
 extern bool saga_table_first(Oid relid, Oid index_relid, Snapshot snapshot,
 							 ScanKey keys, int nkeys, Datum *values,
 							 bool *nulls);

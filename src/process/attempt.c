@@ -1,7 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * attempt.c
- *	  One attempt of a compensation, in one transaction.
+ *	  One attempt of a step's SQL, in one transaction.
+ *
+ * What follows is the way of a compensation, which is in this room; that of an
+ * action is alike, and in action.c.  What both share is here: the record in
+ * flight, running the SQL, judging its error, and leaving.
  *
  *	1. Find the saga, its steps, and the next task.
  *	2. Note in the in-flight file which step is about to run (inflight.c).
@@ -22,7 +26,7 @@
  * walk's context is freed by reading the steps again, once per as many attempts
  * as there are steps; so time is linear and memory flat.
  *
- * Memory: attempt_context, reset before each attempt; walk_context, for the
+ * Memory: the attempt's context, reset before each attempt; walk_context, for the
  * steps, reset when they are read again.
  *
  *-------------------------------------------------------------------------
@@ -35,7 +39,6 @@
 #include "base/errors.h"
 #include "base/fault.h"
 #include "base/sender.h"
-#include "common/hashfn.h"
 #include "flow/context.h"
 #include "flow/events.h"
 #include "flow/next.h"
@@ -44,6 +47,7 @@
 #include "ledger/oids.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "process/action.h"
 #include "process/attempt.h"
 #include "process/bgworker.h"
 #include "process/inflight.h"
@@ -64,31 +68,8 @@
 #define MARK_MS		100
 /* How long to try to record a failed attempt before leaving it to the worker (ms). */
 #define RECORD_MS	500
-/* Initial exclusive window for a suspect (ms). */
-#define ALONE_MS	INT64CONST(2000)
 /* Fewest attempts between two readings of the steps. */
 #define REREAD		256
-
-/* What else is wrong, besides the compensation. */
-typedef enum AttemptTrouble
-{
-	TROUBLE_NONE,
-	TROUBLE_ANYBODYS,			/* others would meet it, too: wait a while */
-	TROUBLE_READ_ONLY			/* only a new session may be without it */
-} AttemptTrouble;
-
-/* The attempt in hand; static, for it must survive a longjmp. */
-typedef struct Attempt
-{
-	SagaAttemptPhase phase;
-	pg_uuid_t	saga;
-	int64		seq;
-	SagaAttemptEnd end;
-	bool		judged;			/* it failed, and "end" says how */
-	uint32		sql_hash;		/* of the SQL that ran; 0: none did */
-	bool		changed;		/* given up, because the saga was changed */
-	AttemptTrouble trouble;
-} Attempt;
 
 /* The steps of the saga in hand. */
 typedef struct Walk
@@ -96,22 +77,16 @@ typedef struct Walk
 	bool		valid;
 	SagaSteps	steps;
 	int			uses;			/* attempts since they were read */
-	int64		alone_ms;		/* for which the next step should run alone */
-	bool		doubt_home;		/* nobody asked yet whether this is a copy */
 	bool		spent;			/* the process is not to run another attempt */
 	ItemPointerData saga_tid;	/* the version of the saga's row that we know */
 	TransactionId saga_xmin;
 	uint64		generation;		/* of the tables, when the steps were read */
 } Walk;
 
-static Attempt attempt;
+static SagaInHand *hand = NULL;
 static Walk walk;
 static Oid	my_role = InvalidOid;
-static MemoryContext attempt_context = NULL;
 static MemoryContext walk_context = NULL;
-
-/* An attempt was begun, and nobody has written down yet how it ended. */
-static volatile sig_atomic_t attempt_open = false;
 
 /* ------------------------------------------------------------------------
  * Leaving
@@ -124,21 +99,22 @@ leave_to_worker(void)
 	SagaInflightEnd end;
 
 	memset(&end, 0, sizeof(end));
-	end.outcome = (char) attempt.end.outcome;
-	end.charged = attempt.end.charged;
-	end.conflict = attempt.end.conflict;
-	end.waits = attempt.end.waits;
-	end.park = attempt.end.park != NULL;
+	end.outcome = (char) hand->end.outcome;
+	end.charged = hand->end.charged;
+	end.conflict = hand->end.conflict;
+	end.waits = hand->end.waits;
+	end.park = hand->end.park != NULL;
+	end.mend = hand->end.mend;
 	end.at = saga_clock_now();
-	if (attempt.end.sqlstate != NULL)
-		strlcpy(end.sqlstate, attempt.end.sqlstate, sizeof(end.sqlstate));
-	if (attempt.end.error != NULL)
+	if (hand->end.sqlstate != NULL)
+		strlcpy(end.sqlstate, hand->end.sqlstate, sizeof(end.sqlstate));
+	if (hand->end.error != NULL)
 	{
-		int			length = pg_mbcliplen(attempt.end.error,
-										  strlen(attempt.end.error),
+		int			length = pg_mbcliplen(hand->end.error,
+										  strlen(hand->end.error),
 										  SAGA_INFLIGHT_ERROR_LEN - 1);
 
-		memcpy(end.error, attempt.end.error, length);
+		memcpy(end.error, hand->end.error, length);
 	}
 	saga_inflight_leave(&end);
 	saga_pool_leave_record();
@@ -156,11 +132,11 @@ ended_itself(void)
 		case SAGA_SENDER_ANOTHER:
 			return false;
 		case SAGA_SENDER_ITSELF:
-			return attempt.phase >= SAGA_ATTEMPT_SQL;
+			return hand->phase >= SAGA_ATTEMPT_SQL;
 		case SAGA_SENDER_NOBODY:
 			break;
 	}
-	return attempt.phase == SAGA_ATTEMPT_SQL;
+	return hand->phase == SAGA_ATTEMPT_SQL;
 }
 
 /*
@@ -171,15 +147,15 @@ ended_itself(void)
 void
 saga_attempt_at_exit(int code)
 {
-	if (!attempt_open)
+	if (!saga_in_hand_is_open())
 		saga_inflight_close();
 	else if (!PostmasterIsAlive())
 		return;
-	else if (attempt.judged)
+	else if (hand->judged)
 		leave_to_worker();
 	else if (!saga_inflight_timed_out() && ended_itself())
 	{
-		saga_outcome_of_own_exit(&attempt.end);
+		saga_outcome_of_own_exit(&hand->end);
 		leave_to_worker();
 	}
 	else
@@ -233,6 +209,21 @@ is_for_me(const SagaRow *saga, TimestampTz now)
 		saga->due != 0 && saga->due <= now && saga->lane == my_role;
 }
 
+/* Ends the actions of a saga that is being undone; false: that takes longer. */
+static bool
+end_actions(const SagaRow *saga)
+{
+	bool		running = saga_action_end_all(&saga->id, true);
+
+	for (int waited = 0; running && waited < MARK_MS; waited += 5)
+	{
+		saga_pool_sleep(5);
+		CHECK_FOR_INTERRUPTS();
+		running = saga_action_end_all(&saga->id, false);
+	}
+	return !running;
+}
+
 /*
  * Makes sure that nobody is writing the saga's row, and that what the attempt
  * was about is as it was found; waits a little, in case that somebody is about
@@ -266,7 +257,7 @@ check_unchanged(SagaRow *saga, int index)
 	if (found == SAGA_FOUND && saga->state == SAGA_COMPENSATING)
 	{
 		get_steps(saga);
-		index = saga_next_find(&walk.steps, attempt.seq);
+		index = saga_next_find(&walk.steps, hand->seq);
 		if (index >= 0)
 		{
 			step = walk.steps.step[index].version.tuple;
@@ -277,11 +268,7 @@ check_unchanged(SagaRow *saga, int index)
 				return index;
 		}
 	}
-	attempt.changed = true;
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("the saga was changed while its compensation ran")));
-	return -1;					/* keep the compiler quiet */
+	saga_in_hand_was_changed();
 }
 
 /* Marks the step with the attempt's end, in the walk's context. */
@@ -293,64 +280,24 @@ settle(SagaRow *saga, int index)
 	SagaWritten written;
 
 	saga_change_begin(&change, saga, &walk.steps, 0, saga_clock_now());
-	saga_events_attempt(&change, &walk.steps.step[index], &attempt.end);
+	saga_events_attempt(&change, &walk.steps.step[index], &hand->end);
 	written = saga_change_write(&change);
 	MemoryContextSwitchTo(caller);
 	return written == SAGA_WRITTEN;
 }
 
-/* Tells one SQL text from another; never 0. */
-static uint32
-hash_sql(const text *sql)
-{
-	text	   *plain = DatumGetTextPP(PointerGetDatum(sql));
-
-	return hash_bytes((const unsigned char *) VARDATA_ANY(plain),
-					  VARSIZE_ANY_EXHDR(plain)) | 1;
-}
-
-/* The SQL, between its record and its mark. */
 static void
 run_sql(SagaRow *saga, SagaStep *step)
 {
-	SagaInflight record;
 	SagaPolicy	policy;
-	Jsonb	   *context;
-	const char *search_path;
 
 	saga_outcome_policy(step, &policy);
-
-	memset(&record, 0, sizeof(record));
-	record.saga = step->saga;
-	record.phase = SAGA_PHASE_COMPENSATION;
-	record.seq = step->seq;
-	record.attempt = attempt.end.attempt;
-	record.started_at = attempt.end.started_at;
-	SAGA_FAULT("executor.before_inflight");
-	attempt_open = true;
-	saga_inflight_write(&record);
-	SAGA_FAULT("executor.after_inflight");
-
-	context = saga_context_build(saga, step, attempt.end.attempt);
-	saga_mailbox_set_step(SAGA_PHASE_COMPENSATION, step->seq,
-						  attempt.end.attempt, attempt.end.started_at);
-	attempt.sql_hash = hash_sql(step->compensation);
-	/* The search_path and the settings kept with the step are the step's own. */
-	attempt.phase = SAGA_ATTEMPT_SQL;
-	search_path = saga_session_prepare(step, &policy);
-	attempt.end.rows = saga_session_run(step, search_path, context);
-	attempt.phase = SAGA_ATTEMPT_MARKING;
-}
-
-/*
- * For how long a suspect keeps everyone else waiting: the longer, the more
- * crashes it was there at.
- */
-static int64
-alone_window(const SagaStep *step)
-{
-	return ALONE_MS <<
-		(2 * Max(0, Min(step->comp_interruptions - 1, 4)));
+	saga_in_hand_open(step);
+	hand->end.rows =
+		saga_in_hand_run_sql(step, &policy,
+							 saga_context_build(saga, step,
+												hand->end.attempt),
+							 NULL);
 }
 
 /*
@@ -376,16 +323,16 @@ try_step(bool alone)
 		case SAGA_TRANSACTION_GONE:
 			return SAGA_WALK_LEAVE;
 	}
-	MemoryContextSwitchTo(attempt_context);
+	MemoryContextSwitchTo(hand->context);
 
-	if (walk.doubt_home && saga_home_away() != NULL)
+	if (hand->doubt_home && saga_home_away() != NULL)
 	{
 		/* Adopting the copy makes the worker read everything again. */
 		saga_transaction_commit();
 		return SAGA_WALK_DONE;
 	}
-	walk.doubt_home = false;
-	if (saga_ledger_get_saga(&attempt.saga, &saga) != SAGA_FOUND)
+	hand->doubt_home = false;
+	if (saga_ledger_get_saga(&hand->saga, &saga) != SAGA_FOUND)
 	{
 		saga_transaction_commit();
 		return SAGA_WALK_DONE;
@@ -410,6 +357,12 @@ try_step(bool alone)
 		return SAGA_WALK_DONE;
 	}
 
+	/* What cannot commit any more is ended first. */
+	if (saga.runs != SAGA_RUNS_NONE && !end_actions(&saga))
+	{
+		saga_transaction_commit();
+		return SAGA_WALK_SKIP;
+	}
 	get_steps(&saga);
 	saga_next(&saga, &walk.steps, &task);
 	if (task.kind != SAGA_TASK_SQL ||
@@ -429,9 +382,9 @@ try_step(bool alone)
 		return written == SAGA_WRITTEN ? SAGA_WALK_DONE : SAGA_WALK_SKIP;
 	}
 	step = &walk.steps.step[task.index];
-	if (step->comp_crashes >= 0 && !alone)
+	if (step->undo.crashes >= 0 && !alone)
 	{
-		walk.alone_ms = alone_window(step);
+		hand->alone_ms = saga_in_hand_window(&step->undo);
 		saga_transaction_commit();
 		return SAGA_WALK_ALONE;
 	}
@@ -444,18 +397,18 @@ try_step(bool alone)
 		return SAGA_WALK_LEAVE;
 	}
 
-	attempt.seq = step->seq;
-	saga_bgworker_at(&attempt.saga, attempt.seq);
-	attempt.end.attempt = step->comp_attempts + 1;
-	attempt.end.started_at = now;
-	attempt.end.rows = -1;
-	attempt.end.charged = true;
-	attempt.phase = SAGA_ATTEMPT_PREPARING;
+	hand->seq = step->seq;
+	saga_bgworker_at(&hand->saga, hand->seq);
+	hand->end.attempt = step->undo.attempts + 1;
+	hand->end.started_at = now;
+	hand->end.rows = -1;
+	hand->end.charged = true;
+	hand->phase = SAGA_ATTEMPT_PREPARING;
 	if (why != NULL)
 	{
-		attempt.end.outcome = SAGA_OUTCOME_FAILED;
-		attempt.end.error = why;
-		attempt.end.park = why;
+		hand->end.outcome = SAGA_OUTCOME_FAILED;
+		hand->end.error = why;
+		hand->end.park = why;
 		if (settle(&saga, task.index))
 		{
 			saga_transaction_commit();
@@ -465,36 +418,21 @@ try_step(bool alone)
 		AbortCurrentTransaction();
 		return SAGA_WALK_SKIP;
 	}
-	/* Before any of the SQL: it is how the session is, and is not its fault. */
-	if (XactReadOnly)
-	{
-		attempt.trouble = TROUBLE_READ_ONLY;
-		ereport(ERROR,
-				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-				 errmsg("default_transaction_read_only is on for role \"%s\" in this database",
-						text_to_cstring(step->run_as_name))));
-	}
+	saga_in_hand_check_writable(step);
 
 	run_sql(&saga, step);
 	SAGA_FAULT("executor.before_mark");
-	attempt.end.outcome = SAGA_OUTCOME_SUCCEEDED;
+	hand->end.outcome = SAGA_OUTCOME_SUCCEEDED;
 	task.index = check_unchanged(&saga, task.index);
 	if (!settle(&saga, task.index))
-	{
-		attempt.changed = true;
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("the saga was changed while its compensation ran")));
-	}
-	attempt.phase = SAGA_ATTEMPT_COMMITTING;
+		saga_in_hand_was_changed();
+	hand->phase = SAGA_ATTEMPT_COMMITTING;
 	saga_mailbox_look();
 	SAGA_FAULT("executor.before_commit");
 	saga_transaction_commit();
 	SAGA_FAULT("executor.after_commit");
 
-	attempt_open = false;
-	saga_inflight_mark(SAGA_INFLIGHT_NONE);
-	saga_session_disarm();
+	saga_in_hand_close();
 	walk.steps.step[task.index].version.own = false;
 	know_version(&saga);
 	return is_for_me(&saga, saga_clock_now()) ? SAGA_WALK_ON : SAGA_WALK_DONE;
@@ -504,7 +442,7 @@ try_step(bool alone)
 static SagaAttemptCause
 cause_of(const ErrorData *error, bool timed_out)
 {
-	if (attempt.changed)
+	if (hand->changed)
 		return SAGA_CAUSE_CHANGED;
 	if (error->sqlerrcode != ERRCODE_QUERY_CANCELED)
 		return SAGA_CAUSE_NONE;
@@ -528,18 +466,20 @@ attempt_step(bool alone)
 {
 	SagaWalkOn	result;
 
-	MemoryContextReset(attempt_context);
-	memset(&attempt.end, 0, sizeof(attempt.end));
-	attempt.phase = SAGA_ATTEMPT_LOOKING;
-	attempt.judged = false;
-	attempt.sql_hash = 0;
-	attempt.changed = false;
-	attempt.trouble = TROUBLE_NONE;
+	MemoryContextReset(hand->context);
+	memset(&hand->end, 0, sizeof(hand->end));
+	hand->phase = SAGA_ATTEMPT_LOOKING;
+	hand->judged = false;
+	hand->begun = 0;
+	hand->sql_hash = 0;
+	hand->changed = false;
+	hand->trouble = SAGA_TROUBLE_NONE;
 	saga_sender_forget_cancel();
 
 	PG_TRY();
 	{
-		result = try_step(alone);
+		result = hand->ticket.seq != 0 ? saga_action_try(alone) :
+			try_step(alone);
 	}
 	PG_CATCH();
 	{
@@ -549,33 +489,33 @@ attempt_step(bool alone)
 		HOLD_INTERRUPTS();
 		timed_out = saga_session_timed_out();
 		saga_session_disarm();
-		error = saga_transaction_fail(attempt_context);
+		error = saga_transaction_fail(hand->context);
 		RESUME_INTERRUPTS();
 		walk.valid = false;
-		if (attempt.phase == SAGA_ATTEMPT_LOOKING)
+		if (hand->phase == SAGA_ATTEMPT_LOOKING)
 		{
 			ereport(WARNING,
 					(errcode(error->sqlerrcode),
-					 errmsg("could not process a failing saga: %s",
+					 errmsg("could not process a saga that is due: %s",
 							error->message)));
-			attempt.trouble = TROUBLE_ANYBODYS;
+			hand->trouble = SAGA_TROUBLE_ANYBODYS;
 			result = SAGA_WALK_SKIP;
 		}
 		else
 		{
-			saga_outcome_of_error(attempt.phase, cause_of(error, timed_out),
+			saga_outcome_of_error(hand->phase, cause_of(error, timed_out),
 								  error->sqlerrcode, error->message,
-								  &attempt.end);
-			if (attempt.end.trouble && attempt.trouble == TROUBLE_NONE)
-				attempt.trouble = TROUBLE_ANYBODYS;
-			attempt.judged = true;
+								  &hand->end);
+			if (hand->end.trouble && hand->trouble == SAGA_TROUBLE_NONE)
+				hand->trouble = SAGA_TROUBLE_ANYBODYS;
+			hand->judged = true;
 			result = SAGA_WALK_RECORD;
 		}
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(attempt_context);
+	MemoryContextSwitchTo(hand->context);
 	saga_mailbox_set_step(SAGA_PHASE_COMPENSATION, 0, 0, 0);
-	if (attempt.phase >= SAGA_ATTEMPT_PREPARING)
+	if (hand->phase >= SAGA_ATTEMPT_PREPARING)
 	{
 		saga_session_reset();
 		walk.spent = saga_session_is_spent();
@@ -595,16 +535,16 @@ attempt_step(bool alone)
 static void
 excuse_amended(const SagaStep *step)
 {
-	if (attempt.sql_hash == 0 ||
+	if (hand->sql_hash == 0 ||
 		(step->compensation != NULL &&
-		 hash_sql(step->compensation) == attempt.sql_hash))
+		 saga_in_hand_hash(step->compensation) == hand->sql_hash))
 		return;
-	attempt.end.outcome = SAGA_OUTCOME_INTERRUPTED;
-	attempt.end.charged = false;
-	attempt.end.conflict = false;
-	attempt.end.park = NULL;
-	attempt.end.sqlstate = NULL;
-	attempt.end.error = "its compensation was amended while the attempt was under way";
+	hand->end.outcome = SAGA_OUTCOME_INTERRUPTED;
+	hand->end.charged = false;
+	hand->end.conflict = false;
+	hand->end.park = NULL;
+	hand->end.sqlstate = NULL;
+	hand->end.error = "its compensation was amended while the attempt was under way";
 }
 
 /*
@@ -628,8 +568,8 @@ try_to_record(void)
 		case SAGA_TRANSACTION_GONE:
 			return true;
 	}
-	MemoryContextSwitchTo(attempt_context);
-	if (saga_ledger_get_saga(&attempt.saga, &saga) != SAGA_FOUND)
+	MemoryContextSwitchTo(hand->context);
+	if (saga_ledger_get_saga(&hand->saga, &saga) != SAGA_FOUND)
 	{
 		saga_transaction_commit();
 		return true;
@@ -641,14 +581,14 @@ try_to_record(void)
 	}
 
 	get_steps(&saga);
-	i = saga_next_find(&walk.steps, attempt.seq);
+	i = saga_next_find(&walk.steps, hand->seq);
 	if (i < 0)
 	{
 		/* It moved while the steps were read. */
 		saga_transaction_commit();
 		return false;
 	}
-	if (walk.steps.step[i].comp_attempts != attempt.end.attempt - 1)
+	if (walk.steps.step[i].undo.attempts != hand->end.attempt - 1)
 	{
 		saga_transaction_commit();
 		return true;
@@ -682,7 +622,8 @@ record_failure(void)
 	{
 		PG_TRY();
 		{
-			done = try_to_record();
+			done = hand->ticket.seq != 0 ? saga_action_record_failure() :
+				try_to_record();
 		}
 		PG_CATCH();
 		{
@@ -692,7 +633,7 @@ record_failure(void)
 			/* The message may quote what the SQL was about. */
 			ereport(WARNING,
 					(errcode(error->sqlerrcode),
-					 errmsg("could not record how an attempt of a compensation ended: SQLSTATE %s",
+					 errmsg("could not record how an attempt ended: SQLSTATE %s",
 							unpack_sql_state(error->sqlerrcode))));
 			pause = SAGA_ATTEMPT_TROUBLE_MS;
 		}
@@ -704,9 +645,9 @@ record_failure(void)
 		if (waited >= RECORD_MS)
 		{
 			/* Somebody holds the saga: others are not to wait for that. */
-			if (attempt_open)
+			if (saga_in_hand_is_open())
 				leave_to_worker();
-			attempt_open = false;
+			saga_in_hand_forget();
 			MemoryContextDelete(context);
 			return false;
 		}
@@ -715,7 +656,7 @@ record_failure(void)
 		pause = Min(pause * 2, SAGA_ATTEMPT_TROUBLE_MS);
 	}
 	MemoryContextDelete(context);
-	attempt_open = false;
+	saga_in_hand_forget();
 	saga_inflight_mark(SAGA_INFLIGHT_NONE);
 	return true;
 }
@@ -728,8 +669,9 @@ void
 saga_attempt_init(Oid role)
 {
 	my_role = role;
-	attempt_context = AllocSetContextCreate(TopMemoryContext, "saga attempt",
-											ALLOCSET_DEFAULT_SIZES);
+	hand = saga_in_hand_get();
+	hand->context = AllocSetContextCreate(TopMemoryContext, "saga attempt",
+										  ALLOCSET_DEFAULT_SIZES);
 	walk_context = AllocSetContextCreate(TopMemoryContext, "saga walk",
 										 ALLOCSET_DEFAULT_SIZES);
 }
@@ -738,17 +680,19 @@ saga_attempt_init(Oid role)
 void
 saga_attempt_take(const SagaTicket *ticket, bool handed_over)
 {
-	attempt.saga = ticket->saga;
-	attempt.seq = 0;
-	attempt.trouble = TROUBLE_NONE;
+	hand->ticket = *ticket;
+	saga_action_taken();
+	hand->saga = ticket->saga;
+	hand->seq = 0;
+	hand->trouble = SAGA_TROUBLE_NONE;
 	walk.valid = false;
 
 	/*
 	 * Before the worker hands one out, it asks; the session that failed it
 	 * did not.
 	 */
-	walk.doubt_home = handed_over;
-	saga_bgworker_at(&attempt.saga, 0);
+	hand->doubt_home = handed_over;
+	saga_bgworker_at(&hand->saga, 0);
 }
 
 /* Runs the next attempt of the saga in hand, and records it if it failed. */
@@ -761,15 +705,17 @@ saga_attempt_run(bool alone)
 	{
 		/* Perhaps it is due again at once; that is for the ledger to say. */
 		result = record_failure() ? SAGA_WALK_ON : SAGA_WALK_SKIP;
-		if (attempt.trouble == TROUBLE_READ_ONLY)
+		if (hand->trouble == SAGA_TROUBLE_READ_ONLY)
 			result = SAGA_WALK_LEAVE;
-		else if (attempt.trouble != TROUBLE_NONE)
+		else if (hand->trouble != SAGA_TROUBLE_NONE)
 			result = SAGA_WALK_SKIP;
 	}
+	else if (result == SAGA_WALK_LOOK)
+		result = saga_action_look(walk.spent) ? SAGA_WALK_ON : SAGA_WALK_DONE;
 	/* What is due, here or in the mailbox, is for another process. */
 	if (walk.spent)
 		result = SAGA_WALK_LEAVE;
-	saga_bgworker_at(&attempt.saga, 0);
+	saga_bgworker_at(&hand->saga, 0);
 	return result;
 }
 
@@ -777,21 +723,21 @@ saga_attempt_run(bool alone)
 int64
 saga_attempt_alone_ms(void)
 {
-	return walk.alone_ms;
+	return hand->alone_ms;
 }
 
 /* Did the last attempt meet something that only time, or a DBA, can mend? */
 bool
 saga_attempt_in_trouble(void)
 {
-	return attempt.trouble != TROUBLE_NONE;
+	return hand->trouble != SAGA_TROUBLE_NONE;
 }
 
 /* The saga is put down. */
 void
 saga_attempt_put_down(void)
 {
-	MemoryContextReset(attempt_context);
+	MemoryContextReset(hand->context);
 	MemoryContextReset(walk_context);
 	walk.valid = false;
 	saga_bgworker_at(NULL, 0);
@@ -801,6 +747,6 @@ saga_attempt_put_down(void)
 void
 saga_attempt_at_stop(void)
 {
-	if (attempt_open)
+	if (saga_in_hand_is_open())
 		saga_inflight_mark(SAGA_INFLIGHT_CUT);
 }

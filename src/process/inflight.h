@@ -34,6 +34,7 @@ typedef struct SagaInflightEnd
 	bool		conflict;
 	bool		waits;
 	bool		park;			/* the error is why it is not tried again */
+	bool		mend;			/* as in SagaAttemptEnd */
 	char		sqlstate[6];	/* empty: none */
 	char		error[SAGA_INFLIGHT_ERROR_LEN];
 	TimestampTz at;

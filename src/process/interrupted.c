@@ -20,6 +20,7 @@
 #include "flow/next.h"
 #include "ledger/ledger.h"
 #include "miscadmin.h"
+#include "process/action.h"
 #include "process/bgworker.h"
 #include "process/inflight.h"
 #include "process/interrupted.h"
@@ -37,11 +38,73 @@ static bool look_again = true;
 static TimestampTz look_at = 0;
 static pg_uuid_t *held_back = NULL;
 
-/* Likewise, of the action of a step. */
+/* How an attempt ended, as far as its record says */
+static void
+interrupted_end(const SagaInflight *record, int attempt, SagaAttemptEnd *end)
+{
+	memset(end, 0, sizeof(SagaAttemptEnd));
+	end->forward = record->phase == SAGA_PHASE_FORWARD;
+	end->attempt = attempt;
+	end->started_at = record->started_at;
+	end->rows = -1;
+	if (record->state == SAGA_INFLIGHT_ENDED)
+	{
+		end->outcome = (SagaOutcome) record->end.outcome;
+		end->charged = record->end.charged;
+		end->conflict = record->end.conflict;
+		end->waits = record->end.waits;
+		end->sqlstate = record->end.sqlstate[0] ? record->end.sqlstate : NULL;
+		end->error = record->end.error;
+		end->park = record->end.park ? record->end.error : NULL;
+		end->mend = record->end.mend;
+	}
+	else if (record->state == SAGA_INFLIGHT_TIMED_OUT)
+	{
+		end->outcome = SAGA_OUTCOME_TIMED_OUT;
+		end->charged = true;
+		end->error = "it ran on after its timeout, and its process was ended";
+	}
+	else
+	{
+		end->outcome = SAGA_OUTCOME_INTERRUPTED;
+		end->suspect = record->state == SAGA_INFLIGHT_RUNNING;
+		end->alone = record->alone;
+		end->error = end->suspect ? "the server crashed while it ran" :
+			"its process was told to leave while it ran";
+	}
+}
+
+/* The same of an attempt of a step's action. */
 static bool
 interrupted_record_action(const SagaInflight *record)
 {
-	/* No step is run yet: nobody writes such a record. */
+	SagaAttemptEnd end;
+	SagaRecorded recorded;
+
+	SAGA_FAULT("worker.before_turn");
+	switch (saga_transaction_begin(true))
+	{
+		case SAGA_TRANSACTION_BEGUN:
+			break;
+		case SAGA_TRANSACTION_BLOCKED:
+			return false;
+		case SAGA_TRANSACTION_GONE:
+			saga_leaving_because_gone();
+	}
+	interrupted_end(record, record->attempt, &end);
+	recorded = saga_action_record(&record->saga, record->seq, &end, 0);
+	if (recorded == SAGA_RECORD_LATER)
+	{
+		AbortCurrentTransaction();
+		return false;
+	}
+	if (recorded == SAGA_RECORD_LOST && end.suspect)
+		saga_shmem_my_database()->careful = true;
+	SAGA_FAULT("worker.before_commit");
+	saga_transaction_commit();
+	SAGA_FAULT("worker.after_commit");
+	/* The file may go only when this is on disk, whatever the settings say. */
+	XLogFlush(XactLastCommitEnd);
 	return true;
 }
 
@@ -80,48 +143,27 @@ interrupted_record(const SagaInflight *record)
 		saga_ledger_get_steps(&record->saga, &steps);
 		i = saga_next_find(&steps, record->seq);
 	}
-	/* It moved while the steps were read. */
+
+	/*
+	 * It moved while the steps were read; or a crash lost that it was
+	 * recorded.
+	 */
 	if (found == SAGA_FOUND && i < 0)
 	{
+		bool		lost = !saga_ledger_has_step(&record->saga, record->seq);
+
 		saga_transaction_commit();
-		return false;
+		return lost;
 	}
 	/* Gone, or somebody has written it down before. */
-	if (i < 0 || steps.step[i].comp_attempts >= record->attempt)
+	if (i < 0 || steps.step[i].undo.attempts >= record->attempt)
 	{
 		saga_transaction_commit();
 		return true;
 	}
 
 	/* An attempt before this one may have been lost with the crash. */
-	memset(&end, 0, sizeof(end));
-	end.attempt = steps.step[i].comp_attempts + 1;
-	end.started_at = record->started_at;
-	end.rows = -1;
-	if (record->state == SAGA_INFLIGHT_ENDED)
-	{
-		end.outcome = (SagaOutcome) record->end.outcome;
-		end.charged = record->end.charged;
-		end.conflict = record->end.conflict;
-		end.waits = record->end.waits;
-		end.sqlstate = record->end.sqlstate[0] ? record->end.sqlstate : NULL;
-		end.error = record->end.error;
-		end.park = record->end.park ? record->end.error : NULL;
-	}
-	else if (record->state == SAGA_INFLIGHT_TIMED_OUT)
-	{
-		end.outcome = SAGA_OUTCOME_TIMED_OUT;
-		end.charged = true;
-		end.error = "it ran on after its timeout, and its process was ended";
-	}
-	else
-	{
-		end.outcome = SAGA_OUTCOME_INTERRUPTED;
-		end.suspect = record->state == SAGA_INFLIGHT_RUNNING;
-		end.alone = record->alone;
-		end.error = end.suspect ? "the server crashed while it ran" :
-			"its process was told to leave while it ran";
-	}
+	interrupted_end(record, steps.step[i].undo.attempts + 1, &end);
 	saga_change_begin(&change, &saga, &steps, 0, saga_clock_now());
 	saga_events_attempt(&change, &steps.step[i], &end);
 	if (saga_change_write(&change) != SAGA_WRITTEN)

@@ -31,9 +31,11 @@
 #include "ledger/home.h"
 #include "ledger/ledger.h"
 #include "miscadmin.h"
+#include "process/action.h"
 #include "process/bgworker.h"
 #include "process/channels.h"
 #include "process/leaving.h"
+#include "process/looking.h"
 #include "process/own_lane.h"
 #include "process/transaction.h"
 #include "storage/lock.h"
@@ -50,6 +52,11 @@
 #define OWN_ROWS		1000
 /* Time slice after which the worker goes on to the other lanes (ms). */
 #define OWN_SLICE		50
+/* A look takes long from that on (ms); how often as long, and how long at most
+ * (ms), the next one is put off. */
+#define OWN_LONG		2
+#define OWN_LONG_FACTOR	3
+#define OWN_LONG_MAX	100
 /*
  * Start the lane over at least this often, even if its end was not reached
  * (ms).
@@ -63,6 +70,7 @@ static SagaDue own_position;
 static int	own_retry_ms = RETRY_FIRST;
 static TimestampTz own_retry_at = 0;
 static bool own_passed = false;
+static bool own_put_off = false;
 static bool own_more = false;	/* the last turn did not come to its end */
 static int64 own_begun = 0;		/* when it was last read from the start, by
 								 * the steady clock */
@@ -80,6 +88,15 @@ static int	own_looks_count = 0;
 
 /* After an error: so many rows are to be done saga by saga. */
 static int	own_singles = 0;
+
+/*
+ * A look at a saga with very many steps takes long, and while they run in great
+ * numbers it mostly finds that nothing may begin yet.  So the next look at the saga
+ * of which that was last true is put off for some times as long as it took, and
+ * then sees all changes since.
+ */
+static pg_uuid_t own_long_saga;
+static TimestampTz own_long_again = 0;	/* 0: none is put off */
 
 /* The queue of notifications was full: before that, none is sent. */
 static TimestampTz own_notify_at = DT_NOBEGIN;
@@ -151,6 +168,10 @@ own_saga(const pg_uuid_t *id, TimestampTz now)
 		return false;
 	if (saga.due == 0 || saga.due > now || OidIsValid(saga.lane))
 		return true;
+	/* What cannot commit any more is ended first. */
+	if (saga.runs != SAGA_RUNS_NONE && saga.state == SAGA_COMPENSATING &&
+		saga_action_end_all(id, true))
+		return false;
 
 	/*
 	 * Read the clock again: what we write must be later than anything that
@@ -171,21 +192,6 @@ own_saga(const pg_uuid_t *id, TimestampTz now)
 		return false;
 	/* Still due, where it was found: the lane is read beyond that by now. */
 	return saga.due == 0 || OidIsValid(saga.lane) || saga.due > own_position.due;
-}
-
-/*
- * What is due of the steps of one saga: its rows in this lane, as far as they
- * were read, by due time.  The result is that of own_saga.
- */
-static bool
-own_look(const SagaDue *rows, int count, TimestampTz now)
-{
-	bool		done = true;
-
-	/* Nobody writes such rows yet: what came here is about nothing. */
-	for (int i = 0; i < count; i++)
-		done &= saga_ledger_delete_due(&rows[i]);
-	return done;
 }
 
 /* Gathers a row about a step. */
@@ -242,9 +248,42 @@ own_rows_compare(const void *a, const void *b)
 	return order;
 }
 
+/* Looks at the saga that some of the rows are about, unless that is put off. */
+static void
+own_look(const SagaDue *rows, int count)
+{
+	const pg_uuid_t *id = &rows[0].saga;
+	bool		was_long = own_long_again != 0 &&
+		saga_ids_equal(id, &own_long_saga);
+	int64		begun = saga_clock_steady();
+	int64		took;
+	SagaLooked	looked;
+
+	if (was_long && saga_clock_now() < own_long_again)
+	{
+		own_put_off = true;
+		return;
+	}
+	saga_bgworker_at(id, 0);
+	looked = saga_looking_at(rows, count,
+							 saga_clock_now() < own_notify_at ? 0 : SAGA_MAY_NOTIFY,
+							 InvalidOid, NULL);
+	if (looked == SAGA_LOOK_LATER)
+		own_passed = true;
+	took = saga_clock_steady() - begun;
+	if (looked == SAGA_LOOKED_IN_VAIN && took >= OWN_LONG * SAGA_CLOCK_MS)
+	{
+		own_long_saga = *id;
+		own_long_again = saga_clock_now() +
+			Min(took * OWN_LONG_FACTOR, OWN_LONG_MAX * SAGA_CLOCK_MS);
+	}
+	else if (was_long)
+		own_long_again = 0;
+}
+
 /* Looks at the sagas of the rows gathered, once each. */
 static void
-own_look_at_gathered(TimestampTz now)
+own_look_at_gathered(void)
 {
 	int			end;
 
@@ -254,9 +293,7 @@ own_look_at_gathered(TimestampTz now)
 		for (end = first + 1; end < own_rows_count &&
 			 saga_ids_equal(&own_rows[end].saga, &own_rows[first].saga);)
 			end++;
-		saga_bgworker_at(&own_rows[first].saga, 0);
-		if (!own_look(&own_rows[first], end - first, now))
-			own_passed = true;
+		own_look(&own_rows[first], end - first);
 		MemoryContextReset(saga_context);
 	}
 }
@@ -339,7 +376,7 @@ own_batch(TimestampTz now, bool single, TimestampTz *next)
 		MemoryContextReset(saga_context);
 	}
 	if (own_rows_count > 0)
-		own_look_at_gathered(now);
+		own_look_at_gathered();
 	/* What the commit meets is no saga's. */
 	saga_bgworker_at(NULL, 0);
 	MemoryContextSwitchTo(caller);
@@ -396,7 +433,9 @@ own_batch_caught(MemoryContext turn_context, TimestampTz now,
 		{
 			own_passed = true;
 			own_singles = Max(own_singles - own_count, 0);
-			ereport(WARNING,
+			/* That another look was first is nothing to report. */
+			ereport(error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE ?
+					DEBUG1 : WARNING,
 					(errcode(error->sqlerrcode),
 					 errmsg("could not process a saga that is due: %s",
 							error->message)));
@@ -425,7 +464,7 @@ saga_own_lane_turn(MemoryContext turn_context, bool *away)
 											 ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(turn_context);
 
-	own_passed = false;
+	own_passed = own_put_off = false;
 	if (own_retry_at != 0 && own_retry_at <= saga_clock_now() &&
 		saga_own_lane_may_begin_anew())
 	{
@@ -455,6 +494,8 @@ saga_own_lane_turn(MemoryContext turn_context, bool *away)
 	}
 	else if (own_retry_at == 0)
 		own_retry_ms = RETRY_FIRST;
+	if (own_put_off && (own_retry_at == 0 || own_retry_at > own_long_again))
+		own_retry_at = own_long_again;
 	if (own_retry_at != 0)
 		next = Min(next, own_retry_at);
 	return next;
@@ -482,6 +523,7 @@ saga_own_lane_forget_pauses(void)
 {
 	/* Over, and not forgotten: then room is made in the queue first. */
 	own_notify_at = Min(own_notify_at, DT_NOBEGIN + 1);
+	own_long_again = 0;
 }
 
 /* Something was posted that is due then: the lane is read from there. */

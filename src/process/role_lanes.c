@@ -34,10 +34,12 @@
 #include "base/ids.h"
 #include "base/rights.h"
 #include "flow/events.h"
+#include "flow/look.h"
 #include "flow/next.h"
 #include "ledger/home.h"
 #include "ledger/ledger.h"
 #include "miscadmin.h"
+#include "process/action.h"
 #include "process/pool.h"
 #include "process/role_lanes.h"
 #include "process/transaction.h"
@@ -58,6 +60,8 @@
 #define READ_AGAIN		10000
 /* Looking for new lanes may take one part in so many of the time. */
 #define DISCOVER_SHARE	10
+/* Time after which to look again whether what had to end has ended (ms) */
+#define END_AGAIN		10
 /* Time slice of a turn for parking what no executor can run */
 #define PARK_SLICE		50
 
@@ -415,11 +419,36 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 	return next;
 }
 
-/* A step of a lane whose role cannot run anything: parks it. */
-static void
-park_action(Lane *lane, const SagaDue *found, TimestampTz now)
+/*
+ * Parks the step of a lane whose role cannot run anything, in the caller's
+ * transaction.  False: it is to be rolled back, and tried again later.
+ */
+static bool
+park_action(const SagaDue *found, TimestampTz now)
 {
-	/* No step is run yet: such rows are not written. */
+	SagaRow		saga;
+	SagaStep	step;
+	SagaChange	change;
+	const char *why;
+
+	if (saga_ledger_get_saga(&found->saga, &saga) != SAGA_FOUND)
+		return saga_ledger_delete_due(found);
+	if (!saga_ledger_lock(&saga.id, ShareLock, SAGA_NOWAIT) ||
+		saga_ledger_reread_saga(&saga, SAGA_NOWAIT) != SAGA_FOUND)
+		return false;
+	if (saga.state != SAGA_RUNNING)
+		return saga_ledger_delete_due(found);
+	if (saga.paused)
+		return true;
+	if (saga_ledger_get_due_step(found, &step) != SAGA_FOUND ||
+		TransactionIdIsValid(step.version.writer))
+		return false;
+	why = saga_rights_why_not_run(step.run_as, text_to_cstring(step.run_as_name));
+	if (why == NULL || saga_rows_work_due(&step) != found->due)
+		return true;
+	saga_change_begin(&change, &saga, NULL, 0, now);
+	saga_look_park(&change, &step, why);
+	return saga_change_write(&change) == SAGA_WRITTEN;
 }
 
 /*
@@ -450,9 +479,14 @@ park_next(Lane *lane)
 	saga_rows_keep_place(&lane->position, &found);
 	if (found.seq != 0)
 	{
-		if (!is_withheld(&found.saga))
-			park_action(lane, &found, now);
-		saga_transaction_commit();
+		if (is_withheld(&found.saga) || park_action(&found, now))
+			saga_transaction_commit();
+		else
+		{
+			AbortCurrentTransaction();
+			if (lane->retry_at == 0)
+				lane->retry_at = now + RETRY_LAST * SAGA_CLOCK_MS;
+		}
 		return true;
 	}
 	if (is_withheld(&found.saga) ||
@@ -543,6 +577,8 @@ saga_role_lanes_turn(TimestampTz now)
 		else
 			next = now + rest;
 	}
+	if (saga_action_end_failing())
+		next = Min(next, now + END_AGAIN * SAGA_CLOCK_MS);
 	for (i = 0; i < lane_count && !away; i++)
 	{
 		TimestampTz lane_next = run_lane(&lanes[i], now, &away);

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * session.c
- *	  Runs a step's compensating SQL as a fresh session of its role.
+ *	  Runs the SQL of a step, or of its undo, as a fresh session of its role.
  *
  * The process is connected as the role, so whatever the SQL does to settings
  * or to the current user gains it nothing; but what it leaves behind must not
@@ -76,7 +76,6 @@
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 
-#define SAGA_SESSION_ACTIVITY		"saga: compensation"
 #define SAGA_SESSION_SEARCH_PATH	"\"$user\", public"
 /* Time after its timeout at which an executor that still runs is ended */
 #define SAGA_SESSION_GRACE_MS		5000
@@ -261,6 +260,43 @@ kept_settings(const SagaStep *step)
 }
 
 /*
+ * The isolation level that was captured with a step; that of the transaction
+ * under way if none was.
+ */
+int
+saga_session_isolation(const SagaStep *step)
+{
+	static const struct
+	{
+		const char *name;
+		int			level;
+	}			levels[] =
+	{
+		{"read uncommitted", XACT_READ_UNCOMMITTED},
+		{"read committed", XACT_READ_COMMITTED},
+		{"repeatable read", XACT_REPEATABLE_READ},
+		{"serializable", XACT_SERIALIZABLE}
+	};
+	JsonbValue	space;
+	JsonbValue *value;
+
+	if (step->settings == NULL)
+		return XactIsoLevel;
+	value = getKeyJsonValueFromContainer(&kept_settings(step)->root,
+										 "default_transaction_isolation",
+										 strlen("default_transaction_isolation"),
+										 &space);
+	if (value == NULL || value->type != jbvString)
+		return XactIsoLevel;
+	for (int i = 0; i < (int) lengthof(levels); i++)
+		if ((int) strlen(levels[i].name) == value->val.string.len &&
+			memcmp(levels[i].name, value->val.string.val,
+				   value->val.string.len) == 0)
+			return levels[i].level;
+	return XactIsoLevel;
+}
+
+/*
  * Would a new session not be as this one is, before the step's compensation
  * runs?  Has the role become a superuser, or ceased to be one, the session
  * keeps what only a superuser may do (SET SESSION AUTHORIZATION, settings of
@@ -399,7 +435,7 @@ saga_session_disarm(void)
 	disable_timeouts(timeouts, 3);
 	armed = false;
 	QueryCancelPending = false;
-	saga_current_set(NULL);
+	saga_current_clear();
 	debug_query_string = NULL;
 }
 
@@ -407,9 +443,18 @@ saga_session_disarm(void)
  * Statements
  * ------------------------------------------------------------------------ */
 
-/* Runs one planned statement; returns how many rows it was about, or -1. */
+static const char *
+one_that_runs(void)
+{
+	return saga_current_word()[0] == 'a' ? "an action" : "a compensation";
+}
+
+/*
+ * Runs one planned statement; returns how many rows it was about, or -1.  "dest"
+ * gets the rows that it returns.
+ */
 static int64
-run_plan(SPIPlanPtr plan, bool takes_context, Jsonb *context)
+run_plan(SPIPlanPtr plan, bool takes_context, Jsonb *context, DestReceiver *dest)
 {
 	SPIExecuteOptions options;
 	int			code;
@@ -423,20 +468,22 @@ run_plan(SPIPlanPtr plan, bool takes_context, Jsonb *context)
 		options.params->params[0].pflags = PARAM_FLAG_CONST;
 		options.params->params[0].ptype = JSONBOID;
 	}
-	options.dest = CreateDestReceiver(DestNone);
+	options.dest = dest;
 
 	code = SPI_execute_plan_extended(plan, &options);
 	if (code == SPI_ERROR_TRANSACTION)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
-				 errmsg("a compensation cannot begin or end a transaction, nor use savepoints"),
+				 errmsg("%s cannot begin or end a transaction, nor use savepoints",
+						one_that_runs()),
 				 errhint("It runs in one transaction with the record that it was done.")));
 	if (code == SPI_ERROR_COPY)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a compensation cannot copy from or to a client")));
+				 errmsg("%s cannot copy from or to a client",
+						one_that_runs())));
 	if (code < 0)
-		elog(ERROR, "could not run a statement of a compensation: %s",
+		elog(ERROR, "could not run a statement of %s: %s", one_that_runs(),
 			 SPI_result_code_string(code));
 	/* DO and CALL do not say what they were about. */
 	if (code == SPI_OK_UTILITY && SPI_processed == 0)
@@ -465,9 +512,17 @@ can_take_context(const Node *statement)
 	}
 }
 
+/* Who gets the rows of a statement: only the last one's are an output. */
+static DestReceiver *
+receiver_of(int statement, int count, DestReceiver *output)
+{
+	return statement == count - 1 && output != NULL ? output : None_Receiver;
+}
+
 /* Plans and runs a text statement by statement, and keeps the plans. */
 static int64
-run_first_time(const char *sql, const char *search_path, Jsonb *context)
+run_first_time(const char *sql, const char *search_path, Jsonb *context,
+			   DestReceiver *output)
 {
 	List	   *statements = raw_parser(sql, RAW_PARSE_DEFAULT);
 	int			count = list_length(statements);
@@ -479,7 +534,7 @@ run_first_time(const char *sql, const char *search_path, Jsonb *context)
 	if (count == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_DO_NOT_RETRY),
-				 errmsg("the compensation holds no statement")));
+				 errmsg("the %s holds no statement", saga_current_word())));
 
 	for (i = 0; i < count; i++)
 	{
@@ -492,33 +547,43 @@ run_first_time(const char *sql, const char *search_path, Jsonb *context)
 		takes[i] = can_take_context(raw->stmt);
 		plans[i] = SPI_prepare(statement, takes[i] ? 1 : 0, &type);
 		if (plans[i] == NULL)
-			elog(ERROR, "could not plan a statement of a compensation: %s",
+			elog(ERROR, "could not plan a statement of %s: %s", one_that_runs(),
 				 SPI_result_code_string(SPI_result));
-		rows = run_plan(plans[i], takes[i], context);
+		rows = run_plan(plans[i], takes[i], context,
+						receiver_of(i, count, output));
 	}
 	saga_plans_keep(sql, search_path, count, plans, takes);
 	return rows;
 }
 
+/* The SQL of a step's work or of its undo */
+const text *
+saga_session_sql(const SagaStep *step, SagaPhase phase)
+{
+	return phase == SAGA_PHASE_FORWARD ? step->action : step->compensation;
+}
+
 /*
- * Makes the session that of the step, up to where its compensation begins:
- * errors are not the compensation's.  Followed by saga_session_disarm, in any
+ * Makes the session that of the step, up to where its SQL begins: errors are not
+ * the SQL's.  Followed by saga_session_disarm, in any
  * case, when the transaction is over.  Returns the search_path.
  */
 const char *
-saga_session_prepare(const SagaStep *step, const SagaPolicy *policy)
+saga_session_prepare(const SagaStep *step, SagaPhase phase,
+					 const SagaPolicy *policy)
 {
 	static char activity[128];
 	const char *search_path;
 
-	saga_current_set(&step->saga);
+	saga_current_set(&step->saga, phase, step->seq);
 	if (saga_guc_log_sql)
-		debug_query_string = text_to_cstring(step->compensation);
+		debug_query_string = text_to_cstring(saga_session_sql(step, phase));
 	else
 	{
 		/* Which one it is may be seen by everybody, unlike what it does. */
 		snprintf(activity, sizeof(activity),
-				 SAGA_SESSION_ACTIVITY " of %s, step " INT64_FORMAT,
+				 "saga: %s of %s, step " INT64_FORMAT,
+				 phase == SAGA_PHASE_FORWARD ? "action" : "compensation",
 				 saga_ids_string(&step->saga), step->seq);
 		debug_query_string = activity;
 	}
@@ -531,24 +596,27 @@ saga_session_prepare(const SagaStep *step, const SagaPolicy *policy)
 }
 
 /*
- * Runs a step's compensation with its context.  Returns how many rows the
- * last statement was about; every other outcome is an error.
+ * Runs a step's action or its compensation with its context.  Returns how many
+ * rows the last statement was about; every other outcome is an error.  "output"
+ * gets the rows that it returns, or is NULL.
  */
 int64
-saga_session_run(const SagaStep *step, const char *search_path, Jsonb *context)
+saga_session_run(const SagaStep *step, SagaPhase phase, const char *search_path,
+				 Jsonb *context, DestReceiver *output)
 {
-	char	   *sql = text_to_cstring(step->compensation);
+	char	   *sql = text_to_cstring(saga_session_sql(step, phase));
 	const SagaKept *kept;
 	int64		rows = 0;
 
 	SPI_connect();
 	kept = saga_plans_find(sql, search_path);
 	if (kept == NULL)
-		rows = run_first_time(sql, search_path, context);
+		rows = run_first_time(sql, search_path, context, output);
 	else
 	{
 		for (int i = 0; i < kept->count; i++)
-			rows = run_plan(kept->plans[i], kept->takes_context[i], context);
+			rows = run_plan(kept->plans[i], kept->takes_context[i], context,
+							receiver_of(i, kept->count, output));
 	}
 	SPI_finish();
 
@@ -558,6 +626,7 @@ saga_session_run(const SagaStep *step, const char *search_path, Jsonb *context)
 	if (GetUserId() != step->run_as || GetSessionUserId() != step->run_as)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_DO_NOT_RETRY),
-				 errmsg("the compensation changed the role it runs as and did not change it back")));
+				 errmsg("the %s changed the role it runs as and did not change it back",
+						saga_current_word())));
 	return rows;
 }

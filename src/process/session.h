@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * session.h
- *	  Runs a step's compensating SQL as a fresh session of its role.
+ *	  Runs the SQL of a step, or of its undo, as a fresh session of its role.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,6 +10,7 @@
 
 #include "base/policy.h"
 #include "ledger/ledger.h"
+#include "tcop/dest.h"
 
 extern void saga_session_init(void);
 extern void saga_session_reset(void);
@@ -17,10 +18,13 @@ extern const char *saga_session_check_identity(const SagaRow *saga,
 											   const SagaStep *step);
 extern bool saga_session_is_outdated(const SagaStep *step);
 extern bool saga_session_is_spent(void);
-extern const char *saga_session_prepare(const SagaStep *step,
+extern int	saga_session_isolation(const SagaStep *step);
+extern const text *saga_session_sql(const SagaStep *step, SagaPhase phase);
+extern const char *saga_session_prepare(const SagaStep *step, SagaPhase phase,
 										const SagaPolicy *policy);
-extern int64 saga_session_run(const SagaStep *step, const char *search_path,
-							  Jsonb *context);
+extern int64 saga_session_run(const SagaStep *step, SagaPhase phase,
+							  const char *search_path, Jsonb *context,
+							  DestReceiver *output);
 extern bool saga_session_timed_out(void);
 extern void saga_session_disarm(void);
 

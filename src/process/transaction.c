@@ -56,21 +56,18 @@ lock_ledger(void)
 	return SAGA_TRANSACTION_BEGUN;
 }
 
-/*
- * Begins a transaction with a snapshot and the locks.  If it does not return
- * SAGA_TRANSACTION_BEGUN, there is no transaction.  "bookkeeping": nothing of
- * a role runs in it, so that the role's default isolation level is not for it.
- */
-SagaTurnBegun
-saga_transaction_begin(bool bookkeeping)
+/* At an isolation level; -1: at the role's default. */
+static SagaTurnBegun
+begin_at(int isolation, bool bookkeeping)
 {
 	SagaTurnBegun begun;
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+	if (isolation >= 0)
+		XactIsoLevel = isolation;
 	if (bookkeeping)
 	{
-		XactIsoLevel = XACT_READ_COMMITTED;
 		XactReadOnly = false;
 		XactDeferrable = false;
 	}
@@ -82,6 +79,24 @@ saga_transaction_begin(bool bookkeeping)
 	}
 	PushActiveSnapshot(GetTransactionSnapshot());
 	return SAGA_TRANSACTION_BEGUN;
+}
+
+/*
+ * Begins a transaction with a snapshot and the locks.  If it does not return
+ * SAGA_TRANSACTION_BEGUN, there is no transaction.  "bookkeeping": nothing of
+ * a role runs in it, so that the role's default isolation level is not for it.
+ */
+SagaTurnBegun
+saga_transaction_begin(bool bookkeeping)
+{
+	return begin_at(bookkeeping ? XACT_READ_COMMITTED : -1, bookkeeping);
+}
+
+/* The same, for a role, at an isolation level that is not its default. */
+SagaTurnBegun
+saga_transaction_begin_at(int isolation)
+{
+	return begin_at(isolation, false);
 }
 
 void

@@ -203,6 +203,8 @@ worker_turn(void)
 	{
 		saga_interrupted_look_again();
 		saga_role_lanes_read_again();
+		/* One may have left before a look for which it woke nobody. */
+		saga_own_lane_rewind();
 	}
 
 	next = look_at_prepared(now);

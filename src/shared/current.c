@@ -15,15 +15,42 @@
 #include "shared/current.h"
 
 static pg_uuid_t current;
+static SagaPhase current_phase;
+static int64 current_seq;
 static bool is_set = false;
 
-/* NULL: none any more */
 void
-saga_current_set(const pg_uuid_t *saga)
+saga_current_set(const pg_uuid_t *saga, SagaPhase phase, int64 seq)
 {
-	is_set = saga != NULL;
-	if (is_set)
-		current = *saga;
+	is_set = true;
+	current = *saga;
+	current_phase = phase;
+	current_seq = seq;
+}
+
+/* There is none any more. */
+void
+saga_current_clear(void)
+{
+	is_set = false;
+}
+
+/* What runs, in words */
+const char *
+saga_current_word(void)
+{
+	return current_phase == SAGA_PHASE_FORWARD ? "action" : "compensation";
+}
+
+/*
+ * The step of that saga whose action this process runs; 0: none, or another
+ * saga's.
+ */
+int64
+saga_current_action(const pg_uuid_t *saga)
+{
+	return is_set && current_phase == SAGA_PHASE_FORWARD &&
+		memcmp(&current, saga, UUID_LEN) == 0 ? current_seq : 0;
 }
 
 /* The saga, until it is set again; NULL if there is none. */

@@ -204,9 +204,10 @@ saga_evict_from(Oid database, bool for_extension)
 	if (saga_current() != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_INVALID_STATE),
-				 errmsg("a compensation cannot drop or alter the extension \"%s\", nor reassign sagas",
+				 errmsg("%s cannot drop or alter the extension \"%s\", nor reassign sagas",
+						saga_current_word()[0] == 'a' ? "an action" : "a compensation",
 						EXTENSION),
-				 errdetail("That needs all processes of saga to leave the database, and a compensation runs in one of them."),
+				 errdetail("That needs all processes of saga to leave the database, and this one runs in one of them."),
 				 errhint("Do it in a session of your own.")));
 	if (held != NULL)
 		return;

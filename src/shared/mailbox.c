@@ -51,7 +51,7 @@ is_idle(const SagaExecutorSlot *slot)
 static bool
 is_same(const SagaTicket *a, const SagaTicket *b)
 {
-	return a->seq == b->seq && saga_ids_equal(&a->saga, &b->saga);
+	return saga_mailbox_compare(a, b) == 0;
 }
 
 /* Puts a ticket into a mailbox that has room.  The caller holds its mutex. */
@@ -132,7 +132,12 @@ saga_mailbox_is_idle(SagaExecutorSlot *slot)
  * The side that hands out
  * ------------------------------------------------------------------------ */
 
-/* Orders tickets by what they stand for; for qsort and bsearch. */
+/*
+ * Orders tickets by what they stand for; for qsort and bsearch.  A saga that is
+ * undone is the same whenever it is due: its executor goes on as long as it is.
+ * But an executor that has a step in hand finds by the due time what it is to do,
+ * and so does not find a step that is due again.
+ */
 int
 saga_mailbox_compare(const void *a, const void *b)
 {
@@ -142,6 +147,8 @@ saga_mailbox_compare(const void *a, const void *b)
 
 	if (order == 0 && one->seq != other->seq)
 		order = one->seq < other->seq ? -1 : 1;
+	if (order == 0 && one->seq != 0 && one->due != other->due)
+		order = one->due < other->due ? -1 : 1;
 	return order;
 }
 
@@ -515,6 +522,29 @@ saga_mailbox_take(SagaTicket *ticket, bool *handed_over)
 	return false;
 }
 
+/* Is the executor to go on with the same saga after the ticket in hand? */
+bool
+saga_mailbox_has_more_of(const pg_uuid_t *id)
+{
+	bool		more;
+
+	SpinLockAcquire(&my_slot->mutex);
+	more = saga_mailbox_count(my_slot) > 0 &&
+		saga_ids_equal(&my_slot->mailbox[my_slot->head % SAGA_MAILBOX_SIZE].saga, id);
+	SpinLockRelease(&my_slot->mutex);
+	return more;
+}
+
+/* The executor goes on with another ticket than the one that it took. */
+void
+saga_mailbox_next(const SagaTicket *ticket)
+{
+	SpinLockAcquire(&my_slot->mutex);
+	take_in_hand(ticket);
+	my_slot->passed_by = false;
+	SpinLockRelease(&my_slot->mutex);
+}
+
 /*
  * The executor is about to look at what it has in hand, or has written its row
  * and is about to commit: the worker passed it by, until now, for a state that
@@ -593,6 +623,38 @@ saga_mailbox_running(SagaRunning *running)
 			r->seq = slot->seq;
 			r->attempt = slot->attempt;
 			r->since = slot->started_at;
+			r->pid = slot->pid;
+			r->role = slot->role;
+			count++;
+		}
+		SpinLockRelease(&slot->mutex);
+	}
+	return count;
+}
+
+/*
+ * What the executors of this database have in hand of steps' actions; seq 0: it
+ * does not run yet, or no more.  Room for SAGA_MAX_EXECUTORS.
+ */
+int
+saga_mailbox_actions(SagaRunning *running)
+{
+	int			count = 0;
+
+	for (int i = 0; i < SAGA_MAX_EXECUTORS; i++)
+	{
+		SagaExecutorSlot *slot = &saga_shmem->executors[i];
+		SagaRunning *r = &running[count];
+
+		if (slot->database != MyDatabaseId)
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		if (slot->working && slot->ticket.seq != 0)
+		{
+			memset(r, 0, sizeof(SagaRunning));
+			r->saga = slot->ticket.saga;
+			r->phase = SAGA_PHASE_FORWARD;
+			r->seq = slot->phase == SAGA_PHASE_FORWARD ? slot->seq : 0;
 			r->pid = slot->pid;
 			r->role = slot->role;
 			count++;

@@ -74,10 +74,13 @@ extern bool saga_mailbox_has_work(Oid database);
 extern bool saga_mailbox_is_running(const pg_uuid_t *id, SagaPhase phase,
 									int64 seq, SagaRunning *found);
 extern int	saga_mailbox_running(SagaRunning *running);
+extern int	saga_mailbox_actions(SagaRunning *running);
 
 /* The executor's side */
 extern void saga_mailbox_attach(SagaExecutorSlot *slot);
 extern bool saga_mailbox_take(SagaTicket *ticket, bool *handed_over);
+extern bool saga_mailbox_has_more_of(const pg_uuid_t *id);
+extern void saga_mailbox_next(const SagaTicket *ticket);
 extern void saga_mailbox_look(void);
 extern void saga_mailbox_done(bool skipped);
 extern void saga_mailbox_set_step(SagaPhase phase, int64 seq, int attempt,

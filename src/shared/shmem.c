@@ -98,6 +98,7 @@ clear_database_slot(SagaDatabaseSlot *slot)
 	slot->worker_failed = false;
 	slot->asked_to_leave = false;
 	slot->must_leave = false;
+	slot->careful = false;
 	slot->channels_next = 0;
 	slot->channels_pause = 0;
 	pg_atomic_write_u32(&slot->poked, 0);

@@ -122,6 +122,12 @@ typedef struct SagaDatabaseSlot
 	 * last looked.
 	 */
 	pg_atomic_uint32 left_records;
+
+	/*
+	 * Actions are on disk before others follow from them (action.c).  Set by
+	 * the worker.
+	 */
+	volatile bool careful;
 	/* start_order.c: largest number drawn since the server started. */
 	pg_atomic_uint64 high_seq;
 } SagaDatabaseSlot;

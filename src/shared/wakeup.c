@@ -108,7 +108,9 @@
 #include "base/clock.h"
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/ids.h"
 #include "miscadmin.h"
+#include "port/pg_bitutils.h"
 #include "shared/mailbox.h"
 #include "shared/shmem.h"
 #include "shared/wakeup.h"
@@ -239,13 +241,8 @@ wakeup_all(const Remembered *what)
 
 	if (what->partitions != 0)
 	{
-		int			i;
-
-		for (i = 0; i < WAIT_PARTITIONS; i++)
-		{
-			if (what->partitions & (UINT64CONST(1) << i))
-				ConditionVariableBroadcast(&waiters->state_changed[i]);
-		}
+		for (uint64 rest = what->partitions; rest != 0; rest &= rest - 1)
+			ConditionVariableBroadcast(&waiters->state_changed[pg_rightmost_one_pos64(rest)]);
 	}
 
 	if (what->databases)
@@ -356,7 +353,8 @@ saga_wakeup_hand_over(const SagaTicket *ticket, Oid lane)
 	if (saga_shmem == NULL)
 		return;
 	while (i < remembered.tickets &&
-		   saga_mailbox_compare(&hand_over[i], ticket) != 0)
+		   (hand_over[i].seq != ticket->seq ||
+			!saga_ids_equal(&hand_over[i].saga, &ticket->saga)))
 		i++;
 	if (i == HAND_OVERS)
 		return;
@@ -379,7 +377,7 @@ saga_wakeup_all_waiting(void)
 		ConditionVariableBroadcast(&waiters->state_changed[i]);
 }
 
-/* A saga changes its state with this transaction. */
+/* A saga changes its state, or one of its steps does, with this transaction. */
 void
 saga_wakeup_state(const pg_uuid_t *id)
 {

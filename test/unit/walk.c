@@ -139,7 +139,7 @@ set_step_word(SagaStep *step, const char *word)
 		step->lease_until = NOW - SECOND;
 	}
 	else if (strcmp(word, "later") == 0)
-		step->next_attempt_at = NOW + 30 * SECOND;
+		step->undo.retry_at = NOW + 30 * SECOND;
 	else if (strcmp(word, "parked") == 0)
 		step->parked = cstring_to_text("asked");
 	else if (strcmp(word, "late") == 0)
@@ -149,7 +149,7 @@ set_step_word(SagaStep *step, const char *word)
 	else if (strcmp(word, "rolled-back") == 0)
 		step->rolled_back_at = NOW - SECOND;
 	else if (strcmp(word, "tried") == 0)
-		step->comp_attempts = step->comp_charged = 1;
+		step->undo.attempts = step->undo.charged = 1;
 	else
 		bad(word);
 }
@@ -170,10 +170,10 @@ make_step(SagaStep *step, int64 seq, const char *key)
 	step->key = cstring_to_text(key);
 	step->compensation = cstring_to_text("SELECT 1");
 	step->compensation_retry = cstring_to_text(encoded);
-	step->attempts = 1;
+	step->forward.attempts = 1;
 	step->status = SAGA_STEP_COMPLETED;
 	step->comp_status = SAGA_COMP_REGISTERED;
-	step->comp_crashes = -1;
+	step->undo.crashes = -1;
 }
 
 static SagaStep *
@@ -255,10 +255,10 @@ print_outcome(const SagaRow *saga, const SagaSteps *steps,
 		if (step->comp_status != before[i].comp_status)
 			printf(", %s %s", text_to_cstring(step->key),
 				   saga_state_comp_status_name(step->comp_status));
-		if (step->next_attempt_at > NOW &&
-			step->next_attempt_at != before[i].next_attempt_at)
+		if (step->undo.retry_at > NOW &&
+			step->undo.retry_at != before[i].undo.retry_at)
 			printf(", %s again %+lld s", text_to_cstring(step->key),
-				   (long long) ((step->next_attempt_at - NOW) / SECOND));
+				   (long long) ((step->undo.retry_at - NOW) / SECOND));
 		if (step->rolled_back_at != before[i].rolled_back_at)
 			printf(", %s rolled back", text_to_cstring(step->key));
 		if (step->parked != NULL && before[i].parked == NULL)

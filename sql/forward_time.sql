@@ -1,0 +1,114 @@
+-- Delays, retries and timeouts of steps that saga runs: never early, and never forgotten.
+\set ECHO none
+\i sql/include/helpers.sql
+\i sql/include/forward.sql
+\set ECHO all
+CREATE FUNCTION test.advance(interval) RETURNS void
+AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
+
+-- Nothing begins before its time.
+BEGIN;
+SELECT test.begin('delay') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', action => 'SELECT test.act($1)');
+SELECT status FROM saga.step(:'id', 'timer', delay => '1 hour');
+SELECT status FROM saga.step(:'id', 'b', delay => '1 hour', action => 'SELECT test.act($1)');
+SELECT saga.complete(:'id', when_done => true);
+COMMIT;
+CALL test.until_waits_for('delay', 'timer', '20%');
+SELECT test.advance('59 minutes');
+SELECT status FROM saga.wait_step(:'id', 'timer', '200 ms');
+SELECT step, status, waits_for FROM test.forward('delay');
+SELECT test.advance('1 minute');
+SELECT status FROM saga.wait_step(:'id', 'timer');
+CALL test.until_waits_for('delay', 'b', '20%');
+SELECT test.advance('61 minutes');
+SELECT saga.wait(:'id');
+SELECT test.done('delay');
+SELECT s.key, s.ready_at >= p.completed_at + interval '1 hour' AS from_gate, s.completed_at >= s.ready_at AS not_early
+FROM saga.steps s JOIN saga.steps p ON p.saga_id = s.saga_id AND (p.key, s.key) IN (('a', 'timer'), ('timer', 'b')) WHERE s.saga_id = :'id' ORDER BY s.seq;
+
+-- A timeout counts from the opening of gate 1: while it waits,
+BEGIN;
+SELECT test.begin('waiting') AS id \gset
+SELECT status FROM saga.step(:'id', 'before', completed => true, compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'gate');
+SELECT status FROM saga.step(:'id', 'a', delay => '1 day', timeout => '1 hour', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'b', action => 'SELECT test.act($1)');
+SELECT saga.complete(:'id', when_done => true);
+COMMIT;
+SELECT test.advance('2 hours');
+SELECT step, status, waits_for FROM test.forward('waiting');
+SELECT status FROM saga.complete_step(:'id', 'gate');
+CALL test.until_waits_for('waiting', 'a', '20%');
+SELECT test.advance('59 minutes');
+SELECT saga.wait(:'id', '200 ms');
+SELECT test.advance('1 minute');
+SELECT saga.wait(:'id');
+SELECT * FROM test.saga('waiting') \gx
+SELECT * FROM test.forward('waiting');
+SELECT event, step, detail FROM test.events('waiting');
+-- while its action runs,
+BEGIN;
+SELECT test.begin('running') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', timeout => '1500 ms', action => 'SELECT test.act_for_ever($1)', on_failure => 'skip', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'b', action => 'SELECT $1 -> ''errors''');
+SELECT saga.complete(:'id', when_done => true);
+COMMIT;
+SELECT saga.wait(:'id');
+SELECT step, status, output, error FROM test.forward('running');
+SELECT test.done('running');
+-- and between two attempts
+SELECT test.begin('between') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', timeout => '1 hour', action => 'SELECT 1/0', on_failure => 'review', retry => saga.retry_policy(delay => '2 hours', max_delay => '2 hours', jitter => 0));
+CALL test.until_waits_for('between', 'a', '20%');
+SELECT test.advance('61 minutes');
+SELECT status, error FROM saga.wait_step(:'id', 'a');
+SELECT step, status, attempts, error, parked FROM test.forward('between');
+SELECT * FROM test.forward_attempts('between');
+-- retried by a person, it has all its time again
+SELECT saga.resolve(:'id', 'a', 'retry', 'once more');
+CALL test.until_waits_for('between', 'a', '20%');
+SELECT attempts, timeout_at > clock_timestamp() AS later FROM saga.steps WHERE saga_id = :'id';
+SELECT saga.cancel(:'id');
+-- gates without work time out, too
+SELECT test.begin('gates') AS id \gset
+SELECT status FROM saga.step(:'id', 'timer', delay => '1 day', timeout => '1 hour', on_failure => 'skip');
+CALL test.until_waits_for('gates', 'timer', '20%');
+SELECT test.advance('61 minutes');
+SELECT status, error FROM saga.wait_step(:'id', 'timer');
+SELECT saga.complete(:'id');
+
+-- A person's retry opens no gate.
+SELECT test.begin('not before') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', delay => '10 hours', timeout => '1 hour', on_failure => 'review', action => 'SELECT test.act($1)');
+CALL test.until_waits_for('not before', 'a', '20%');
+SELECT test.advance('61 minutes');
+SELECT status, error FROM saga.wait_step(:'id', 'a');
+SELECT saga.resolve(:'id', 'a', 'retry', 'it may take longer');
+SELECT status FROM saga.wait_step(:'id', 'a', '200 ms');
+SELECT step, status, waits_for FROM test.forward('not before');
+SELECT test.done('not before');
+SELECT saga.cancel(:'id');
+
+-- A retry is never early.
+SELECT test.begin('retry') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', action => 'SELECT test.act_after($1, 1)', retry => saga.retry_policy(delay => '1 hour', jitter => 0));
+CALL test.until_waits_for('retry', 'a', '20%');
+SELECT test.advance('59 minutes');
+SELECT status, attempt FROM saga.wait_step(:'id', 'a', '200 ms');
+SELECT test.advance('61 seconds');
+SELECT status, attempt FROM saga.wait_step(:'id', 'a');
+SELECT saga.complete(:'id');
+-- Paused, its time goes on; resumed, what is over is over.
+SELECT test.begin('paused') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', delay => '1 hour', action => 'SELECT test.act($1)');
+SELECT status FROM saga.step(:'id', 'b', after => '{}', delay => '3 hours', timeout => '2 hours', on_failure => 'skip');
+CALL test.until_waits_for('paused', 'b', '20%');
+SELECT saga.pause(:'id', 'a while');
+SELECT test.advance('150 minutes');
+SELECT status FROM saga.wait_step(:'id', 'a', '200 ms');
+SELECT step, status, waits_for FROM test.forward('paused');
+SELECT saga.resume(:'id', 'go on');
+SELECT s, (saga.wait_step(:'id', s)).status FROM unnest('{a,b}'::text[]) s;
+SELECT saga.complete(:'id');
+CALL test.check_forward();

@@ -1,0 +1,249 @@
+-- Steps that saga runs, and the way back: the undo is the reverse of the order in which they began.
+\set ECHO none
+\i sql/include/helpers.sql
+\i sql/include/forward.sql
+\set ECHO all
+
+-- Parallel branches are undone one after the other, newest begun first, whatever was recorded first.
+SELECT test.begin('branches') AS id \gset
+SELECT g, (saga.step(:'id', 'gate ' || g, compensation => 'SELECT test.undo($1)')).status FROM unnest('{1,2,3}'::text[]) g;
+SELECT g, (saga.step(:'id', 'branch ' || g, after => ARRAY['gate ' || g], action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)')).status FROM unnest('{1,2,3}'::text[]) g;
+SELECT g, (saga.step(:'id', 'next ' || g, after => ARRAY['branch ' || g], action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)')).status FROM unnest('{1,2,3}'::text[]) g;
+SELECT status FROM saga.complete_step(:'id', 'gate 2');
+SELECT status FROM saga.wait_step(:'id', 'next 2');
+SELECT status FROM saga.complete_step(:'id', 'gate 3');
+SELECT status FROM saga.wait_step(:'id', 'next 3');
+SELECT status FROM saga.complete_step(:'id', 'gate 1');
+SELECT status FROM saga.wait_step(:'id', 'next 1');
+SELECT position, step, action FROM saga.plan(:'id');
+SELECT test.begun('branches');
+SELECT saga.fail(:'id');
+SELECT saga.wait(:'id');
+SELECT test.undone('branches');
+
+-- Waiting steps are skipped.
+BEGIN;
+SELECT test.begin('waiting') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'gate', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'b', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)', compensate_on => 'started');
+SELECT status FROM saga.step(:'id', 'timer', after => '{a}', delay => '1 day', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)');
+COMMIT;
+SELECT status FROM saga.wait_step(:'id', 'a');
+SELECT position, step, action, detail FROM saga.plan(:'id');
+SELECT saga.complete(:'id', when_done => true);
+SELECT saga.fail(:'id', 'changed our mind');
+SELECT saga.wait(:'id');
+SELECT test.done('waiting'), test.undone('waiting');
+SELECT * FROM test.forward('waiting');
+SELECT * FROM test.saga('waiting') \gx
+-- the row of the timer stays until its time, or until the saga is purged
+SELECT due > now() AS later FROM saga.ledger_due WHERE saga = :'id';
+
+-- An action that runs at that moment is canceled, and cannot commit.
+SELECT test.begin('running') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'b', action => 'SELECT test.act_for_ever($1)', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'b2', after => '{a}', action => 'SELECT test.act_for_ever($1)', compensation => 'SELECT test.undo($1)', compensate_on => 'started');
+CALL test.until_acting('running', 'b');
+CALL test.until_acting('running', 'b2');
+SELECT step, status, waits_for FROM test.forward('running');
+SELECT position, step, action FROM saga.plan(:'id');
+SELECT saga.fail(:'id');
+SELECT saga.wait(:'id');
+SELECT test.done('running'), test.undone('running');
+SELECT step, status, attempts, compensation FROM test.forward('running');
+SELECT step, attempt, outcome FROM test.forward_attempts('running');
+-- the deadline of the saga does the same
+SELECT test.begin('deadline', timeout => '1 second') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', completed => true, compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'b', action => 'SELECT test.act_for_ever($1)', compensation => 'SELECT test.undo($1)');
+SELECT saga.wait(:'id');
+SELECT failure_kind, reason, test.done('deadline'), test.undone('deadline') FROM saga.sagas WHERE id = :'id';
+
+-- Actions that recorded steps are undone after what they recorded, which began later.
+BEGIN;
+SELECT test.begin('recorded') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', compensation => 'SELECT test.undo($1)',
+  action => $$SELECT test.act($1), (saga.step(saga.current(), 'a1', compensation => 'SELECT test.undo($1)', action => 'SELECT test.act($1)')).status, (saga.step(saga.current(), 'a2', completed => true, compensation => 'SELECT test.undo($1)')).status$$);
+SELECT status FROM saga.step(:'id', 'b', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'c', action => 'SELECT saga.require(false, ''no'')', compensation => 'SELECT test.undo($1)');
+SELECT saga.complete(:'id', when_done => true);
+COMMIT;
+SELECT saga.wait(:'id');
+SELECT test.undone('recorded'), test.begun('recorded');
+SELECT step, status, compensation, recorded_by FROM test.forward('recorded');
+
+-- What is undone: 'completed' is the default for an action, 'started' for the application's work
+SELECT test.begin('compensate_on') AS id \gset
+SELECT k, (saga.step(:'id', k, after => '{}', action => 'SELECT saga.require(false, ''no'')', compensate_on => c, on_failure => 'skip', compensation => 'SELECT test.undo($1)')).status
+FROM (VALUES ('default', NULL), ('completed', 'completed'), ('started', 'started')) v (k, c);
+SELECT k, (saga.wait_step(:'id', k)).status FROM unnest('{default,completed,started}'::text[]) k;
+SELECT status FROM saga.step(:'id', 'own', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'timer', after => '{}', not_before => '2020-01-01', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.wait_step(:'id', 'timer');
+SELECT key, compensation_status FROM saga.steps WHERE saga_id = :'id' ORDER BY seq;
+SELECT position, step, action FROM saga.plan(:'id');
+SELECT saga.fail(:'id');
+SELECT saga.wait(:'id');
+SELECT test.undone('compensate_on');
+SELECT step, status, compensation FROM test.forward('compensate_on');
+
+-- The context of an undo: the output that the action returned
+SELECT test.begin('context') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', action => 'SELECT 7 AS seven, $1 -> ''args'' AS args', args => '{"x": 1}', compensation => 'SELECT test.undo($1, concat_ws('' '', $1 -> ''args'', $1 -> ''output'', $1 ->> ''attempt'', saga.current() = ($1 #>> ''{saga,id}'')::uuid))');
+SELECT status FROM saga.wait_step(:'id', 'a');
+SELECT saga.fail(:'id');
+SELECT saga.wait(:'id');
+SELECT test.undone('context');
+
+-- After the pivot it can only be finished; reopened, it goes on.
+BEGIN;
+SELECT test.begin('pivot') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'p', kind => 'pivot', action => 'SELECT test.act($1)');
+SELECT status FROM saga.step(:'id', 'b', on_failure => 'fail', action => 'SELECT test.act_after($1, 1)', retry => saga.retry_policy(max_attempts => 1));
+SELECT status FROM saga.step(:'id', 'c', action => 'SELECT test.act($1)');
+SELECT saga.complete(:'id', when_done => true);
+COMMIT;
+SELECT saga.wait(:'id');
+SELECT * FROM test.saga('pivot') \gx
+SELECT step, status, attempts, compensation FROM test.forward('pivot');
+SELECT saga.reopen(:'id', 'it was the network');
+SELECT saga.wait(:'id');
+SELECT step, status, attempts, compensation FROM test.forward('pivot');
+SELECT test.done('pivot');
+SELECT event, step FROM test.events('pivot');
+
+-- rollback_to: new runs in the place of the old, which begin by themselves
+BEGIN;
+SELECT test.begin('rollback') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'b', action => $$SELECT test.act($1, 'run ' || ($1 #>> '{step,run}')), (saga.step(saga.current(), 'b1', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)')).status$$, compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'c', action => 'SELECT test.act($1, ($1 -> ''outputs'')::text)', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'gate', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'd', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)');
+SELECT saga.complete(:'id', when_done => true);
+COMMIT;
+SELECT status FROM saga.wait_step(:'id', 'c');
+SELECT test.done('rollback');
+SELECT saga.rollback_to(:'id', 'a', 'once more');
+SELECT saga.wait(:'id', until => 'running');
+SELECT status, output FROM saga.wait_step(:'id', 'c');
+SELECT test.done('rollback'), test.undone('rollback');
+SELECT step, run, status, attempts, compensation, recorded_by FROM test.forward('rollback');
+SELECT key, run, rolled_back_at IS NOT NULL AS rolled_back, waits_for FROM saga.steps WHERE saga_id = :'id' ORDER BY position;
+SELECT next_action FROM saga.sagas WHERE id = :'id';
+SELECT status FROM saga.complete_step(:'id', 'gate', '"again"');
+SELECT saga.wait(:'id');
+SELECT step, run, status, output, compensation, recorded_by FROM test.forward('rollback');
+SELECT test.done('rollback'), test.undone('rollback');
+SELECT event, step, detail FROM test.events('rollback') WHERE event IN ('sealed', 'rolling back', 'rolled back', 'completed');
+
+-- The application's steps are its own to start again, which a sealed saga lets it; what comes after them waits for that.
+BEGIN;
+SELECT test.begin('both') AS id \gset
+SELECT status FROM saga.step(:'id', 'x', completed => true, compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'y', completed => true, output => '1', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'z', action => 'SELECT test.act($1, ($1 -> ''outputs'')::text)', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'listed', after => '{y}', action => 'SELECT test.act($1, ($1 -> ''outputs'')::text)');
+SELECT status FROM saga.step(:'id', 'own', compensation => 'SELECT test.undo($1)');
+SELECT saga.complete(:'id', when_done => true);
+COMMIT;
+SELECT k, (saga.wait_step(:'id', k)).status FROM unnest('{z,listed}'::text[]) k;
+SELECT saga.rollback_to(:'id', 'x');
+SELECT saga.wait(:'id', until => 'running');
+SELECT next_action FROM saga.sagas WHERE id = :'id';
+SELECT step, run, status, compensation, waits_for FROM test.forward('both');
+SELECT status, known FROM saga.step(:'id', 'y', compensation => 'SELECT test.undo($1)');
+SELECT step, run, status, waits_for FROM test.forward('both') WHERE run = 2;
+SELECT next_action FROM saga.sagas WHERE id = :'id';
+SELECT status FROM saga.complete_step(:'id', 'y', '2');
+SELECT k, (saga.wait_step(:'id', k)).status FROM unnest('{z,listed}'::text[]) k;
+SELECT state, next_action FROM saga.sagas WHERE id = :'id';
+SELECT status FROM saga.step(:'id', 'own', completed => true, compensation => 'SELECT test.undo($1)', output => '"own"');
+SELECT saga.wait(:'id');
+SELECT step, run, status, output, compensation FROM test.forward('both');
+SELECT step, what FROM test.did WHERE saga = :'id' ORDER BY step, n;
+SELECT result FROM saga.sagas WHERE id = :'id';
+
+-- Steps that were given up, or never began, wait again with fresh attempts; a step before the savepoint stays as it was.
+BEGIN;
+SELECT test.begin('afresh') AS id \gset
+SELECT status FROM saga.step(:'id', 'kept', completed => true, output => '0', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'save', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'given up', on_failure => 'skip', action => 'SELECT test.act_after($1, 1)', retry => saga.retry_policy(max_attempts => 1), compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'tried', on_failure => 'skip', action => 'SELECT test.act_after($1, 1)', retry => saga.retry_policy(max_attempts => 1), compensate_on => 'started', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'b', action => 'SELECT test.act($1)');
+SELECT status FROM saga.step(:'id', 'asked', on_failure => 'review', action => 'SELECT test.act_after($1, 1)', retry => saga.retry_policy(max_attempts => 1));
+SELECT status FROM saga.step(:'id', 'never', action => 'SELECT test.act($1)');
+SELECT saga.complete(:'id', when_done => true);
+COMMIT;
+SELECT status FROM saga.wait_step(:'id', 'asked');
+SELECT step, run, status, attempts, error, parked FROM test.forward('afresh');
+SELECT saga.rollback_to(:'id', 'save');
+SELECT saga.wait(:'id');
+SELECT step, run, status, attempts, parked, compensation FROM test.forward('afresh');
+SELECT test.done('afresh'), test.undone('afresh');
+
+-- To the beginning; a rollback while an action runs, which cannot commit
+SELECT test.begin('all of it') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'b', action => $$SELECT CASE WHEN test.undone('all of it') IS NULL THEN test.act_for_ever($1) ELSE test.act($1) END$$, compensation => 'SELECT test.undo($1)');
+CALL test.until_acting('all of it', 'b');
+SELECT saga.rollback_to(:'id', NULL);
+SELECT saga.wait(:'id', until => 'running');
+SELECT status, output FROM saga.wait_step(:'id', 'b');
+SELECT step, run, status, compensation FROM test.forward('all of it');
+SELECT test.done('all of it'), test.undone('all of it');
+SELECT saga.complete(:'id', when_done => true);
+
+-- Not past a pivot
+SELECT test.begin('rollback and pivot') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', action => 'SELECT test.act($1)');
+SELECT status FROM saga.step(:'id', 'p', kind => 'pivot', action => 'SELECT test.act($1)');
+SELECT status FROM saga.wait_step(:'id', 'p');
+CALL test.refuses(format('SELECT saga.rollback_to(%L, %L)', :'id', 'a'));
+SELECT saga.rollback_to(:'id', 'p');
+SELECT saga.wait(:'id', until => 'running');
+SELECT saga.complete(:'id');
+
+-- Failed during a partial undo: all of it goes
+SELECT test.begin('fails on the way') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'b', action => 'SELECT test.act($1)', review => 'look', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'c', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.wait_step(:'id', 'c');
+SELECT saga.rollback_to(:'id', 'a');
+SELECT saga.wait(:'id');
+SELECT step, why FROM saga.review_queue WHERE saga_id = :'id';
+SELECT saga.fail(:'id', 'after all');
+SELECT saga.resolve(:'id', 'b', 'done', 'by hand');
+SELECT saga.wait(:'id');
+SELECT step, run, status, compensation FROM test.forward('fails on the way');
+SELECT test.undone('fails on the way');
+
+-- What a person said was done is undone, what was skipped is not.
+SELECT test.begin('decided') AS id \gset
+SELECT k, (saga.step(:'id', k, after => '{}', on_failure => 'review', action => 'SELECT saga.require(false, ''no'')', compensation => 'SELECT test.undo($1, $1 ->> ''output'')')).status FROM unnest('{done,skip}'::text[]) k;
+SELECT k, (saga.wait_step(:'id', k)).status FROM unnest('{done,skip}'::text[]) k;
+SELECT saga.resolve(:'id', 'done', 'done', 'by hand', '"by hand"');
+SELECT saga.resolve(:'id', 'skip', 'skip', 'not needed');
+SELECT saga.fail(:'id');
+SELECT saga.wait(:'id');
+SELECT test.undone('decided');
+SELECT step, status, compensation FROM test.forward('decided');
+
+-- A compensation that fails, of an action: as any other
+SELECT test.begin('stuck') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'b', action => 'SELECT test.act($1)', compensation => 'SELECT saga.require(false, ''cannot be undone'')');
+SELECT status FROM saga.wait_step(:'id', 'b');
+SELECT saga.fail(:'id');
+SELECT saga.wait(:'id');
+SELECT step, why, safe_to_retry FROM saga.review_queue WHERE saga_id = :'id';
+CALL test.refuses(format('SELECT saga.resolve(%L, %L, %L, %L, %L)', :'id', 'b', 'done', 'n', '1'));
+SELECT saga.resolve(:'id', 'b', 'done', 'by hand');
+SELECT saga.wait(:'id');
+SELECT test.undone('stuck');
+CALL test.check_forward();

@@ -1,0 +1,18 @@
+/*-------------------------------------------------------------------------
+ *
+ * afresh.h
+ *	  What becomes of the steps that saga runs when their saga goes back, and
+ *	  when it goes forward again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_AFRESH_H
+#define SAGA_AFRESH_H
+
+#include "flow/change.h"
+
+extern void saga_afresh_withdraw(SagaChange *change);
+extern void saga_afresh_restart(SagaChange *change);
+extern void saga_afresh_begin(SagaChange *change, SagaStep *step);
+
+#endif							/* SAGA_AFRESH_H */

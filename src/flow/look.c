@@ -1,0 +1,246 @@
+/*-------------------------------------------------------------------------
+ *
+ * look.c
+ *	  A look at a running saga: which steps may begin, and is it over?
+ *
+ * What may open a gate (a step is done or recorded, time passes, a person
+ * decides) is committed with a row of its own in ledger_due.  Whoever finds such
+ * a row looks at the saga: reads its steps, evaluates the gates, and writes what
+ * follows.  State is derived from the rows each time; there is no message that
+ * could be lost, and one look serves any number of changes.
+ *
+ * The caller holds the saga's lock at least shared, so that it neither fails nor
+ * ends meanwhile, and has the newest rows.  Another look at the same saga may be
+ * under way: both write the same steps, and the second finds them changed, writes
+ * nothing, and looks again.  Where a saga ends or fails, the caller must hold the
+ * lock exclusively (SAGA_MAY_FAIL).
+ *
+ * A step whose action runs is not written here: its process holds its row, and
+ * writes how that ended, with a row that asks for another look.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/json.h"
+#include "flow/events.h"
+#include "flow/gates.h"
+#include "flow/look.h"
+#include "flow/next.h"
+#include "ledger/start_order.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+
+/* Gate 1 of a step opens now: when does time open the second? */
+void
+saga_look_open_first_gate(SagaStep *step, TimestampTz now)
+{
+	TimestampTz ready = now;
+
+	if (step->delay != NULL)
+		ready = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+														TimestampTzGetDatum(now),
+														IntervalPGetDatum(step->delay)));
+	step->opened_at = now;
+	step->ready_at = Max(ready, step->not_before);
+}
+
+/*
+ * The time of a step is over.  False: its action is under way; its process ends
+ * it at that time, too.
+ */
+static bool
+look_out_of_time(SagaChange *change, SagaStep *step)
+{
+	if (step->action != NULL &&
+		saga_ledger_lock_step(step, SAGA_NOWAIT) != SAGA_WRITTEN)
+		return false;
+	saga_outcome_give_up(step, "timed out", "timed out");
+	saga_change_step(change, step);
+	saga_change_event(change, "step timed out", step->seq, NULL);
+	return true;
+}
+
+/* A person is asked; only the worker notifies. */
+static void
+ask_for_approval(SagaChange *change, SagaStep *step)
+{
+	const char *why = psprintf("approval: %s", text_to_cstring(step->approval));
+
+	if (!(change->may & SAGA_MAY_NOTIFY))
+	{
+		saga_change_look(change, -step->seq);
+		return;
+	}
+	step->parked = cstring_to_text(why);
+	saga_change_step(change, step);
+	saga_change_ask(change, step);
+	saga_change_event(change, "step parked", step->seq, saga_json_pair("why", why));
+}
+
+/*
+ * The gates of a step that waits.  True if it is done by that, so that gates of
+ * others may be open now.
+ */
+static bool
+open_gates(SagaChange *change, const SagaGates *gates, SagaStep *step)
+{
+	if (step->ready_at == 0)
+	{
+		if (gates->before[step - change->steps->step] != -1)
+			return false;
+		saga_look_open_first_gate(step, change->now);
+		saga_change_step(change, step);
+	}
+	if (step->ready_at > change->now)
+		return false;
+	/* Asked last, so that nobody approves a step that may never run. */
+	if (step->approval != NULL && !step->approved)
+	{
+		ask_for_approval(change, step);
+		return false;
+	}
+	if (step->action != NULL || step->task != NULL)
+		return false;
+
+	/* It has no work: that its gates are open is all. */
+	step->begun = saga_start_order_next(&step->saga);
+	step->status = SAGA_STEP_COMPLETED;
+	step->completed_at = change->now;
+	step->forward.attempts = 1;
+	step->attempt_at = change->now;
+	saga_change_step(change, step);
+	return true;
+}
+
+/* Opens what can be opened; the first step that fails the saga, or NULL. */
+static SagaStep *
+move_steps(SagaChange *change, SagaGates *gates)
+{
+	SagaSteps  *steps = change->steps;
+	SagaStep   *failed = NULL;
+	bool		again = true;
+
+	while (again)
+	{
+		again = false;
+		saga_gates_read(gates, steps);
+		for (int i = 0; i < gates->count; i++)
+		{
+			SagaStep   *step = &steps->step[gates->order[i]];
+			TimestampTz timeout_at = saga_rows_timeout_at(step);
+
+			if (!saga_rows_is_run(step))
+				continue;
+			if (timeout_at != 0 && timeout_at <= change->now)
+				again |= look_out_of_time(change, step);
+			else if (step->status == SAGA_STEP_WAITING && step->parked == NULL)
+				again |= open_gates(change, gates, step);
+			if (failed == NULL && saga_gates_failed(step))
+				failed = step;
+		}
+	}
+	return failed;
+}
+
+/* What a sealed saga has as its result, if none was given. */
+Jsonb *
+saga_look_result(const SagaSteps *steps)
+{
+	const SagaStep *last = NULL;
+
+	for (int i = 0; i < steps->count; i++)
+	{
+		const SagaStep *step = &steps->step[i];
+
+		if (step->rolled_back_at == 0 && step->recorded_by == 0 &&
+			(last == NULL || saga_rows_place(step) > saga_rows_place(last)))
+			last = step;
+	}
+	return last != NULL ? last->forward.output : NULL;
+}
+
+/* Looks at a saga; the change has just begun. */
+SagaLookResult
+saga_look(SagaChange *change)
+{
+	SagaRow    *saga = change->saga;
+	SagaSteps  *steps = saga_change_steps(change);
+	SagaGates	gates;
+	SagaStep   *failed;
+
+	Assert(saga->state == SAGA_RUNNING);
+	change->steps_only = true;
+	if (saga->paused)
+		return SAGA_LOOK_NOTHING;
+	failed = move_steps(change, &gates);
+	if (failed != NULL)
+	{
+		if (change->may & SAGA_MAY_FAIL)
+		{
+			change->steps_only = false;
+			saga_events_fail_at(change, failed);
+		}
+		return SAGA_LOOK_ENDS;
+	}
+	if (saga->runs == SAGA_RUNS_SEALED && saga_gates_all_done(&gates))
+	{
+		if (change->may & SAGA_MAY_FAIL)
+		{
+			change->steps_only = false;
+			saga_change_state(change, SAGA_COMPLETED);
+			if (saga->result == NULL)
+				saga->result = saga_look_result(steps);
+			saga_change_due(change, 0, InvalidOid);
+		}
+		return SAGA_LOOK_ENDS;
+	}
+	return change->changed != NIL || change->look != 0 ? SAGA_LOOK_STEPS : SAGA_LOOK_NOTHING;
+}
+
+/*
+ * An attempt of a step's action has ended.  For a success this is the mark: it
+ * belongs into the transaction that did the work.
+ */
+void
+saga_look_attempt(SagaChange *change, SagaStep *step, const SagaAttemptEnd *end)
+{
+	TimestampTz timeout_at = saga_rows_timeout_at(step);
+	SagaAttempt attempt;
+
+	saga_outcome_take_forward(step, end, change->now);
+	if (end->outcome != SAGA_OUTCOME_SUCCEEDED && timeout_at != 0 &&
+		timeout_at <= change->now && step->parked == NULL)
+		saga_outcome_give_up(step, "timed out", "timed out");
+	saga_change_only_step(change, step);
+	/* Gates may open by it; or a person is to be notified. */
+	if (step->forward.retry_at == 0)
+		saga_change_look(change, -step->seq);
+	if (step->parked != NULL)
+		saga_change_event(change, "step parked", step->seq,
+						  saga_json_pair("why", text_to_cstring(step->parked)));
+	/* One that succeeded is recorded in the step's own row. */
+	if (end->outcome == SAGA_OUTCOME_SUCCEEDED)
+		return;
+	saga_outcome_attempt(step, end, change->now, &attempt);
+	saga_change_attempt(change, &attempt);
+}
+
+/* No process may run the action of a step: a person must mend that first. */
+void
+saga_look_park(SagaChange *change, SagaStep *step, const char *why)
+{
+	SagaAttemptEnd end;
+
+	memset(&end, 0, sizeof(end));
+	end.outcome = SAGA_OUTCOME_FAILED;
+	end.forward = true;
+	end.attempt = step->forward.attempts + 1;
+	end.started_at = change->now;
+	end.rows = -1;
+	end.error = why;
+	end.charged = true;
+	end.park = why;
+	end.mend = true;
+	saga_look_attempt(change, step, &end);
+}

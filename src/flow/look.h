@@ -1,0 +1,31 @@
+/*-------------------------------------------------------------------------
+ *
+ * look.h
+ *	  A look at a running saga: which steps may begin, and is it over?
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_LOOK_H
+#define SAGA_LOOK_H
+
+#include "flow/change.h"
+#include "flow/outcome.h"
+
+typedef enum SagaLookResult
+{
+	SAGA_LOOK_NOTHING,			/* nothing moves */
+	SAGA_LOOK_STEPS,			/* steps move: the change is to be written */
+	SAGA_LOOK_ENDS				/* it ends, or fails: to be written with
+								 * SAGA_MAY_FAIL, and otherwise to be looked
+								 * at again with that */
+} SagaLookResult;
+
+extern SagaLookResult saga_look(SagaChange *change);
+extern void saga_look_open_first_gate(SagaStep *step, TimestampTz now);
+extern void saga_look_attempt(SagaChange *change, SagaStep *step,
+							  const SagaAttemptEnd *end);
+extern void saga_look_park(SagaChange *change, SagaStep *step,
+						   const char *why);
+extern Jsonb *saga_look_result(const SagaSteps *steps);
+
+#endif							/* SAGA_LOOK_H */

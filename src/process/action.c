@@ -1,0 +1,762 @@
+/*-------------------------------------------------------------------------
+ *
+ * action.c
+ *	  One attempt of a step's action, and the look that follows.
+ *
+ *	1. Find the row of the due work that the ticket names, the saga, and the step;
+ *	   lock the step's row, so that no other process runs it.  Nothing of the
+ *	   saga is locked: it can be paused, canceled, failed, and steps be recorded
+ *	   and completed, meanwhile.
+ *	2. Draw its place in the start order.  What the action records comes later.
+ *	3. Note in the in-flight file that it is about to run, and run it.
+ *	4. Take the saga's lock, without waiting for anybody.  If the saga still runs,
+ *	   mark the step: its output, and what follows.  Otherwise roll back: what was
+ *	   done after the undo had begun must not stand.
+ *	5. Commit, asynchronously: a crash loses all of it or nothing.
+ *
+ * What the action did, its mark, its output, and the steps it recorded are one
+ * transaction.
+ *
+ * What follows is for a look to say (flow/look.c), and there are three ways:
+ *
+ * - Of a saga with few steps, of which nobody else does anything at this moment,
+ *	 the look is made with the mark, in the same transaction.  That nobody does is
+ *	 known by the saga's lock, had exclusively until the commit: so all that
+ *	 others did to it is committed and seen, and what they do next they do after
+ *	 this commit, and see it.  No row need ask for the look.
+ * - If others are at work, the lock is had shared, and the mark comes with a row
+ *	 that asks for a look, since neither may see what the other does.  This process
+ *	 makes that look itself, after its commit.
+ * - Looks at a saga with many steps are the worker's, which makes one for many
+ *	 changes.  While this process has more of the saga to run, they are in no hurry.
+ *
+ * After a look of its own, the process goes on with what has become ready for its
+ * role: a chain needs no trip through the worker.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "base/clock.h"
+#include "base/errors.h"
+#include "base/fault.h"
+#include "base/ids.h"
+#include "flow/context.h"
+#include "flow/follow.h"
+#include "flow/gates.h"
+#include "flow/look.h"
+#include "flow/next.h"
+#include "ledger/home.h"
+#include "ledger/ledger.h"
+#include "ledger/start_order.h"
+#include "miscadmin.h"
+#include "process/action.h"
+#include "process/bgworker.h"
+#include "process/looking.h"
+#include "process/output.h"
+#include "process/pool.h"
+#include "process/session.h"
+#include "process/transaction.h"
+#include "shared/mailbox.h"
+#include "shared/wakeup.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+/*
+ * How long to keep trying to mark a step while another transaction writes its
+ * saga, or holds its lock (ms).
+ */
+#define MARK_MS			100
+/* Largest number of steps of a saga that an executor looks at itself */
+#define OWN_LOOK_STEPS	64
+/* Time after which an executor lets others in, though a chain goes on (ms) */
+#define CHAIN_SLICE		100
+/* How long a look may wait for further changes, while there is more to do (ms) */
+#define LOOK_MS			10
+
+/* The attempt, from when a ticket was taken */
+static SagaInHand *hand = NULL;
+
+/* When the ticket in hand was taken from the mailbox, by the steady clock */
+static int64 chain_begun = 0;
+
+/* What a look that was made with the mark has found for this process; or seq 0 */
+static SagaTicket found_next;
+
+/* The saga with too many steps that was met last */
+static pg_uuid_t large_saga;
+
+/* ------------------------------------------------------------------------
+ * Before the action
+ * ------------------------------------------------------------------------ */
+
+/*
+ * The steps whose outputs the action gets (SagaStep *).  Those of a list are
+ * read one by one: the saga may have very many.
+ */
+static List *
+read_inputs(const SagaRow *saga, const SagaStep *step)
+{
+	List	   *inputs = NIL;
+	ListCell   *lc;
+
+	if (step->after != NULL)
+	{
+		List	   *keys = saga_gates_keys(step->after);
+
+		foreach(lc, keys)
+		{
+			SagaStep   *input = palloc(sizeof(SagaStep));
+
+			if (saga_ledger_get_newest_run(&saga->id, lfirst(lc), input) == SAGA_FOUND)
+				inputs = lappend(inputs, input);
+		}
+	}
+	else
+	{
+		SagaSteps  *steps = palloc(sizeof(SagaSteps));
+		SagaGates	gates;
+		int			index;
+		List	   *indexes;
+
+		saga_ledger_get_steps_now(&saga->id, steps);
+		index = saga_next_find(steps, step->seq);
+		if (index < 0)
+			return NIL;
+		saga_gates_read(&gates, steps);
+		indexes = saga_gates_inputs(&gates, index);
+		foreach(lc, indexes)
+			inputs = lappend(inputs, &steps->step[lfirst_int(lc)]);
+	}
+	return inputs;
+}
+
+/* The policy of the action, with what is left of the step's own time. */
+static void
+limit_time(const SagaStep *step, SagaPolicy *policy)
+{
+	TimestampTz timeout_at = saga_rows_timeout_at(step);
+
+	saga_outcome_forward_policy(step, policy);
+	if (timeout_at != 0)
+	{
+		int64		left = (timeout_at - hand->end.started_at) / 1000 + 1;
+
+		policy->timeout = policy->timeout > 0 ? Min(policy->timeout, left) : left;
+	}
+}
+
+/* ------------------------------------------------------------------------
+ * After the action
+ * ------------------------------------------------------------------------ */
+
+/* Waits a little for what others are about to be done with. */
+static bool
+wait_a_little(int *waited)
+{
+	if (*waited >= MARK_MS)
+		return false;
+	saga_pool_sleep(1);
+	CHECK_FOR_INTERRUPTS();
+	(*waited)++;
+	return true;
+}
+
+/*
+ * Makes sure that the saga still runs, and goes on to until the commit; an error
+ * if it does not.  With "alone", returns whether nobody else has a part in it
+ * until then.
+ */
+static bool
+hold_running(SagaRow *saga, bool alone)
+{
+	int			waited = 0;
+
+	alone = alone && saga_ledger_lock(&saga->id, ExclusiveLock, SAGA_NOWAIT);
+	while (!alone && !saga_ledger_lock(&saga->id, ShareLock, SAGA_NOWAIT))
+		if (!wait_a_little(&waited))
+			saga_in_hand_was_changed();
+	for (;;)
+	{
+		SagaFound	found = saga_ledger_reread_saga(saga, SAGA_NOWAIT);
+
+		if (found == SAGA_FOUND && saga->state == SAGA_RUNNING)
+			return alone;
+		if (found != SAGA_BUSY || !wait_a_little(&waited))
+			saga_in_hand_was_changed();
+	}
+}
+
+/* From now on others may have a part in the saga, but not end it. */
+static void
+let_others_in(const SagaRow *saga)
+{
+	(void) saga_ledger_lock(&saga->id, ShareLock, SAGA_NOWAIT);
+	saga_ledger_unlock(&saga->id, ExclusiveLock);
+}
+
+/* Marks the step as its attempt ended.  "look": this process looks itself. */
+static void
+mark(SagaRow *saga, SagaStep *step, bool look)
+{
+	SagaChange	change;
+
+	saga_change_begin(&change, saga, NULL, look ? SAGA_WILL_LOOK : 0,
+					  saga_clock_now());
+	saga_look_attempt(&change, step, &hand->end);
+	if (!look && saga_mailbox_has_more_of(&saga->id))
+		change.look_at = change.now + LOOK_MS * SAGA_CLOCK_MS;
+	if (saga_change_write(&change) != SAGA_WRITTEN)
+		saga_in_hand_was_changed();
+	hand->look_due = change.look != 0 ? change.now : 0;
+}
+
+/* Is it time to let others in, though a chain goes on? */
+static bool
+must_let_others_in(void)
+{
+	return saga_clock_steady() - chain_begun >= CHAIN_SLICE * SAGA_CLOCK_MS;
+}
+
+/*
+ * The same, with the look, for whom nobody else has a part in the saga.  False:
+ * somebody writes a step of it nevertheless; nothing is done.
+ */
+static bool
+mark_and_look(SagaRow *saga, const SagaStep *step, SagaSteps *steps)
+{
+	SagaChange	change;
+	SagaStep   *marked = NULL;
+
+	for (int i = 0; i < steps->count; i++)
+	{
+		if (steps->step[i].seq == step->seq)
+			marked = &steps->step[i];
+		else if (TransactionIdIsValid(steps->step[i].version.writer))
+			return false;
+	}
+	if (marked == NULL)
+		saga_in_hand_was_changed();
+	marked->locked = step->locked;
+	marked->begun = step->begun;
+	marked->forward.output = step->forward.output;
+	saga_change_begin(&change, saga, steps, SAGA_MAY_FAIL, saga_clock_now());
+	saga_look_attempt(&change, marked, &hand->end);
+	/* What this look cannot do, it asks for by itself. */
+	saga_change_look(&change, 0);
+	(void) saga_look(&change);
+	if (!must_let_others_in())
+		saga_looking_choose_next(&change, GetUserId(), &found_next);
+	if (saga_change_write(&change) != SAGA_WRITTEN)
+		saga_in_hand_was_changed();
+	hand->look_due = 0;
+	return true;
+}
+
+/*
+ * Marks the step whose action succeeded.  Returns whether this process is to look
+ * after the commit, or has looked.
+ */
+static bool
+succeed(SagaRow *saga, SagaStep *step)
+{
+	bool		small = !saga_ids_equal(&saga->id, &large_saga);
+	bool		alone = hold_running(saga, small);
+	SagaSteps	steps;
+
+	if (small && !saga_ledger_get_few_steps(&saga->id, OWN_LOOK_STEPS, &steps))
+	{
+		large_saga = saga->id;
+		small = false;
+	}
+	if (alone && small && mark_and_look(saga, step, &steps))
+		return true;
+	if (alone)
+		let_others_in(saga);
+	mark(saga, step, small);
+	return small;
+}
+
+/* The time of a step that nobody runs was over before an attempt. */
+static void
+action_out_of_time(SagaRow *saga, SagaStep *step)
+{
+	SagaChange	change;
+
+	(void) hold_running(saga, false);
+	saga_change_begin(&change, saga, NULL, 0, saga_clock_now());
+	saga_outcome_give_up(step, "timed out", "timed out");
+	saga_change_only_step(&change, step);
+	saga_change_event(&change, "step timed out", step->seq, NULL);
+	saga_change_look(&change, -step->seq);
+	if (saga_change_write(&change) != SAGA_WRITTEN)
+		saga_in_hand_was_changed();
+}
+
+/*
+ * A crash has lost what had made an action due that ran then, so that nobody
+ * knows that it may be to blame.  Until the next crash, what was committed is on
+ * disk before what follows from it runs: otherwise a chain could crash the server
+ * forever, each time before anything of it is on disk.
+ */
+static void
+keep_if_careful(void)
+{
+	if (saga_shmem_my_database()->careful)
+		XLogFlush(XactLastCommitEnd);
+}
+
+/*
+ * The look after a mark, in a transaction of its own.  If it cannot be made, it
+ * is left to the worker, for which the row that asks for it stays.
+ */
+static bool
+look_and_go_on(bool spent)
+{
+	SagaDue		row;
+	SagaTicket	next;
+	SagaLooked	looked = SAGA_LOOK_LATER;
+	bool		others = spent || must_let_others_in();
+
+	memset(&row, 0, sizeof(row));
+	row.due = hand->look_due;
+	row.saga = hand->saga;
+	row.seq = -hand->seq;
+	next.seq = 0;
+	saga_mailbox_look();
+	SAGA_FAULT("executor.before_look");
+	if (saga_transaction_begin(true) == SAGA_TRANSACTION_BEGUN)
+	{
+		MemoryContextSwitchTo(hand->context);
+		looked = saga_looking_at(&row, 1, 0, others ? InvalidOid : GetUserId(),
+								 &next);
+		SAGA_FAULT("executor.before_look_commit");
+		saga_transaction_commit();
+		keep_if_careful();
+		SAGA_FAULT("executor.after_look_commit");
+	}
+	if (looked == SAGA_LOOK_LATER)
+		saga_wakeup_post(saga_shmem_my_database(), row.due);
+	if (next.seq == 0)
+		return false;
+	saga_mailbox_next(&next);
+	hand->ticket = next;
+	return true;
+}
+
+/*
+ * Looks at the saga after SAGA_WALK_LOOK, and takes the next ticket in hand if
+ * there is one for this process, which is not to run another if it is spent.
+ */
+bool
+saga_action_look(bool spent)
+{
+	volatile bool go_on = false;
+
+	/* It was made with the mark. */
+	if (hand->look_due == 0)
+	{
+		if (found_next.seq == 0)
+			return false;
+		if (spent)
+		{
+			/* Nobody was woken for what this process was to go on with. */
+			saga_wakeup_post(saga_shmem_my_database(), found_next.due);
+			return false;
+		}
+		saga_mailbox_next(&found_next);
+		hand->ticket = found_next;
+		return true;
+	}
+
+	PG_TRY();
+	{
+		go_on = look_and_go_on(spent);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error = saga_transaction_fail(hand->context);
+
+		/* That another look was first is nothing to report. */
+		ereport(error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE ?
+				DEBUG1 : WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("could not look at a saga: %s", error->message)));
+		saga_wakeup_post(saga_shmem_my_database(), hand->look_due);
+	}
+	PG_END_TRY();
+	return go_on;
+}
+
+/* A ticket comes from the mailbox. */
+void
+saga_action_taken(void)
+{
+	hand = saga_in_hand_get();
+	chain_begun = saga_clock_steady();
+}
+
+/* ------------------------------------------------------------------------
+ * The attempt
+ * ------------------------------------------------------------------------ */
+
+/* The row of the due work is about nothing any more. */
+static SagaWalkOn
+drop(const SagaDue *due)
+{
+	(void) saga_ledger_delete_due(due);
+	saga_transaction_commit();
+	return SAGA_WALK_DONE;
+}
+
+static SagaWalkOn
+put_down(SagaWalkOn how)
+{
+	saga_transaction_commit();
+	return how;
+}
+
+/*
+ * Finds what the ticket is about, and holds the step's row.  False: "result"
+ * says what becomes of the ticket, and there is no transaction.
+ */
+static bool
+find_work(SagaDue *due, SagaRow *saga, SagaStep *step, SagaWalkOn *result)
+{
+	const SagaTicket *ticket = &hand->ticket;
+
+	switch (saga_ledger_find_due(GetUserId(), ticket->due, &ticket->saga,
+								 ticket->seq, due))
+	{
+		case SAGA_FOUND:
+			break;
+		case SAGA_MISSING:
+			*result = put_down(SAGA_WALK_DONE);
+			return false;
+		case SAGA_BUSY:
+			*result = put_down(SAGA_WALK_SKIP);
+			return false;
+	}
+	if (saga_ledger_get_saga(&ticket->saga, saga) != SAGA_FOUND)
+		*result = drop(due);
+	else if (TransactionIdIsValid(saga->version.writer))
+		*result = put_down(SAGA_WALK_SKIP);
+	else if (saga->state != SAGA_RUNNING)
+		*result = drop(due);
+	/* Its row stays: when it goes on, all lanes are read from the start. */
+	else if (saga->paused)
+		*result = put_down(SAGA_WALK_DONE);
+	else if (due->due > saga_clock_now())
+	{
+		/* By a clock that was set back: the worker has passed it by as due. */
+		*result = put_down(SAGA_WALK_DONE);
+		saga_wakeup_post(saga_shmem_my_database(), due->due);
+	}
+	else if (saga_ledger_get_due_step(due, step) != SAGA_FOUND)
+		*result = put_down(SAGA_WALK_SKIP);
+	else if (TransactionIdIsValid(step->version.writer))
+		*result = put_down(SAGA_WALK_SKIP);
+	else if (saga_rows_work_due(step) != due->due)
+		*result = drop(due);
+	else if (saga_ledger_lock_step(step, SAGA_NOWAIT) != SAGA_WRITTEN)
+	{
+		AbortCurrentTransaction();
+		*result = SAGA_WALK_SKIP;
+	}
+	else
+		return true;
+	return false;
+}
+
+/*
+ * The transaction of an attempt.  Errors are the caller's.  When it returns,
+ * there is no transaction.
+ */
+SagaWalkOn
+saga_action_try(bool alone)
+{
+	SagaDue		due;
+	SagaRow		saga;
+	SagaStep	step;
+	SagaPolicy	policy;
+	DestReceiver *output;
+	const char *why;
+	SagaWalkOn	result;
+	int			isolation;
+	bool		look;
+
+	found_next.seq = 0;
+	saga_mailbox_look();
+	switch (saga_transaction_begin(false))
+	{
+		case SAGA_TRANSACTION_BEGUN:
+			break;
+		case SAGA_TRANSACTION_BLOCKED:
+			return SAGA_WALK_SKIP;
+		case SAGA_TRANSACTION_GONE:
+			return SAGA_WALK_LEAVE;
+	}
+	MemoryContextSwitchTo(hand->context);
+	if (hand->doubt_home && saga_home_away() != NULL)
+		return put_down(SAGA_WALK_DONE);
+	hand->doubt_home = false;
+	if (!find_work(&due, &saga, &step, &result))
+		return result;
+	isolation = saga_session_isolation(&step);
+	if (isolation != XactIsoLevel)
+	{
+		/* That counts when a transaction begins. */
+		saga_transaction_commit();
+		if (saga_transaction_begin_at(isolation) != SAGA_TRANSACTION_BEGUN)
+			return SAGA_WALK_SKIP;
+		MemoryContextSwitchTo(hand->context);
+		if (!find_work(&due, &saga, &step, &result))
+			return result;
+	}
+	if (step.forward.crashes >= 0 && !alone)
+	{
+		hand->alone_ms = saga_in_hand_window(&step.forward);
+		return put_down(SAGA_WALK_ALONE);
+	}
+	if (saga_rows_timeout_at(&step) != 0 &&
+		saga_rows_timeout_at(&step) <= saga_clock_now())
+	{
+		action_out_of_time(&saga, &step);
+		return put_down(SAGA_WALK_DONE);
+	}
+
+	why = saga_session_check_identity(&saga, &step);
+	if (why == NULL && saga_session_is_outdated(&step))
+		return put_down(SAGA_WALK_LEAVE);
+	if (why != NULL)
+	{
+		SagaChange	change;
+
+		(void) hold_running(&saga, false);
+		saga_change_begin(&change, &saga, NULL, 0, saga_clock_now());
+		saga_look_park(&change, &step, why);
+		if (saga_change_write(&change) != SAGA_WRITTEN)
+		{
+			AbortCurrentTransaction();
+			return SAGA_WALK_SKIP;
+		}
+		return put_down(SAGA_WALK_DONE);
+	}
+
+	hand->seq = step.seq;
+	saga_bgworker_at(&hand->saga, step.seq);
+	hand->end.forward = true;
+	hand->end.attempt = step.forward.attempts + 1;
+	hand->end.started_at = saga_clock_now();
+	hand->end.rows = -1;
+	hand->end.charged = true;
+	hand->phase = SAGA_ATTEMPT_PREPARING;
+	saga_in_hand_check_writable(&step);
+	hand->begun = saga_start_order_next(&saga.id);
+	limit_time(&step, &policy);
+
+	saga_in_hand_open(&step);
+	output = saga_output_receiver(hand->context);
+	hand->end.rows =
+		saga_in_hand_run_sql(&step, &policy,
+							 saga_context_build_forward(&saga, &step,
+														hand->end.attempt,
+														read_inputs(&saga, &step)),
+							 output);
+
+	SAGA_FAULT("executor.before_mark");
+	hand->end.outcome = SAGA_OUTCOME_SUCCEEDED;
+	step.begun = hand->begun;
+	step.forward.output = saga_output_take(output);
+	look = succeed(&saga, &step);
+	hand->phase = SAGA_ATTEMPT_COMMITTING;
+	saga_mailbox_look();
+	SAGA_FAULT("executor.before_commit");
+	saga_transaction_commit();
+	keep_if_careful();
+	SAGA_FAULT("executor.after_commit");
+	saga_in_hand_close();
+
+	return look ? SAGA_WALK_LOOK : SAGA_WALK_DONE;
+}
+
+/* ------------------------------------------------------------------------
+ * Writing down how an attempt failed
+ * ------------------------------------------------------------------------ */
+
+/*
+ * Of a saga that goes forward no more, an attempt of an action is recorded only
+ * where it must be undone although nothing of it is committed.
+ */
+static SagaRecorded
+record_begun(SagaRow *saga, int64 seq, const SagaAttemptEnd *end, int64 begun)
+{
+	SagaSteps	steps;
+	SagaChange	change;
+	SagaStep   *step;
+	SagaAttempt attempt;
+	int			index;
+
+	saga_ledger_get_steps(&saga->id, &steps);
+	index = saga_next_find(&steps, seq);
+	if (index < 0)
+		return SAGA_RECORD_LATER;
+	step = &steps.step[index];
+	if (step->compensate_on != SAGA_COMPENSATE_ON_STARTED ||
+		step->comp_status != SAGA_COMP_REGISTERED ||
+		saga->state != SAGA_COMPENSATING)
+		return SAGA_RECORDED;
+	saga_change_begin(&change, saga, &steps, 0, saga_clock_now());
+	saga_outcome_take_forward(step, end, change.now);
+	step->begun = begun;
+	step->forward.retry_at = 0;
+	step->parked = NULL;
+	saga_change_step(&change, step);
+	saga_outcome_attempt(step, end, change.now, &attempt);
+	saga_change_attempt(&change, &attempt);
+	saga_follow(&change);
+	return saga_change_write(&change) == SAGA_WRITTEN ?
+		SAGA_RECORDED : SAGA_RECORD_LATER;
+}
+
+/*
+ * Records an attempt that did not succeed, in the caller's transaction, which is
+ * to be rolled back if that must be done later.  "begun": its place in the start
+ * order; 0: unknown.
+ *
+ * SAGA_RECORD_LOST: a crash has lost what made the action due, so that there is
+ * nothing to record.
+ */
+SagaRecorded
+saga_action_record(const pg_uuid_t *id, int64 seq, const SagaAttemptEnd *of,
+				   int64 begun)
+{
+	SagaAttemptEnd end;
+	SagaRow		saga;
+	SagaSteps	steps;
+	SagaStep   *step;
+	SagaChange	change;
+	int			index;
+
+	if (saga_ledger_get_saga(id, &saga) != SAGA_FOUND)
+		return SAGA_RECORDED;
+	if (!saga_ledger_lock(id, ShareLock, SAGA_NOWAIT) ||
+		saga_ledger_reread_saga(&saga, SAGA_NOWAIT) == SAGA_BUSY)
+		return SAGA_RECORD_LATER;
+	saga_ledger_get_steps_now(id, &steps);
+	index = saga_next_find(&steps, seq);
+	/* A crash has lost that it was recorded. */
+	if (index < 0)
+		return SAGA_RECORD_LOST;
+	step = &steps.step[index];
+	if (saga_rows_work_due(step) == 0 && step->status == SAGA_STEP_WAITING &&
+		step->rolled_back_at == 0 && saga.state == SAGA_RUNNING)
+		return SAGA_RECORD_LOST;
+	/* Somebody has written it down before, or the step is not what it was. */
+	if (step->forward.attempts >= of->attempt || saga_rows_work_due(step) == 0)
+		return SAGA_RECORDED;
+	/* An attempt before this one may have been lost with a crash. */
+	end = *of;
+	end.attempt = step->forward.attempts + 1;
+	if (begun == 0)
+		begun = saga_start_order_next(id);
+	if (saga.state != SAGA_RUNNING)
+		return record_begun(&saga, seq, &end, begun);
+
+	if (step->compensate_on == SAGA_COMPENSATE_ON_STARTED)
+		step->begun = begun;
+	saga_change_begin(&change, &saga, &steps, 0, saga_clock_now());
+	saga_look_attempt(&change, step, &end);
+	return saga_change_write(&change) == SAGA_WRITTEN ?
+		SAGA_RECORDED : SAGA_RECORD_LATER;
+}
+
+/*
+ * One try, in a transaction of its own, from what the ledger says now.  True
+ * if there is nothing left to write down.
+ */
+bool
+saga_action_record_failure(void)
+{
+	SAGA_FAULT("executor.before_record_failure");
+	switch (saga_transaction_begin(true))
+	{
+		case SAGA_TRANSACTION_BEGUN:
+			break;
+		case SAGA_TRANSACTION_BLOCKED:
+			return false;
+		case SAGA_TRANSACTION_GONE:
+			return true;
+	}
+	MemoryContextSwitchTo(hand->context);
+	if (saga_action_record(&hand->saga, hand->seq,
+						   &hand->end, hand->begun) == SAGA_RECORD_LATER)
+	{
+		AbortCurrentTransaction();
+		return false;
+	}
+	saga_transaction_commit();
+	return true;
+}
+
+/* ------------------------------------------------------------------------
+ * For the undo
+ * ------------------------------------------------------------------------ */
+
+/*
+ * Ends the actions of all sagas that go forward no more, in the worker's
+ * transaction: each executor may have such a one in hand, and then none is left
+ * for the undo that would end it.  True if it is to be called again soon: one of
+ * them does not run yet, or is about to be recorded.
+ */
+bool
+saga_action_end_failing(void)
+{
+	SagaRunning running[SAGA_MAX_EXECUTORS];
+	int			count = saga_mailbox_actions(running);
+	bool		again = false;
+
+	for (int i = 0; i < count; i++)
+	{
+		SagaRow		saga;
+
+		if (running[i].pid == 0 ||
+			saga_ledger_get_saga(&running[i].saga, &saga) != SAGA_FOUND ||
+			saga.state == SAGA_RUNNING)
+			continue;
+		again = true;
+		if (running[i].seq != 0)
+			(void) kill(running[i].pid, SIGINT);
+	}
+	return again;
+}
+
+/*
+ * The undo of a saga has begun: ends what still runs of its actions, none of
+ * which can commit.  True if there was one: the undo waits for its end.  Without
+ * "cancel", only looks.
+ */
+bool
+saga_action_end_all(const pg_uuid_t *id, bool cancel)
+{
+	SagaRunning running[SAGA_MAX_EXECUTORS];
+	int			count = saga_mailbox_running(running);
+	bool		found = false;
+
+	for (int i = 0; i < count; i++)
+	{
+		if (running[i].phase != SAGA_PHASE_FORWARD ||
+			memcmp(&running[i].saga, id, UUID_LEN) != 0 ||
+			running[i].pid == MyProcPid || running[i].pid == 0)
+			continue;
+		found = true;
+		if (cancel)
+			(void) kill(running[i].pid, SIGINT);
+	}
+	return found;
+}

@@ -1,0 +1,145 @@
+/*-------------------------------------------------------------------------
+ *
+ * in_hand.c
+ *	  The attempt that an executor has in hand.
+ *
+ * What the attempts of compensations (attempt.c) and of actions (action.c) share:
+ * what is known of the attempt, its record in flight, and running its SQL.  Used
+ * by one process for itself: no lock is needed.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/xact.h"
+#include "base/errors.h"
+#include "base/fault.h"
+#include "common/hashfn.h"
+#include "process/in_hand.h"
+#include "process/inflight.h"
+#include "process/session.h"
+#include "shared/mailbox.h"
+#include "utils/builtins.h"
+
+/* Initial exclusive window for a suspect (ms). */
+#define ALONE_MS	INT64CONST(2000)
+
+/* Static, for it must survive a longjmp */
+static SagaInHand hand;
+
+/* An attempt was begun, and nobody has written down yet how it ended. */
+static volatile sig_atomic_t open_attempt = false;
+
+SagaInHand *
+saga_in_hand_get(void)
+{
+	return &hand;
+}
+
+/* Is an attempt begun of which nobody has written down yet how it ended? */
+bool
+saga_in_hand_is_open(void)
+{
+	return open_attempt;
+}
+
+/* It is written down, or left to the worker. */
+void
+saga_in_hand_forget(void)
+{
+	open_attempt = false;
+}
+
+/* Tells one SQL text from another; never 0. */
+uint32
+saga_in_hand_hash(const text *sql)
+{
+	text	   *plain = DatumGetTextPP(PointerGetDatum(sql));
+
+	return hash_bytes((const unsigned char *) VARDATA_ANY(plain),
+					  VARSIZE_ANY_EXHDR(plain)) | 1;
+}
+
+/* An attempt is about to begin: notes it where a crash cannot lose it. */
+void
+saga_in_hand_open(const SagaStep *step)
+{
+	SagaInflight record;
+
+	memset(&record, 0, sizeof(record));
+	record.saga = step->saga;
+	record.phase = hand.end.forward ? SAGA_PHASE_FORWARD :
+		SAGA_PHASE_COMPENSATION;
+	record.seq = step->seq;
+	record.attempt = hand.end.attempt;
+	record.started_at = hand.end.started_at;
+	SAGA_FAULT("executor.before_inflight");
+	open_attempt = true;
+	saga_inflight_write(&record);
+	SAGA_FAULT("executor.after_inflight");
+}
+
+/* Its transaction is committed: nothing of it need be recorded any more. */
+void
+saga_in_hand_close(void)
+{
+	open_attempt = false;
+	saga_inflight_mark(SAGA_INFLIGHT_NONE);
+	saga_session_disarm();
+}
+
+/* The SQL, between its record and its mark; returns what it was about, in rows. */
+int64
+saga_in_hand_run_sql(const SagaStep *step, const SagaPolicy *policy,
+					 Jsonb *context, DestReceiver *output)
+{
+	SagaPhase	phase = hand.end.forward ? SAGA_PHASE_FORWARD :
+		SAGA_PHASE_COMPENSATION;
+	const char *search_path;
+	int64		rows;
+
+	saga_mailbox_set_step(phase, step->seq, hand.end.attempt,
+						  hand.end.started_at);
+	hand.sql_hash = saga_in_hand_hash(saga_session_sql(step, phase));
+	/* The search_path and the settings kept with the step are the step's own. */
+	hand.phase = SAGA_ATTEMPT_SQL;
+	search_path = saga_session_prepare(step, phase, policy);
+	rows = saga_session_run(step, phase, search_path, context, output);
+	hand.phase = SAGA_ATTEMPT_MARKING;
+	return rows;
+}
+
+/* Before any of the SQL: it is how the session is, and is not its fault. */
+void
+saga_in_hand_check_writable(const SagaStep *step)
+{
+	if (!XactReadOnly)
+		return;
+	hand.trouble = SAGA_TROUBLE_READ_ONLY;
+	ereport(ERROR,
+			(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+			 errmsg("default_transaction_read_only is on for role \"%s\" in this database",
+					text_to_cstring(step->run_as_name))));
+}
+
+void
+saga_in_hand_was_changed(void)
+{
+	hand.changed = true;
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("the saga was changed while its %s ran",
+					hand.end.forward ? "action" : "compensation")));
+}
+
+/*
+ * For how long a suspect keeps everyone else waiting: the longer, the more
+ * crashes it was there at.
+ */
+int64
+saga_in_hand_window(const SagaWork *work)
+{
+	return ALONE_MS << (2 * Max(0, Min(work->interruptions - 1, 4)));
+}

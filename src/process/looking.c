@@ -1,0 +1,157 @@
+/*-------------------------------------------------------------------------
+ *
+ * looking.c
+ *	  A look at a running saga, by the worker or by an executor.
+ *
+ * In the caller's transaction.  The rows that ask for the look were read before;
+ * they are deleted here, after the steps have been read: so the look knows of
+ * whatever was committed with them.
+ *
+ * Nobody is waited for.  If the saga's lock or a row is somebody else's, nothing
+ * is written, the rows stay, and the caller comes back.  A look whose writing
+ * began and then met another writer raises an error (SQLSTATE 40001): the
+ * transaction must be rolled back, and the look made again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/clock.h"
+#include "base/errors.h"
+#include "flow/look.h"
+#include "flow/next.h"
+#include "process/looking.h"
+
+/*
+ * Reads the saga under a lock; false if it cannot be had.  A saga that does not
+ * go forward needs no look, and has "running" false.
+ */
+static bool
+read_locked(const pg_uuid_t *id, LOCKMODE mode, SagaRow *saga, bool *running)
+{
+	*running = false;
+	if (saga_ledger_get_saga(id, saga) != SAGA_FOUND)
+		return true;
+	if (!saga_ledger_lock(id, mode, SAGA_NOWAIT))
+		return false;
+	switch (saga_ledger_reread_saga(saga, SAGA_NOWAIT))
+	{
+		case SAGA_BUSY:
+			return false;
+		case SAGA_MISSING:
+			return true;
+		case SAGA_FOUND:
+			break;
+	}
+	*running = saga->state == SAGA_RUNNING;
+	return true;
+}
+
+/*
+ * The step with which an executor of the role goes on at once: the first of
+ * those that have just become ready, in the order of recording.
+ */
+void
+saga_looking_choose_next(SagaChange *change, Oid role, SagaTicket *next)
+{
+	SagaStep   *chosen = NULL;
+	ListCell   *lc;
+
+	foreach(lc, change->changed)
+	{
+		SagaStep   *step = lfirst(lc);
+		TimestampTz due = saga_rows_work_due(step);
+
+		if (due == 0 || due > change->now || due == step->stored_work_due ||
+			step->run_as != role || step->forward.crashes >= 0)
+			continue;
+		if (chosen == NULL || saga_rows_place(step) < saga_rows_place(chosen))
+			chosen = step;
+	}
+	if (chosen == NULL)
+		return;
+	chosen->kept = true;
+	next->saga = chosen->saga;
+	next->seq = chosen->seq;
+	next->due = saga_rows_work_due(chosen);
+}
+
+/*
+ * Steps of which a row says that they changed, and that a person must decide
+ * about: those who watch for that are notified, once, by the worker.
+ */
+static void
+ask(SagaChange *change, const SagaDue *rows, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		int			index;
+
+		if (rows[i].seq >= 0 || rows[i].seq == PG_INT64_MIN)
+			continue;
+		index = saga_next_find(change->steps, -rows[i].seq);
+		if (index < 0 || !saga_rows_step_held(&change->steps->step[index]) ||
+			change->steps->step[index].status == SAGA_STEP_WAITING)
+			continue;
+		if (change->may & SAGA_MAY_NOTIFY)
+			saga_change_ask(change, &change->steps->step[index]);
+		else
+			saga_change_look(change, rows[i].seq);
+	}
+}
+
+/*
+ * Looks at the saga that the rows of the due work are about, and deletes them.
+ * "may": whether the caller notifies.  With a role, "next" becomes the ticket with which an executor of that role goes
+ * on; seq 0: there is none.
+ */
+SagaLooked
+saga_looking_at(const SagaDue *rows, int count, int may, Oid role,
+				SagaTicket *next)
+{
+	SagaRow		saga;
+	SagaSteps	steps;
+	SagaChange	change;
+	SagaLookResult result = SAGA_LOOK_NOTHING;
+	bool		running;
+
+	if (next != NULL)
+		next->seq = 0;
+	if (!read_locked(&rows[0].saga, ShareLock, &saga, &running))
+		return SAGA_LOOK_LATER;
+	if (running)
+	{
+		saga_ledger_get_steps_now(&saga.id, &steps);
+		saga_change_begin(&change, &saga, &steps, may, saga_clock_now());
+		result = saga_look(&change);
+		if (result == SAGA_LOOK_ENDS)
+		{
+			/* Only now: others may go on with its steps at the same time. */
+			if (!read_locked(&rows[0].saga, ExclusiveLock, &saga, &running) ||
+				!running)
+				return SAGA_LOOK_LATER;
+			saga_ledger_get_steps_now(&saga.id, &steps);
+			saga_change_begin(&change, &saga, &steps, may | SAGA_MAY_FAIL,
+							  saga_clock_now());
+			result = saga_look(&change);
+		}
+		ask(&change, rows, count);
+
+		/*
+		 * The worker comes back once it may notify; an executor leaves it to
+		 * it.
+		 */
+		if (change.look != 0 && next == NULL)
+			return SAGA_LOOK_LATER;
+		if (next != NULL)
+			saga_looking_choose_next(&change, role, next);
+		if ((result != SAGA_LOOK_NOTHING || change.notices != NIL) &&
+			saga_change_write(&change) != SAGA_WRITTEN)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("the saga was changed while it was looked at")));
+	}
+	for (int i = 0; i < count; i++)
+		(void) saga_ledger_delete_due(&rows[i]);
+	return result == SAGA_LOOK_NOTHING ? SAGA_LOOKED_IN_VAIN : SAGA_LOOKED;
+}
