@@ -9,6 +9,9 @@
  *	client CONNINFO latency COUNT PAUSE_MS [durable] [cold]
  *											fails COUNT sagas one by one;
  *											prints microseconds, one a line
+ *	client CONNINFO forward STEPS COUNT PAUSE_MS [durable] [cold]
+ *											the same, from the recording of
+ *											so many actions to the last
  *	client CONNINFO hold					an old snapshot, until stdin ends
  *	client - constants						what pgbench's scripts write, a
  *											NAME=VALUE a line
@@ -635,7 +638,8 @@ constants(void)
 }
 
 /* ------------------------------------------------------------------------
- * From the failure to the first compensation
+ * From the failure to the first compensation, or from the recording to the last
+ * action
  * ------------------------------------------------------------------------ */
 
 static void
@@ -654,17 +658,36 @@ wait_for_compensation(const char *id)
 	}
 }
 
+#define MARK	"INSERT INTO bench.mark SELECT ($1->''saga''->>''id'')::uuid, clock_timestamp()"
+
+/* A saga that fails later, or one that gets actions later. */
 static void
-latency(int count, int pause_ms, bool durable, bool cold)
+latency_prepare(int steps)
+{
+	char		sql[4096] = "SELECT 0";
+
+	if (steps == 0)
+	{
+		prepare("start",
+				"SELECT st.saga_id FROM saga.begin('latency') AS s,"
+				" LATERAL saga.step(s, 'mark', completed => true, compensation => '" MARK "') AS st");
+		prepare("fail", "SELECT saga.fail($1)");
+		return;
+	}
+	prepare("start", "SELECT saga.begin('latency')");
+	for (int i = 1; i < steps; i++)
+		sprintf(sql + strlen(sql), ", saga.step($1, 'step %d', action => 'SELECT 1')", i);
+	strcat(sql, ", saga.step($1, 'mark', action => '" MARK "'), saga.complete($1, when_done => true)");
+	prepare("fail", sql);
+}
+
+static void
+latency(int steps, int count, int pause_ms, bool durable, bool cold)
 {
 	int64_t    *took = calloc(count, sizeof(int64_t));
 
 	run(durable ? "SET synchronous_commit = on" : "SET synchronous_commit = off");
-	prepare("start",
-			"SELECT st.saga_id FROM saga.begin('latency') AS s,"
-			" LATERAL saga.step(s, 'mark', completed => true, compensation =>"
-			" 'INSERT INTO bench.mark SELECT ($1->''saga''->>''id'')::uuid, clock_timestamp()') AS st");
-	prepare("fail", "SELECT saga.fail($1)");
+	latency_prepare(steps);
 	prepare("done", "SELECT EXISTS (SELECT FROM bench.mark WHERE saga = $1)");
 	prepare("took", "SELECT (extract(epoch FROM at) * 1000000)::bigint - $2::bigint"
 			" FROM bench.mark WHERE saga = $1");
@@ -728,7 +751,7 @@ main(int argc, char **argv)
 {
 	if (argc < 3)
 	{
-		fprintf(stderr, "usage: client CONNINFO sagas|latency|hold|constants ...\n");
+		fprintf(stderr, "usage: client CONNINFO sagas|latency|forward|hold|constants ...\n");
 		return 2;
 	}
 	if (strcmp(argv[2], "constants") == 0)
@@ -741,17 +764,20 @@ main(int argc, char **argv)
 		die("connect");
 	if (strcmp(argv[2], "sagas") == 0 && argc == 5)
 		sagas(argv[3], atoi(argv[4]));
-	else if (strcmp(argv[2], "latency") == 0 && argc >= 5)
+	else if ((strcmp(argv[2], "latency") == 0 && argc >= 5) ||
+			 (strcmp(argv[2], "forward") == 0 && argc >= 6))
 	{
+		int			steps = strcmp(argv[2], "forward") == 0 ? atoi(argv[3]) : 0;
+		int			i = steps == 0 ? 3 : 4;
 		bool		durable = false;
 		bool		cold = false;
 
-		for (int i = 5; i < argc; i++)
+		for (int j = i + 2; j < argc; j++)
 		{
-			durable |= strcmp(argv[i], "durable") == 0;
-			cold |= strcmp(argv[i], "cold") == 0;
+			durable |= strcmp(argv[j], "durable") == 0;
+			cold |= strcmp(argv[j], "cold") == 0;
 		}
-		latency(atoi(argv[3]), atoi(argv[4]), durable, cold);
+		latency(steps, atoi(argv[i]), atoi(argv[i + 1]), durable, cold);
 	}
 	else if (strcmp(argv[2], "hold") == 0)
 		hold();

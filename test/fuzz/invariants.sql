@@ -45,12 +45,12 @@ CREATE VIEW fuzz.walk AS
       WHEN t.compensation IS NOT NULL THEN 'sql'
       WHEN t.channel IS NOT NULL THEN 'listener'
       ELSE 'person'
-    END AS task
+    END AS undo_task
   FROM saga.ledger_step t JOIN saga.ledger_saga s ON s.id = t.saga;
 
 CREATE VIEW fuzz.next_task AS
-  SELECT DISTINCT ON (saga) saga, seq, task, comp_status, claimed_at, lease_until, run_as
-  FROM fuzz.walk WHERE task IN ('sql', 'listener', 'person')
+  SELECT DISTINCT ON (saga) saga, seq, undo_task, comp_status, claimed_at, lease_until, run_as
+  FROM fuzz.walk WHERE undo_task IN ('sql', 'listener', 'person')
   ORDER BY saga, seq DESC;
 
 -- Which sagas were seen at their end: completed and abandoned are for ever.
@@ -156,7 +156,7 @@ BEGIN
   SELECT 'a step without compensation has none of its traces', t.saga::text, concat_ws(' ', t.seq, t.comp_status)
   FROM saga.ledger_step t
   WHERE (t.comp_status = 'n') <> (t.compensation IS NULL AND t.channel IS NULL AND t.review IS NULL)
-    OR t.comp_status = 'n' AND (t.comp_attempts > 0 OR t.dispatched_at IS NOT NULL OR t.next_attempt_at IS NOT NULL);
+    OR t.comp_status = 'n' AND (t.comp_attempts > 0 OR t.dispatched_at IS NOT NULL OR t.comp_retry_at IS NOT NULL);
 
   RETURN QUERY
   SELECT 'only one step of a saga is claimed', t.saga::text, count(*)::text
@@ -230,10 +230,10 @@ BEGIN
 
   RETURN QUERY
   SELECT 'a saga that compensates has something to undo, or is due', s.id::text,
-    concat_ws(' ', n.seq, n.task, s.due, s.paused)
+    concat_ws(' ', n.seq, n.undo_task, s.due, s.paused)
   FROM saga.ledger_saga s LEFT JOIN fuzz.next_task n ON n.saga = s.id
   WHERE s.state = 'u' AND s.due IS NULL AND NOT s.paused
-    AND NOT coalesce(n.task = 'listener' AND n.comp_status = 'd' AND n.claimed_at IS NULL, false);
+    AND NOT coalesce(n.undo_task = 'listener' AND n.comp_status = 'd' AND n.claimed_at IS NULL, false);
 
   RETURN QUERY
   SELECT 'a claim that ends is looked at', t.saga::text, concat_ws(' ', t.state, t.seq, t.lease_until, t.saga_due)
@@ -258,15 +258,15 @@ BEGIN
   FROM saga.ledger_saga s WHERE s.to_announce IS NOT NULL AND (s.due IS NULL OR s.lane <> 0);
 
   RETURN QUERY
-  SELECT 'what is due for an executor is SQL of its role', s.id::text, concat_ws(' ', s.state, s.lane, n.task, n.run_as)
+  SELECT 'what is due for an executor is SQL of its role', s.id::text, concat_ws(' ', s.state, s.lane, n.undo_task, n.run_as)
   FROM saga.ledger_saga s LEFT JOIN fuzz.next_task n ON n.saga = s.id
-  WHERE s.lane <> 0 AND (s.state <> 'u' OR n.task IS DISTINCT FROM 'sql');
+  WHERE s.lane <> 0 AND (s.state <> 'u' OR n.undo_task IS DISTINCT FROM 'sql');
 
   RETURN QUERY
-  SELECT 'a saga that needs review says why', s.id::text, concat_ws(' ', s.undo, n.task, n.seq)
+  SELECT 'a saga that needs review says why', s.id::text, concat_ws(' ', s.undo, n.undo_task, n.seq)
   FROM saga.ledger_saga s LEFT JOIN fuzz.next_task n ON n.saga = s.id
   WHERE s.state = 'p' AND s.parked IS NULL
-    AND NOT EXISTS (SELECT FROM fuzz.walk t WHERE t.saga = s.id AND t.parked IS NOT NULL AND t.task <> 'out of range');
+    AND NOT EXISTS (SELECT FROM fuzz.walk t WHERE t.saga = s.id AND t.parked IS NOT NULL AND t.undo_task <> 'out of range');
 
   RETURN QUERY
   SELECT 'a saga that needs review is in the queue, with a way on', s.id::text, concat_ws(' ', q.step, q.to_settle)
@@ -311,7 +311,7 @@ $$;
 CREATE TABLE fuzz.set_aside (saga uuid PRIMARY KEY);
 CREATE VIEW fuzz.patient AS
   SELECT n.saga, n.seq FROM fuzz.next_task n JOIN saga.ledger_step t USING (saga, seq)
-  WHERE n.task = 'sql' AND split_part(t.compensation_retry, ' ', 1)::int - coalesce(t.comp_charged, 0) > 20;
+  WHERE n.undo_task = 'sql' AND split_part(t.compensation_retry, ' ', 1)::int - coalesce(t.comp_charged, 0) > 20;
 
 CREATE TABLE fuzz.failed_to_settle (saga text, what text);
 

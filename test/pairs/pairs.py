@@ -38,7 +38,7 @@ UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 TIME = re.compile(r"\d+-\d+-\d+ \d+:\d+:\d+(\.\d+)?([+-]\d+)?")
 
 SITUATIONS = [
-    "running", "running with deadline", "behind a pivot", "paused", "paused while failing",
+    "running", "running with deadline", "a step waits", "sealed", "behind a pivot", "paused", "paused while failing",
     "dispatched", "claimed", "given up", "waiting", "partial", "partial claimed", "partial with deadline",
     "asked", "refused", "pivot failed", "completed", "compensated", "abandoned",
 ]
@@ -50,6 +50,8 @@ CALLS = {
     "begin with other input": "saga.begin('pair', '{key}', input => '2'{timeout})",
     "step that is new": "saga.step('{s}', 'n', compensation => 'SELECT pairs.undo($1)')",
     "another step that is new": "saga.step('{s}', 'm', output => '1', compensation => 'SELECT pairs.undo($1)')",
+    "step that waits": "saga.step('{s}', 'g', after => '{{b}}', delay => '1 hour', action => 'SELECT 2', "
+                       "compensation => 'SELECT pairs.undo($1)')",
     "step that is known": "saga.step('{s}', 'a', compensation => 'SELECT pairs.undo($1)')",
     "complete_step": "saga.complete_step('{s}', 'b', '\"done\"')",
     "complete_step with other output": "saga.complete_step('{s}', 'b', '\"other\"')",
@@ -57,6 +59,7 @@ CALLS = {
     "fail_step": "saga.fail_step('{s}', 'b', 'not now')",
     "complete": "saga.complete('{s}')",
     "complete, whatever failed": "saga.complete('{s}', '\"result\"', ignore_failed => true)",
+    "seal": "saga.complete('{s}', when_done => true)",
     "fail": "saga.fail('{s}', 'in vain')",
     "cancel": "saga.cancel('{s}', 'not wanted')",
     "claim": "saga.claim_compensations(pairs.channel('{s}'), 1, '1 minute', 'c')",

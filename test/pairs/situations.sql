@@ -39,6 +39,13 @@ BEGIN
 	WHEN situation ~ '^(running|paused|completed|compensated)' THEN
 		PERFORM saga.step(s, 'b', compensation => undo, args => '{"x": 1}');
 		PERFORM saga.step(s, 'l', notify => channel, completed => true);
+	WHEN situation ~ '^(a step waits|sealed)' THEN
+		PERFORM saga.step(s, 'b', compensation => undo, args => '{"x": 1}');
+		PERFORM saga.step(s, 'l', notify => channel, completed => true);
+		PERFORM saga.step(s, 'w', after => '{b}', delay => '1 hour', action => 'SELECT 1', compensation => undo);
+		IF situation = 'sealed' THEN
+			PERFORM saga.complete(s, when_done => true);
+		END IF;
 	WHEN situation ~ '^(behind a pivot|pivot failed)' THEN
 		PERFORM saga.step(s, 'p', kind => 'pivot', completed => true);
 		PERFORM saga.step(s, 'b', kind => 'retriable', compensation => undo);
@@ -57,7 +64,7 @@ BEGIN
 		PERFORM saga.step(s, 'b', compensation => undo, args => '{"never": 1}');
 	END CASE;
 	CASE
-	WHEN situation ~ '^running' THEN NULL;
+	WHEN situation ~ '^(running|a step waits|sealed)' THEN NULL;
 	WHEN situation ~ '^behind a pivot' THEN NULL;
 	WHEN situation ~ '^paused' THEN
 		PERFORM saga.pause(s, 'wait');

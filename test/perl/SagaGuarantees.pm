@@ -18,8 +18,9 @@ SagaGuarantees - whether a ledger, and what was seen beside it, fits the guarant
 
 Every test that causes a fault ends with C<guarantees>.  It is a list of queries
 for what must not be, at any moment, whatever happened to the server: some for
-each guarantee from G1 to G11, over the whole ledger.  (That idle means idle,
-G12, no query can tell: F<054_busy_when_idle.pl> does.)
+each guarantee from G1 to G11, over the whole ledger, and from F1 to F8 for what
+saga runs.  (That idle means idle, G12, no query can tell: F<054_busy_when_idle.pl>
+does.)
 
 The ledger alone cannot tell what was really done, and what was promised.  So a
 test may keep two witnesses beside it, and then they must tell the same story:
@@ -40,14 +41,18 @@ our @EXPORT = qw(witness acknowledged guarantees guarantee_violations);
 =head2 witness($node, %options)
 
 Creates the schema C<witness>, whose table C<effect> is written by whatever
-undoes a step.  Nothing protects that table: what is done twice is there twice.
-It is written by
+undoes a step, or does one.  Nothing protects that table: what is done twice is
+there twice.  It is written by
 
 =over
 
 =item C<witness.undo($1)>
 
 as a compensation, or in one;
+
+=item C<witness.act($1)>
+
+as an action, or in one: then the action's output must be what it returns;
 
 =item C<witness.outside(context)>
 
@@ -62,7 +67,7 @@ by a person, in the transaction of C<saga.resolve(..., 'done', ...)>.
 =back
 
 Which steps are seen follows from patterns (LIKE): of the compensation's SQL
-(C<sql>, C<%witness.undo(%>), of the channel (C<listener>, C<witness%>), of the
+(C<sql>, C<%witness.undo(%>), of the action's (C<action>, C<%witness.act(%>), of the channel (C<listener>, C<witness%>), of the
 words of a review (C<person>, C<witness%>).  The options of these names replace
 them.  C<database>: another one than postgres.
 
@@ -73,6 +78,7 @@ sub witness
 	my ($node, %opt) = @_;
 	my %pattern = (
 		sql => $opt{sql} // '%witness.undo(%',
+		action => $opt{action} // '%witness.act(%',
 		listener => $opt{listener} // 'witness%',
 		person => $opt{person} // 'witness%');
 
@@ -88,7 +94,7 @@ sub witness
 
 		-- The steps whose undo must be seen there
 		CREATE VIEW witness.step AS
-			SELECT t.*, CASE
+			SELECT t.*, coalesce(t.action LIKE '$pattern{action}', false) AS acts, CASE
 				WHEN compensation LIKE '$pattern{sql}' THEN 'sql'
 				WHEN channel LIKE '$pattern{listener}' THEN 'listener'
 				WHEN compensation IS NULL AND channel IS NULL AND review LIKE '$pattern{person}' THEN 'person'
@@ -101,6 +107,11 @@ sub witness
 				context->'step'->>'key', (context->>'attempt')::integer) \$\$;
 		CREATE FUNCTION witness.undo(context jsonb) RETURNS void LANGUAGE sql AS
 			\$\$ SELECT witness.note('sql', context) \$\$;
+		CREATE FUNCTION witness.act(context jsonb) RETURNS bigint LANGUAGE sql AS \$\$
+			INSERT INTO witness.effect (hand, saga, seq, key, attempt)
+			VALUES ('action', (context->'saga'->>'id')::uuid, (context->'step'->>'seq')::bigint,
+				context->'step'->>'key', (context->>'attempt')::integer)
+			RETURNING n \$\$;
 		CREATE FUNCTION witness.outside(context jsonb) RETURNS void LANGUAGE sql AS
 			\$\$ SELECT witness.note('listener', context) \$\$;
 		CREATE FUNCTION witness.by_hand(saga_id uuid, step_key text) RETURNS void LANGUAGE sql AS \$\$
@@ -156,7 +167,7 @@ sub acknowledged
 Each guarantee, in words, with its queries.  C<what> a query looks for is a
 sentence that holds.  C<needs> names relations without which it is left out
 (the installed version may lack a view; there may be no witness).  C<clock>: it
-compares times, which says nothing if the clock was set back meanwhile.
+compares times, which says nothing if the clock was set back meanwhile.  C<idle>: it holds when all is quiet only.
 
 =cut
 
@@ -234,13 +245,14 @@ my @guarantees = (
 		{
 			what => 'every effect is that of a step', needs => 'witness.effect', query => q{
 			SELECT e.* FROM witness.effect e LEFT JOIN witness.step t USING (saga, seq)
-			WHERE t.hand IS DISTINCT FROM e.hand OR t.key IS DISTINCT FROM e.key}
+			WHERE t.key IS DISTINCT FROM e.key OR CASE e.hand WHEN 'action' THEN NOT t.acts
+				ELSE t.hand IS DISTINCT FROM e.hand END}
 		},
 		{
 			what => 'nothing is undone that is to stay', needs => 'witness.effect', query => q{
 			SELECT e.*, s.state FROM witness.effect e
 			JOIN witness.step t USING (saga, seq) JOIN saga.ledger_saga s ON s.id = saga
-			WHERE s.state IN ('r', 'd') AND t.rolled_back_at IS NULL}
+			WHERE s.state IN ('r', 'd') AND t.rolled_back_at IS NULL AND e.hand <> 'action'}
 		}
 	],
 
@@ -250,8 +262,13 @@ my @guarantees = (
 			what => 'no compensation began before every step that started later was settled', clock => 1, query => q{
 			SELECT a.saga_id, a.seq, a.attempt, later.seq AS later_seq, later.compensation_status
 			FROM saga.attempts a
-			JOIN saga.steps later ON later.saga_id = a.saga_id AND later.seq > a.seq
-			WHERE a.phase = 'compensation' AND later.started_at < a.started_at
+			JOIN saga.steps one ON one.saga_id = a.saga_id AND one.seq = a.seq
+			JOIN saga.steps later ON later.saga_id = a.saga_id
+				AND coalesce(later.begun, later.seq) > coalesce(one.begun, one.seq)
+			WHERE a.phase = 'compensation'
+				-- What saga runs starts when it is begun, and not when it is recorded.
+				AND CASE WHEN later.on_failure IS NULL THEN later.started_at
+					ELSE later.completed_at END < a.started_at
 				-- A crash may lose the later steps' commits, but not that this one began:
 				-- it is written down as interrupted, and they are done again.
 				AND a.outcome <> 'interrupted'
@@ -277,22 +294,22 @@ my @guarantees = (
 			# started.  What a person took up again had been settled before.
 			what => 'effects are there in that order', needs => 'witness.effect', query => q{
 			SELECT * FROM (
-				SELECT e.*, t.rolled_back_at,
-					lag(seq) OVER w AS before_seq, lag(t.rolled_back_at) OVER w AS before_rolled_back_at
-				FROM (SELECT saga, seq, min(n) AS n FROM witness.effect GROUP BY saga, seq) e
+				SELECT e.*, t.rolled_back_at, coalesce(t.begun, seq) AS place,
+					lag(coalesce(t.begun, seq)) OVER w AS before_place, lag(t.rolled_back_at) OVER w AS before_rolled_back_at
+				FROM (SELECT saga, seq, min(n) AS n FROM witness.effect WHERE hand <> 'action' GROUP BY saga, seq) e
 				JOIN witness.step t USING (saga, seq)
 				WHERE NOT EXISTS (
 					SELECT FROM saga.ledger_event v WHERE v.saga = e.saga AND v.seq = e.seq
 						AND v.event IN ('resolved', 'late result', 'late acknowledgement'))
 				WINDOW w AS (PARTITION BY saga ORDER BY n)) o
-			WHERE seq > before_seq
+			WHERE place > before_place
 				AND (before_rolled_back_at IS NULL OR before_rolled_back_at = rolled_back_at)}
 		},
 		{
 			what => 'positions count from 1 by start order', query => q{
 			SELECT * FROM (
 				SELECT saga_id, seq, position,
-					row_number() OVER (PARTITION BY saga_id ORDER BY seq) AS expected
+					row_number() OVER (PARTITION BY saga_id ORDER BY coalesce(begun, seq)) AS expected
 				FROM saga.steps) s
 			WHERE position <> expected}
 		}
@@ -338,7 +355,9 @@ my @guarantees = (
 			WHERE state = 'compensating' AND NOT EXISTS (
 				SELECT FROM saga.steps
 				WHERE saga_id = s.id
-					AND compensation_status IN ('pending', 'running', 'dispatched'))}
+					AND compensation_status IN ('pending', 'running', 'dispatched'))
+				-- The worker first ends what still runs of its actions.
+				AND NOT EXISTS (SELECT FROM saga.ledger_saga l WHERE l.id = s.id AND runs IS NOT NULL AND lane = 0)}
 		},
 		{
 			what => 'one that is not at its end says what comes next', query => q{
@@ -372,7 +391,7 @@ my @guarantees = (
 		},
 		{
 			what => 'what a person holds is known as such, and nothing else', query => q{
-			SELECT s.id, s.state, s.paused, h.saga FROM saga.ledger_held h
+			SELECT s.id, s.state, s.paused, h.saga FROM (SELECT * FROM saga.ledger_held WHERE seq = 0) h
 			FULL JOIN (
 				SELECT id, state, paused FROM saga.ledger_saga
 				WHERE state = 'p' OR paused AND finished_at IS NULL) s ON s.id = h.saga
@@ -545,7 +564,7 @@ my @guarantees = (
 		{
 			what => 'it ran as that role', needs => 'witness.effect', query => q{
 			SELECT e.*, t.run_as_name FROM witness.effect e JOIN witness.step t USING (saga, seq)
-			WHERE e.hand = 'sql' AND (e.role <> t.run_as_name OR e.session <> t.run_as_name)}
+			WHERE e.hand IN ('sql', 'action') AND (e.role <> t.run_as_name OR e.session <> t.run_as_name)}
 		},
 		{
 			what => 'no ledger table was granted to anybody', query => q{
@@ -594,12 +613,340 @@ my @guarantees = (
 				AND (h.copied OR h.system_identifier <> c.system_identifier OR h.database <> d.oid)
 				AND a.backend_type = 'saga executor' AND a.datid = d.oid}
 		}
+	],
+
+	F1 => [
+		'what an action did, its mark, its output and the steps it recorded commit once, together',
+		{
+			what => 'an effect is there once', needs => 'witness.effect', query => q{
+			SELECT saga, seq, key, count(*) FROM witness.effect
+			WHERE hand = 'action' GROUP BY saga, seq, key HAVING count(*) > 1}
+		},
+		{
+			what => 'an effect is there if and only if its step is marked, as its attempt', needs => 'witness.effect', query => q{
+			SELECT saga, seq, e.attempt, t.attempts, e IS NOT NULL AS effect, t IS NOT NULL AS marked
+			FROM (SELECT saga, seq, attempt FROM witness.effect WHERE hand = 'action') e
+			FULL JOIN (
+				SELECT saga, seq, attempts FROM witness.step w WHERE acts AND status = 'c'
+					-- a person did it
+					AND NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = w.saga AND v.seq = w.seq
+						AND v.event = 'resolved' AND v.detail->>'resolution' = 'done')) t USING (saga, seq)
+			WHERE e IS NULL OR t IS NULL OR e.attempt <> t.attempts}
+		},
+		{
+			what => 'the output is that of the effect', needs => 'witness.effect', query => q{
+			SELECT saga, seq, e.n, t.output FROM witness.effect e JOIN witness.step t USING (saga, seq)
+			WHERE e.hand = 'action' AND t.output IS DISTINCT FROM to_jsonb(e.n) AND t.content_hash IS NULL}
+		},
+		{
+			what => 'what was recorded by an action came with its mark', query => q{
+			SELECT t.saga, t.seq, t.key, t.recorded_by, b.status FROM saga.ledger_step t
+			LEFT JOIN saga.ledger_step b ON b.saga = t.saga AND b.seq = t.recorded_by
+			WHERE t.recorded_by IS NOT NULL AND b.status IS DISTINCT FROM 'c'}
+		},
+		{
+			what => 'an action that succeeded is over, and no other succeeded', query => q{
+			SELECT saga_id, seq, count(*) FROM saga.attempts JOIN saga.steps USING (saga_id, seq)
+			WHERE phase = 'forward' AND outcome = 'succeeded' AND action IS NOT NULL
+			GROUP BY saga_id, seq HAVING count(*) > 1}
+		}
+	],
+
+	F2 => [
+		'a step begins only when its gates are open, and never after the undo began',
+		{
+			what => 'no step began behind a gate', query => q{
+			SELECT saga, seq, key, status, opened_at, ready_at, attempts FROM saga.ledger_step t
+			WHERE give_up IS NOT NULL AND (begun IS NOT NULL OR status = 'c')
+				AND (opened_at IS NULL OR ready_at IS NULL OR signals IS NOT NULL AND signal IS NULL
+					OR approval IS NOT NULL AND approved IS NOT TRUE)
+				AND NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = t.saga AND v.seq = t.seq AND v.event = 'resolved')}
+		},
+		{
+			what => 'no gate opened before the steps that it waits for were done', clock => 1, query => q{
+			WITH RECURSIVE under AS (
+				SELECT saga, seq AS root, seq, completed_at FROM saga.ledger_step
+				UNION ALL
+				SELECT u.saga, u.root, t.seq, t.completed_at FROM under u
+				JOIN saga.ledger_step t ON t.saga = u.saga AND t.recorded_by = u.seq)
+			SELECT t.saga, t.seq, t.key, t.opened_at, b.key AS before, u.completed_at
+			FROM saga.ledger_step t
+			JOIN saga.ledger_step b ON b.saga = t.saga AND b.seq <> t.seq
+				AND b.rolled_back_at IS NOT DISTINCT FROM t.rolled_back_at
+				AND b.seq IS DISTINCT FROM t.recorded_by
+			JOIN under u ON u.saga = b.saga AND u.root = b.seq
+			WHERE t.give_up IS NOT NULL AND u.completed_at > t.opened_at
+				AND CASE WHEN t.after IS NULL
+					THEN b.recorded_by IS NOT DISTINCT FROM t.recorded_by AND coalesce(b.place, b.seq) < coalesce(t.place, t.seq)
+					ELSE b.key = ANY (t.after) END
+				-- late results, and what a person decided afterwards
+				AND NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = t.saga AND v.event IN ('late result', 'resolved'))}
+		},
+		{
+			what => 'no action committed that began before its time, or after the failure', clock => 1, query => q{
+			SELECT t.saga, t.seq, t.key, t.ready_at, t.attempt_at, e.at FROM saga.ledger_step t
+			LEFT JOIN saga.ledger_event e ON e.saga = t.saga AND e.event = 'failing' AND e.at < t.attempt_at
+				AND NOT EXISTS (
+					SELECT FROM saga.ledger_event back WHERE back.saga = t.saga
+						AND back.event IN ('reopened', 'rolled back', 'running again') AND back.at BETWEEN e.at AND t.attempt_at)
+			WHERE t.give_up IS NOT NULL AND t.status = 'c' AND (t.attempt_at < t.ready_at OR e.at IS NOT NULL)
+				AND NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = t.saga AND v.seq = t.seq
+					AND v.event IN ('resolved', 'late result'))}
+		}
+	],
+
+	F4 => [
+		'no timer, retry or timeout fires before its time',
+		{
+			what => 'time opens a gate when it is due', clock => 1, query => q{
+			SELECT saga, seq, key, opened_at, delay, not_before, ready_at FROM saga.ledger_step
+			WHERE ready_at < opened_at + delay OR ready_at < not_before OR ready_at < opened_at}
+		},
+		{
+			what => 'a step is out of time when its time is over', clock => 1, query => q{
+			SELECT t.saga, t.seq, t.key, t.opened_at, t.timeout, e.at FROM saga.ledger_step t
+			JOIN saga.ledger_event e ON e.saga = t.saga AND e.seq = t.seq AND e.event = 'step timed out'
+			WHERE e.at < t.opened_at + t.timeout * interval '1 ms'}
+		},
+		{
+			what => 'an action is tried again after its delay', clock => 1, query => q{
+			SELECT * FROM (
+				SELECT a.saga, a.seq, a.attempt, a.started_at, p.delay, p.jitter,
+					lag(a.finished_at) OVER w AS before, lag(a.outcome) OVER w AS outcome
+				FROM (
+					SELECT saga, seq, attempt, started_at, finished_at,
+						-- these have delays of their own
+						CASE WHEN sqlstate IN ('40001', '40P01', '55P03') THEN 'i' ELSE outcome END AS outcome
+					FROM saga.ledger_attempt WHERE phase = 'f'
+					UNION ALL
+					SELECT saga, seq, attempts, attempt_at, completed_at, 's' FROM saga.ledger_step
+					WHERE action IS NOT NULL AND status = 'c') a
+				JOIN saga.ledger_step t ON t.saga = a.saga AND t.seq = a.seq AND t.action IS NOT NULL
+				CROSS JOIN LATERAL saga.internal_policy(coalesce(t.retry, t.compensation_retry)) p
+				WHERE NOT EXISTS (SELECT FROM saga.ledger_event e WHERE e.saga = a.saga
+					AND e.event IN ('resolved', 'amended', 'running again', 'rolled back'))
+				WINDOW w AS (PARTITION BY a.saga, a.seq ORDER BY a.attempt)) o
+			WHERE started_at < before + CASE WHEN outcome IN ('f', 't') THEN delay * (1 - jitter) * 0.99 ELSE '0' END}
+		},
+		{
+			what => 'a saga fails at its deadline and not before', clock => 1, query => q{
+			SELECT s.id, s.deadline, e.at FROM saga.ledger_saga s
+			JOIN saga.ledger_event e ON e.saga = s.id AND e.event = 'failing'
+			WHERE s.failure_kind = 't' AND e.at < s.deadline
+			-- Since then a person let it go on, with another deadline.
+				AND NOT EXISTS (SELECT FROM saga.ledger_event l WHERE l.saga = s.id AND l.at > e.at
+					AND l.event IN ('reopened', 'rolling back', 'deadline set'))}
+		}
+	],
+
+	F5 => [
+		'what does not move says for what it waits, and nothing waits that could move',
+		{
+			what => 'a step that is not done says for what it waits', query => q{
+			SELECT t.saga_id, t.seq, t.key, t.status, t.parked FROM saga.steps t JOIN saga.ledger_saga s ON s.id = t.saga_id
+			WHERE s.state = 'r' AND t.on_failure IS NOT NULL AND t.rolled_back_at IS NULL
+				AND (t.status IN ('waiting', 'started') OR t.status = 'failed' AND t.parked IS NOT NULL)
+				AND coalesce(t.waits_for, '') = ''}
+		},
+		{
+			what => 'no step waits at an open gate, no sealed saga for nothing, and no saga to fail', query => q{
+			WITH RECURSIVE live AS (
+				SELECT t.*, coalesce(t.place, t.seq) AS at FROM saga.ledger_step t JOIN saga.ledger_saga s ON s.id = t.saga
+				WHERE s.state = 'r' AND NOT s.paused AND s.runs IS NOT NULL AND t.rolled_back_at IS NULL
+					-- which says that somebody is to look
+					AND NOT EXISTS (SELECT FROM saga.ledger_due d WHERE d.saga = s.id AND d.seq < 0)),
+			open AS (
+				SELECT saga, seq, key, recorded_by, at FROM live
+				WHERE NOT (status IN ('c', 'k') OR status = 'f' AND retry_at IS NULL AND parked IS NULL AND give_up = 's')
+				UNION
+				SELECT l.saga, l.seq, l.key, l.recorded_by, l.at FROM open o
+				JOIN live l ON l.saga = o.saga AND l.seq = o.recorded_by),
+			first AS (
+				SELECT saga, coalesce(recorded_by, 0) AS recorded_by, min(at) AS at FROM open GROUP BY 1, 2)
+			SELECT 'its gate is open' AS why, l.saga, l.seq, l.key FROM live l
+			LEFT JOIN first f ON f.saga = l.saga AND f.recorded_by = coalesce(l.recorded_by, 0)
+			WHERE l.status = 'w' AND l.opened_at IS NULL AND l.parked IS NULL AND CASE
+				WHEN l.after IS NULL THEN f.at IS NOT NULL AND f.at >= l.at
+				ELSE NOT EXISTS (
+					SELECT FROM unnest(l.after) k
+					WHERE EXISTS (SELECT FROM open o WHERE o.saga = l.saga AND o.key = k AND o.seq IS DISTINCT FROM l.recorded_by)
+						OR NOT EXISTS (SELECT FROM live b WHERE b.saga = l.saga AND b.key = k)) END
+			UNION ALL
+			SELECT 'its saga is to fail', saga, seq, key FROM live
+			WHERE status = 'f' AND retry_at IS NULL AND parked IS NULL AND give_up = 'f'
+			UNION ALL
+			SELECT 'all is done', s.id, NULL, NULL FROM saga.ledger_saga s
+			WHERE s.runs = 's' AND s.state = 'r' AND NOT s.paused
+				AND EXISTS (SELECT FROM live WHERE saga = s.id) AND NOT EXISTS (SELECT FROM open WHERE saga = s.id)}
+		},
+		{
+			what => 'the due work of steps is what they say', query => q{
+			WITH said AS (
+				SELECT t.*, s.state, s.paused,
+					CASE WHEN action IS NOT NULL AND t.parked IS NULL AND rolled_back_at IS NULL AND ready_at IS NOT NULL THEN
+						CASE status WHEN 'w' THEN CASE WHEN through THEN ready_at END
+							WHEN 's' THEN retry_at WHEN 'f' THEN retry_at END END AS work,
+					CASE WHEN (status IN ('w', 's') OR status = 'f' AND retry_at IS NOT NULL)
+						AND t.parked IS NULL AND rolled_back_at IS NULL THEN opened_at + t.timeout * interval '1 ms' END AS out_of_time
+				FROM (SELECT *, (signals IS NULL OR signal IS NOT NULL) AND (approval IS NULL OR approved IS TRUE) AS through
+					FROM saga.ledger_step WHERE give_up IS NOT NULL) t
+				JOIN saga.ledger_saga s ON s.id = t.saga),
+			due AS (
+				SELECT saga, seq, run, key, run_as AS lane, work AS due, state = 'r' AS sure FROM said WHERE work IS NOT NULL
+				UNION ALL
+				-- A look takes away those that were due.
+				SELECT saga, seq, run, key, 0, out_of_time, false FROM said WHERE out_of_time IS NOT NULL
+				UNION ALL
+				SELECT saga, seq, run, key, 0, ready_at, state = 'r' AND NOT paused FROM said
+				WHERE status = 'w' AND parked IS NULL AND rolled_back_at IS NULL AND ready_at > opened_at
+					AND ready_at IS DISTINCT FROM out_of_time AND (action IS NULL OR NOT through))
+			SELECT * FROM (SELECT saga, seq, run, key, lane, due FROM saga.ledger_due WHERE seq > 0) d
+			FULL JOIN due USING (saga, seq, run, key, lane, due)
+			WHERE d IS NULL AND sure OR due.sure IS NULL}
+		},
+		{
+			what => 'a timer that is to come is set', clock => 1, query => q{
+			SELECT t.saga, t.seq, t.key, t.opened_at, t.timeout FROM saga.ledger_step t JOIN saga.ledger_saga s ON s.id = t.saga
+			WHERE s.state = 'r' AND (t.status = 'w' OR t.status = 'f' AND t.retry_at IS NOT NULL) AND t.parked IS NULL
+				AND t.rolled_back_at IS NULL
+				AND t.opened_at + t.timeout * interval '1 ms' > now() + interval '1 day'
+				AND NOT EXISTS (SELECT FROM saga.ledger_due d WHERE d.saga = t.saga AND d.seq = t.seq AND d.lane = 0
+					AND d.due = t.opened_at + t.timeout * interval '1 ms')}
+		},
+		{
+			what => 'what a look or a timer asks for is asked of the worker', query => q{
+			SELECT * FROM saga.ledger_due WHERE seq < 0 AND (lane <> 0 OR key IS NOT NULL OR run IS NOT NULL AND run <> 0)}
+		},
+		{
+			what => 'a step that a person holds is known as such, and nothing else', query => q{
+			SELECT t.*, h.* FROM (SELECT * FROM saga.ledger_held WHERE seq <> 0) h
+			FULL JOIN (
+				SELECT saga, seq FROM saga.ledger_step
+				WHERE give_up IS NOT NULL AND parked IS NOT NULL AND rolled_back_at IS NULL) t USING (saga, seq)
+			WHERE t IS NULL OR h IS NULL}
+		},
+		{
+			what => 'when all is quiet, nothing is due', idle => 1, query => q{
+			SELECT d.* FROM saga.ledger_due d JOIN saga.ledger_saga s ON s.id = d.saga
+			WHERE d.seq <> 0 AND d.due <= now() AND s.state = 'r' AND NOT s.paused}
+		}
+	],
+
+	F6 => [
+		'a failed deployment or another\'s crash undoes nothing and charges nobody',
+		{
+			what => 'what a deployment broke is with a person', query => q{
+			SELECT t.saga, t.seq, t.key, t.sqlstate, s.state FROM saga.ledger_step t JOIN saga.ledger_saga s ON s.id = t.saga
+			WHERE t.action IS NOT NULL AND t.status = 'f' AND s.state = 'r'
+				AND (t.sqlstate LIKE '42%' OR t.sqlstate IN ('0A000', 'SG009')) AND t.parked IS NULL
+				AND NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = t.saga AND v.seq = t.seq AND v.event = 'resolved')}
+		},
+		{
+			what => 'no saga failed for it, or for a crash', query => q{
+			SELECT s.id, s.failure_kind, s.failed_seq, t.key, t.sqlstate, t.crashes FROM saga.ledger_saga s
+			JOIN saga.ledger_step t ON t.saga = s.id AND t.seq = s.failed_seq
+			WHERE s.failure_kind = 'f' AND t.action IS NOT NULL AND t.status = 'f'
+				AND (t.sqlstate LIKE '42%' OR t.sqlstate IN ('0A000', 'SG009') OR t.crashes >= 3)
+				AND NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = t.saga
+					AND v.event IN ('resolved', 'reopened'))}
+		},
+		{
+			what => 'charged are attempts that failed or timed out', query => q{
+			SELECT saga, seq, key, charged FROM saga.ledger_step t
+			WHERE charged > (
+				SELECT count(*) FILTER (WHERE outcome IN ('f', 't')) + greatest(count(*) FILTER (WHERE outcome = 'i') - 50, 0)
+				FROM saga.ledger_attempt a WHERE a.saga = t.saga AND a.seq = t.seq AND phase = 'f')}
+		},
+		{
+			what => 'given up for crashes is what was alone at three', query => q{
+			SELECT saga, seq, key, parked, crashes FROM saga.ledger_step t
+			WHERE action IS NOT NULL AND parked LIKE 'the server crashed%' AND parked LIKE '%action ran'
+				AND (crashes < 3 OR 3 > (
+					SELECT count(*) FROM saga.ledger_attempt a
+					WHERE a.saga = t.saga AND a.seq = t.seq AND phase = 'f' AND outcome = 'i'))}
+		},
+		{
+			what => 'accused is only what ran when the server crashed', query => q{
+			SELECT saga, seq, key, crashes FROM saga.ledger_step t
+			WHERE crashes >= 0 AND (action IS NULL OR NOT EXISTS (
+				SELECT FROM saga.ledger_attempt a
+				WHERE a.saga = t.saga AND a.seq = t.seq AND phase = 'f' AND outcome = 'i' AND error = 'the server crashed while it ran'))}
+		}
+	],
+
+	F7 => [
+		'the undo is the exact reverse of the order in which steps began',
+		{
+			what => 'what saga completed has a place in that order, of its own', query => q{
+			SELECT t.saga, t.seq, t.key, t.begun, t.status FROM saga.ledger_step t
+			WHERE give_up IS NOT NULL AND (status = 'c' AND begun IS NULL
+					AND NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = t.saga AND v.seq = t.seq AND v.event = 'resolved')
+				OR begun <= seq OR EXISTS (
+					SELECT FROM saga.ledger_step o WHERE o.saga = t.saga AND o.seq <> t.seq AND t.begun IN (o.seq, o.begun)))
+			UNION ALL
+			SELECT saga, seq, key, begun, status FROM saga.ledger_step WHERE give_up IS NULL AND begun IS NOT NULL}
+		},
+		{
+			what => 'what an action recorded began after it', query => q{
+			SELECT t.saga, t.seq, t.key, t.begun, b.begun AS by FROM saga.ledger_step t
+			JOIN saga.ledger_step b ON b.saga = t.saga AND b.seq = t.recorded_by
+			WHERE b.begun IS NOT NULL AND coalesce(t.begun, t.seq) < b.begun}
+		},
+		{
+			what => 'nothing is undone that never began', query => q{
+			SELECT a.saga, a.seq, t.key FROM saga.ledger_attempt a JOIN saga.ledger_step t USING (saga, seq)
+			WHERE a.phase = 'c' AND t.give_up IS NOT NULL AND t.begun IS NULL AND NOT coalesce(t.late, false)
+				AND NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = t.saga AND v.seq = t.seq AND v.event IN ('resolved', 'late result'))}
+		},
+		{
+			what => 'effects were undone in the reverse of the order in which they were made', needs => 'witness.effect', query => q{
+			SELECT * FROM (
+				SELECT u.saga, u.seq, u.n, d.n AS done, lag(d.n) OVER w AS before_done, t.rolled_back_at,
+					lag(t.rolled_back_at) OVER w AS before_rolled_back_at,
+					t.begun < lag(t.begun) OVER w AS ordered
+				FROM witness.effect u JOIN witness.effect d ON d.saga = u.saga AND d.seq = u.seq AND d.hand = 'action'
+				JOIN witness.step t ON t.saga = u.saga AND t.seq = u.seq
+				WHERE u.hand = 'sql' AND NOT EXISTS (
+					SELECT FROM saga.ledger_event v WHERE v.saga = u.saga AND v.seq = u.seq
+						AND v.event IN ('resolved', 'late result', 'late acknowledgement'))
+				WINDOW w AS (PARTITION BY u.saga ORDER BY u.n)) o
+			WHERE NOT ordered AND before_rolled_back_at IS NOT DISTINCT FROM rolled_back_at}
+		},
+		{
+			what => 'what was done is undone, once the saga is', needs => 'witness.effect', query => q{
+			SELECT d.saga, d.seq, d.key, s.state FROM witness.effect d
+			JOIN witness.step t USING (saga, seq) JOIN saga.ledger_saga s ON s.id = d.saga
+			WHERE d.hand = 'action' AND t.hand = 'sql' AND s.state = 'c'
+				AND NOT EXISTS (SELECT FROM witness.effect u WHERE u.saga = d.saga AND u.seq = d.seq AND u.hand = 'sql')
+				AND NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = d.saga AND v.seq = d.seq AND v.event = 'resolved')}
+		}
+	],
+
+	F8 => [
+		'nothing changes what is recorded, and a copy runs nothing forward before it is adopted',
+		{
+			what => 'an action ran as the role that recorded it', needs => 'witness.effect', query => q{
+			SELECT e.*, t.run_as_name FROM witness.effect e JOIN witness.step t USING (saga, seq)
+			WHERE e.hand = 'action' AND (e.role <> t.run_as_name OR e.session <> t.run_as_name)}
+		},
+		{
+			what => 'no step came to a sealed saga from outside', clock => 1, query => q{
+			SELECT t.saga, t.seq, t.key, t.started_at, e.at FROM saga.ledger_step t
+			JOIN saga.ledger_event e ON e.saga = t.saga AND e.event = 'sealed' AND t.started_at > e.at
+			WHERE t.recorded_by IS NULL AND t.place IS NULL}
+		},
+		{
+			what => 'every step of saga\'s is in a saga that knows it', query => q{
+			SELECT t.saga, t.seq, t.key FROM saga.ledger_step t JOIN saga.ledger_saga s ON s.id = t.saga
+			WHERE t.give_up IS NOT NULL AND s.runs IS NULL}
+		}
 	]);
 
 =head2 guarantees($node, $database, %options)
 
 One test for each guarantee.  Call it at the end of every test, and after every
-crash.  Option C<clock_went_back>: leave out what compares times.
+crash.  Option C<clock_went_back>: leave out what compares times; C<idle>: all is
+quiet, so that nothing may be due.
 
 =head2 guarantee_violations($node, $database, %options)
 
@@ -658,6 +1005,7 @@ sub violations
 		{
 			my $check = $checks[$n];
 			next if $check->{clock} && $opt{clock_went_back};
+			next if $check->{idle} && !$opt{idle};
 			my $needs = $check->{needs} // 'saga.sagas';
 			$script .= "SELECT to_regclass('$needs') IS NOT NULL AS there \\gset\n"
 			  . "\\if :there\n\\echo == $guarantees[$i] $n\n"

@@ -24,7 +24,7 @@ my %points = map { $_ => 1 } qw(
 my @actions = qw(error fatal kill);
 
 my %found;
-foreach my $room (qw(attempt executor interrupted own_lane session worker))
+foreach my $room (qw(attempt executor in_hand interrupted own_lane session worker))
 {
 	my $text = slurp_file("$FindBin::RealBin/../../../src/process/$room.c");
 	$found{$1} = 1 while $text =~ /SAGA_FAULT\("([^"]+)"\)/g;

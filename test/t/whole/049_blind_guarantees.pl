@@ -14,9 +14,10 @@ my $node = saga_cluster('main', conf => "autovacuum = off\n");
 is($node->psql('nowhere', "SELECT 1;\n" x 100_000, stderr => \my $refused), 2, 'a program that leaves before it has read its input is no exception');
 like($refused, qr/database "nowhere" does not exist/, 'and what it said is known');
 
-witness($node);
+witness($node, action => 'SELECT act($1)');
 $node->safe_psql('postgres', q{
 	CREATE ROLE app LOGIN;
+	CREATE FUNCTION act(context jsonb) RETURNS bigint LANGUAGE sql AS 'SELECT witness.act(context)';
 	CREATE FUNCTION make(key text) RETURNS uuid LANGUAGE plpgsql AS $$
 	DECLARE
 		id uuid := saga.begin('order', key);
@@ -42,7 +43,27 @@ wait_state($node, $saga, 'compensated');
 acknowledged($node, {}, [ 'begin', $saga ], [ 'step', $saga, 'd' ], [ 'fail', $saga ], [ 'complete', $done ],
 	[ 'complete_compensation', $saga, 'b' ], [ 'event', $saga, 'resolved' ], [ 'no step', $saga, 'e' ], [ 'no begin', undef, 'x' ]);
 guarantees($node);
-is($node->safe_psql('postgres', "SELECT string_agg(hand || ' ' || key, ', ' ORDER BY n) FROM witness.effect"),
+
+# What saga runs: one goes forward, with a step that waits for time and one that is
+# parked; one is undone.
+my ($forward, $back) = map { $node->safe_psql('postgres', $_) } q{
+	SELECT saga.begin('order', 'forward') AS id \gset
+	SELECT saga.step(:'id', 'a', action => 'SELECT act($1)', compensation => 'SELECT witness.undo($1)') \g /dev/null
+	SELECT saga.step(:'id', 'b', action => 'SELECT act($1)') \g /dev/null
+	SELECT saga.step(:'id', 'w', after => '{}', delay => '2 days', timeout => '4 days') \g /dev/null
+	SELECT saga.step(:'id', 'p', after => '{}', action => 'SELECT nowhere()') \g /dev/null
+	SELECT :'id'}, q{
+	SELECT saga.begin('order', 'back') AS id \gset
+	SELECT saga.step(:'id', 'a', action => 'SELECT act($1)', compensation => 'SELECT witness.undo($1)') \g /dev/null
+	SELECT saga.step(:'id', 'b', action => 'SELECT act($1)', compensation => 'SELECT witness.undo($1)') \g /dev/null
+	SELECT saga.step(:'id', 'c', action => 'SELECT 1 / 0', retry => saga.retry_policy(max_attempts => 1)) \g /dev/null
+	SELECT saga.complete(:'id', when_done => true) \g /dev/null
+	SELECT :'id'};
+wait_state($node, $back, 'compensated');
+wait_until($node, "SELECT count(*) FILTER (WHERE status = 'completed') = 2 AND count(*) FILTER (WHERE parked IS NOT NULL) = 1
+	FROM saga.steps WHERE saga_id = '$forward'");
+guarantees($node, undef, idle => 1);
+is($node->safe_psql('postgres', "SELECT string_agg(hand || ' ' || key, ', ' ORDER BY n) FROM witness.effect WHERE saga = '$saga'"),
 	'sql d, person c, listener b, sql a', 'the witness saw everything');
 
 # Each of these is an accident, of which there is to be a trace.
@@ -60,13 +81,18 @@ sub finds
 		ALTER TABLE saga.ledger_step DISABLE TRIGGER ALL;
 		ALTER TABLE saga.ledger_attempt DISABLE TRIGGER ALL;
 		ALTER TABLE saga.ledger_due DISABLE TRIGGER ALL;
+		ALTER TABLE saga.ledger_held DISABLE TRIGGER ALL;
+		ALTER TABLE saga.ledger_event DISABLE TRIGGER ALL;
 		CREATE TABLE IF NOT EXISTS kept_effect AS TABLE witness.effect;
 		CREATE TABLE IF NOT EXISTS kept_step AS TABLE saga.ledger_step;
 		CREATE TABLE IF NOT EXISTS kept_attempt AS TABLE saga.ledger_attempt;
 		CREATE TABLE IF NOT EXISTS kept_saga AS TABLE saga.ledger_saga;
+		CREATE TABLE IF NOT EXISTS kept_due AS TABLE saga.ledger_due;
+		CREATE TABLE IF NOT EXISTS kept_held AS TABLE saga.ledger_held;
+		CREATE TABLE IF NOT EXISTS kept_event AS TABLE saga.ledger_event;
 		$sql;
 		COMMIT});
-	my @violations = guarantee_violations($node);
+	my @violations = guarantee_violations($node, undef, idle => 1);
 	ok(scalar(grep { /^$guarantee,/ } @violations), "$guarantee finds $what") or diag(join "\n", @violations);
 	$node->safe_psql('postgres', q{
 		BEGIN;
@@ -75,10 +101,15 @@ sub finds
 		DELETE FROM saga.ledger_attempt;
 		DELETE FROM saga.ledger_saga;
 		DELETE FROM saga.ledger_due;
+		DELETE FROM saga.ledger_held;
+		DELETE FROM saga.ledger_event;
 		INSERT INTO witness.effect SELECT * FROM kept_effect;
 		INSERT INTO saga.ledger_step SELECT * FROM kept_step;
 		INSERT INTO saga.ledger_attempt SELECT * FROM kept_attempt;
 		INSERT INTO saga.ledger_saga SELECT * FROM kept_saga;
+		INSERT INTO saga.ledger_due SELECT * FROM kept_due;
+		INSERT INTO saga.ledger_held SELECT * FROM kept_held;
+		INSERT INTO saga.ledger_event SELECT * FROM kept_event;
 		COMMIT});
 	return;
 }
@@ -108,6 +139,61 @@ finds('G8', 'one that was given up too soon', "UPDATE saga.ledger_step SET parke
 finds('G9', 'another role', "UPDATE witness.effect SET role = 'app' WHERE saga = '$saga' AND key = 'a'");
 finds('G10', 'a step that started behind the failure', "UPDATE saga.ledger_step SET started_at = started_at + interval '1 hour' $step = 'a'");
 finds('G10', 'a result that came late and was not said to', "UPDATE saga.ledger_step SET status = 'c', completed_at = now() + interval '1 hour' $step = 'a'");
-is(join("\n", guarantee_violations($node)), '', 'and nothing where there is nothing');
+
+# The same of what saga runs
+sub of
+{
+	my ($key, $which) = @_;
+	return "WHERE saga = '" . ($which // $forward) . "' AND key = '$key'";
+}
+sub seq
+{
+	my ($key, $which) = @_;
+	return "(SELECT seq FROM saga.ledger_step " . of($key, $which) . ")";
+}
+my $set = 'UPDATE saga.ledger_step SET';
+my $insert_effect = "INSERT INTO witness.effect (hand, saga, seq, key, attempt) SELECT";
+finds('F1', 'an effect that is there twice', "$insert_effect hand, saga, seq, key, attempt FROM witness.effect " . of('a'));
+finds('F1', 'an effect without its mark', "$insert_effect 'action', saga, seq, key, 1 FROM saga.ledger_step " . of('p'));
+finds('F1', 'a mark without its effect', "DELETE FROM witness.effect " . of('b'));
+finds('F1', 'another output', "$set output = '-1' " . of('b'));
+finds('F1', 'what an action recorded without its mark', "$set recorded_by = @{[ seq('w') ]} " . of('b'));
+finds('F1', 'an action that succeeded twice', "INSERT INTO saga.ledger_attempt (saga, seq, started_at, finished_at, attempt, phase, outcome)
+	VALUES ('$forward', @{[ seq('a') ]}, now(), now(), 7, 'f', 's')");
+finds('F2', 'a step that began behind its gates', "$set opened_at = NULL " . of('b'));
+finds('F2', 'a gate that opened too soon', "$set completed_at = completed_at + interval '1 hour' " . of('a'));
+finds('F2', 'an action that began before its time', "$set ready_at = ready_at + interval '1 hour' " . of('b'));
+finds('F2', 'an action that began after the failure', "$set attempt_at = attempt_at + interval '1 hour' " . of('b', $back));
+finds('F4', 'a timer that is early', "$set ready_at = opened_at " . of('w'));
+finds('F4', 'a timeout that is early', "INSERT INTO saga.ledger_event (saga, at, seq, event, actor)
+	VALUES ('$forward', now(), @{[ seq('w') ]}, 'step timed out', 'saga')");
+finds('F4', 'a retry that is early', "INSERT INTO saga.ledger_attempt (saga, seq, started_at, finished_at, attempt, phase, outcome)
+	SELECT saga, seq, attempt_at, attempt_at, 1, 'f', 'f' FROM saga.ledger_step @{[ of('a') ]}; $set attempts = 2 " . of('a'));
+finds('F4', 'a deadline that is early', "UPDATE saga.ledger_saga SET failure_kind = 't', deadline = now() + interval '1 day' WHERE id = '$back'");
+finds('F5', 'a step that waits at an open gate', "$set opened_at = NULL, ready_at = NULL " . of('w'));
+finds('F5', 'a saga that is to fail', "$set parked = NULL " . of('p'));
+finds('F5', 'a sealed saga of which all is done', "UPDATE saga.ledger_saga SET runs = 's' WHERE id = '$forward';
+	$set status = 'k', parked = NULL WHERE saga = '$forward' AND key IN ('p', 'w')");
+finds('F5', 'a step that nobody wakes up', "DELETE FROM saga.ledger_due WHERE saga = '$forward' AND due < now() + interval '3 days'");
+finds('F5', 'a timeout that nobody sees', "DELETE FROM saga.ledger_due WHERE saga = '$forward' AND due > now() + interval '3 days'");
+finds('F5', 'due work of no step', "INSERT INTO saga.ledger_due VALUES (10, now() + interval '1 day', '$forward', @{[ seq('a') ]}, 1, 'a')");
+finds('F5', 'a look that is asked of nobody', "INSERT INTO saga.ledger_due VALUES (10, now() + interval '1 day', '$forward', -@{[ seq('a') ]})");
+finds('F5', 'a look that nobody makes', "INSERT INTO saga.ledger_due VALUES (0, now() - interval '1 minute', '$forward', -@{[ seq('a') ]})");
+finds('F5', 'a parked step that nobody knows', "DELETE FROM saga.ledger_held WHERE saga = '$forward'");
+finds('F6', 'a broken deployment that nobody is asked about', "$set parked = NULL " . of('p'));
+finds('F6', 'an undo for a broken deployment', "$set sqlstate = '42883' " . of('c', $back));
+finds('F6', 'a charge for nothing', "$set charged = 1 " . of('a'));
+finds('F6', 'one that was given up too soon', "$set parked = 'the server crashed 3 times while nothing but this action ran', crashes = 2 " . of('p'));
+finds('F6', 'an innocent suspect', "$set crashes = 1 " . of('a'));
+finds('F7', 'one without a place', "$set begun = NULL " . of('b'));
+finds('F7', 'two in one place', "$set begun = (SELECT begun FROM saga.ledger_step @{[ of('a') ]}) " . of('b'));
+finds('F7', 'a step that began before the action that recorded it', "$set recorded_by = @{[ seq('b') ]} " . of('a'));
+finds('F7', 'the undo of what never began', "$set begun = NULL " . of('a', $back));
+finds('F7', 'a wrong order', "UPDATE witness.effect SET n = n + 100 WHERE saga = '$back' AND key = 'b' AND hand = 'sql'");
+finds('F7', 'something that was done and not undone', "DELETE FROM witness.effect WHERE saga = '$back' AND key = 'a' AND hand = 'sql'");
+finds('F8', 'another role', "UPDATE witness.effect SET role = 'app' WHERE saga = '$forward' AND key = 'a'");
+finds('F8', 'a step that came to a sealed saga', "$set started_at = started_at + interval '1 hour' " . of('a', $back));
+finds('F8', 'a saga that does not know of its steps', "UPDATE saga.ledger_saga SET runs = NULL WHERE id = '$forward'");
+is(join("\n", guarantee_violations($node, undef, idle => 1)), '', 'and nothing where there is nothing');
 $node->stop;
 done_testing();

@@ -197,6 +197,10 @@ sub decide
 undef $holder;
 $saga = $client{a}->query_safe(q{SELECT saga.begin('order')});
 decide("step '$_'", qq{SELECT status FROM saga.step('SAGA', '$_', review => 'look', args => '"secret"', output => '1')}, 'completed') foreach qw(a b);
+decide('wait_step', q{SELECT status FROM saga.wait_step('SAGA', 'b', '10 s')}, 'completed');
+decide('output', q{SELECT saga.output('a', 'SAGA')}, 1);
+decide('find', q{SELECT saga.find('order', 'no such key') IS NULL}, 't');
+decide('current', q{SELECT saga.current() IS NULL}, 't');
 decide('pause', q{SELECT saga.pause('SAGA', 'why')}, 'running');
 decide('resume', q{SELECT saga.resume('SAGA', 'why')}, 'running');
 decide('plan', q{SELECT position, step, action FROM saga.plan('SAGA')}, '1|b|person');

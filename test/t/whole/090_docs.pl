@@ -256,7 +256,7 @@ foreach my $line (split /\n/, $node->safe_psql('postgres', q{
 	my $text = section("saga.$name");
 	ok(defined $text, "reference: saga.$name") or next;
 	my @expected = map { /^(\w+) (.*?)(?: DEFAULT (.*))?$/ ? [ $1, $2, $3 // '' ] : () } split /, /, $arguments;
-	$_->[2] =~ s/::[\w. ]+$// foreach @expected;
+	$_->[2] =~ s/::[\w. ]+(?:\[\])?$// foreach @expected;
 	$_->[2] =~ s/^'(.*)'$/$1/ foreach @expected;
 	my @got = map { [ $_->[0], $_->[1], ($_->[2] // '') =~ s/^`|`$//gr ] } rows($text);
 	is(join("\n", map { lc join ' ', @$_[ 0 .. 2 ] } @got),

@@ -1,0 +1,285 @@
+# Actions exactly once: our processes are killed, fail and end at every point where
+# they could lose an action or do it twice.  Each action's effect is there once, and
+# so are its mark, its output and the steps it recorded; nothing is left waiting.
+# Suspects run alone, and one that was alone at three crashes waits for a person,
+# while nothing is undone for it.
+#
+# The witness is a table that anybody may write to twice.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/../../perl";
+use PostgreSQL::Test::Utils;
+use SagaTest;
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+plan skip_all => 'needs the test build' if !is_test_build();
+
+# Every point there is on the way of an action, with the ways to end there
+my %points = map { $_ => 1 } qw(
+  executor.before_inflight executor.after_inflight executor.before_mark
+  executor.before_commit executor.after_commit executor.before_look
+  executor.before_look_commit executor.after_look_commit executor.before_record_failure
+  worker.before_turn worker.before_commit worker.after_commit);
+my @actions = qw(error fatal kill);
+
+my %found;
+foreach my $room (qw(action in_hand interrupted own_lane))
+{
+	my $text = slurp_file("$FindBin::RealBin/../../../src/process/$room.c");
+	$found{$1} = 1 while $text =~ /SAGA_FAULT\("([^"]+)"\)/g;
+}
+is(join(' ', sort keys %found), join(' ', sort keys %points), 'every fault point is known here');
+
+my $node = saga_cluster('main', conf => "restart_after_crash = on\nautovacuum = off\n");
+witness($node, action => 'SELECT %($1)');
+$node->safe_psql('postgres', q{
+	-- Once it has failed, and that is written down, it does what it is to do.
+	CREATE FUNCTION act(context jsonb) RETURNS bigint LANGUAGE plpgsql AS $$
+	DECLARE
+		done bigint := witness.act(context);
+		how text := context->'args'->>'how';
+		i integer;
+	BEGIN
+		IF how = 'fails' OR how = 'fails once' AND NOT EXISTS (
+			SELECT FROM saga.attempts
+			WHERE saga_id = saga.current() AND seq = (context->'step'->>'seq')::bigint
+				AND phase = 'forward' AND error = 'not now')
+		THEN
+			RAISE EXCEPTION 'not now';
+		ELSIF how = 'records' THEN
+			FOR i IN 1..3 LOOP
+				PERFORM saga.step(saga.current(), format('%s.%s', context->'step'->>'key', i),
+					action => 'SELECT act($1)', compensation => 'SELECT witness.undo($1)', after => '{}');
+			END LOOP;
+		END IF;
+		RETURN done;
+	END $$;
+	-- A sealed saga of three steps
+	CREATE FUNCTION make(key text, first text DEFAULT NULL, second text DEFAULT NULL, third text DEFAULT NULL)
+	RETURNS uuid LANGUAGE plpgsql AS $$
+	DECLARE
+		id uuid := saga.begin('order', key);
+		how text[] := ARRAY[first, second, third];
+	BEGIN
+		FOR i IN 1..3 LOOP
+			PERFORM saga.step(id, 's' || i, action => 'SELECT act($1)', compensation => 'SELECT witness.undo($1)',
+				args => jsonb_build_object('how', how[i]),
+				retry => saga.retry_policy(max_attempts => CASE WHEN how[i] = 'fails' THEN 1 ELSE 1000 END,
+					delay => '10 ms', backoff => 'constant', jitter => 0),
+				compensation_retry => saga.retry_policy(max_attempts => 1000, delay => '10 ms', backoff => 'constant', jitter => 0));
+		END LOOP;
+		PERFORM saga.complete(id, when_done => true);
+		RETURN id;
+	END $$;
+	CREATE FUNCTION make_all(round text) RETURNS void LANGUAGE plpgsql AS $$
+	BEGIN
+		PERFORM make(round || ' plain');
+		PERFORM make(round || ' branches', 'records');
+		PERFORM make(round || ' fails', 'records', NULL, 'fails');
+		PERFORM make(round || ' twice', NULL, 'fails once');
+	END $$;});
+
+my %ends = (plain => 'completed', branches => 'completed', twice => 'completed', fails => 'compensated');
+my %effects = (
+	plain => 's1, s2, s3',
+	twice => 's1, s2, s3',
+	branches => 's1, s1.1, s1.2, s1.3, s2, s3',
+	# s3 failed
+	fails => 's1, s1.1, s1.2, s1.3, s2');
+my %slowest = (time => 0);
+
+# An executor looks in a transaction of its own if somebody else has a part in the
+# saga, as who records a step does until the end of the transaction.
+sub look
+{
+	my ($name) = @_;
+	my $id = $node->safe_psql('postgres', "SELECT saga.begin('order', '$name looked')");
+	my $session = session($node);
+
+	# The first such step waits for others who have a part.
+	$node->safe_psql('postgres', "SELECT saga.step('$id', 's0', after => '{}')");
+
+	$session->query_safe("BEGIN; SELECT saga.step('$id', 'own')");
+	return ($id, $session, qq{
+		SELECT saga.step('$id', 's1', action => 'SELECT act(\$1)', after => '{}');
+		SELECT saga.step('$id', 's2', action => 'SELECT act(\$1)', after => '{s1}')});
+}
+
+sub round
+{
+	my ($name, $faults, $evidence) = @_;
+	my ($looked, $session, $steps) = $name =~ /look/ ? look($name) : ();
+	my $exists = "EXISTS (SELECT FROM saga.sagas WHERE idempotency_key = '$name twice')";
+	my $make = "SELECT make_all('$name') WHERE NOT $exists";
+	my $there = '';
+
+	set_faults($node, $faults);
+	if ($looked)
+	{
+		$node->psql('postgres', $steps, stderr => \my $lost);
+		wait_struck($node);
+		eval { $session->quit };
+	}
+	# It may be struck down itself; then it is repeated below.
+	$node->psql('postgres', $make, stderr => \my $err);
+	if (defined $evidence) { wait_until($node, $evidence); }
+	else { wait_struck($node); }
+	set_faults($node, '');
+	for (1 .. 50 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		$there = try_psql($node, "$make; SELECT $exists") // '';
+		if ($looked && (try_psql($node, "SELECT runs = 's' OR state <> 'r' FROM saga.ledger_saga WHERE id = '$looked'") // '') ne 't')
+		{
+			try_psql($node, "$steps; SELECT saga.complete('$looked', when_done => true)");
+			$there = '';
+		}
+		last if $there =~ /t$/;
+		usleep(20_000);
+	}
+	my $wanted = $looked ? 5 : 4;
+	my $begun = time;
+	wait_until($node, qq{
+		SELECT count(*) = $wanted FROM saga.sagas WHERE idempotency_key LIKE '$name %' AND state IN ('completed', 'compensated')});
+	my $took = time - $begun;
+	%slowest = (time => $took, name => $name) if $took > $slowest{time};
+	note(sprintf '%s: %.2f s', $name, $took);
+
+	is($node->safe_psql('postgres', qq{
+		SELECT s.idempotency_key, s.state, string_agg(e.key, ', ' ORDER BY e.key)
+		FROM witness.effect e JOIN saga.sagas s ON s.id = e.saga
+		WHERE e.hand = 'action' AND s.idempotency_key LIKE '$name %' GROUP BY 1, 2 ORDER BY 1}),
+		join("\n", sort(($looked ? "$name looked|completed|s1, s2" : ()), map { "$name $_|$ends{$_}|$effects{$_}" } keys %ends)),
+		"$name: each effect once")
+	  or show_ledger($node, "idempotency_key LIKE '$name %'");
+	return;
+}
+
+# Many rounds with each way to end, so that crashes do not come in between
+foreach my $action (@actions)
+{
+	foreach my $point (sort keys %points)
+	{
+		# An attempt that fails is made again, as often as it takes.
+		if ($action eq 'error' && $point =~ /^executor\.(before|after)_(inflight|mark|commit)$/ && $point ne 'executor.after_commit')
+		{
+			round("$point=$action", "$point=$action",
+				qq{SELECT count(*) > 2 FROM saga.attempts WHERE error = 'fault point "$point"' AND phase = 'forward'});
+		}
+		else { round("$point=$action", "$point=$action once"); }
+	}
+	guarantees($node, undef, idle => 1);
+}
+
+# A crash while what was in flight at the last one is written down
+round('crash upon crash', 'executor.before_mark=kill once,worker.before_commit=kill once after');
+
+is($node->safe_psql('postgres', q{
+	SELECT saga_id, seq, outcome, error FROM saga.attempts
+	WHERE phase = 'forward' AND outcome NOT IN ('succeeded', 'interrupted')
+		AND NOT (outcome = 'failed' AND (error = 'not now' OR error LIKE 'fault point "%"'))}),
+	'', 'no attempt ended in a way that nobody asked for');
+cmp_ok($node->safe_psql('postgres', q{
+	SELECT count(*) FROM saga.attempts WHERE phase = 'forward' AND outcome = 'interrupted'}), '>', 3,
+	'interrupted attempts are in the history');
+guarantees($node, undef, idle => 1);
+
+# --- A retry that is due before its executor has put the step down
+
+# Slow after each commit, the executor finds at last that its ticket is about
+# nothing any more; the worker has passed by what was due meanwhile.  A row that is
+# passed by in vain waits for ten seconds, until its lane is read again.
+set_faults($node, 'transaction.after_commit=delay');
+my $begun = time;
+foreach my $i (1 .. 5)
+{
+	$node->safe_psql('postgres', "SELECT make('retry $i', 'fails once')");
+	wait_until($node, "SELECT state = 'completed' FROM saga.sagas WHERE idempotency_key = 'retry $i'");
+}
+set_faults($node, '');
+my $took = time - $begun;
+cmp_ok($took, '<', 40, 'no retry is passed by');
+
+# --- An action that kills its own server process each time, beside innocent ones
+
+my $offset = log_offset($node);
+
+# Makes a saga in a server that may be crashing, and returns its id.
+sub make_poison
+{
+	my ($key, $steps) = @_;
+	my $id = '';
+
+	for (1 .. 50 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		try_psql($node, "SELECT s, $steps, saga.complete(s, when_done => true) FROM saga.begin('order', '$key') AS s
+			WHERE NOT EXISTS (SELECT FROM saga.sagas WHERE idempotency_key = '$key')");
+		$id = try_psql($node, "SELECT id FROM saga.sagas WHERE idempotency_key = '$key'") // '';
+		last if $id ne '';
+		usleep(20_000);
+	}
+	return $id;
+}
+my $poison = make_poison('poison', q{
+	saga.step(s, 'before', action => 'SELECT act($1)', compensation => 'SELECT witness.undo($1)'),
+	saga.step(s, 'poison', action => $$COPY (SELECT 1) TO PROGRAM 'kill -9 $PPID'$$),
+	saga.step(s, 'behind', action => 'SELECT act($1)')});
+foreach my $i (1 .. 3) { $node->psql('postgres', qq{SELECT make('innocent $i', 'records')}); }
+wait_until($node, "SELECT parked LIKE 'the server crashed 3 times%' FROM saga.steps WHERE saga_id = '$poison' AND key = 'poison'");
+foreach my $i (1 .. 3)
+{
+	$node->safe_psql('postgres', qq{
+		SELECT make('innocent $i', 'records') WHERE NOT EXISTS (SELECT FROM saga.sagas WHERE idempotency_key = 'innocent $i')});
+}
+wait_until($node, q{SELECT count(*) = 3 FROM saga.sagas WHERE idempotency_key LIKE 'innocent%' AND state = 'completed'});
+is($node->safe_psql('postgres', qq{
+	SELECT string_agg(key || ' ' || status || ' ' || compensation_status, ', ' ORDER BY seq) FROM saga.steps WHERE saga_id = '$poison'}),
+	'before completed registered, poison failed none, behind waiting none', 'the poison is parked, and nothing is undone');
+is($node->safe_psql('postgres', "SELECT state, next_action FROM saga.sagas WHERE id = '$poison'"),
+	'running|step "poison" waits for a person: the server crashed 3 times while nothing but this action ran', 'which its next action says');
+is($node->safe_psql('postgres', "SELECT why LIKE '%crashed 3 times%' FROM saga.review_queue WHERE saga_id = '$poison'"), 't',
+	'and a person is asked');
+my $outcomes = $node->safe_psql('postgres', qq{
+	SELECT string_agg(outcome, ' ' ORDER BY attempt) FROM saga.attempts a JOIN saga.steps t USING (saga_id, seq)
+	WHERE saga_id = '$poison' AND key = 'poison' AND phase = 'forward'});
+like($outcomes, qr/^interrupted interrupted interrupted( interrupted)?$/, 'its attempts were interrupted');
+# The first may have lost what came before it, and so that it was there.
+my $crashes = () = slurp_file($node->logfile, $offset) =~ /terminated by signal 9/g;
+my $attempts = split / /, $outcomes;
+ok($crashes == $attempts || $crashes == $attempts + 1, 'one crash for each of them, and one that nobody knows of')
+  or diag("$crashes crashes, $attempts attempts");
+is($node->safe_psql('postgres', q{
+	SELECT t.key, charged FROM saga.ledger_step t JOIN saga.ledger_saga s ON s.id = t.saga
+	WHERE (s.key LIKE 'innocent%' OR s.key = 'poison') AND coalesce(charged, 0) <> 0}), '', 'nobody is charged');
+$node->safe_psql('postgres', "SELECT saga.resolve('$poison', 'poison', 'done', 'it is harmless', output => '1')");
+wait_state($node, $poison, 'completed');
+guarantees($node, undef, idle => 1);
+
+# --- The same, of an action that another action records: a crash loses it with the
+# mark of that one
+
+$offset = log_offset($node);
+$node->safe_psql('postgres', q{
+	CREATE FUNCTION spread(context jsonb) RETURNS bigint LANGUAGE plpgsql AS $f$
+	BEGIN
+		PERFORM saga.step(saga.current(), 'poison', action => $$COPY (SELECT 1) TO PROGRAM 'kill -9 $PPID'$$);
+		RETURN witness.act(context);
+	END $f$});
+$poison = make_poison('spread', q{
+	saga.step(s, 'spread', action => 'SELECT spread($1)', compensation => 'SELECT witness.undo($1)')});
+wait_until($node, "SELECT parked LIKE 'the server crashed 3 times%' FROM saga.steps WHERE saga_id = '$poison' AND key = 'poison'");
+$outcomes = $node->safe_psql('postgres', qq{
+	SELECT string_agg(outcome, ' ' ORDER BY attempt) FROM saga.attempts a JOIN saga.steps t USING (saga_id, seq)
+	WHERE saga_id = '$poison' AND key = 'poison' AND phase = 'forward'});
+$crashes = () = slurp_file($node->logfile, $offset) =~ /terminated by signal 9/g;
+$attempts = split / /, $outcomes;
+ok($crashes == $attempts || $crashes == $attempts + 1, 'what an action recorded is found out, too')
+  or diag("$crashes crashes, $attempts attempts");
+$node->safe_psql('postgres', "SELECT saga.resolve('$poison', 'poison', 'skip', 'not needed')");
+wait_state($node, $poison, 'completed');
+guarantees($node, undef, idle => 1);
+note("slowest: $slowest{name}, $slowest{time} s");
+$node->stop;
+done_testing();

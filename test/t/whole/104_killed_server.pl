@@ -1,0 +1,266 @@
+# A server is killed with -9 at random points under a load of actions: chains,
+# branches that an action records and a join, failures that undo, steps that the
+# application runs among those of saga's, transient errors.  In the end nothing is
+# unfinished, all balances and counters are exact, and the guarantees hold.
+#
+#   SAGA_KILLS=1000 test/run --tap 104_killed_server    # 60 in the suite
+#   SAGA_SEED=4711 ...                                   # the same points in time
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/../../perl";
+use PostgreSQL::Test::Utils;
+use SagaTest;
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+my $kills = $ENV{SAGA_KILLS} // 60;
+# On a machine that is very busy, fewer
+my $seconds = $ENV{SAGA_KILLS} ? 36_000 : 80;
+my $seed = $ENV{SAGA_SEED} // int(rand 1_000_000);
+srand $seed;
+report("seed $seed");
+
+my $node = saga_cluster('main', conf => "restart_after_crash = on\nautovacuum = on\nlog_statement = 'none'\nsaga.max_executors = 3\n");
+witness($node, action => 'SELECT %($1)', sql => 'SELECT %($1)');
+$node->safe_psql('postgres', q{
+	CREATE TABLE account (id integer PRIMARY KEY, balance bigint NOT NULL DEFAULT 0);
+	INSERT INTO account SELECT generate_series(0, 9);
+	CREATE TABLE counter (id integer PRIMARY KEY, n bigint NOT NULL DEFAULT 0);
+	INSERT INTO counter SELECT generate_series(0, 9);
+
+	-- Adds to an account, or takes away
+	CREATE FUNCTION pay(context jsonb) RETURNS bigint LANGUAGE plpgsql AS $$
+	BEGIN
+		IF random() < 0.03 THEN
+			RAISE serialization_failure;
+		ELSIF random() < 0.03 THEN
+			RAISE 'not now';
+		END IF;
+		UPDATE account SET balance = balance + (context->'args'->>'amount')::integer
+		WHERE id = (context->'args'->>'account')::integer;
+		RETURN witness.act(context);
+	END $$;
+	CREATE FUNCTION pay_back(context jsonb) RETURNS void LANGUAGE plpgsql AS $$
+	BEGIN
+		UPDATE account SET balance = balance - (context->'args'->>'amount')::integer
+		WHERE id = (context->'args'->>'account')::integer;
+		PERFORM witness.undo(context);
+	END $$;
+	CREATE FUNCTION refuse(context jsonb) RETURNS bigint LANGUAGE plpgsql AS $$
+	BEGIN
+		RAISE 'never' USING ERRCODE = 'SG006';
+	END $$;
+	-- Records so many branches, which each count one
+	CREATE FUNCTION spread(context jsonb) RETURNS bigint LANGUAGE plpgsql AS $$
+	BEGIN
+		FOR i IN 1..(context->'args'->>'branches')::integer LOOP
+			PERFORM saga.step(saga.current(), 'branch ' || i, action => 'SELECT count_one($1)',
+				compensation => 'SELECT count_back($1)', args => context->'args', after => '{}');
+		END LOOP;
+		RETURN witness.act(context);
+	END $$;
+	CREATE FUNCTION count_one(context jsonb) RETURNS bigint LANGUAGE plpgsql AS $$
+	BEGIN
+		UPDATE counter SET n = n + 1 WHERE id = (context->'args'->>'counter')::integer;
+		RETURN witness.act(context);
+	END $$;
+	CREATE FUNCTION count_back(context jsonb) RETURNS void LANGUAGE sql AS $$
+		UPDATE counter SET n = n - 1 WHERE id = (context->'args'->>'counter')::integer;
+		SELECT witness.undo(context) $$;
+	-- All branches are done when the join begins.
+	CREATE FUNCTION join_all(context jsonb) RETURNS bigint LANGUAGE plpgsql AS $$
+	BEGIN
+		IF (SELECT count(*) FROM witness.effect WHERE saga = saga.current() AND hand = 'action' AND key LIKE 'branch %')
+			<> (context->'args'->>'branches')::integer
+		THEN
+			INSERT INTO too_early VALUES (saga.current());
+		END IF;
+		RETURN witness.act(context);
+	END $$;
+	CREATE TABLE too_early (saga uuid);
+
+	CREATE FUNCTION add_pay(id uuid, key text, account integer, amount integer) RETURNS void LANGUAGE sql AS $$
+		SELECT saga.step(id, key, action => 'SELECT pay($1)', compensation => 'SELECT pay_back($1)',
+			args => jsonb_build_object('account', account, 'amount', amount),
+			retry => saga.retry_policy(max_attempts => 1000, delay => '20 ms', backoff => 'constant')) $$;
+
+	-- The sagas.  Each moves from one account to another.
+	CREATE PROCEDURE chain() LANGUAGE plpgsql AS $$
+	DECLARE
+		amount integer := random() * 100;
+		id uuid := saga.begin('chain');
+	BEGIN
+		PERFORM add_pay(id, 'take', (random() * 9)::integer, -amount);
+		PERFORM add_pay(id, 'give', (random() * 9)::integer, amount);
+		PERFORM saga.step(id, 'wait', delay => '50 ms');
+		IF random() < 0.4 THEN
+			PERFORM saga.step(id, 'refuse', action => 'SELECT refuse($1)', on_failure => CASE WHEN random() < 0.3 THEN 'skip' END);
+		END IF;
+		PERFORM saga.complete(id, when_done => true);
+	END $$;
+	CREATE PROCEDURE branches() LANGUAGE plpgsql AS $$
+	DECLARE
+		args jsonb := jsonb_build_object('branches', (random() * 8)::integer, 'counter', (random() * 9)::integer);
+		id uuid := saga.begin('branches', input => args);
+	BEGIN
+		PERFORM saga.step(id, 'spread', action => 'SELECT spread($1)', args => args);
+		PERFORM saga.step(id, 'join', action => 'SELECT join_all($1)', args => args);
+		IF random() < 0.3 THEN
+			PERFORM saga.step(id, 'refuse', action => 'SELECT refuse($1)');
+		END IF;
+		PERFORM saga.complete(id, when_done => true);
+	END $$;
+	-- With a step in the middle that the application runs
+	CREATE PROCEDURE mixed() LANGUAGE plpgsql AS $$
+	DECLARE
+		amount integer := random() * 100;
+		id uuid := saga.begin('mixed', timeout => '1 day');
+		fate float := random();
+	BEGIN
+		PERFORM add_pay(id, 'take', (random() * 9)::integer, -amount);
+		COMMIT;
+		PERFORM saga.step(id, 'own', compensation => 'SELECT witness.undo($1)');
+		PERFORM add_pay(id, 'give', (random() * 9)::integer, amount);
+		COMMIT;
+		IF fate < 0.15 THEN
+			PERFORM saga.fail(id, 'no');
+			RETURN;
+		END IF;
+		PERFORM saga.complete_step(id, 'own');
+		IF fate < 0.3 THEN
+			PERFORM saga.cancel(id, 'no');
+			RETURN;
+		END IF;
+		PERFORM saga.complete(id, when_done => true);
+	END $$;});
+
+# Clients, who come again when the server does
+my $dir = PostgreSQL::Test::Utils::tempdir();
+my %scripts = (
+	chain => "CALL chain();\nSELECT pg_sleep(random() * 0.1);\n" x 50,
+	branches => "CALL branches();\nSELECT pg_sleep(random() * 0.1);\n" x 50,
+	mixed => "CALL mixed();\nSELECT pg_sleep(random() * 0.1);\n" x 50);
+my @clients;
+foreach my $name (sort keys %scripts)
+{
+	append_to_file("$dir/$name.sql", "\\set ON_ERROR_STOP 0\n" . $scripts{$name});
+	push @clients, start_program($name, { PGHOST => $node->host, PGPORT => $node->port, PGDATABASE => 'postgres' },
+		'bash', '-c', "while [ ! -e $dir/stop ]; do psql -Xq -f $dir/$name.sql > /dev/null 2>> $dir/$name.err || sleep 0.05; done");
+}
+
+# The server's processes, by kind, without asking it
+sub processes
+{
+	my %found;
+	my $parent = $node->{_pid};
+
+	foreach my $file (glob '/proc/[0-9]*/stat')
+	{
+		open my $stat, '<', $file or next;
+		my $line = <$stat> // next;
+		my ($pid, $ppid) = $line =~ /^(\d+) \(.*\) \S (\d+) / or next;
+		next if $ppid != $parent;
+		open my $title, '<', "/proc/$pid/cmdline" or next;
+		my $command = <$title> // next;
+		my $kind = $command =~ /saga executor/ ? 'executor' : $command =~ /saga worker/ ? 'worker'
+		  : $command =~ /saga launcher/ ? 'launcher' : $command =~ /walwriter|checkpointer|background writer/ ? 'server' : 'client';
+		push @{ $found{$kind} }, $pid;
+	}
+	return \%found;
+}
+
+sub start_again
+{
+	for (1 .. $PostgreSQL::Test::Utils::timeout_default * 5)
+	{
+		$node->{_pid} = undef;
+		return if $node->start(fail_ok => 1);
+		usleep(200_000);
+	}
+	die 'the server does not start again';
+}
+
+my %killed;
+my $begun = time;
+for (my $n = 0; $n < $kills && time - $begun < $seconds;)
+{
+	usleep(int(rand 500_000));
+	my $dice = rand;
+	my $kind = $dice < 0.45 ? 'executor' : $dice < 0.6 ? 'worker' : $dice < 0.8 ? 'client' : $dice < 0.87 ? 'server'
+	  : $dice < 0.9 ? 'launcher' : 'postmaster';
+	if ($kind eq 'postmaster')
+	{
+		my $pid = $node->{_pid};
+		$node->kill9;
+		for (1 .. 500) { last if !kill 0, $pid; usleep(20_000); }
+		start_again();
+	}
+	else
+	{
+		my $pids = processes()->{$kind} // [];
+		next if !@$pids || !kill 'KILL', $pids->[ rand @$pids ];
+	}
+	$killed{$kind}++;
+	$n++;
+	# Now and then a crash upon a crash
+	next if rand() < 0.15;
+	wait_server($node);
+	# Being there at three crashes, alone, is what parks, and none of this test.
+	wait_until($node, q{SELECT NOT EXISTS (SELECT FROM saga.ledger_step WHERE crashes > 0 AND retry_at IS NOT NULL
+		OR comp_crashes > 0 AND comp_status IN ('r', 'p'))}) if rand() < 0.5;
+}
+report(sprintf 'kills in %.0f s: %s', time - $begun, join ', ', map { "$_ $killed{$_}" } sort keys %killed);
+append_to_file("$dir/stop", '');
+wait_program($_) foreach @clients;
+wait_server($node);
+foreach my $name (sort keys %scripts)
+{
+	my $errors = slurp_file("$dir/$name.err");
+	$errors =~ s/^(psql:\S+ )?(FATAL|WARNING|DETAIL|HINT|server closed|\tThis probably|\tbefore or while|.*connection to server|psql: error|CONTEXT|PANIC).*\n//mg;
+	my @odd = grep { /ERROR/ && !/ERROR:  (not now)/ } split /\n/, $errors;
+	is(join("\n", @odd), '', "$name: no call failed but by a crash");
+}
+
+# ------------------------------------------------------------------ verdict
+
+# What a client left in the middle goes one way or the other.
+$node->safe_psql('postgres', q{
+	SELECT count(CASE WHEN random() < 0.5 THEN saga.fail(id, 'left') ELSE saga.cancel(id, 'left') END)
+	FROM saga.sagas s WHERE state = 'running' AND name = 'mixed'
+		AND NOT EXISTS (SELECT FROM saga.ledger_saga l WHERE l.id = s.id AND runs = 's')});
+# Those that were there at three crashes, alone
+my $suspects = $node->safe_psql('postgres', q{
+	SELECT count(saga.resolve(saga_id, step, 'retry', 'killed by the test')) FROM saga.review_queue WHERE why LIKE '%crashed%'});
+report("$suspects suspects") if $suspects;
+my $calm = time;
+wait_until($node, q{SELECT NOT EXISTS (SELECT FROM saga.sagas WHERE state NOT IN ('completed', 'compensated'))})
+  or BAIL_OUT('no end');
+report(sprintf 'at rest after %.1f s: %s', time - $calm, $node->safe_psql('postgres', q{
+	SELECT string_agg(format('%s %s %s', n, name, state), ', ' ORDER BY name, state)
+	FROM (SELECT count(*) AS n, name, state FROM saga.sagas GROUP BY name, state) s}) . ', '
+	. $node->safe_psql('postgres', q{SELECT string_agg(n || ' ' || hand, ', ') FROM (SELECT hand, count(*) AS n FROM witness.effect GROUP BY 1) h}));
+
+is($node->safe_psql('postgres', 'SELECT sum(balance) FROM account'), 0, 'nothing was lost on the way');
+is($node->safe_psql('postgres', q{
+	SELECT a.id, a.balance, t.expected FROM account a
+	LEFT JOIN (
+		SELECT (args->>'account')::integer AS id, sum((args->>'amount')::integer) AS expected
+		FROM saga.steps t JOIN saga.sagas s ON s.id = saga_id
+		WHERE s.state = 'completed' AND action LIKE '%pay(%' GROUP BY 1) t USING (id)
+	WHERE a.balance <> coalesce(t.expected, 0)}), '', 'every account has what completed sagas moved, and nothing else');
+is($node->safe_psql('postgres', q{
+	SELECT c.id, c.n, t.expected FROM counter c
+	LEFT JOIN (
+		SELECT (input->>'counter')::integer AS id, sum((input->>'branches')::integer) AS expected
+		FROM saga.sagas WHERE state = 'completed' AND name = 'branches' GROUP BY 1) t USING (id)
+	WHERE c.n <> coalesce(t.expected, 0)}), '', 'every branch counted once');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM too_early'), 0, 'no join began too early');
+is($node->safe_psql('postgres', q{
+	SELECT s.id, s.name, s.reason FROM saga.sagas s WHERE state = 'compensated'
+		AND reason NOT IN ('never', 'no', 'left')}), '', 'no saga failed that was not to');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM saga.ledger_due}), 0, 'nothing is due');
+guarantees($node, undef, idle => 1);
+$node->stop;
+done_testing();
