@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "base/errors.h"
+#include "base/ids.h"
 #include "calls/access.h"
 #include "calls/arguments.h"
 #include "ledger/ledger.h"
@@ -68,7 +69,7 @@ saga_sql_output(PG_FUNCTION_ARGS)
 				 errmsg("saga_id must not be null"),
 				 errhint("Outside of an action, pass the id returned by saga.begin().")));
 	id = PG_GETARG_UUID_P(1);
-	if (saga_current() != NULL && memcmp(saga_current(), id, UUID_LEN) == 0)
+	if (saga_current() != NULL && saga_ids_equal(saga_current(), id))
 		saga_access_read_own(id, &saga);
 	else
 		saga_access_read(id, SAGA_REACH_READ, &saga);

@@ -400,14 +400,9 @@ saga_run_steps_recorded(const SagaRow *saga, const SagaStep *step)
 {
 	bool		wanted = step->look_wanted ||
 		(saga->runs != SAGA_RUNS_NONE && step->status == SAGA_STEP_COMPLETED);
-	SagaDue		row;
 
 	if (!wanted || saga_current_action(&saga->id) != 0)
 		return;
-	memset(&row, 0, sizeof(row));
-	row.due = step->started_at;
-	row.saga = saga->id;
-	row.seq = -step->seq;
-	saga_ledger_insert_due(&row);
-	saga_wakeup_due(row.due);
+	saga_ledger_insert_look(&saga->id, -step->seq, step->started_at);
+	saga_wakeup_due(step->started_at);
 }

@@ -269,8 +269,7 @@ other_policy(FunctionCallInfo fcinfo, int arg, const text *encoded)
 
 	if (PG_ARGISNULL(arg))
 		return false;
-	if (!saga_policy_decode(text_to_cstring(encoded), &stored))
-		elog(ERROR, "could not read the retry policy of a step");
+	saga_outcome_decode_policy(encoded, &stored);
 	wanted = stored;
 	saga_policies_replace(fcinfo, arg, &wanted);
 	return !saga_policy_same(&stored, &wanted);
@@ -654,11 +653,9 @@ saga_sql_complete_step(PG_FUNCTION_ARGS)
 static TimestampTz
 forward_retry_at(const SagaStep *step, TimestampTz now)
 {
-	text	   *encoded = step->retry ? step->retry : step->compensation_retry;
 	SagaPolicy	policy;
 
-	if (!saga_policy_decode(text_to_cstring(encoded), &policy))
-		elog(ERROR, "could not read the retry policy of a step");
+	saga_outcome_forward_policy(step, &policy);
 	if (step->forward.attempts >= policy.max_attempts)
 		return 0;
 	return now + 1000 *

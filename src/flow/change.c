@@ -316,15 +316,11 @@ saga_change_write(SagaChange *change)
 	}
 	if (change->look != 0)
 	{
-		SagaDue		row;
+		TimestampTz due = Max(change->look_at, change->now);
 
-		memset(&row, 0, sizeof(row));
-		row.due = Max(change->look_at, change->now);
-		row.saga = saga->id;
-		row.seq = change->look;
-		saga_ledger_insert_due(&row);
+		saga_ledger_insert_look(&saga->id, change->look, due);
 		if (!(change->may & SAGA_WILL_LOOK))
-			saga_wakeup_due(row.due);
+			saga_wakeup_due(due);
 	}
 	foreach(lc, change->attempts)
 		saga_ledger_insert_attempt(lfirst(lc));

@@ -336,8 +336,8 @@ saga_gates_all_done(const SagaGates *gates)
 }
 
 /*
- * The steps whose outputs the step gets, by index: those of its list, or its
- * siblings from the last barrier on.
+ * The steps whose outputs a step without a list gets, by index: its siblings from
+ * the last barrier on.
  */
 List *
 saga_gates_inputs(const SagaGates *gates, int index)
@@ -346,23 +346,7 @@ saga_gates_inputs(const SagaGates *gates, int index)
 	const SagaStep *step = &steps->step[index];
 	List	   *inputs = NIL;
 
-	if (step->after != NULL)
-	{
-		List	   *keys = saga_gates_keys(step->after);
-		ListCell   *lc;
-
-		foreach(lc, keys)
-		{
-			for (int i = 0; i < gates->count; i++)
-			{
-				const SagaStep *other = &steps->step[gates->order[i]];
-
-				if (strcmp(text_to_cstring(other->key), lfirst(lc)) == 0)
-					inputs = lappend_int(inputs, gates->order[i]);
-			}
-		}
-		return inputs;
-	}
+	Assert(step->after == NULL);
 	for (int i = 0; i < gates->count; i++)
 	{
 		int			at = gates->order[i];

@@ -45,19 +45,26 @@ saga_look_open_first_gate(SagaStep *step, TimestampTz now)
 	step->ready_at = Max(ready, step->not_before);
 }
 
+/* The time of a step is over that nobody runs. */
+void
+saga_look_time_out(SagaChange *change, SagaStep *step)
+{
+	saga_outcome_give_up(step, "timed out", "timed out");
+	saga_change_only_step(change, step);
+	saga_change_event(change, "step timed out", step->seq, NULL);
+}
+
 /*
- * The time of a step is over.  False: its action is under way; its process ends
- * it at that time, too.
+ * The same, unless its action is under way: its process ends it at that time, too.
+ * Then the result is false.
  */
 static bool
-look_out_of_time(SagaChange *change, SagaStep *step)
+time_out_unless_running(SagaChange *change, SagaStep *step)
 {
 	if (step->action != NULL &&
 		saga_ledger_lock_step(step, SAGA_NOWAIT) != SAGA_WRITTEN)
 		return false;
-	saga_outcome_give_up(step, "timed out", "timed out");
-	saga_change_step(change, step);
-	saga_change_event(change, "step timed out", step->seq, NULL);
+	saga_look_time_out(change, step);
 	return true;
 }
 
@@ -133,7 +140,7 @@ move_steps(SagaChange *change, SagaGates *gates)
 			if (!saga_rows_is_run(step))
 				continue;
 			if (timeout_at != 0 && timeout_at <= change->now)
-				again |= look_out_of_time(change, step);
+				again |= time_out_unless_running(change, step);
 			else if (step->status == SAGA_STEP_WAITING && step->parked == NULL)
 				again |= open_gates(change, gates, step);
 			if (failed == NULL && saga_gates_failed(step))

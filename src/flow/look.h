@@ -24,6 +24,7 @@ extern SagaLookResult saga_look(SagaChange *change);
 extern void saga_look_open_first_gate(SagaStep *step, TimestampTz now);
 extern void saga_look_attempt(SagaChange *change, SagaStep *step,
 							  const SagaAttemptEnd *end);
+extern void saga_look_time_out(SagaChange *change, SagaStep *step);
 extern void saga_look_park(SagaChange *change, SagaStep *step,
 						   const char *why);
 extern Jsonb *saga_look_result(const SagaSteps *steps);

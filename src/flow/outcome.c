@@ -82,8 +82,9 @@ after_ms(TimestampTz now, int64 ms)
 	return now + ms * 1000;
 }
 
-static void
-decode_policy(const text *encoded, SagaPolicy *policy)
+/* A policy as it is stored */
+void
+saga_outcome_decode_policy(const text *encoded, SagaPolicy *policy)
 {
 	if (!saga_policy_decode(text_to_cstring(encoded), policy))
 		elog(ERROR, "could not read the retry policy of a step");
@@ -93,14 +94,14 @@ decode_policy(const text *encoded, SagaPolicy *policy)
 void
 saga_outcome_policy(const SagaStep *step, SagaPolicy *policy)
 {
-	decode_policy(step->compensation_retry, policy);
+	saga_outcome_decode_policy(step->compensation_retry, policy);
 }
 
 /* The policy of a step's work. */
 void
 saga_outcome_forward_policy(const SagaStep *step, SagaPolicy *policy)
 {
-	decode_policy(step->retry ? step->retry : step->compensation_retry, policy);
+	saga_outcome_decode_policy(step->retry ? step->retry : step->compensation_retry, policy);
 }
 
 static TimestampTz
@@ -450,7 +451,7 @@ saga_outcome_attempt(const SagaStep *step, const SagaAttemptEnd *end,
 	attempt->finished_at = now;
 	attempt->rows = end->rows;
 	attempt->attempt = end->attempt;
-	attempt->phase = end->forward ? SAGA_PHASE_FORWARD : SAGA_PHASE_COMPENSATION;
+	attempt->phase = saga_outcome_phase(end);
 	attempt->outcome = end->outcome;
 	attempt->sqlstate = end->sqlstate;
 	attempt->error = end->error;

@@ -54,6 +54,13 @@ typedef struct SagaAttemptEnd
 								 * something before another attempt */
 } SagaAttemptEnd;
 
+/* Whose attempt it was: the step's action, or its undo. */
+static inline SagaPhase
+saga_outcome_phase(const SagaAttemptEnd *end)
+{
+	return end->forward ? SAGA_PHASE_FORWARD : SAGA_PHASE_COMPENSATION;
+}
+
 extern void saga_outcome_take(const SagaRow *saga, SagaStep *step,
 							  const SagaAttemptEnd *end, TimestampTz now);
 extern void saga_outcome_take_forward(SagaStep *step,
@@ -71,6 +78,7 @@ extern void saga_outcome_of_claim(const SagaStep *step, SagaOutcome outcome,
 extern void saga_outcome_attempt(const SagaStep *step,
 								 const SagaAttemptEnd *end, TimestampTz now,
 								 SagaAttempt *attempt);
+extern void saga_outcome_decode_policy(const text *encoded, SagaPolicy *policy);
 extern void saga_outcome_policy(const SagaStep *step, SagaPolicy *policy);
 extern void saga_outcome_forward_policy(const SagaStep *step,
 										SagaPolicy *policy);

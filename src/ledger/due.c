@@ -104,15 +104,17 @@ saga_ledger_find_due(Oid lane, TimestampTz due, const pg_uuid_t *id,
 	return result;
 }
 
-/* A transaction that inserts a row also wakes the process that looks at it (wakeup.c). */
+/*
+ * Asks for a look at a saga: "seq" is that of the step that changed, negated.
+ * Unless it looks itself, the caller also wakes the worker (wakeup.c).
+ */
 void
-saga_ledger_insert_due(const SagaDue *row)
+saga_ledger_insert_look(const pg_uuid_t *id, int64 seq, TimestampTz due)
 {
 	Relation	heap = table_open(saga_oids_get()->due, RowExclusiveLock);
 
-	Assert((row->seq > 0) == (row->key != NULL));
-	insert_row(heap, row->lane, row->due, &row->saga, row->seq, row->run,
-			   row->key);
+	Assert(seq < 0);
+	insert_row(heap, InvalidOid, due, id, seq, 0, NULL);
 	table_close(heap, NoLock);
 }
 

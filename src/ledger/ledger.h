@@ -103,7 +103,8 @@ extern bool saga_ledger_next_due(const SagaDue *after, bool in_lane,
 extern SagaFound saga_ledger_find_due(Oid lane, TimestampTz due,
 									  const pg_uuid_t *id, int64 seq,
 									  SagaDue *found);
-extern void saga_ledger_insert_due(const SagaDue *row);
+extern void saga_ledger_insert_look(const pg_uuid_t *id, int64 seq,
+									TimestampTz due);
 extern bool saga_ledger_delete_due(const SagaDue *row);
 
 /* What waits for listeners: queue.c.  A queue is that of an owner on a channel. */

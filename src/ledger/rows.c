@@ -360,6 +360,36 @@ saga_rows_unpack_saga(TupleDesc desc, const SagaTuple *version, SagaRow *row)
 	row->stored_held = saga_rows_held(row);
 }
 
+/*
+ * The budgets of a work: five columns, of which "first" is the number of
+ * attempts that count, in the same order for both works of a step.
+ */
+static inline void
+pack_budgets(Packer *p, int first, const SagaWork *work)
+{
+	pack_int32(p, first, work->charged);
+	pack_int32(p, first + 1, work->deferrals);
+	pack_int32(p, first + 2, work->conflicts);
+	pack_int32(p, first + 3, work->interruptions);
+	pack(p, first + 4, Int32GetDatum(work->crashes));
+	p->nulls[first + 4 - 1] = (work->crashes < 0);
+}
+
+static inline void
+unpack_budgets(Packer *p, int first, SagaWork *work)
+{
+	work->charged = unpack_int32(p, first);
+	work->deferrals = unpack_int32(p, first + 1);
+	work->conflicts = unpack_int32(p, first + 2);
+	work->interruptions = unpack_int32(p, first + 3);
+	work->crashes = p->nulls[first + 4 - 1] ? -1 :
+		DatumGetInt32(p->values[first + 4 - 1]);
+}
+
+StaticAssertDecl(Step_crashes - Step_charged == 4 &&
+				 Step_comp_crashes - Step_comp_charged == 4,
+				 "the budgets of both works are five columns each");
+
 /* What only the steps have that saga runs. */
 static void
 pack_run_step(Packer *p, SagaStep *row)
@@ -379,12 +409,7 @@ pack_run_step(Packer *p, SagaStep *row)
 	pack_int64(p, Step_ready_at, row->ready_at);
 	pack_true(p, Step_approved, row->approved);
 	pack_int32(p, Step_rounds, row->rounds);
-	pack_int32(p, Step_charged, row->forward.charged);
-	pack_int32(p, Step_deferrals, row->forward.deferrals);
-	pack_int32(p, Step_conflicts, row->forward.conflicts);
-	pack_int32(p, Step_interruptions, row->forward.interruptions);
-	pack(p, Step_crashes, Int32GetDatum(row->forward.crashes));
-	p->nulls[Step_crashes - 1] = (row->forward.crashes < 0);
+	pack_budgets(p, Step_charged, &row->forward);
 }
 
 static void
@@ -404,12 +429,7 @@ unpack_run_step(Packer *p, SagaStep *row)
 	row->ready_at = unpack_int64(p, Step_ready_at);
 	row->approved = !p->nulls[Step_approved - 1];
 	row->rounds = unpack_int32(p, Step_rounds);
-	row->forward.charged = unpack_int32(p, Step_charged);
-	row->forward.deferrals = unpack_int32(p, Step_deferrals);
-	row->forward.conflicts = unpack_int32(p, Step_conflicts);
-	row->forward.interruptions = unpack_int32(p, Step_interruptions);
-	row->forward.crashes = p->nulls[Step_crashes - 1] ? -1 :
-		DatumGetInt32(p->values[Step_crashes - 1]);
+	unpack_budgets(p, Step_charged, &row->forward);
 }
 
 /* Of a step that the application runs. */
@@ -472,12 +492,7 @@ saga_rows_pack_step(SagaStep *row, Datum *values, bool *nulls)
 	if (!saga_rows_is_run(row))
 		memset(&nulls[Step_begun - 1], true, Step_crashes - Step_begun + 1);
 	pack_int32(p, Step_comp_attempts, row->undo.attempts);
-	pack_int32(p, Step_comp_charged, row->undo.charged);
-	pack_int32(p, Step_comp_deferrals, row->undo.deferrals);
-	pack_int32(p, Step_comp_conflicts, row->undo.conflicts);
-	pack_int32(p, Step_comp_interruptions, row->undo.interruptions);
-	pack(p, Step_comp_crashes, Int32GetDatum(row->undo.crashes));
-	p->nulls[Step_comp_crashes - 1] = (row->undo.crashes < 0);
+	pack_budgets(p, Step_comp_charged, &row->undo);
 	pack_int64(p, Step_comp_retry_at, row->undo.retry_at);
 	pack_int64(p, Step_dispatched_at, row->dispatched_at);
 	pack_int64(p, Step_claimed_at, row->claimed_at);
@@ -541,12 +556,7 @@ saga_rows_unpack_step(TupleDesc desc, const SagaTuple *version, SagaStep *row)
 	row->forward.retry_at = unpack_int64(&p, Step_retry_at);
 	row->rolled_back_at = unpack_int64(&p, Step_rolled_back_at);
 	row->undo.attempts = unpack_int32(&p, Step_comp_attempts);
-	row->undo.charged = unpack_int32(&p, Step_comp_charged);
-	row->undo.deferrals = unpack_int32(&p, Step_comp_deferrals);
-	row->undo.conflicts = unpack_int32(&p, Step_comp_conflicts);
-	row->undo.interruptions = unpack_int32(&p, Step_comp_interruptions);
-	row->undo.crashes = nulls[Step_comp_crashes - 1] ? -1 :
-		DatumGetInt32(values[Step_comp_crashes - 1]);
+	unpack_budgets(&p, Step_comp_charged, &row->undo);
 	row->undo.retry_at = unpack_int64(&p, Step_comp_retry_at);
 	row->dispatched_at = unpack_int64(&p, Step_dispatched_at);
 	row->claimed_at = unpack_int64(&p, Step_claimed_at);

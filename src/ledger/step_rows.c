@@ -98,8 +98,9 @@ saga_ledger_get_step(const pg_uuid_t *id, text *key, bool sure, SagaStep *step)
 }
 
 /*
- * Finds a run of a step, without reading the others of its saga.  Does not wait:
- * a transaction that writes it meanwhile is found in its version.
+ * Finds a run of a step, or the newest (run 0), without reading the others of its
+ * saga.  Does not wait: a transaction that writes it meanwhile is found in its
+ * version.
  */
 static SagaFound
 get_run(const pg_uuid_t *id, const text *key, int run, SagaStep *step)
@@ -114,7 +115,7 @@ get_run(const pg_uuid_t *id, const text *key, int run, SagaStep *step)
 	saga_keys_text(&keys[1], 2, key);
 	ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_INT4EQ,
 				Int32GetDatum(run));
-	found = saga_table_find_sure(heap, index, keys, 3, &version);
+	found = saga_table_find_sure(heap, index, keys, run != 0 ? 3 : 2, &version);
 	if (found == SAGA_FOUND)
 		saga_rows_unpack_step(RelationGetDescr(heap), &version, step);
 	index_close(index, NoLock);
@@ -146,20 +147,7 @@ saga_ledger_get_due_step(const SagaDue *due, SagaStep *step)
 SagaFound
 saga_ledger_get_newest_run(const pg_uuid_t *id, const char *key, SagaStep *step)
 {
-	Relation	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
-	Relation	index = index_open(saga_oids_get()->step_pkey, AccessShareLock);
-	ScanKeyData keys[2];
-	SagaTuple	version;
-	SagaFound	found;
-
-	saga_keys_uuid(&keys[0], 1, id);
-	saga_keys_text(&keys[1], 2, cstring_to_text(key));
-	found = saga_table_find_sure(heap, index, keys, 2, &version);
-	if (found == SAGA_FOUND)
-		saga_rows_unpack_step(RelationGetDescr(heap), &version, step);
-	index_close(index, NoLock);
-	table_close(heap, NoLock);
-	return found;
+	return get_run(id, cstring_to_text(key), 0, step);
 }
 
 /*
@@ -221,6 +209,17 @@ sort_steps(SagaSteps *steps)
 	steps->step = sorted;
 }
 
+/* All steps of a saga are in memory: sets what follows from their rows. */
+static void
+finish_steps(SagaSteps *steps)
+{
+	steps->frontier = steps->count;
+	steps->claimed = false;
+	for (int i = 0; i < steps->count; i++)
+		steps->claimed |= steps->step[i].claimed_at != 0;
+	sort_steps(steps);
+}
+
 /* Reads the steps of a saga; false, with none read, if they are more than so many. */
 static bool
 read_steps(const pg_uuid_t *id, int limit, SagaSteps *steps)
@@ -239,17 +238,12 @@ read_steps(const pg_uuid_t *id, int limit, SagaSteps *steps)
 	if (count <= limit)
 	{
 		steps->count = count;
-		steps->frontier = steps->count;
 		steps->step = palloc_extended(steps->count * sizeof(SagaStep),
 									  MCXT_ALLOC_HUGE);
-		steps->claimed = false;
 		for (int i = 0; i < steps->count; i++)
-		{
 			saga_rows_unpack_step(RelationGetDescr(heap), &found[i],
 								  &steps->step[i]);
-			steps->claimed |= steps->step[i].claimed_at != 0;
-		}
-		sort_steps(steps);
+		finish_steps(steps);
 	}
 	pfree(found);
 	index_close(index, NoLock);
@@ -286,7 +280,7 @@ read_steps_at(const pg_uuid_t *id, Snapshot snapshot, int limit, SagaSteps *step
 	HeapTuple	tuple = NULL;
 	int			size = 16;
 
-	memset(steps, 0, sizeof(SagaSteps));
+	steps->count = 0;
 	steps->step = palloc(size * sizeof(SagaStep));
 	saga_keys_uuid(&key, 1, id);
 	scan = systable_beginscan_ordered(heap, index, snapshot, 1, &key);
@@ -308,8 +302,8 @@ read_steps_at(const pg_uuid_t *id, Snapshot snapshot, int limit, SagaSteps *step
 							  &steps->step[steps->count++]);
 	}
 	systable_endscan_ordered(scan);
-	steps->frontier = steps->count;
-	sort_steps(steps);
+	if (steps->count <= limit)
+		finish_steps(steps);
 	index_close(index, AccessShareLock);
 	table_close(heap, AccessShareLock);
 	return steps->count <= limit;

@@ -819,6 +819,25 @@ saga_table_insert(Relation heap, Datum *values, bool *nulls, Oid arbiter,
 	return false;
 }
 
+/* What the server says of a version that could not be written or deleted */
+static SagaWritten
+why_not_written(Relation heap, TM_Result result, const char *what)
+{
+	switch (result)
+	{
+		case TM_Updated:
+		case TM_Deleted:
+			return SAGA_CHANGED;
+		case TM_BeingModified:
+		case TM_WouldBlock:
+			return SAGA_WRITE_BUSY;
+		default:
+			elog(ERROR, "unexpected result %d of %s in \"%s\"",
+				 (int) result, what, RelationGetRelationName(heap));
+	}
+	return SAGA_CHANGED;		/* keep the compiler quiet */
+}
+
 /*
  * Replaces a version found before by new values.  If that succeeds, "version"
  * is the new one; the old one is not freed.
@@ -847,27 +866,15 @@ saga_table_update(Relation heap, SagaTuple *version, Datum *values,
 									 GetCurrentCommandId(true),
 									 patience == SAGA_WAIT, &failure,
 									 &lockmode, &indexes);
-	switch (result)
-	{
-		case TM_Ok:
-			if (indexes != SAGA_COMPAT_UPDATE_NONE)
-				(void) insert_into_indexes(heap, tuple, values, nulls, arbiter,
-										   sparse, version->tuple,
-										   indexes == SAGA_COMPAT_UPDATE_SUMMARIZING);
-			fill_own(version, tuple);
-			SAGA_FAULT_WRITE();
-			return SAGA_WRITTEN;
-		case TM_Updated:
-		case TM_Deleted:
-			return SAGA_CHANGED;
-		case TM_BeingModified:
-		case TM_WouldBlock:
-			return SAGA_WRITE_BUSY;
-		default:
-			elog(ERROR, "unexpected result %d of an update in \"%s\"",
-				 (int) result, RelationGetRelationName(heap));
-	}
-	return SAGA_CHANGED;		/* keep the compiler quiet */
+	if (result != TM_Ok)
+		return why_not_written(heap, result, "an update");
+	if (indexes != SAGA_COMPAT_UPDATE_NONE)
+		(void) insert_into_indexes(heap, tuple, values, nulls, arbiter,
+								   sparse, version->tuple,
+								   indexes == SAGA_COMPAT_UPDATE_SUMMARIZING);
+	fill_own(version, tuple);
+	SAGA_FAULT_WRITE();
+	return SAGA_WRITTEN;
 }
 
 /*
@@ -927,20 +934,8 @@ saga_table_try_delete(Relation heap, const SagaTuple *version)
 	result = saga_compat_heap_delete(heap, &version->tuple->t_self,
 									 GetCurrentCommandId(true), false,
 									 &failure);
-	switch (result)
-	{
-		case TM_Ok:
-			SAGA_FAULT_WRITE();
-			return SAGA_WRITTEN;
-		case TM_Updated:
-		case TM_Deleted:
-			return SAGA_CHANGED;
-		case TM_BeingModified:
-		case TM_WouldBlock:
-			return SAGA_WRITE_BUSY;
-		default:
-			elog(ERROR, "unexpected result %d of a deletion in \"%s\"",
-				 (int) result, RelationGetRelationName(heap));
-	}
-	return SAGA_CHANGED;		/* keep the compiler quiet */
+	if (result != TM_Ok)
+		return why_not_written(heap, result, "a deletion");
+	SAGA_FAULT_WRITE();
+	return SAGA_WRITTEN;
 }

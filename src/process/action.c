@@ -50,7 +50,6 @@
 #include "flow/gates.h"
 #include "flow/look.h"
 #include "flow/next.h"
-#include "ledger/home.h"
 #include "ledger/ledger.h"
 #include "ledger/start_order.h"
 #include "miscadmin.h"
@@ -290,9 +289,7 @@ action_out_of_time(SagaRow *saga, SagaStep *step)
 
 	(void) hold_running(saga, false);
 	saga_change_begin(&change, saga, NULL, 0, saga_clock_now());
-	saga_outcome_give_up(step, "timed out", "timed out");
-	saga_change_only_step(&change, step);
-	saga_change_event(&change, "step timed out", step->seq, NULL);
+	saga_look_time_out(&change, step);
 	saga_change_look(&change, -step->seq);
 	if (saga_change_write(&change) != SAGA_WRITTEN)
 		saga_in_hand_was_changed();
@@ -491,20 +488,8 @@ saga_action_try(bool alone)
 	bool		look;
 
 	found_next.seq = 0;
-	saga_mailbox_look();
-	switch (saga_transaction_begin(false))
-	{
-		case SAGA_TRANSACTION_BEGUN:
-			break;
-		case SAGA_TRANSACTION_BLOCKED:
-			return SAGA_WALK_SKIP;
-		case SAGA_TRANSACTION_GONE:
-			return SAGA_WALK_LEAVE;
-	}
-	MemoryContextSwitchTo(hand->context);
-	if (hand->doubt_home && saga_home_away() != NULL)
-		return put_down(SAGA_WALK_DONE);
-	hand->doubt_home = false;
+	if (!saga_in_hand_begin(&result))
+		return result;
 	if (!find_work(&due, &saga, &step, &result))
 		return result;
 	isolation = saga_session_isolation(&step);
@@ -594,24 +579,17 @@ saga_action_try(bool alone)
  * where it must be undone although nothing of it is committed.
  */
 static SagaRecorded
-record_begun(SagaRow *saga, int64 seq, const SagaAttemptEnd *end, int64 begun)
+record_begun(SagaRow *saga, SagaSteps *steps, SagaStep *step,
+			 const SagaAttemptEnd *end, int64 begun)
 {
-	SagaSteps	steps;
 	SagaChange	change;
-	SagaStep   *step;
 	SagaAttempt attempt;
-	int			index;
 
-	saga_ledger_get_steps(&saga->id, &steps);
-	index = saga_next_find(&steps, seq);
-	if (index < 0)
-		return SAGA_RECORD_LATER;
-	step = &steps.step[index];
 	if (step->compensate_on != SAGA_COMPENSATE_ON_STARTED ||
 		step->comp_status != SAGA_COMP_REGISTERED ||
 		saga->state != SAGA_COMPENSATING)
 		return SAGA_RECORDED;
-	saga_change_begin(&change, saga, &steps, 0, saga_clock_now());
+	saga_change_begin(&change, saga, steps, 0, saga_clock_now());
 	saga_outcome_take_forward(step, end, change.now);
 	step->begun = begun;
 	step->forward.retry_at = 0;
@@ -666,7 +644,7 @@ saga_action_record(const pg_uuid_t *id, int64 seq, const SagaAttemptEnd *of,
 	if (begun == 0)
 		begun = saga_start_order_next(id);
 	if (saga.state != SAGA_RUNNING)
-		return record_begun(&saga, seq, &end, begun);
+		return record_begun(&saga, &steps, step, &end, begun);
 
 	if (step->compensate_on == SAGA_COMPENSATE_ON_STARTED)
 		step->begun = begun;
@@ -683,17 +661,10 @@ saga_action_record(const pg_uuid_t *id, int64 seq, const SagaAttemptEnd *of,
 bool
 saga_action_record_failure(void)
 {
-	SAGA_FAULT("executor.before_record_failure");
-	switch (saga_transaction_begin(true))
-	{
-		case SAGA_TRANSACTION_BEGUN:
-			break;
-		case SAGA_TRANSACTION_BLOCKED:
-			return false;
-		case SAGA_TRANSACTION_GONE:
-			return true;
-	}
-	MemoryContextSwitchTo(hand->context);
+	bool		done;
+
+	if (!saga_in_hand_begin_record(&done))
+		return done;
 	if (saga_action_record(&hand->saga, hand->seq,
 						   &hand->end, hand->begun) == SAGA_RECORD_LATER)
 	{
@@ -751,7 +722,7 @@ saga_action_end_all(const pg_uuid_t *id, bool cancel)
 	for (int i = 0; i < count; i++)
 	{
 		if (running[i].phase != SAGA_PHASE_FORWARD ||
-			memcmp(&running[i].saga, id, UUID_LEN) != 0 ||
+			!saga_ids_equal(&running[i].saga, id) ||
 			running[i].pid == MyProcPid || running[i].pid == 0)
 			continue;
 		found = true;

@@ -42,7 +42,6 @@
 #include "flow/context.h"
 #include "flow/events.h"
 #include "flow/next.h"
-#include "ledger/home.h"
 #include "ledger/ledger.h"
 #include "ledger/oids.h"
 #include "mb/pg_wchar.h"
@@ -312,26 +311,10 @@ try_step(bool alone)
 	SagaStep   *step;
 	const char *why;
 	TimestampTz now;
+	SagaWalkOn	result;
 
-	saga_mailbox_look();
-	switch (saga_transaction_begin(false))
-	{
-		case SAGA_TRANSACTION_BEGUN:
-			break;
-		case SAGA_TRANSACTION_BLOCKED:
-			return SAGA_WALK_SKIP;
-		case SAGA_TRANSACTION_GONE:
-			return SAGA_WALK_LEAVE;
-	}
-	MemoryContextSwitchTo(hand->context);
-
-	if (hand->doubt_home && saga_home_away() != NULL)
-	{
-		/* Adopting the copy makes the worker read everything again. */
-		saga_transaction_commit();
-		return SAGA_WALK_DONE;
-	}
-	hand->doubt_home = false;
+	if (!saga_in_hand_begin(&result))
+		return result;
 	if (saga_ledger_get_saga(&hand->saga, &saga) != SAGA_FOUND)
 	{
 		saga_transaction_commit();
@@ -556,19 +539,11 @@ try_to_record(void)
 {
 	SagaRow		saga;
 	SagaWritten written = SAGA_CHANGED;
+	bool		done;
 	int			i;
 
-	SAGA_FAULT("executor.before_record_failure");
-	switch (saga_transaction_begin(true))
-	{
-		case SAGA_TRANSACTION_BEGUN:
-			break;
-		case SAGA_TRANSACTION_BLOCKED:
-			return false;
-		case SAGA_TRANSACTION_GONE:
-			return true;
-	}
-	MemoryContextSwitchTo(hand->context);
+	if (!saga_in_hand_begin_record(&done))
+		return done;
 	if (saga_ledger_get_saga(&hand->saga, &saga) != SAGA_FOUND)
 	{
 		saga_transaction_commit();

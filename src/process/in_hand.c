@@ -17,11 +17,14 @@
 #include "base/errors.h"
 #include "base/fault.h"
 #include "common/hashfn.h"
+#include "ledger/home.h"
 #include "process/in_hand.h"
 #include "process/inflight.h"
 #include "process/session.h"
+#include "process/transaction.h"
 #include "shared/mailbox.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 
 /* Initial exclusive window for a suspect (ms). */
 #define ALONE_MS	INT64CONST(2000)
@@ -36,6 +39,55 @@ SagaInHand *
 saga_in_hand_get(void)
 {
 	return &hand;
+}
+
+/*
+ * Begins the transaction of an attempt.  False: there is none, and "otherwise"
+ * says what becomes of what is in hand.
+ */
+bool
+saga_in_hand_begin(SagaWalkOn *otherwise)
+{
+	saga_mailbox_look();
+	switch (saga_transaction_begin(false))
+	{
+		case SAGA_TRANSACTION_BEGUN:
+			break;
+		case SAGA_TRANSACTION_BLOCKED:
+			*otherwise = SAGA_WALK_SKIP;
+			return false;
+		case SAGA_TRANSACTION_GONE:
+			*otherwise = SAGA_WALK_LEAVE;
+			return false;
+	}
+	MemoryContextSwitchTo(hand.context);
+	if (hand.doubt_home && saga_home_away() != NULL)
+	{
+		/* Adopting the copy makes the worker read everything again. */
+		saga_transaction_commit();
+		*otherwise = SAGA_WALK_DONE;
+		return false;
+	}
+	hand.doubt_home = false;
+	return true;
+}
+
+/*
+ * Begins a transaction that records how an attempt failed.  False: there is none,
+ * and "otherwise" says whether that is all.
+ */
+bool
+saga_in_hand_begin_record(bool *otherwise)
+{
+	SagaTurnBegun begun;
+
+	SAGA_FAULT("executor.before_record_failure");
+	begun = saga_transaction_begin(true);
+	*otherwise = begun == SAGA_TRANSACTION_GONE;
+	if (begun != SAGA_TRANSACTION_BEGUN)
+		return false;
+	MemoryContextSwitchTo(hand.context);
+	return true;
 }
 
 /* Is an attempt begun of which nobody has written down yet how it ended? */
@@ -70,8 +122,7 @@ saga_in_hand_open(const SagaStep *step)
 
 	memset(&record, 0, sizeof(record));
 	record.saga = step->saga;
-	record.phase = hand.end.forward ? SAGA_PHASE_FORWARD :
-		SAGA_PHASE_COMPENSATION;
+	record.phase = saga_outcome_phase(&hand.end);
 	record.seq = step->seq;
 	record.attempt = hand.end.attempt;
 	record.started_at = hand.end.started_at;
@@ -95,8 +146,7 @@ int64
 saga_in_hand_run_sql(const SagaStep *step, const SagaPolicy *policy,
 					 Jsonb *context, DestReceiver *output)
 {
-	SagaPhase	phase = hand.end.forward ? SAGA_PHASE_FORWARD :
-		SAGA_PHASE_COMPENSATION;
+	SagaPhase	phase = saga_outcome_phase(&hand.end);
 	const char *search_path;
 	int64		rows;
 

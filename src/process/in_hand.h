@@ -56,6 +56,8 @@ typedef struct SagaInHand
 } SagaInHand;
 
 extern SagaInHand *saga_in_hand_get(void);
+extern bool saga_in_hand_begin(SagaWalkOn *otherwise);
+extern bool saga_in_hand_begin_record(bool *otherwise);
 extern bool saga_in_hand_is_open(void);
 extern void saga_in_hand_forget(void);
 extern uint32 saga_in_hand_hash(const text *sql);

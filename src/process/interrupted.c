@@ -74,13 +74,10 @@ interrupted_end(const SagaInflight *record, int attempt, SagaAttemptEnd *end)
 	}
 }
 
-/* The same of an attempt of a step's action. */
+/* Begins the transaction that records an attempt; false: the ledger is locked. */
 static bool
-interrupted_record_action(const SagaInflight *record)
+interrupted_begin(void)
 {
-	SagaAttemptEnd end;
-	SagaRecorded recorded;
-
 	SAGA_FAULT("worker.before_turn");
 	switch (saga_transaction_begin(true))
 	{
@@ -91,6 +88,28 @@ interrupted_record_action(const SagaInflight *record)
 		case SAGA_TRANSACTION_GONE:
 			saga_leaving_because_gone();
 	}
+	return true;
+}
+
+static void
+interrupted_commit(void)
+{
+	SAGA_FAULT("worker.before_commit");
+	saga_transaction_commit();
+	SAGA_FAULT("worker.after_commit");
+	/* The file may go only when this is on disk, whatever the settings say. */
+	XLogFlush(XactLastCommitEnd);
+}
+
+/* Records an attempt of a step's action.  The result is that of interrupted_record. */
+static bool
+interrupted_record_action(const SagaInflight *record)
+{
+	SagaAttemptEnd end;
+	SagaRecorded recorded;
+
+	if (!interrupted_begin())
+		return false;
 	interrupted_end(record, record->attempt, &end);
 	recorded = saga_action_record(&record->saga, record->seq, &end, 0);
 	if (recorded == SAGA_RECORD_LATER)
@@ -100,11 +119,7 @@ interrupted_record_action(const SagaInflight *record)
 	}
 	if (recorded == SAGA_RECORD_LOST && end.suspect)
 		saga_shmem_my_database()->careful = true;
-	SAGA_FAULT("worker.before_commit");
-	saga_transaction_commit();
-	SAGA_FAULT("worker.after_commit");
-	/* The file may go only when this is on disk, whatever the settings say. */
-	XLogFlush(XactLastCommitEnd);
+	interrupted_commit();
 	return true;
 }
 
@@ -121,16 +136,8 @@ interrupted_record(const SagaInflight *record)
 
 	if (record->phase == SAGA_PHASE_FORWARD)
 		return interrupted_record_action(record);
-	SAGA_FAULT("worker.before_turn");
-	switch (saga_transaction_begin(true))
-	{
-		case SAGA_TRANSACTION_BEGUN:
-			break;
-		case SAGA_TRANSACTION_BLOCKED:
-			return false;
-		case SAGA_TRANSACTION_GONE:
-			saga_leaving_because_gone();
-	}
+	if (!interrupted_begin())
+		return false;
 	found = saga_ledger_get_saga(&record->saga, &saga);
 	if (found == SAGA_FOUND && TransactionIdIsValid(saga.version.writer))
 	{
@@ -171,11 +178,7 @@ interrupted_record(const SagaInflight *record)
 		AbortCurrentTransaction();
 		return false;
 	}
-	SAGA_FAULT("worker.before_commit");
-	saga_transaction_commit();
-	SAGA_FAULT("worker.after_commit");
-	/* The file may go only when this is on disk, whatever the settings say. */
-	XLogFlush(XactLastCommitEnd);
+	interrupted_commit();
 	return true;
 }
 

@@ -102,8 +102,8 @@ ask(SagaChange *change, const SagaDue *rows, int count)
 
 /*
  * Looks at the saga that the rows of the due work are about, and deletes them.
- * "may": whether the caller notifies.  With a role, "next" becomes the ticket with which an executor of that role goes
- * on; seq 0: there is none.
+ * "may": whether the caller notifies.  With a role, "next" becomes the ticket with
+ * which an executor of that role goes on; seq 0: there is none.
  */
 SagaLooked
 saga_looking_at(const SagaDue *rows, int count, int may, Oid role,
@@ -137,10 +137,7 @@ saga_looking_at(const SagaDue *rows, int count, int may, Oid role,
 		}
 		ask(&change, rows, count);
 
-		/*
-		 * The worker comes back once it may notify; an executor leaves it to
-		 * it.
-		 */
+		/* The worker comes back once it may notify, for the executors, too. */
 		if (change.look != 0 && next == NULL)
 			return SAGA_LOOK_LATER;
 		if (next != NULL)

@@ -443,12 +443,6 @@ saga_session_disarm(void)
  * Statements
  * ------------------------------------------------------------------------ */
 
-static const char *
-one_that_runs(void)
-{
-	return saga_current_word()[0] == 'a' ? "an action" : "a compensation";
-}
-
 /*
  * Runs one planned statement; returns how many rows it was about, or -1.  "dest"
  * gets the rows that it returns.
@@ -475,15 +469,15 @@ run_plan(SPIPlanPtr plan, bool takes_context, Jsonb *context, DestReceiver *dest
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
 				 errmsg("%s cannot begin or end a transaction, nor use savepoints",
-						one_that_runs()),
+						saga_current_one()),
 				 errhint("It runs in one transaction with the record that it was done.")));
 	if (code == SPI_ERROR_COPY)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("%s cannot copy from or to a client",
-						one_that_runs())));
+						saga_current_one())));
 	if (code < 0)
-		elog(ERROR, "could not run a statement of %s: %s", one_that_runs(),
+		elog(ERROR, "could not run a statement of %s: %s", saga_current_one(),
 			 SPI_result_code_string(code));
 	/* DO and CALL do not say what they were about. */
 	if (code == SPI_OK_UTILITY && SPI_processed == 0)
@@ -547,7 +541,7 @@ run_first_time(const char *sql, const char *search_path, Jsonb *context,
 		takes[i] = can_take_context(raw->stmt);
 		plans[i] = SPI_prepare(statement, takes[i] ? 1 : 0, &type);
 		if (plans[i] == NULL)
-			elog(ERROR, "could not plan a statement of %s: %s", one_that_runs(),
+			elog(ERROR, "could not plan a statement of %s: %s", saga_current_one(),
 				 SPI_result_code_string(SPI_result));
 		rows = run_plan(plans[i], takes[i], context,
 						receiver_of(i, count, output));

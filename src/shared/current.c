@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "base/ids.h"
 #include "shared/current.h"
 
 static pg_uuid_t current;
@@ -42,6 +43,13 @@ saga_current_word(void)
 	return current_phase == SAGA_PHASE_FORWARD ? "action" : "compensation";
 }
 
+/* The same, with its article */
+const char *
+saga_current_one(void)
+{
+	return current_phase == SAGA_PHASE_FORWARD ? "an action" : "a compensation";
+}
+
 /*
  * The step of that saga whose action this process runs; 0: none, or another
  * saga's.
@@ -50,7 +58,7 @@ int64
 saga_current_action(const pg_uuid_t *saga)
 {
 	return is_set && current_phase == SAGA_PHASE_FORWARD &&
-		memcmp(&current, saga, UUID_LEN) == 0 ? current_seq : 0;
+		saga_ids_equal(&current, saga) ? current_seq : 0;
 }
 
 /* The saga, until it is set again; NULL if there is none. */

@@ -16,6 +16,7 @@ extern void saga_current_set(const pg_uuid_t *saga, SagaPhase phase, int64 seq);
 extern void saga_current_clear(void);
 extern int64 saga_current_action(const pg_uuid_t *saga);
 extern const char *saga_current_word(void);
+extern const char *saga_current_one(void);
 extern const pg_uuid_t *saga_current(void);
 
 #endif							/* SAGA_CURRENT_H */

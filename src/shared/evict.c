@@ -205,7 +205,7 @@ saga_evict_from(Oid database, bool for_extension)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_INVALID_STATE),
 				 errmsg("%s cannot drop or alter the extension \"%s\", nor reassign sagas",
-						saga_current_word()[0] == 'a' ? "an action" : "a compensation",
+						saga_current_one(),
 						EXTENSION),
 				 errdetail("That needs all processes of saga to leave the database, and this one runs in one of them."),
 				 errhint("Do it in a session of your own.")));

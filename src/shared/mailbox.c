@@ -599,6 +599,19 @@ saga_mailbox_set_step(SagaPhase phase, int64 seq, int attempt,
 	SpinLockRelease(&my_slot->mutex);
 }
 
+/* What an executor has in hand, and runs.  The caller holds the slot's mutex. */
+static void
+describe_running(const SagaExecutorSlot *slot, SagaRunning *running)
+{
+	running->saga = slot->ticket.saga;
+	running->phase = slot->phase;
+	running->seq = slot->seq;
+	running->attempt = slot->attempt;
+	running->since = slot->started_at;
+	running->pid = slot->pid;
+	running->role = slot->role;
+}
+
 /* Lists what the executors of this database run; room for SAGA_MAX_EXECUTORS. */
 int
 saga_mailbox_running(SagaRunning *running)
@@ -618,13 +631,7 @@ saga_mailbox_running(SagaRunning *running)
 		SpinLockAcquire(&slot->mutex);
 		if (slot->working && slot->seq != 0)
 		{
-			r->saga = slot->ticket.saga;
-			r->phase = slot->phase;
-			r->seq = slot->seq;
-			r->attempt = slot->attempt;
-			r->since = slot->started_at;
-			r->pid = slot->pid;
-			r->role = slot->role;
+			describe_running(slot, r);
 			count++;
 		}
 		SpinLockRelease(&slot->mutex);
@@ -651,12 +658,10 @@ saga_mailbox_actions(SagaRunning *running)
 		SpinLockAcquire(&slot->mutex);
 		if (slot->working && slot->ticket.seq != 0)
 		{
-			memset(r, 0, sizeof(SagaRunning));
-			r->saga = slot->ticket.saga;
+			describe_running(slot, r);
+			if (r->phase != SAGA_PHASE_FORWARD)
+				r->seq = 0;
 			r->phase = SAGA_PHASE_FORWARD;
-			r->seq = slot->phase == SAGA_PHASE_FORWARD ? slot->seq : 0;
-			r->pid = slot->pid;
-			r->role = slot->role;
 			count++;
 		}
 		SpinLockRelease(&slot->mutex);

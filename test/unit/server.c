@@ -392,7 +392,7 @@ saga_ledger_insert_step(SagaStep *step)
 }
 
 void
-saga_ledger_insert_due(const SagaDue *row)
+saga_ledger_insert_look(const pg_uuid_t *id, int64 seq, TimestampTz due)
 {
 	printf(" look");
 }
