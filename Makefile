@@ -6,6 +6,7 @@
 #   make install                install          (DESTDIR= is honoured)
 #   make installcheck           the tests, against a running server that has
 #                               shared_preload_libraries = 'saga'
+#   make dist                   the archive for PGXN, of what is committed
 #
 # From a checkout; these bring their own private server and leave both the
 # checkout and the system's PostgreSQL as they were:
@@ -15,6 +16,8 @@
 #   make soak SECONDS=3600      everybody at work while processes are killed at
 #                               random (SEED=N repeats the chances of a run)
 #   make valgrind               the regression tests under valgrind
+#   make console                the page in a browser, for the database that PG*
+#                               name (ARGS=--decide to decide there, too)
 #   make bench                  the figures (make bench-instructions: those
 #                               that do not depend on the machine's load)
 #
@@ -25,13 +28,20 @@ PG_CONFIG ?= pg_config
 # Where the sources are: "./", or another folder in a VPATH build.
 SAGA_SRCDIR := $(dir $(firstword $(MAKEFILE_LIST)))
 
+# Which version this is, as saga.control says: of the extension, and of the release
+SAGA_VERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" $(SAGA_SRCDIR)saga.control)
+SAGA_RELEASE := $(shell sed -n 's/^\# saga, release //p' $(SAGA_SRCDIR)saga.control)
+
 EXTENSION = saga
 MODULE_big = saga
 PGFILEDESC = "saga - compensating transactions"
-DATA = $(notdir $(sort $(wildcard $(SAGA_SRCDIR)saga--*.sql)))
+DATA = $(notdir $(sort $(wildcard $(SAGA_SRCDIR)saga--*.sql $(SAGA_SRCDIR)saga_cluster.sql)))
 SAGA_HEADERS = $(wildcard $(SAGA_SRCDIR)src/*/*.h)
 OBJS = $(patsubst $(SAGA_SRCDIR)%.c,%.o,$(sort $(wildcard $(SAGA_SRCDIR)src/*.c $(SAGA_SRCDIR)src/*/*.c)))
-PG_CPPFLAGS = -I$(SAGA_SRCDIR)src
+PG_CPPFLAGS = -I$(SAGA_SRCDIR)src -DSAGA_VERSION='"$(SAGA_VERSION)"' -DSAGA_RELEASE='"$(SAGA_RELEASE)"'
+# What there is of the documents, in a folder of their own, since every extension
+# has a README.md
+DOCS := $(patsubst $(SAGA_SRCDIR)%,%,$(wildcard $(SAGA_SRCDIR)README.md $(SAGA_SRCDIR)doc/*.md))
 
 # The tests in reading order.  A line of a list is a name and perhaps a word.
 # "testbuild": the file needs what only -DSAGA_TEST compiles in (a virtual clock,
@@ -49,12 +59,25 @@ ifneq ($(wildcard $(PGXS)),)
 
 include $(PGXS)
 
+docmoduledir := extension/saga
+
+# PGXS would look for them where they come from.
+uninstall: uninstall-docs
+uninstall-docs:
+	rm -f $(addprefix '$(DESTDIR)$(docdir)/$(docmoduledir)'/, $(notdir $(DOCS)))
+
+.PHONY: uninstall-docs
+
 # Few headers and quick compiles: every object depends on every header.
 $(OBJS) $(OBJS:.o=.bc): $(SAGA_HEADERS)
 
-# A VPATH build starts in an empty folder.
+# These name the version.
+src/saga.o src/saga.bc src/ledger/version.o src/ledger/version.bc: $(SAGA_SRCDIR)saga.control
+
+# A VPATH build starts in an empty folder.  (What tests include, psql looks for
+# where it was started.)
 ifneq ($(SAGA_SRCDIR),./)
-$(shell mkdir -p $(sort $(dir $(OBJS))))
+$(shell mkdir -p sql $(sort $(dir $(OBJS))) && ln -sfn $(abspath $(SAGA_SRCDIR))/sql/include sql/include)
 endif
 
 else
@@ -70,6 +93,21 @@ clean distclean maintainer-clean: ;
 .PHONY: all install installdirs uninstall installcheck clean distclean maintainer-clean
 
 endif
+
+# The archive holds what users need: .gitattributes names what it leaves out.
+dist:
+	@git -C $(SAGA_SRCDIR) rev-parse --verify --quiet HEAD >/dev/null || \
+		{ echo "saga: make dist needs a checkout of the repository, and git" >&2; exit 1; }
+	@git -C $(SAGA_SRCDIR) diff --quiet HEAD || echo "saga: what is not committed is not in the archive" >&2
+	git -C $(SAGA_SRCDIR) archive --format=zip --prefix=saga-$(SAGA_RELEASE)/ HEAD >saga-$(SAGA_RELEASE).zip
+
+ifeq ($(wildcard $(SAGA_SRCDIR)test/run),)
+
+demo test soak valgrind bench bench-instructions:
+	@echo "saga: make $@ needs a checkout of the repository" >&2
+	@false
+
+else
 
 demo:
 	@$(SAGA_SRCDIR)test/demo/run $(ARGS)
@@ -89,4 +127,10 @@ bench:
 bench-instructions:
 	@$(SAGA_SRCDIR)test/bench/run instructions wal $(ARGS)
 
-.PHONY: demo test soak valgrind bench bench-instructions
+endif
+
+# What it needs is installed beside it, in console/node_modules.
+console:
+	@$(SAGA_SRCDIR)console/install >&2 && exec node $(SAGA_SRCDIR)console/bin/saga-console.js $(ARGS)
+
+.PHONY: console demo dist test soak valgrind bench bench-instructions

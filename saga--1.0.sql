@@ -179,17 +179,6 @@ CREATE TABLE saga.ledger_step (
   settings           jsonb,
   compensation_retry text        COLLATE "C" NOT NULL,
   retry              text        COLLATE "C",
-  action             text        COLLATE "C",
-  task               text        COLLATE "C",
-  after              text[]      COLLATE "C",
-  delay              interval,
-  not_before         timestamptz,
-  signals            text[]      COLLATE "C",
-  approval           text        COLLATE "C",
-  timeout            bigint,
-  give_up            "char",
-  recorded_by        bigint,
-  place              bigint,
   attempts           integer     NOT NULL,
   status             "char"      NOT NULL,
   comp_status        "char"      NOT NULL,
@@ -199,16 +188,6 @@ CREATE TABLE saga.ledger_step (
   completed_at       timestamptz,
   retry_at           timestamptz,
   rolled_back_at     timestamptz,
-  begun              bigint,
-  opened_at          timestamptz,
-  ready_at           timestamptz,
-  approved           boolean,
-  rounds             integer,
-  charged            integer,
-  deferrals          integer,
-  conflicts          integer,
-  interruptions      integer,
-  crashes            integer,
   comp_attempts      integer,
   comp_charged       integer,
   comp_deferrals     integer,
@@ -222,14 +201,35 @@ CREATE TABLE saga.ledger_step (
   compensated_at     timestamptz,
   consumer           text        COLLATE "C",
   parked             text        COLLATE "C",
-  sqlstate           text        COLLATE "C",
   error              text        COLLATE "C",
   comp_sqlstate      text        COLLATE "C",
   comp_error         text        COLLATE "C",
   comp_output        jsonb,
+  output             jsonb,
+  sqlstate           text        COLLATE "C",
+  begun              bigint,
+  opened_at          timestamptz,
+  ready_at           timestamptz,
+  rounds             bigint,
+  charged            integer,
+  deferrals          integer,
+  conflicts          integer,
+  interruptions      integer,
+  crashes            integer,
+  approved           boolean,
   signal             jsonb,
   round_state        jsonb,
-  output             jsonb,
+  recorded_by        bigint,
+  place              bigint,
+  not_before         timestamptz,
+  timeout            bigint,
+  delay              interval,
+  give_up            "char",
+  action             text        COLLATE "C",
+  task               text        COLLATE "C",
+  after              text[]      COLLATE "C",
+  signals            text[]      COLLATE "C",
+  approval           text        COLLATE "C",
   CONSTRAINT ledger_step_key PRIMARY KEY (saga, key, run),
   CONSTRAINT ledger_step_seq CHECK (seq OPERATOR(pg_catalog.>=) 1),
   CONSTRAINT ledger_step_run CHECK (run OPERATOR(pg_catalog.>=) 1),
@@ -245,9 +245,13 @@ CREATE TABLE saga.ledger_step (
   CONSTRAINT ledger_step_key_length CHECK (pg_catalog.length(key) OPERATOR(pg_catalog.>=) 1 AND pg_catalog.length(key) OPERATOR(pg_catalog.<=) 512),
   CONSTRAINT ledger_step_completed CHECK ((completed_at IS NOT NULL) OPERATOR(pg_catalog.=) (status OPERATOR(pg_catalog.=) 'c')),
   CONSTRAINT ledger_step_dispatched CHECK (comp_status OPERATOR(pg_catalog.<>) 'd' OR (dispatched_at IS NOT NULL AND channel IS NOT NULL)),
-  CONSTRAINT ledger_step_claimed CHECK (claimed_at IS NULL OR comp_status OPERATOR(pg_catalog.=) 'd'),
+  CONSTRAINT ledger_step_claimed CHECK (claimed_at IS NULL OR comp_status OPERATOR(pg_catalog.=) 'd' OR (task IS NOT NULL AND status OPERATOR(pg_catalog.=) 's')),
   CONSTRAINT ledger_step_lease CHECK ((claimed_at IS NOT NULL) OPERATOR(pg_catalog.=) (lease_until IS NOT NULL))
 ) USING heap WITH (fillfactor = 70);
+
+-- By which the report about a task finds its step, without the others of its saga.
+CREATE INDEX ledger_step_task ON saga.ledger_step (saga, seq)
+  WHERE task IS NOT NULL;
 
 COMMENT ON TABLE saga.ledger_step IS 'One row per run of a step. Read saga.steps instead.';
 COMMENT ON COLUMN saga.ledger_step.saga IS 'The saga.';
@@ -270,17 +274,6 @@ COMMENT ON COLUMN saga.ledger_step.search_path IS 'The caller''s search_path, nu
 COMMENT ON COLUMN saga.ledger_step.settings IS 'Captured settings.';
 COMMENT ON COLUMN saga.ledger_step.compensation_retry IS 'Retry policy of the compensation: attempts, delay, backoff, longest delay, jitter, timeout; times in ms. Left out at the end is what is as in 5 1000 e 300000 0.1 600000.';
 COMMENT ON COLUMN saga.ledger_step.retry IS 'Retry policy of the step, null when the same.';
-COMMENT ON COLUMN saga.ledger_step.action IS 'The work of a step that saga runs: SQL. It and the columns up to place are null in a step that the application runs, as are those from begun to crashes.';
-COMMENT ON COLUMN saga.ledger_step.task IS 'Or: the channel of the services that do the work.';
-COMMENT ON COLUMN saga.ledger_step.after IS 'Gate 1: keys of the steps that must be done; null: all recorded before it by the same recorder.';
-COMMENT ON COLUMN saga.ledger_step.delay IS 'Gate 2: so long after gate 1 opened.';
-COMMENT ON COLUMN saga.ledger_step.not_before IS 'Gate 2: not before this.';
-COMMENT ON COLUMN saga.ledger_step.signals IS 'Gate 3: any one of these signals.';
-COMMENT ON COLUMN saga.ledger_step.approval IS 'Gate 4: words for the person who must approve it.';
-COMMENT ON COLUMN saga.ledger_step.timeout IS 'From the opening of gate 1 to done (ms).';
-COMMENT ON COLUMN saga.ledger_step.give_up IS 'When it is given up: f(ail), s(kip), r(eview). Set in every step that saga runs.';
-COMMENT ON COLUMN saga.ledger_step.recorded_by IS 'seq of the step whose action recorded it; null: recorded from outside.';
-COMMENT ON COLUMN saga.ledger_step.place IS 'seq of the first run of its key, by which its gates go; null: this one.';
 COMMENT ON COLUMN saga.ledger_step.attempts IS 'Forward attempts so far.';
 COMMENT ON COLUMN saga.ledger_step.status IS 'w(aiting), s(tarted), c(ompleted), f(ailed), k(ept from beginning: skipped).';
 COMMENT ON COLUMN saga.ledger_step.comp_status IS 'n(one), r(egistered), p(ending), d(ispatched), c(ompensated), f(ailed), s(kipped).';
@@ -290,16 +283,6 @@ COMMENT ON COLUMN saga.ledger_step.attempt_at IS 'Start of the current forward a
 COMMENT ON COLUMN saga.ledger_step.completed_at IS 'When it completed.';
 COMMENT ON COLUMN saga.ledger_step.retry_at IS 'When a failed attempt may be repeated.';
 COMMENT ON COLUMN saga.ledger_step.rolled_back_at IS 'When a partial undo undid it: the key may start afresh.';
-COMMENT ON COLUMN saga.ledger_step.begun IS 'When saga began it, in the start order; null: not yet, or the application runs it.';
-COMMENT ON COLUMN saga.ledger_step.opened_at IS 'When gate 1 opened.';
-COMMENT ON COLUMN saga.ledger_step.ready_at IS 'When gates 1 and 2 are open; once 3 and 4 are, when it became ready.';
-COMMENT ON COLUMN saga.ledger_step.approved IS 'true: a person opened gate 4.';
-COMMENT ON COLUMN saga.ledger_step.rounds IS 'Rounds of its action that committed.';
-COMMENT ON COLUMN saga.ledger_step.charged IS 'Of its attempts, the ones that count against the policy.';
-COMMENT ON COLUMN saga.ledger_step.deferrals IS 'Of those, the ones that asked to be called later.';
-COMMENT ON COLUMN saga.ledger_step.conflicts IS 'Of those, the ones lost to deadlocks, serialization and lock timeouts.';
-COMMENT ON COLUMN saga.ledger_step.interruptions IS 'Of those, the ones cut short by no fault of their own.';
-COMMENT ON COLUMN saga.ledger_step.crashes IS 'Suspect since a crash: how often the server crashed while it ran alone; null: no suspect.';
 COMMENT ON COLUMN saga.ledger_step.comp_attempts IS 'Attempts of the compensation, numbered.';
 COMMENT ON COLUMN saga.ledger_step.comp_charged IS 'Of those, the ones that count against the policy.';
 COMMENT ON COLUMN saga.ledger_step.comp_deferrals IS 'Of those, the ones that asked to be called later.';
@@ -313,14 +296,35 @@ COMMENT ON COLUMN saga.ledger_step.lease_until IS 'End of that claim.';
 COMMENT ON COLUMN saga.ledger_step.compensated_at IS 'When it was compensated.';
 COMMENT ON COLUMN saga.ledger_step.consumer IS 'What that listener calls itself.';
 COMMENT ON COLUMN saga.ledger_step.parked IS 'Why a person must decide about this step.';
-COMMENT ON COLUMN saga.ledger_step.sqlstate IS 'SQLSTATE of the last failed attempt of its action.';
 COMMENT ON COLUMN saga.ledger_step.error IS 'Error of the last failed forward attempt.';
 COMMENT ON COLUMN saga.ledger_step.comp_sqlstate IS 'SQLSTATE of the compensation''s last failure.';
 COMMENT ON COLUMN saga.ledger_step.comp_error IS 'Message of the compensation''s last failure.';
 COMMENT ON COLUMN saga.ledger_step.comp_output IS 'What the listener reported.';
+COMMENT ON COLUMN saga.ledger_step.output IS 'Output of the step.';
+COMMENT ON COLUMN saga.ledger_step.sqlstate IS 'SQLSTATE of the last failed attempt of its action. It and the columns after it are null, and not even stored, in most steps that the application runs.';
+COMMENT ON COLUMN saga.ledger_step.begun IS 'When saga began it, in the start order; null: not yet, or the application runs it.';
+COMMENT ON COLUMN saga.ledger_step.opened_at IS 'When gate 1 opened.';
+COMMENT ON COLUMN saga.ledger_step.ready_at IS 'When gates 1 and 2 are open; once 3 and 4 are, when it became ready.';
+COMMENT ON COLUMN saga.ledger_step.rounds IS 'Rounds of its action that committed.';
+COMMENT ON COLUMN saga.ledger_step.charged IS 'Of its attempts, the ones that count against the policy.';
+COMMENT ON COLUMN saga.ledger_step.deferrals IS 'Of those, the ones that asked to be called later.';
+COMMENT ON COLUMN saga.ledger_step.conflicts IS 'Of those, the ones lost to deadlocks, serialization and lock timeouts.';
+COMMENT ON COLUMN saga.ledger_step.interruptions IS 'Of those, the ones cut short by no fault of their own.';
+COMMENT ON COLUMN saga.ledger_step.crashes IS 'Suspect since a crash: how often the server crashed while it ran alone; null: no suspect.';
+COMMENT ON COLUMN saga.ledger_step.approved IS 'true: a person opened gate 4.';
 COMMENT ON COLUMN saga.ledger_step.signal IS 'The signal that it used: name and payload.';
 COMMENT ON COLUMN saga.ledger_step.round_state IS 'State that its action keeps between rounds.';
-COMMENT ON COLUMN saga.ledger_step.output IS 'Output of the step.';
+COMMENT ON COLUMN saga.ledger_step.recorded_by IS 'seq of the step whose action recorded it; null: recorded from outside.';
+COMMENT ON COLUMN saga.ledger_step.place IS 'seq of the first run of its key, by which its gates go; null: this one.';
+COMMENT ON COLUMN saga.ledger_step.not_before IS 'Gate 2: not before this.';
+COMMENT ON COLUMN saga.ledger_step.timeout IS 'From the opening of gate 1 to done (ms).';
+COMMENT ON COLUMN saga.ledger_step.delay IS 'Gate 2: so long after gate 1 opened.';
+COMMENT ON COLUMN saga.ledger_step.give_up IS 'When it is given up: f(ail), s(kip), r(eview). Set in every step that saga runs.';
+COMMENT ON COLUMN saga.ledger_step.action IS 'The work of a step that saga runs: SQL.';
+COMMENT ON COLUMN saga.ledger_step.task IS 'Or: the channel of the services that do the work.';
+COMMENT ON COLUMN saga.ledger_step.after IS 'Gate 1: keys of the steps that must be done; null: all recorded before it by the same recorder.';
+COMMENT ON COLUMN saga.ledger_step.signals IS 'Gate 3: any one of these signals.';
+COMMENT ON COLUMN saga.ledger_step.approval IS 'Gate 4: words for the person who must approve it.';
 
 CREATE TABLE saga.ledger_attempt (
   saga        uuid        NOT NULL,
@@ -391,25 +395,28 @@ COMMENT ON TABLE saga.ledger_due IS 'When a saga must be looked at next: a deadl
 COMMENT ON COLUMN saga.ledger_due.lane IS 'The role whose executor has the work; 0: the worker itself.';
 COMMENT ON COLUMN saga.ledger_due.due IS 'Not before.';
 COMMENT ON COLUMN saga.ledger_due.saga IS 'The saga.';
-COMMENT ON COLUMN saga.ledger_due.seq IS '0: the saga itself. A step''s seq: that step, to be run, or its timer. Negated: that step has changed, so the saga is to be looked at.';
+COMMENT ON COLUMN saga.ledger_due.seq IS '0: the saga itself. A step''s seq: that step, to be run, or its timer. Negated: that step has changed, or that signal was sent, so the saga is to be looked at.';
 COMMENT ON COLUMN saga.ledger_due.run IS 'The run of the step; only with its seq.';
 COMMENT ON COLUMN saga.ledger_due.key IS 'Its key; likewise.';
 
 CREATE TABLE saga.ledger_queue (
   channel text        COLLATE "C" NOT NULL,
+  phase   "char"      NOT NULL,
   owner   oid         NOT NULL,
   since   timestamptz NOT NULL,
   saga    uuid        NOT NULL,
   seq     bigint      NOT NULL,
   run     integer     NOT NULL,
   key     text        COLLATE "C" NOT NULL,
-  CONSTRAINT ledger_queue_key PRIMARY KEY (channel, owner, since, saga)
+  CONSTRAINT ledger_queue_key PRIMARY KEY (channel, phase, owner, since, saga, seq),
+  CONSTRAINT ledger_queue_phase CHECK (phase OPERATOR(pg_catalog.=) ANY ('{f,c}'::pg_catalog."char"[]))
 ) USING heap;
 
-COMMENT ON TABLE saga.ledger_queue IS 'Compensations that wait for a listener to claim them, one row each; the step''s own row names it. Read saga.pending_compensations instead.';
-COMMENT ON COLUMN saga.ledger_queue.channel IS 'The channel of the listeners.';
+COMMENT ON TABLE saga.ledger_queue IS 'Tasks and compensations that wait for a service to claim them, one row each, as the step''s own row says. Read saga.pending_tasks instead.';
+COMMENT ON COLUMN saga.ledger_queue.channel IS 'The channel of the services.';
+COMMENT ON COLUMN saga.ledger_queue.phase IS 'f(orward) or c(ompensation).';
 COMMENT ON COLUMN saga.ledger_queue.owner IS 'The saga''s owner: whose members may claim it.';
-COMMENT ON COLUMN saga.ledger_queue.since IS 'When it was dispatched.';
+COMMENT ON COLUMN saga.ledger_queue.since IS 'When it was dispatched; of a task, from when on it may be claimed.';
 COMMENT ON COLUMN saga.ledger_queue.saga IS 'The saga.';
 COMMENT ON COLUMN saga.ledger_queue.seq IS 'The step, by start order ...';
 COMMENT ON COLUMN saga.ledger_queue.run IS '... and by the run ...';
@@ -425,20 +432,99 @@ COMMENT ON TABLE saga.ledger_held IS 'Sagas that a person holds, as they wait fo
 COMMENT ON COLUMN saga.ledger_held.saga IS 'The saga.';
 COMMENT ON COLUMN saga.ledger_held.seq IS 'The step; 0: the saga itself.';
 
+CREATE TABLE saga.ledger_signal (
+  saga         uuid        NOT NULL,
+  seq          bigint      NOT NULL,
+  at           timestamptz NOT NULL,
+  name         text        COLLATE "C" NOT NULL,
+  key          text        COLLATE "C",
+  sent_by      text        COLLATE "C" NOT NULL,
+  used_by      bigint,
+  content_hash bytea,
+  payload      jsonb,
+  CONSTRAINT ledger_signal_key PRIMARY KEY (saga, seq),
+  CONSTRAINT ledger_signal_seq CHECK (seq OPERATOR(pg_catalog.>=) 1),
+  CONSTRAINT ledger_signal_name CHECK (pg_catalog.length(name) OPERATOR(pg_catalog.>=) 1 AND pg_catalog.length(name) OPERATOR(pg_catalog.<=) 256),
+  CONSTRAINT ledger_signal_key_length CHECK (pg_catalog.length(key) OPERATOR(pg_catalog.>=) 1 AND pg_catalog.length(key) OPERATOR(pg_catalog.<=) 512),
+  CONSTRAINT ledger_signal_used_by CHECK (used_by OPERATOR(pg_catalog.>=) 1)
+) USING heap;
+
+-- The key first, so that the index has entries only for signals with one.
+CREATE UNIQUE INDEX ledger_signal_key_name_saga ON saga.ledger_signal (key, name, saga)
+  WHERE key IS NOT NULL;
+
+-- What a look reads.  What was used leaves it.
+CREATE INDEX ledger_signal_unused ON saga.ledger_signal (saga, name, seq)
+  WHERE used_by IS NULL;
+
+COMMENT ON TABLE saga.ledger_signal IS 'Signals that were sent to sagas. Read saga.signals instead.';
+COMMENT ON COLUMN saga.ledger_signal.saga IS 'The saga.';
+COMMENT ON COLUMN saga.ledger_signal.seq IS 'A number from the start order: later is larger.';
+COMMENT ON COLUMN saga.ledger_signal.at IS 'When it was sent.';
+COMMENT ON COLUMN saga.ledger_signal.name IS 'Its name, for which steps wait.';
+COMMENT ON COLUMN saga.ledger_signal.key IS 'Idempotency key, unique per saga and name.';
+COMMENT ON COLUMN saga.ledger_signal.sent_by IS 'The role that sent it, by the name it had then.';
+COMMENT ON COLUMN saga.ledger_signal.used_by IS 'The step that used it, by its seq; null: none has.';
+COMMENT ON COLUMN saga.ledger_signal.content_hash IS 'Of a redacted one: the SHA-256 of its payload, which keeps its key working.';
+COMMENT ON COLUMN saga.ledger_signal.payload IS 'Payload as given.';
+
+CREATE TABLE saga.ledger_limit (
+  channel      text        COLLATE "C" NOT NULL,
+  role         text        COLLATE "C" NOT NULL,
+  max_claimed  integer,
+  paused_until timestamptz,
+  CONSTRAINT ledger_limit_key PRIMARY KEY (channel, role),
+  CONSTRAINT ledger_limit_max_claimed CHECK (max_claimed OPERATOR(pg_catalog.>=) 1)
+) USING heap;
+
+COMMENT ON TABLE saga.ledger_limit IS 'Limits that roles set for their claims, with saga.limit.';
+COMMENT ON COLUMN saga.ledger_limit.channel IS 'The channel.';
+COMMENT ON COLUMN saga.ledger_limit.role IS 'The name of the role that claims.';
+COMMENT ON COLUMN saga.ledger_limit.max_claimed IS 'How many it may hold at a time.';
+COMMENT ON COLUMN saga.ledger_limit.paused_until IS 'Until when it claims nothing.';
+
+CREATE TABLE saga.ledger_claimed (
+  channel    text        COLLATE "C" NOT NULL,
+  role       text        COLLATE "C" NOT NULL,
+  claimed_at timestamptz NOT NULL,
+  saga       uuid        NOT NULL,
+  seq        bigint      NOT NULL,
+  run        integer     NOT NULL,
+  key        text        COLLATE "C" NOT NULL,
+  CONSTRAINT ledger_claimed_key PRIMARY KEY (channel, role, claimed_at, saga, seq)
+) USING heap;
+
+COMMENT ON TABLE saga.ledger_claimed IS 'What was claimed under a limit on claims, one row each. Whether the claim goes on, the step''s own row says; rows of others are deleted by the next claims.';
+COMMENT ON COLUMN saga.ledger_claimed.channel IS 'The channel.';
+COMMENT ON COLUMN saga.ledger_claimed.role IS 'The name of the role that claimed it.';
+COMMENT ON COLUMN saga.ledger_claimed.claimed_at IS 'When.';
+COMMENT ON COLUMN saga.ledger_claimed.saga IS 'The saga.';
+COMMENT ON COLUMN saga.ledger_claimed.seq IS 'The step, by start order ...';
+COMMENT ON COLUMN saga.ledger_claimed.run IS '... and by the run ...';
+COMMENT ON COLUMN saga.ledger_claimed.key IS '... of its key.';
+
 CREATE TABLE saga.ledger_home (
   one               boolean NOT NULL PRIMARY KEY DEFAULT true CHECK (one),
   system_identifier bigint  NOT NULL,
   database          oid     NOT NULL,
-  restore           bigint  NOT NULL,
-  copied            boolean NOT NULL
+  timeline          integer NOT NULL,
+  restores          bigint[] NOT NULL,
+  restored          boolean NOT NULL,
+  copied            boolean NOT NULL,
+  citus_group       integer NOT NULL,
+  home_timeline     integer NOT NULL
 ) USING heap;
 
 COMMENT ON TABLE saga.ledger_home IS 'Where this ledger may compensate: the server and database that it was created in or adopted by. A copy elsewhere holds still until saga.adopt().';
 COMMENT ON COLUMN saga.ledger_home.one IS 'There is one row.';
 COMMENT ON COLUMN saga.ledger_home.system_identifier IS 'The server''s system identifier.';
 COMMENT ON COLUMN saga.ledger_home.database IS 'The database''s OID.';
-COMMENT ON COLUMN saga.ledger_home.restore IS 'The last start from a backup that was adopted; 0: none.';
+COMMENT ON COLUMN saga.ledger_home.timeline IS 'The timeline of the WAL for which the start order left its last gap.';
+COMMENT ON COLUMN saga.ledger_home.restores IS 'The starts from backups that were adopted.';
+COMMENT ON COLUMN saga.ledger_home.restored IS 'The server was started from a backup, which is not adopted; so that its standbys know.';
 COMMENT ON COLUMN saga.ledger_home.copied IS 'Ledger rows came by COPY, SQL or replication.';
+COMMENT ON COLUMN saga.ledger_home.citus_group IS 'The server''s group in a Citus cluster; 0: the coordinator, or no Citus.';
+COMMENT ON COLUMN saga.ledger_home.home_timeline IS 'The timeline of the WAL when the server was last seen to be at home.';
 
 -- Which server and database hold a ledger is no part of it: not in a dump.
 SELECT pg_catalog.pg_extension_config_dump('saga.start_order', '');
@@ -449,6 +535,9 @@ SELECT pg_catalog.pg_extension_config_dump('saga.ledger_event', '');
 SELECT pg_catalog.pg_extension_config_dump('saga.ledger_due', '');
 SELECT pg_catalog.pg_extension_config_dump('saga.ledger_queue', '');
 SELECT pg_catalog.pg_extension_config_dump('saga.ledger_held', '');
+SELECT pg_catalog.pg_extension_config_dump('saga.ledger_signal', '');
+SELECT pg_catalog.pg_extension_config_dump('saga.ledger_limit', '');
+SELECT pg_catalog.pg_extension_config_dump('saga.ledger_claimed', '');
 
 -- ---------------------------------------------------------------------------
 -- Functions of the application
@@ -547,6 +636,15 @@ CREATE FUNCTION saga.rollback_to(
 COMMENT ON FUNCTION saga.rollback_to(uuid, text, text) IS
   'Undoes every step that started after that step (null: all), newest first; then the saga is running again, and the keys of what was undone may be started afresh. Returns its state. After Garcia-Molina and Salem (1987), backward/forward recovery from a savepoint. SG001; SG002: no savepoint, a pivot after it, or the saga is failing for good; SG004.';
 
+CREATE FUNCTION saga.signal(
+  saga_id uuid, signal text, payload jsonb DEFAULT NULL,
+  idempotency_key text DEFAULT NULL, late text DEFAULT 'error') RETURNS text
+  AS 'MODULE_PATHNAME', 'saga_sql_signal'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.signal(uuid, text, jsonb, text, text) IS
+  'Sends a signal to a saga, committed with the caller''s transaction; the step that waits for it, or comes to wait for it, uses it. Locks nothing and waits for nobody. A repeated key has no effect. Returns the saga''s state. Once the undo has begun it raises SG005, or with late => ''record'' keeps it. SG001; SG002: it is finished; SG003: the same key with another payload; SG009: a limit.';
+
 CREATE FUNCTION saga.plan(saga_id uuid)
   RETURNS TABLE ("position" integer, seq bigint, step text, action text, detail text)
   AS 'MODULE_PATHNAME', 'saga_sql_plan'
@@ -554,6 +652,23 @@ CREATE FUNCTION saga.plan(saga_id uuid)
 
 COMMENT ON FUNCTION saga.plan(uuid) IS
   'What a failure now would do, in order: sql, notify or person, and with which policy. It ends where the undo would stop for a person. SG001.';
+
+CREATE FUNCTION saga.timeline(saga_id uuid, width integer DEFAULT 60)
+  RETURNS TABLE (
+    step text, phase text, attempt integer, outcome text, began timestamptz,
+    duration interval, bar text)
+  AS 'MODULE_PATHNAME', 'saga_sql_timeline'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10;
+
+COMMENT ON FUNCTION saga.timeline(uuid, integer) IS
+  'A saga''s attempts in the order in which they began, each with a bar: > forward, < undo, - waiting, . pausing before another attempt. The first row, the saga itself, is the scale. Many are shown some together. SG001.';
+
+CREATE FUNCTION saga.picture(saga_id uuid, format text DEFAULT 'svg') RETURNS text
+  AS 'MODULE_PATHNAME', 'saga_sql_picture'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.picture(uuid, text) IS
+  'A saga as a drawing: svg, its attempts as bars of time; or mermaid, its steps and their order. SG001.';
 
 CREATE FUNCTION saga.wait(
   saga_id uuid, timeout interval DEFAULT '1 minute', until text DEFAULT NULL)
@@ -579,6 +694,13 @@ CREATE FUNCTION saga.find(name text, idempotency_key text) RETURNS uuid
 
 COMMENT ON FUNCTION saga.find(text, text) IS
   'The caller''s own saga by its name and idempotency key, or null.';
+
+CREATE FUNCTION saga.again(
+  delay interval DEFAULT '0', state jsonb DEFAULT NULL, not_before timestamptz DEFAULT NULL) RETURNS void
+  AS 'MODULE_PATHNAME', 'saga_sql_again'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION saga.again(interval, jsonb, timestamptz) IS
+  'From the action of a step: what it did is committed as a round, and the action is run again, so long after that and not before this, with the state. SG002: no action is running; SG009: the state is too large.';
 
 CREATE FUNCTION saga.current() RETURNS uuid
   AS 'MODULE_PATHNAME', 'saga_sql_current'
@@ -641,7 +763,7 @@ CREATE FUNCTION saga.extend_claim(
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.extend_claim(text, integer, interval) IS
-  'Extends a claim to the given time from now, within the timeout of the policy, and returns its new end. SG002: that attempt is over. SG001, SG004.';
+  'Extends a claim, of a task or a compensation, to the given time from now, within the timeout of the policy, and returns its new end. SG002: that attempt is over. SG001, SG004.';
 
 CREATE FUNCTION saga.complete_compensation(
   compensation_key text, output jsonb DEFAULT NULL) RETURNS text
@@ -660,6 +782,46 @@ CREATE FUNCTION saga.fail_compensation(
 
 COMMENT ON FUNCTION saga.fail_compensation(text, integer, text, boolean, interval) IS
   'Reports that an attempt failed. Returns pending: it will be tried again; failed: it is given up; stale: that attempt is over, and nothing changes. SG001, SG002, SG004.';
+
+CREATE FUNCTION saga.claim_tasks(
+  channel text, max_claims integer DEFAULT 1,
+  lease interval DEFAULT '1 minute', consumer text DEFAULT NULL)
+  RETURNS TABLE (
+    saga_id uuid, name text, step text, seq bigint, phase text, attempt integer,
+    task_key text, context jsonb, lease_until timestamptz)
+  AS 'MODULE_PATHNAME', 'saga_sql_claim_tasks'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10;
+
+COMMENT ON FUNCTION saga.claim_tasks(text, integer, interval, text) IS
+  'Claims what waits on a channel, of sagas of the caller''s roles: tasks of steps (phase forward) and compensations, owners and phases in turn, oldest first; no two callers get the same. An attempt begins with the claim and must be reported before lease_until. SG008: nothing is done here.';
+
+CREATE FUNCTION saga.complete_task(
+  task_key text, output jsonb DEFAULT NULL, attempt integer DEFAULT NULL)
+  RETURNS text
+  AS 'MODULE_PATHNAME', 'saga_sql_complete_task'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.complete_task(text, jsonb, integer) IS
+  'Reports that a task or a compensation was done, no matter by whom and how late, unless attempt says that only that attempt may have done it; returns the status of the step or of its compensation. A task that nobody has claimed begins with it. SG002: a gate of the step is closed, it has no task, or the attempt is over. SG001, SG004.';
+
+CREATE FUNCTION saga.fail_task(
+  task_key text, attempt integer, error text,
+  retryable boolean DEFAULT true, retry_after interval DEFAULT NULL)
+  RETURNS text
+  AS 'MODULE_PATHNAME', 'saga_sql_fail_task'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.fail_task(text, integer, text, boolean, interval) IS
+  'Reports that an attempt at a task or a compensation failed: it is made again by the policy or after retry_after, or given up. Returns failed; of a compensation pending: it will be tried again; stale: that attempt is over, and nothing changes. SG001, SG002, SG004.';
+
+CREATE FUNCTION saga.limit(
+  channel text, max_claimed integer DEFAULT NULL,
+  paused_until timestamptz DEFAULT NULL) RETURNS void
+  AS 'MODULE_PATHNAME', 'saga_sql_limit'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.limit(text, integer, timestamptz) IS
+  'Limits what the calling role claims on a channel, tasks and compensations together: how many it holds at a time, and until when it claims nothing. What is null is no limit.';
 
 -- ---------------------------------------------------------------------------
 -- Functions of people who decide
@@ -753,6 +915,13 @@ CREATE FUNCTION saga.reassign(from_role oid, to_role regrole) RETURNS bigint
 COMMENT ON FUNCTION saga.reassign(oid, regrole) IS
   'Gives the sagas of a role, known by its OID though it may be gone or renamed, to another, and lets their compensations run as that one. Returns how many sagas. For superusers, and the owner of the database if a member of the new role; SG010 for others.';
 
+CREATE FUNCTION saga.stat_reset() RETURNS void
+  AS 'MODULE_PATHNAME', 'saga_sql_stat_reset'
+  LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION saga.stat_reset() IS
+  'Sets the counters of this database to zero: those of saga.stat and the views beside it. For superusers, and those to whom EXECUTE on it is granted.';
+
 -- ---------------------------------------------------------------------------
 -- A function for those who read
 -- ---------------------------------------------------------------------------
@@ -844,6 +1013,66 @@ CREATE FUNCTION saga.internal_waits(saga uuid, paused boolean)
 COMMENT ON FUNCTION saga.internal_waits(uuid, boolean) IS
   'For saga.steps: what the steps of a running saga that saga runs wait for, in words.';
 
+CREATE FUNCTION saga.internal_now() RETURNS timestamptz
+  AS 'MODULE_PATHNAME', 'saga_sql_now'
+  LANGUAGE C STABLE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION saga.internal_now() IS 'The time by the clock that the ledger goes by.';
+
+CREATE FUNCTION saga.internal_health(
+  OUT severity text, OUT code text, OUT finding text, OUT hint text, OUT since timestamptz)
+  RETURNS SETOF record
+  AS 'MODULE_PATHNAME', 'saga_sql_health'
+  LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 1;
+
+COMMENT ON FUNCTION saga.internal_health() IS 'For saga.health: what is wrong with the server.';
+
+CREATE FUNCTION saga.internal_stat_sagas(
+  OUT name text, OUT begun bigint, OUT completed bigint, OUT failed bigint, OUT step_failed bigint,
+  OUT canceled bigint, OUT timed_out bigint, OUT compensated bigint, OUT abandoned bigint,
+  OUT parked bigint, OUT stats_reset timestamptz)
+  RETURNS SETOF record
+  AS 'MODULE_PATHNAME', 'saga_sql_stat_sagas'
+  LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 20;
+
+COMMENT ON FUNCTION saga.internal_stat_sagas() IS 'For saga.stat: the counters of each kind of saga and owner that the reader may see.';
+
+CREATE FUNCTION saga.internal_stat_attempts(
+  OUT phase text, OUT outcome text, OUT attempts bigint, OUT total_ms double precision,
+  OUT stats_reset timestamptz)
+  RETURNS SETOF record
+  AS 'MODULE_PATHNAME', 'saga_sql_stat_attempts'
+  LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10;
+
+COMMENT ON FUNCTION saga.internal_stat_attempts() IS 'For saga.stat_attempts.';
+
+CREATE FUNCTION saga.internal_stat_channels(
+  OUT channel text, OUT dispatched bigint, OUT claimed bigint, OUT acknowledged bigint, OUT failed bigint,
+  OUT leases_ended bigint, OUT stats_reset timestamptz)
+  RETURNS SETOF record
+  AS 'MODULE_PATHNAME', 'saga_sql_stat_channels'
+  LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 20;
+
+COMMENT ON FUNCTION saga.internal_stat_channels() IS 'For saga.stat_channels: the counters of each channel and owner that the reader may see.';
+
+CREATE FUNCTION saga.internal_stat_times(
+  OUT what text, OUT le_ms double precision, OUT count bigint, OUT total_ms double precision,
+  OUT stats_reset timestamptz)
+  RETURNS SETOF record
+  AS 'MODULE_PATHNAME', 'saga_sql_stat_times'
+  LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 66;
+
+COMMENT ON FUNCTION saga.internal_stat_times() IS 'For saga.stat_times.';
+
+CREATE FUNCTION saga.internal_stat_workers(
+  OUT worker_starts bigint, OUT wakeups bigint, OUT executor_starts bigint, OUT executor_idle_ms double precision,
+  OUT stats_reset timestamptz)
+  RETURNS SETOF record
+  AS 'MODULE_PATHNAME', 'saga_sql_stat_workers'
+  LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1;
+
+COMMENT ON FUNCTION saga.internal_stat_workers() IS 'For saga.stat_workers.';
+
 CREATE FUNCTION saga.internal_settle_home() RETURNS void
   AS 'MODULE_PATHNAME', 'saga_sql_settle_home'
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -910,6 +1139,27 @@ CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON saga.ledger_held
   FOR EACH STATEMENT EXECUTE FUNCTION saga.internal_guard();
 ALTER TABLE saga.ledger_held ENABLE ALWAYS TRIGGER guard;
 ALTER TABLE saga.ledger_held ENABLE ALWAYS TRIGGER guard_truncate;
+
+CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON saga.ledger_signal
+  FOR EACH ROW EXECUTE FUNCTION saga.internal_guard();
+CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON saga.ledger_signal
+  FOR EACH STATEMENT EXECUTE FUNCTION saga.internal_guard();
+ALTER TABLE saga.ledger_signal ENABLE ALWAYS TRIGGER guard;
+ALTER TABLE saga.ledger_signal ENABLE ALWAYS TRIGGER guard_truncate;
+
+CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON saga.ledger_limit
+  FOR EACH ROW EXECUTE FUNCTION saga.internal_guard();
+CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON saga.ledger_limit
+  FOR EACH STATEMENT EXECUTE FUNCTION saga.internal_guard();
+ALTER TABLE saga.ledger_limit ENABLE ALWAYS TRIGGER guard;
+ALTER TABLE saga.ledger_limit ENABLE ALWAYS TRIGGER guard_truncate;
+
+CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON saga.ledger_claimed
+  FOR EACH ROW EXECUTE FUNCTION saga.internal_guard();
+CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON saga.ledger_claimed
+  FOR EACH STATEMENT EXECUTE FUNCTION saga.internal_guard();
+ALTER TABLE saga.ledger_claimed ENABLE ALWAYS TRIGGER guard;
+ALTER TABLE saga.ledger_claimed ENABLE ALWAYS TRIGGER guard_truncate;
 
 CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON saga.ledger_home
   FOR EACH ROW EXECUTE FUNCTION saga.internal_guard();
@@ -1142,7 +1392,7 @@ CREATE VIEW saga.steps AS
       t.task, t.after, t.delay, t.not_before, t.signals,
       CASE WHEN may.read THEN t.approval END AS approval,
       w.waits_for,
-      CASE WHEN t.status OPERATOR(pg_catalog.=) 'f'::pg_catalog."char" THEN t.retry_at ELSE t.ready_at END AS ready_at,
+      CASE WHEN t.status OPERATOR(pg_catalog.=) ANY ('{s,f}'::pg_catalog."char"[]) THEN t.retry_at ELSE t.ready_at END AS ready_at,
       t.opened_at OPERATOR(pg_catalog.+) (t.timeout::pg_catalog.float8 OPERATOR(pg_catalog.*) '00:00:00.001'::pg_catalog.interval) AS timeout_at,
       CASE t.give_up WHEN 'f' THEN 'fail' WHEN 's' THEN 'skip' WHEN 'r' THEN 'review' END AS on_failure,
       t.begun, t.recorded_by, COALESCE(t.rounds, 0) AS rounds,
@@ -1232,18 +1482,26 @@ CREATE VIEW saga.attempts AS
       FROM saga.ledger_attempt h
       WHERE h.saga OPERATOR(pg_catalog.=) o.id
       UNION ALL
-      -- The last forward attempt is recorded in the step's own row, unless it failed.
+      -- The last forward attempt is recorded in the step's own row, unless it failed.  Of an action
+      -- that is run again, the attempt goes on, with a number of its own once it ends.
       SELECT
-        t.seq, 'forward', t.attempts,
+        t.seq, 'forward',
+        CASE WHEN t.status OPERATOR(pg_catalog.=) 's'::pg_catalog."char"
+               AND (t.rounds IS NOT NULL OR t.task IS NOT NULL)
+          THEN t.attempts OPERATOR(pg_catalog.+) 1 ELSE t.attempts END,
         CASE
           WHEN t.status OPERATOR(pg_catalog.=) 'c'::pg_catalog."char" THEN 'succeeded'
           WHEN o.state OPERATOR(pg_catalog.<>) 'r'::pg_catalog."char" OR t.rolled_back_at IS NOT NULL
             THEN 'interrupted'
         END,
-        NULL, NULL, NULL, COALESCE(t.attempt_at, t.started_at), t.completed_at, NULL
+        NULL, NULL, NULL, COALESCE(t.attempt_at, t.started_at), t.completed_at,
+        CASE WHEN t.task IS NOT NULL THEN t.consumer END
       FROM saga.ledger_step t
       WHERE t.saga OPERATOR(pg_catalog.=) o.id
-        AND t.status OPERATOR(pg_catalog.=) ANY ('{s,c}'::pg_catalog."char"[])
+        AND (t.status OPERATOR(pg_catalog.=) 'c'::pg_catalog."char"
+             OR t.status OPERATOR(pg_catalog.=) 's'::pg_catalog."char"
+                -- Of a task whose claim has ended, that is recorded.
+                AND (t.task IS NULL OR t.claimed_at IS NOT NULL))
       UNION ALL
       -- What a listener holds.
       SELECT
@@ -1253,6 +1511,7 @@ CREATE VIEW saga.attempts AS
       FROM saga.ledger_step t
       WHERE t.saga OPERATOR(pg_catalog.=) o.id
         AND t.claimed_at IS NOT NULL
+        AND t.comp_status OPERATOR(pg_catalog.=) 'd'::pg_catalog."char"
     ) a
     CROSS JOIN LATERAL (
     SELECT saga.internal_may_see(o.owner, o.owner_name) AS see,
@@ -1272,7 +1531,7 @@ COMMENT ON COLUMN saga.attempts.error IS 'Message of the failure.';
 COMMENT ON COLUMN saga.attempts.rows IS 'Rows of the last statement of a SQL compensation.';
 COMMENT ON COLUMN saga.attempts.started_at IS 'Its start.';
 COMMENT ON COLUMN saga.attempts.finished_at IS 'Its end.';
-COMMENT ON COLUMN saga.attempts.consumer IS 'The listener that made it.';
+COMMENT ON COLUMN saga.attempts.consumer IS 'The service that made it, as it calls itself.';
 
 CREATE VIEW saga.events AS
   SELECT
@@ -1354,6 +1613,15 @@ CREATE VIEW saga.events AS
       WHERE o.finished_at IS NOT NULL
         -- For an abandoned one, the event of the decision shows it.
         AND o.state OPERATOR(pg_catalog.<>) 'a'::pg_catalog."char"
+      UNION ALL
+      -- What was sent and no step has used.
+      SELECT 11, o.finished_at, 'signals unused', NULL,
+        pg_catalog.jsonb_build_object('signals', u.signals)
+      FROM (
+        SELECT pg_catalog.count(*) AS signals
+        FROM saga.ledger_signal g
+        WHERE g.saga OPERATOR(pg_catalog.=) o.id AND g.used_by IS NULL) u
+      WHERE o.finished_at IS NOT NULL AND u.signals OPERATOR(pg_catalog.>) 0
     ) e
     CROSS JOIN LATERAL (
     SELECT saga.internal_may_see(o.owner, o.owner_name) AS see,
@@ -1370,6 +1638,38 @@ COMMENT ON COLUMN saga.events.event IS 'What.';
 COMMENT ON COLUMN saga.events.seq IS 'The step it is about, by start order.';
 COMMENT ON COLUMN saga.events.step IS 'That step''s key.';
 COMMENT ON COLUMN saga.events.detail IS 'More about it.';
+
+CREATE VIEW saga.signals AS
+  SELECT
+    b.saga_id, b.name, b.payload, b.key, b.sent_by, b.at, b.used_by_step
+  FROM saga.ledger_saga o
+  CROSS JOIN LATERAL (
+    SELECT
+      g.saga AS saga_id, g.name,
+      CASE WHEN may.read THEN g.payload END AS payload,
+      g.key, g.sent_by, g.at,
+      (SELECT t.key FROM saga.ledger_step t
+        WHERE t.saga OPERATOR(pg_catalog.=) o.id
+          AND t.seq OPERATOR(pg_catalog.=) g.used_by) AS used_by_step
+    FROM saga.ledger_signal g
+    CROSS JOIN LATERAL (
+    SELECT saga.internal_may_see(o.owner, o.owner_name) AS see,
+      saga.internal_may_read(o.owner, o.owner_name) AS read) may
+    WHERE g.saga OPERATOR(pg_catalog.=) o.id
+      AND may.see
+    -- In the order of their arrival
+    ORDER BY g.seq
+    OFFSET 0) b
+  WHERE b.saga_id OPERATOR(pg_catalog.=) o.id;
+
+COMMENT ON VIEW saga.signals IS 'One row per signal that was sent to the sagas that the reader may see.';
+COMMENT ON COLUMN saga.signals.saga_id IS 'The saga.';
+COMMENT ON COLUMN saga.signals.name IS 'Its name.';
+COMMENT ON COLUMN saga.signals.payload IS 'What came with it.';
+COMMENT ON COLUMN saga.signals.key IS 'The idempotency key it was sent under.';
+COMMENT ON COLUMN saga.signals.sent_by IS 'The role that sent it.';
+COMMENT ON COLUMN saga.signals.at IS 'When it was sent.';
+COMMENT ON COLUMN saga.signals.used_by_step IS 'Key of the step that used it; null: none has.';
 
 CREATE VIEW saga.purges WITH (security_barrier) AS
   SELECT
@@ -1410,6 +1710,7 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
       WHERE h.saga OPERATOR(pg_catalog.=) s.id
         AND h.seq OPERATOR(pg_catalog.=) d.seq
         AND h.phase OPERATOR(pg_catalog.=) 'c'::pg_catalog."char"), s.updated_at) AS since,
+    NULL::pg_catalog.timestamptz AS until,
     CASE WHEN may.read THEN (
       SELECT pg_catalog.string_agg(pg_catalog.format('%s: %s%s',
           h.attempt,
@@ -1426,6 +1727,7 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
       WHERE t.saga OPERATOR(pg_catalog.=) s.id
         AND t.status OPERATOR(pg_catalog.=) 'c'::pg_catalog."char" AND t.rolled_back_at IS NULL
       ORDER BY t.seq DESC LIMIT 1) AS last_completed,
+    CASE WHEN may.read THEN s.input END AS input,
     CASE WHEN may.read THEN (
       SELECT pg_catalog.jsonb_object_agg(t.key, t.output ORDER BY t.seq)
       FROM saga.ledger_step t
@@ -1514,6 +1816,9 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
       WHERE v.saga OPERATOR(pg_catalog.=) s.id
         AND v.event OPERATOR(pg_catalog.=) 'step parked'
         AND v.seq OPERATOR(pg_catalog.=) t.seq), t.ready_at),
+    -- Whichever ends first: its time, or the saga's
+    LEAST(s.deadline,
+      t.opened_at OPERATOR(pg_catalog.+) (t.timeout::pg_catalog.float8 OPERATOR(pg_catalog.*) '00:00:00.001'::pg_catalog.interval)),
     CASE WHEN may.read THEN (
       SELECT pg_catalog.string_agg(pg_catalog.format('%s: %s%s',
           h.attempt,
@@ -1530,14 +1835,21 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
       WHERE o.saga OPERATOR(pg_catalog.=) s.id
         AND o.status OPERATOR(pg_catalog.=) 'c'::pg_catalog."char" AND o.rolled_back_at IS NULL
       ORDER BY COALESCE(o.begun, o.seq) DESC LIMIT 1),
+    CASE WHEN may.read THEN s.input END,
     CASE WHEN may.read THEN (
       SELECT pg_catalog.jsonb_object_agg(o.key, o.output ORDER BY o.seq)
       FROM saga.ledger_step o
       WHERE o.saga OPERATOR(pg_catalog.=) s.id
         AND o.output IS NOT NULL AND o.rolled_back_at IS NULL) END,
-    CASE WHEN t.status OPERATOR(pg_catalog.<>) 'w'::pg_catalog."char"
-      THEN 'its action: what an attempt did was rolled back when it failed' END,
-    NULL,
+    CASE
+      WHEN t.task IS NOT NULL AND t.status OPERATOR(pg_catalog.<>) 'w'::pg_catalog."char"
+        THEN pg_catalog.format(E'its task, by services on %s that go by\n  the task_key %s',
+          pg_catalog.quote_ident(t.task), saga.internal_forward_key(s.id, t.seq))
+      WHEN t.status OPERATOR(pg_catalog.<>) 'w'::pg_catalog."char"
+        THEN 'its action: what an attempt did was rolled back when it failed' END,
+    CASE WHEN t.task IS NOT NULL AND t.begun IS NOT NULL
+      THEN pg_catalog.format(E'%s: it failed, perhaps in part,\n  forward_key %s',
+        t.key, saga.internal_forward_key(s.id, t.seq)) END,
     CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_roles r
         WHERE r.oid OPERATOR(pg_catalog.=) t.run_as
           AND r.rolname::pg_catalog.text COLLATE "C" OPERATOR(pg_catalog.=) t.run_as_name)
@@ -1549,7 +1861,7 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
       E'SELECT saga.resolve(%1$L, %2$L,\n  \'approve\', \'why\');  -- it may begin\n'
       'SELECT saga.resolve(%1$L, %2$L,\n  \'refuse\', \'why\');  -- it may not, and fails\n'
       ELSE
-      E'SELECT saga.resolve(%1$L, %2$L,\n  \'retry\', \'why\');  -- run its action again\n'
+      E'SELECT saga.resolve(%1$L, %2$L,\n  \'retry\', \'why\');  -- do its work again\n'
       'SELECT saga.resolve(%1$L, %2$L,\n  \'done\', \'why\', NULL);  -- it was done by hand, with this output\n'
       'SELECT saga.resolve(%1$L, %2$L,\n  \'skip\', \'why\');  -- go on without it\n'
       END
@@ -1575,8 +1887,10 @@ COMMENT ON COLUMN saga.review_queue.seq IS 'That step, by start order.';
 COMMENT ON COLUMN saga.review_queue.why IS 'Why no machine may go on.';
 COMMENT ON COLUMN saga.review_queue.failure IS 'Why the saga failed, and at which step.';
 COMMENT ON COLUMN saga.review_queue.since IS 'Since when it waits.';
+COMMENT ON COLUMN saga.review_queue.until IS 'Until when somebody may decide that it goes on: then its time is over, or its saga''s.';
 COMMENT ON COLUMN saga.review_queue.attempts IS 'What was tried to undo it, a line each.';
 COMMENT ON COLUMN saga.review_queue.last_completed IS 'The step that started last of those that completed.';
+COMMENT ON COLUMN saga.review_queue.input IS 'What the saga was begun with.';
 COMMENT ON COLUMN saga.review_queue.outputs IS 'Outputs of this step and those before it, as they were reported.';
 COMMENT ON COLUMN saga.review_queue.safe_to_retry IS 'What may be done again without harm.';
 COMMENT ON COLUMN saga.review_queue.must_not_repeat IS 'Steps whose effect is not confirmed: to be looked at before anything is done again.';
@@ -1606,13 +1920,36 @@ CREATE VIEW saga.running WITH (security_barrier) AS
     UNION
     SELECT h.saga FROM saga.ledger_held h WHERE h.seq OPERATOR(pg_catalog.=) 0) w
   JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) w.saga
-  JOIN saga.ledger_step t ON t.saga OPERATOR(pg_catalog.=) s.id
+  CROSS JOIN LATERAL (
+    SELECT x.saga, x.key, x.seq, x.comp_attempts, x.claimed_at, x.consumer, x.lease_until
+    FROM saga.ledger_step x
+    WHERE x.saga OPERATOR(pg_catalog.=) s.id
+    OFFSET 0) t
   WHERE saga.internal_may_see(s.owner, s.owner_name)
     AND t.claimed_at IS NOT NULL
     -- Due by its deadline: nothing of it is claimed.
-    AND s.state OPERATOR(pg_catalog.<>) 'r'::pg_catalog."char";
+    AND s.state OPERATOR(pg_catalog.<>) 'r'::pg_catalog."char"
+  UNION ALL
+  SELECT
+    t.saga, s.name, t.key, t.seq, 'forward', t.attempts OPERATOR(pg_catalog.+) 1,
+    NULL, NULL, t.claimed_at, NULL, NULL, t.consumer, t.lease_until
+  -- The end of its lease, or of its time, is due.
+  FROM (
+    SELECT DISTINCT u.saga, u.key, u.run FROM saga.ledger_due u
+    WHERE u.lane OPERATOR(pg_catalog.=) 0 AND u.seq OPERATOR(pg_catalog.>) 0) w
+  JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) w.saga
+  -- Each by its key, whatever the planner believes of their number
+  CROSS JOIN LATERAL (
+    SELECT x.saga, x.key, x.seq, x.attempts, x.claimed_at, x.consumer, x.lease_until, x.task, x.comp_status
+    FROM saga.ledger_step x
+    WHERE x.saga OPERATOR(pg_catalog.=) w.saga
+      AND x.key OPERATOR(pg_catalog.=) w.key AND x.run OPERATOR(pg_catalog.=) w.run
+    OFFSET 0) t
+  WHERE saga.internal_may_see(s.owner, s.owner_name)
+    AND t.task IS NOT NULL AND t.claimed_at IS NOT NULL
+    AND t.comp_status OPERATOR(pg_catalog.<>) 'd'::pg_catalog."char";
 
-COMMENT ON VIEW saga.running IS 'Attempts under way: actions and SQL compensations that an executor runs, and what listeners hold.';
+COMMENT ON VIEW saga.running IS 'Attempts under way: actions and SQL compensations that an executor runs, and what services hold.';
 COMMENT ON COLUMN saga.running.saga_id IS 'The saga.';
 COMMENT ON COLUMN saga.running.name IS 'The kind of saga.';
 COMMENT ON COLUMN saga.running.step IS 'Key of the step.';
@@ -1624,16 +1961,16 @@ COMMENT ON COLUMN saga.running.role IS 'The role that it runs as.';
 COMMENT ON COLUMN saga.running.since IS 'When the attempt began.';
 COMMENT ON COLUMN saga.running.wait_event IS 'What that process waits for, as in pg_stat_activity; for those who may see its activity.';
 COMMENT ON COLUMN saga.running.blocked_by IS 'Processes that hold a lock for which it waits, by pg_blocking_pids.';
-COMMENT ON COLUMN saga.running.consumer IS 'The listener that holds it.';
-COMMENT ON COLUMN saga.running.lease_until IS 'By when the listener must report.';
+COMMENT ON COLUMN saga.running.consumer IS 'The service that holds it, as it calls itself.';
+COMMENT ON COLUMN saga.running.lease_until IS 'By when it must report.';
 
 CREATE VIEW saga.pending_compensations WITH (security_barrier) AS
   SELECT
-    t.saga AS saga_id, t.seq, t.key AS step, t.channel,
+    s.id AS saga_id, t.seq, t.key AS step, t.channel,
     t.dispatched_at AS since,
     COALESCE(t.comp_attempts, 0) OPERATOR(pg_catalog.+) 1 AS attempt,
     t.consumer, t.claimed_at, t.lease_until, t.comp_retry_at AS next_attempt_at,
-    saga.internal_compensation_key(t.saga, t.seq) AS compensation_key
+    saga.internal_compensation_key(s.id, t.seq) AS compensation_key
   -- Whatever is being undone is in one of these.
   FROM (
     SELECT u.saga FROM saga.ledger_due u WHERE u.seq OPERATOR(pg_catalog.=) 0
@@ -1642,7 +1979,13 @@ CREATE VIEW saga.pending_compensations WITH (security_barrier) AS
     UNION
     SELECT h.saga FROM saga.ledger_held h WHERE h.seq OPERATOR(pg_catalog.=) 0) w
   JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) w.saga
-  JOIN saga.ledger_step t ON t.saga OPERATOR(pg_catalog.=) s.id
+  -- Those of each saga by its id, whatever the planner believes of their number
+  CROSS JOIN LATERAL (
+    SELECT x.seq, x.key, x.channel, x.dispatched_at, x.comp_attempts, x.consumer, x.claimed_at, x.lease_until,
+      x.comp_retry_at, x.comp_status
+    FROM saga.ledger_step x
+    WHERE x.saga OPERATOR(pg_catalog.=) s.id
+    OFFSET 0) t
   WHERE saga.internal_may_see(s.owner, s.owner_name)
     AND t.channel IS NOT NULL
     -- Due by its deadline: nothing of it waits for a listener.
@@ -1664,6 +2007,385 @@ COMMENT ON COLUMN saga.pending_compensations.lease_until IS 'Until when the clai
 COMMENT ON COLUMN saga.pending_compensations.next_attempt_at IS 'When it is dispatched again, after an attempt that failed.';
 COMMENT ON COLUMN saga.pending_compensations.compensation_key IS 'The handle by which a listener reports.';
 
+CREATE VIEW saga.top WITH (security_barrier) AS
+  SELECT
+    s.name, s.owner::pg_catalog.regrole AS owner,
+    pg_catalog.count(*) FILTER (WHERE s.state OPERATOR(pg_catalog.=) 'r'::pg_catalog."char") AS running,
+    pg_catalog.count(i.waits_for) AS waiting,
+    pg_catalog.mode() WITHIN GROUP (ORDER BY i.waits_for) AS waiting_for,
+    pg_catalog.count(*) FILTER (WHERE s.state OPERATOR(pg_catalog.=) 'u'::pg_catalog."char") AS compensating,
+    pg_catalog.count(*) FILTER (WHERE i.person) AS need_person,
+    COALESCE(pg_catalog.sum(i.executors), 0)::bigint AS executors,
+    COALESCE(pg_catalog.sum(i.unclaimed), 0)::bigint AS unclaimed,
+    pg_catalog.min(s.started_at) FILTER (WHERE s.state OPERATOR(pg_catalog.=) 'r'::pg_catalog."char") AS oldest_running,
+    pg_catalog.min(i.waits_since) FILTER (WHERE i.waits_for IS NOT NULL) AS oldest_waiting,
+    pg_catalog.min(s.updated_at) FILTER (WHERE s.state OPERATOR(pg_catalog.=) 'u'::pg_catalog."char") AS oldest_compensating,
+    pg_catalog.min(i.person_since) FILTER (WHERE i.person) AS oldest_need_person,
+    pg_catalog.min(i.unclaimed_since) AS oldest_unclaimed
+  FROM (
+    -- A saga waits for what most of its steps wait for, unless something of it is
+    -- under way.
+    SELECT
+      o.saga,
+      CASE WHEN pg_catalog.count(*) FILTER (WHERE o.executor OR o.person) OPERATOR(pg_catalog.=) 0
+        THEN pg_catalog.mode() WITHIN GROUP (ORDER BY o.waits_for) END AS waits_for,
+      pg_catalog.min(o.since) FILTER (WHERE o.waits_for IS NOT NULL) AS waits_since,
+      pg_catalog.bool_or(o.person) AS person,
+      pg_catalog.min(o.since) FILTER (WHERE o.person) AS person_since,
+      pg_catalog.count(*) FILTER (WHERE o.executor) AS executors,
+      pg_catalog.count(*) FILTER (WHERE o.unclaimed) AS unclaimed,
+      pg_catalog.min(o.since) FILTER (WHERE o.unclaimed) AS unclaimed_since
+    FROM (
+      -- What is due; a deadline is no wait.
+      SELECT
+        u.saga, d.waits_for,
+        CASE WHEN u.due OPERATOR(pg_catalog.<=) pg_catalog.now() THEN u.due END AS since,
+        false AS person, false AS executor, false AS unclaimed
+      FROM saga.ledger_due u
+      -- Each by its key, whatever the planner believes of their number
+      CROSS JOIN LATERAL (
+        SELECT x.paused, x.state FROM saga.ledger_saga x
+        WHERE x.id OPERATOR(pg_catalog.=) u.saga OFFSET 0) g
+      LEFT JOIN LATERAL (
+        SELECT x.parked, x.status, x.ready_at, x.retry_at, x.signals, x.signal, x.task, x.claimed_at, x.action,
+          x.run_as
+        FROM saga.ledger_step x
+        WHERE x.saga OPERATOR(pg_catalog.=) u.saga
+          AND x.key OPERATOR(pg_catalog.=) u.key AND x.run OPERATOR(pg_catalog.=) u.run
+        OFFSET 0) t ON true
+      CROSS JOIN LATERAL (SELECT
+        CASE
+          WHEN g.paused THEN NULL
+          WHEN u.seq OPERATOR(pg_catalog.<) 0 THEN 'a look at its gates'
+          WHEN u.seq OPERATOR(pg_catalog.>) 0 THEN CASE
+            WHEN t.parked IS NOT NULL THEN NULL
+            WHEN t.claimed_at IS NOT NULL THEN 'the report of a service'
+            WHEN t.status OPERATOR(pg_catalog.=) 'w'::pg_catalog."char" AND t.ready_at IS NULL
+              THEN 'other steps'
+            WHEN COALESCE(t.retry_at, t.ready_at) OPERATOR(pg_catalog.>) pg_catalog.now() THEN CASE t.status
+              WHEN 'w' THEN 'a time' ELSE 'another attempt' END
+            WHEN t.signals IS NOT NULL AND t.signal IS NULL THEN 'a signal'
+            -- It is in the queue.
+            WHEN t.task IS NOT NULL THEN NULL
+            WHEN t.action IS NOT NULL
+              THEN pg_catalog.format('an executor of role %s', t.run_as::pg_catalog.regrole)
+          END
+          WHEN g.state OPERATOR(pg_catalog.=) 'r'::pg_catalog."char" THEN NULL
+          -- Never by a hash of all that is claimed
+          WHEN (SELECT true FROM saga.ledger_step c
+            WHERE c.saga OPERATOR(pg_catalog.=) u.saga AND c.claimed_at IS NOT NULL LIMIT 1)
+            THEN 'the report of a listener'
+          WHEN u.due OPERATOR(pg_catalog.>) pg_catalog.now() THEN 'another attempt'
+          WHEN u.lane OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
+            THEN pg_catalog.format('an executor of role %s', u.lane::pg_catalog.regrole)
+          ELSE 'a look by the worker'
+        END AS waits_for) d
+      UNION ALL
+      SELECT
+        q.saga, pg_catalog.format('a claim on channel %s', pg_catalog.quote_ident(q.channel)),
+        q.since, false, false, true
+      FROM saga.ledger_queue q
+      WHERE q.since OPERATOR(pg_catalog.<=) pg_catalog.now()
+      UNION ALL
+      SELECT
+        h.saga, CASE WHEN p.person THEN NULL ELSE 'saga.resume' END,
+        COALESCE((SELECT pg_catalog.max(v.at) FROM saga.ledger_event v
+          WHERE v.saga OPERATOR(pg_catalog.=) h.saga
+            AND v.event OPERATOR(pg_catalog.=) CASE WHEN h.seq OPERATOR(pg_catalog.<>) 0 THEN 'step parked'
+              WHEN p.person THEN 'parked' ELSE 'paused' END
+            AND (h.seq OPERATOR(pg_catalog.=) 0 OR v.seq OPERATOR(pg_catalog.=) h.seq)), g.updated_at),
+        p.person, false, false
+      FROM saga.ledger_held h
+      CROSS JOIN LATERAL (
+        SELECT x.state, x.updated_at FROM saga.ledger_saga x
+        WHERE x.id OPERATOR(pg_catalog.=) h.saga OFFSET 0) g
+      CROSS JOIN LATERAL (SELECT h.seq OPERATOR(pg_catalog.<>) 0
+        OR g.state OPERATOR(pg_catalog.=) 'p'::pg_catalog."char" AS person) p
+      UNION ALL
+      SELECT r.saga, NULL, r.since, false, true, false
+      FROM saga.internal_running() r) o
+    GROUP BY o.saga) i
+  CROSS JOIN LATERAL (
+    SELECT x.name, x.owner, x.owner_name, x.state, x.started_at, x.updated_at, x.finished_at
+    FROM saga.ledger_saga x
+    WHERE x.id OPERATOR(pg_catalog.=) i.saga OFFSET 0) s
+  WHERE saga.internal_may_see(s.owner, s.owner_name)
+    -- What is not open any more is on its way out.
+    AND s.finished_at IS NULL
+  GROUP BY s.name, s.owner
+  ORDER BY s.name, s.owner;
+
+COMMENT ON VIEW saga.top IS 'What is open, a row for each kind of saga and owner; found without looking at what is finished.';
+COMMENT ON COLUMN saga.top.name IS 'The kind of saga.';
+COMMENT ON COLUMN saga.top.owner IS 'Whose sagas they are.';
+COMMENT ON COLUMN saga.top.running IS 'Sagas that go forward, of those with a deadline or with steps that saga runs.';
+COMMENT ON COLUMN saga.top.waiting IS 'Sagas that wait for a time, an executor, a service or saga.resume; not for a person.';
+COMMENT ON COLUMN saga.top.waiting_for IS 'What most of those wait for, in words.';
+COMMENT ON COLUMN saga.top.compensating IS 'Sagas that are being undone.';
+COMMENT ON COLUMN saga.top.need_person IS 'Sagas about which a person must decide.';
+COMMENT ON COLUMN saga.top.executors IS 'Executors that work for them at this moment.';
+COMMENT ON COLUMN saga.top.unclaimed IS 'Tasks and compensations that no service has claimed.';
+COMMENT ON COLUMN saga.top.oldest_running IS 'When the oldest of those that are running began.';
+COMMENT ON COLUMN saga.top.oldest_waiting IS 'Since when what is due, unclaimed or paused waits.';
+COMMENT ON COLUMN saga.top.oldest_compensating IS 'When that one last changed that is being undone and changed first.';
+COMMENT ON COLUMN saga.top.oldest_need_person IS 'Since when the first of those waits for a person.';
+COMMENT ON COLUMN saga.top.oldest_unclaimed IS 'Since when the first of those tasks waits.';
+
+CREATE VIEW saga.health WITH (security_barrier) AS
+  SELECT h.severity, h.code, h.finding, h.hint, h.since
+  FROM saga.internal_health() h
+  UNION ALL
+  -- Nobody does what is due: the first of each lane, unless a person holds it.
+  SELECT
+    'warning', 'overdue',
+    CASE WHEN l.lane OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'work of the worker is due and not done'
+      ELSE pg_catalog.format('work of role %s is due and not done', pg_catalog.quote_ident(l.name)) END,
+    pg_catalog.format('See next_action of saga %s in saga.sagas.', d.saga),
+    d.due
+  FROM (
+    SELECT 0::pg_catalog.oid AS lane, NULL::pg_catalog.name AS name
+    UNION ALL
+    SELECT r.oid, r.rolname FROM pg_catalog.pg_roles r) l
+  CROSS JOIN LATERAL (
+    SELECT u.saga, u.due
+    FROM saga.ledger_due u
+    JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) u.saga
+    WHERE u.lane OPERATOR(pg_catalog.=) l.lane
+      AND u.due OPERATOR(pg_catalog.<) (saga.internal_now() OPERATOR(pg_catalog.-) '00:01:00'::interval)
+      AND NOT s.paused
+      AND saga.internal_may_see(s.owner, s.owner_name)
+      AND NOT EXISTS (SELECT FROM saga.internal_running() r WHERE r.saga OPERATOR(pg_catalog.=) u.saga)
+    ORDER BY u.due LIMIT 1) d
+  UNION ALL
+  SELECT
+    'warning', 'unclaimed',
+    pg_catalog.format('nobody claims what waits on channel %s: %s so far', pg_catalog.quote_ident(q.channel), pg_catalog.count(*)),
+    'Start a service whose role has the rights of the sagas'' owners; saga.pending_tasks has what waits.',
+    pg_catalog.min(q.since)
+  FROM saga.ledger_queue q
+  JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) q.saga
+  WHERE q.since OPERATOR(pg_catalog.<) (saga.internal_now() OPERATOR(pg_catalog.-) '00:10:00'::interval)
+    AND NOT s.paused
+    AND saga.internal_may_see(s.owner, s.owner_name)
+  GROUP BY q.channel
+  UNION ALL
+  SELECT
+    'warning', 'parked',
+    pg_catalog.format('sagas %s of %s have waited for a person for more than a day: %s',
+      pg_catalog.quote_literal(s.name), s.owner::pg_catalog.regrole, pg_catalog.count(*)),
+    'See saga.review_queue, which has the calls that settle it.',
+    pg_catalog.min(w.since)
+  FROM saga.ledger_held h
+  JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) h.saga
+  CROSS JOIN LATERAL (
+    SELECT CASE h.seq WHEN 0 THEN s.updated_at
+      ELSE COALESCE((SELECT pg_catalog.max(v.at) FROM saga.ledger_event v
+        WHERE v.saga OPERATOR(pg_catalog.=) h.saga
+          AND v.event OPERATOR(pg_catalog.=) 'step parked'
+          AND v.seq OPERATOR(pg_catalog.=) h.seq), s.updated_at) END AS since) w
+  WHERE (h.seq OPERATOR(pg_catalog.<>) 0 OR s.state OPERATOR(pg_catalog.=) 'p'::pg_catalog."char")
+    AND w.since OPERATOR(pg_catalog.<) (saga.internal_now() OPERATOR(pg_catalog.-) '1 day'::interval)
+    AND saga.internal_may_see(s.owner, s.owner_name)
+  GROUP BY s.name, s.owner
+  UNION ALL
+  SELECT
+    'notice', 'paused',
+    pg_catalog.format('sagas %s of %s have been paused for more than a day: %s',
+      pg_catalog.quote_literal(s.name), s.owner::pg_catalog.regrole, pg_catalog.count(*)),
+    'Call saga.resume() for those that are to go on.',
+    pg_catalog.min(s.updated_at)
+  FROM saga.ledger_held h
+  JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) h.saga
+  WHERE h.seq OPERATOR(pg_catalog.=) 0
+    AND s.paused
+    AND s.updated_at OPERATOR(pg_catalog.<) (saga.internal_now() OPERATOR(pg_catalog.-) '1 day'::interval)
+    AND saga.internal_may_see(s.owner, s.owner_name)
+  GROUP BY s.name, s.owner
+  UNION ALL
+  -- Nothing finds these but a look at the sagas: at the oldest there are, and at the
+  -- last that are old enough.
+  SELECT
+    'notice', 'no deadline',
+    pg_catalog.format('sagas %s of %s have been running without a deadline for more than three days: %s',
+      pg_catalog.quote_literal(o.name), o.owner::pg_catalog.regrole, pg_catalog.count(*)),
+    'Complete, fail or cancel them; begin such sagas with a timeout, or set saga.default_timeout.',
+    pg_catalog.min(o.started_at)
+  FROM (
+    SELECT s.id, s.name, s.owner, s.owner_name, s.started_at
+    FROM (
+      SELECT x.id, x.name, x.owner, x.owner_name, x.started_at, x.state, x.deadline FROM saga.ledger_saga x
+      WHERE x.id OPERATOR(pg_catalog.<) saga.first_id(saga.internal_now() OPERATOR(pg_catalog.-) '3 days'::interval)
+      ORDER BY x.id LIMIT 10000) s
+    WHERE s.state OPERATOR(pg_catalog.=) 'r'::pg_catalog."char" AND s.deadline IS NULL
+    UNION
+    SELECT s.id, s.name, s.owner, s.owner_name, s.started_at
+    FROM (
+      SELECT x.id, x.name, x.owner, x.owner_name, x.started_at, x.state, x.deadline FROM saga.ledger_saga x
+      WHERE x.id OPERATOR(pg_catalog.<) saga.first_id(saga.internal_now() OPERATOR(pg_catalog.-) '3 days'::interval)
+      ORDER BY x.id DESC LIMIT 10000) s
+    WHERE s.state OPERATOR(pg_catalog.=) 'r'::pg_catalog."char" AND s.deadline IS NULL) o
+  WHERE o.started_at OPERATOR(pg_catalog.<) (saga.internal_now() OPERATOR(pg_catalog.-) '3 days'::interval)
+    AND saga.internal_may_see(o.owner, o.owner_name)
+  GROUP BY o.name, o.owner
+  UNION ALL
+  SELECT
+    'warning', 'prepared',
+    pg_catalog.format('prepared transaction %s has been open for more than an hour', pg_catalog.quote_literal(x.gid)),
+    'Finish it by COMMIT PREPARED or ROLLBACK PREPARED: what it has locked is not undone before.',
+    x.prepared
+  FROM pg_catalog.pg_prepared_xacts x
+  WHERE x.database OPERATOR(pg_catalog.=) pg_catalog.current_database()
+    AND x.prepared OPERATOR(pg_catalog.<) (saga.internal_now() OPERATOR(pg_catalog.-) '01:00:00'::interval);
+
+COMMENT ON VIEW saga.health IS 'What is wrong, a row for each finding; no row: nothing that saga knows of.';
+COMMENT ON COLUMN saga.health.severity IS 'error: nothing is run or undone here; warning: something stands still; notice: to be looked at.';
+COMMENT ON COLUMN saga.health.code IS 'A word for this kind of finding, which stays the same.';
+COMMENT ON COLUMN saga.health.finding IS 'What was found, in words.';
+COMMENT ON COLUMN saga.health.hint IS 'What to do about it.';
+COMMENT ON COLUMN saga.health.since IS 'Since when, where that is known.';
+
+CREATE VIEW saga.pending_tasks WITH (security_barrier) AS
+  SELECT
+    t.saga AS saga_id, s.name, t.key AS step, t.seq,
+    'forward'::pg_catalog.text AS phase, t.task AS channel,
+    t.attempts OPERATOR(pg_catalog.+) 1 AS attempt,
+    COALESCE(t.claimed_at, w.since) AS since,
+    t.consumer, t.claimed_at, t.lease_until, t.retry_at AS next_attempt_at,
+    saga.internal_forward_key(t.saga, t.seq) AS task_key
+  FROM (
+    SELECT q.saga, q.key, q.run, q.since FROM saga.ledger_queue q
+    WHERE q.phase OPERATOR(pg_catalog.=) 'f'::pg_catalog."char"
+    UNION ALL
+    -- The end of its lease, or of its time, is due.
+    SELECT DISTINCT u.saga, u.key, u.run, NULL::pg_catalog.timestamptz FROM saga.ledger_due u
+    WHERE u.lane OPERATOR(pg_catalog.=) 0 AND u.seq OPERATOR(pg_catalog.>) 0) w
+  JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) w.saga
+  -- Each by its key, whatever the planner believes of their number
+  CROSS JOIN LATERAL (
+    SELECT x.saga, x.key, x.seq, x.attempts, x.claimed_at, x.consumer, x.lease_until, x.task, x.comp_status,
+      x.retry_at
+    FROM saga.ledger_step x
+    WHERE x.saga OPERATOR(pg_catalog.=) w.saga
+      AND x.key OPERATOR(pg_catalog.=) w.key AND x.run OPERATOR(pg_catalog.=) w.run
+    OFFSET 0) t
+  WHERE saga.internal_may_see(s.owner, s.owner_name)
+    AND t.task IS NOT NULL
+    AND t.comp_status OPERATOR(pg_catalog.<>) 'd'::pg_catalog."char"
+    AND (t.claimed_at IS NULL) OPERATOR(pg_catalog.=) (w.since IS NOT NULL)
+  UNION ALL
+  SELECT
+    p.saga_id, s.name, p.step, p.seq, 'compensation', p.channel, p.attempt,
+    COALESCE(p.claimed_at, p.since), p.consumer, p.claimed_at, p.lease_until,
+    p.next_attempt_at, p.compensation_key
+  FROM saga.pending_compensations p
+  JOIN saga.ledger_saga s ON s.id OPERATOR(pg_catalog.=) p.saga_id;
+
+COMMENT ON VIEW saga.pending_tasks IS 'What services may claim, or hold, or may claim later: tasks of steps and compensations.';
+COMMENT ON COLUMN saga.pending_tasks.saga_id IS 'The saga.';
+COMMENT ON COLUMN saga.pending_tasks.name IS 'The kind of saga.';
+COMMENT ON COLUMN saga.pending_tasks.step IS 'Key of the step.';
+COMMENT ON COLUMN saga.pending_tasks.seq IS 'The step.';
+COMMENT ON COLUMN saga.pending_tasks.phase IS 'forward or compensation.';
+COMMENT ON COLUMN saga.pending_tasks.channel IS 'The channel on which it is claimed.';
+COMMENT ON COLUMN saga.pending_tasks.attempt IS 'The attempt under way, or the next one.';
+COMMENT ON COLUMN saga.pending_tasks.since IS 'Since when it is held, or may be claimed; a time to come: not before that.';
+COMMENT ON COLUMN saga.pending_tasks.consumer IS 'The service that holds it, as it calls itself.';
+COMMENT ON COLUMN saga.pending_tasks.claimed_at IS 'When it was claimed; null while nobody holds it.';
+COMMENT ON COLUMN saga.pending_tasks.lease_until IS 'Until when the claim holds.';
+COMMENT ON COLUMN saga.pending_tasks.next_attempt_at IS 'When it may be claimed again, after an attempt that failed.';
+COMMENT ON COLUMN saga.pending_tasks.task_key IS 'The handle by which its result is reported.';
+
+-- ---------------------------------------------------------------------------
+-- Counters
+--
+-- Of shared memory, as of now: no snapshot, and nothing of the ledger is read.
+-- ---------------------------------------------------------------------------
+
+CREATE VIEW saga.stat WITH (security_barrier) AS
+  SELECT
+    i.name,
+    pg_catalog.sum(i.begun)::pg_catalog.int8 AS begun,
+    pg_catalog.sum(i.completed)::pg_catalog.int8 AS completed,
+    pg_catalog.sum(i.failed)::pg_catalog.int8 AS failed,
+    pg_catalog.sum(i.step_failed)::pg_catalog.int8 AS step_failed,
+    pg_catalog.sum(i.canceled)::pg_catalog.int8 AS canceled,
+    pg_catalog.sum(i.timed_out)::pg_catalog.int8 AS timed_out,
+    pg_catalog.sum(i.compensated)::pg_catalog.int8 AS compensated,
+    pg_catalog.sum(i.abandoned)::pg_catalog.int8 AS abandoned,
+    pg_catalog.sum(i.parked)::pg_catalog.int8 AS parked,
+    pg_catalog.min(i.stats_reset) AS stats_reset
+  FROM saga.internal_stat_sagas() i
+  GROUP BY i.name
+  ORDER BY i.name;
+
+COMMENT ON VIEW saga.stat IS 'What sagas have come to since the counters began, a row for each kind of saga.';
+COMMENT ON COLUMN saga.stat.name IS 'The kind of saga; null: all kinds beyond saga.stat_names together, for those who may see all sagas.';
+COMMENT ON COLUMN saga.stat.begun IS 'Sagas that were begun.';
+COMMENT ON COLUMN saga.stat.completed IS 'Sagas that completed.';
+COMMENT ON COLUMN saga.stat.failed IS 'Sagas that failed, by saga.fail or a step that was given up.';
+COMMENT ON COLUMN saga.stat.step_failed IS 'Of those, the ones that saga failed because a step was given up.';
+COMMENT ON COLUMN saga.stat.canceled IS 'Sagas that were canceled.';
+COMMENT ON COLUMN saga.stat.timed_out IS 'Sagas that failed at their deadline.';
+COMMENT ON COLUMN saga.stat.compensated IS 'Sagas of which everything is undone.';
+COMMENT ON COLUMN saga.stat.abandoned IS 'Sagas that a person abandoned.';
+COMMENT ON COLUMN saga.stat.parked IS 'How often a person was asked about a saga or a step of one; approvals apart.';
+COMMENT ON COLUMN saga.stat.stats_reset IS 'Since when it is counted.';
+
+CREATE VIEW saga.stat_attempts WITH (security_barrier) AS
+  SELECT i.phase, i.outcome, i.attempts, i.total_ms, i.stats_reset
+  FROM saga.internal_stat_attempts() i;
+
+COMMENT ON VIEW saga.stat_attempts IS 'Attempts that ended since the counters began, a row for each phase and outcome.';
+COMMENT ON COLUMN saga.stat_attempts.phase IS 'forward or compensation.';
+COMMENT ON COLUMN saga.stat_attempts.outcome IS 'succeeded, failed, interrupted, timed out or deferred.';
+COMMENT ON COLUMN saga.stat_attempts.attempts IS 'How many.';
+COMMENT ON COLUMN saga.stat_attempts.total_ms IS 'How long they took together, in milliseconds.';
+COMMENT ON COLUMN saga.stat_attempts.stats_reset IS 'Since when it is counted.';
+
+CREATE VIEW saga.stat_channels WITH (security_barrier) AS
+  SELECT
+    i.channel,
+    pg_catalog.sum(i.dispatched)::pg_catalog.int8 AS dispatched,
+    pg_catalog.sum(i.claimed)::pg_catalog.int8 AS claimed,
+    pg_catalog.sum(i.acknowledged)::pg_catalog.int8 AS acknowledged,
+    pg_catalog.sum(i.failed)::pg_catalog.int8 AS failed,
+    pg_catalog.sum(i.leases_ended)::pg_catalog.int8 AS leases_ended,
+    pg_catalog.min(i.stats_reset) AS stats_reset
+  FROM saga.internal_stat_channels() i
+  GROUP BY i.channel
+  ORDER BY i.channel;
+
+COMMENT ON VIEW saga.stat_channels IS 'What services were given and did since the counters began, a row for each channel.';
+COMMENT ON COLUMN saga.stat_channels.channel IS 'The channel; null: all channels beyond saga.stat_names together, for those who may see all sagas.';
+COMMENT ON COLUMN saga.stat_channels.dispatched IS 'Tasks and compensations that were queued, again after each attempt.';
+COMMENT ON COLUMN saga.stat_channels.claimed IS 'Claims.';
+COMMENT ON COLUMN saga.stat_channels.acknowledged IS 'Reports that one was done, with or without a claim.';
+COMMENT ON COLUMN saga.stat_channels.failed IS 'Reports that an attempt failed.';
+COMMENT ON COLUMN saga.stat_channels.leases_ended IS 'Claims that ended without a report.';
+COMMENT ON COLUMN saga.stat_channels.stats_reset IS 'Since when it is counted.';
+
+CREATE VIEW saga.stat_times WITH (security_barrier) AS
+  SELECT i.what, i.le_ms, i.count, i.total_ms, i.stats_reset
+  FROM saga.internal_stat_times() i;
+
+COMMENT ON VIEW saga.stat_times IS 'How long things took since the counters began, as cumulative histograms.';
+COMMENT ON COLUMN saga.stat_times.what IS 'saga: from its begin to its end; first_undo: from when its undo was due to the first attempt of a compensation; first_action: from when an action was ready to its first attempt.';
+COMMENT ON COLUMN saga.stat_times.le_ms IS 'Upper bound, in milliseconds; Infinity for the last.';
+COMMENT ON COLUMN saga.stat_times.count IS 'How many took no longer than that.';
+COMMENT ON COLUMN saga.stat_times.total_ms IS 'How long all of them took together, in milliseconds.';
+COMMENT ON COLUMN saga.stat_times.stats_reset IS 'Since when it is counted.';
+
+CREATE VIEW saga.stat_workers WITH (security_barrier) AS
+  SELECT i.worker_starts, i.wakeups, i.executor_starts, i.executor_idle_ms, i.stats_reset
+  FROM saga.internal_stat_workers() i;
+
+COMMENT ON VIEW saga.stat_workers IS 'What the processes of saga in this database did since the counters began: one row.';
+COMMENT ON COLUMN saga.stat_workers.worker_starts IS 'How often a worker was started.';
+COMMENT ON COLUMN saga.stat_workers.wakeups IS 'How often the worker looked for something to do.';
+COMMENT ON COLUMN saga.stat_workers.executor_starts IS 'How many executors were started.';
+COMMENT ON COLUMN saga.stat_workers.executor_idle_ms IS 'How long executors waited for something to do, in milliseconds.';
+COMMENT ON COLUMN saga.stat_workers.stats_reset IS 'Since when it is counted.';
+
 -- ---------------------------------------------------------------------------
 -- Rights
 --
@@ -1672,8 +2394,13 @@ COMMENT ON COLUMN saga.pending_compensations.compensation_key IS 'The handle by 
 -- ---------------------------------------------------------------------------
 
 -- The views filter their rows by themselves.
-GRANT SELECT ON saga.sagas, saga.undoing, saga.steps, saga.attempts, saga.events,
-  saga.review_queue, saga.pending_compensations, saga.running, saga.purges TO PUBLIC;
+GRANT SELECT ON saga.sagas, saga.undoing, saga.steps, saga.attempts, saga.signals, saga.events,
+  saga.review_queue, saga.pending_compensations, saga.pending_tasks, saga.running, saga.purges,
+  saga.top, saga.health, saga.stat, saga.stat_attempts, saga.stat_channels, saga.stat_times,
+  saga.stat_workers TO PUBLIC;
+
+-- As the server's own: who watches the counters should know who resets them.
+REVOKE ALL ON FUNCTION saga.stat_reset() FROM PUBLIC;
 
 -- A role that could call it could make a copy believe that it is the original.
 REVOKE ALL ON FUNCTION saga.internal_settle_home() FROM PUBLIC;

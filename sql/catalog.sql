@@ -8,7 +8,7 @@
 SELECT pg_describe_object(classid, objid, objsubid) AS member
 FROM pg_depend WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
   AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'saga')
-  AND pg_describe_object(classid, objid, objsubid) !~ '^type .*(\[\]$|ledger|sagas|steps|attempts|events|pending|review_queue|undoing|purges|running)'
+  AND pg_describe_object(classid, objid, objsubid) !~ '^type .*(\[\]$|ledger|sagas|steps|attempts|events|pending|review_queue|undoing|purges|running|health|signals|stat|top)'
 ORDER BY pg_describe_object(classid, objid, objsubid) COLLATE "C";
 
 -- Without a comment: nothing, columns included

@@ -1,10 +1,8 @@
 -- A saga that nobody finishes in time fails, and is undone.
 \set ECHO none
 \i sql/include/helpers.sql
+\i sql/include/clock.sql
 \set ECHO all
-
-CREATE FUNCTION test.advance(interval) RETURNS void
-AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
 
 -- Before its time nothing happens, after it everything.
 SELECT test.begin('late', timeout => '1 hour') AS id \gset

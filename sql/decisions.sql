@@ -3,10 +3,9 @@
 \set ECHO none
 \i sql/include/helpers.sql
 \i sql/include/listeners.sql
+\i sql/include/clock.sql
 \set ECHO all
 
-CREATE FUNCTION test.advance(interval) RETURNS void
-AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
 -- A compensation that goes on, from the given attempt on, until it is let go;
 -- before that one, attempts fail.
 CREATE TABLE test.gate (shut boolean);

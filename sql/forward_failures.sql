@@ -141,7 +141,7 @@ SELECT saga.complete(:'id');
 -- 'review': the saga waits for a person, who can try again, say it is done, or skip it
 BEGIN;
 SELECT test.begin('review') AS id \gset
-SELECT k, (saga.step(:'id', k, after => '{}', action => 'SELECT test.act_after($1, 2)', retry => saga.retry_policy(max_attempts => 2, delay => '10 ms'), on_failure => 'review', compensation => 'SELECT test.undo($1)')).status
+SELECT k, (saga.step(:'id', k, after => '{}', action => format('SELECT test.act_after($1, %s)', CASE k WHEN 'retry' THEN 3 ELSE 2 END), retry => saga.retry_policy(max_attempts => 2, delay => '10 ms'), on_failure => 'review', compensation => 'SELECT test.undo($1)')).status
 FROM unnest('{retry,done,done without,skip}'::text[]) k;
 SELECT status FROM saga.step(:'id', 'join', action => 'SELECT $1 -> ''outputs'' AS outputs, $1 -> ''errors'' AS errors');
 SELECT saga.complete(:'id', when_done => true);

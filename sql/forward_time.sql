@@ -2,9 +2,8 @@
 \set ECHO none
 \i sql/include/helpers.sql
 \i sql/include/forward.sql
+\i sql/include/clock.sql
 \set ECHO all
-CREATE FUNCTION test.advance(interval) RETURNS void
-AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
 
 -- Nothing begins before its time.
 BEGIN;
@@ -26,6 +25,26 @@ SELECT saga.wait(:'id');
 SELECT test.done('delay');
 SELECT s.key, s.ready_at >= p.completed_at + interval '1 hour' AS from_gate, s.completed_at >= s.ready_at AS not_early
 FROM saga.steps s JOIN saga.steps p ON p.saga_id = s.saga_id AND (p.key, s.key) IN (('a', 'timer'), ('timer', 'b')) WHERE s.saga_id = :'id' ORDER BY s.seq;
+
+-- Days and months are those of the session that records the step, whoever opens its gate; its SQL has that zone, too.
+SELECT test.begin('zone') AS id \gset
+SET timezone = 'America/St_Johns';
+SELECT status FROM saga.step(:'id', 'gate');
+SELECT status FROM saga.step(:'id', 'half a year', after => '{gate}', delay => '6 months 1 day 90 minutes');
+SELECT status FROM saga.step(:'id', 'a quarter', after => '{gate}', delay => '3 months');
+SELECT status FROM saga.step(:'id', 'three quarters', after => '{gate}', delay => '9 months');
+SELECT status FROM saga.step(:'id', 'at once', after => '{}', delay => '-1 day', action => 'SELECT current_setting(''timezone'')');
+SELECT status FROM saga.step(:'id', 'hours', after => '{}', delay => '1 ms', action => 'SELECT current_setting(''timezone'') <> ''America/St_Johns'' AS of_the_role');
+SET timezone = 'Asia/Tokyo';
+SELECT status FROM saga.complete_step(:'id', 'gate');
+SELECT s, (saga.wait_step(:'id', s)).output FROM unnest('{at once,hours}'::text[]) s;
+CALL test.until_waits_for('zone', 'three quarters', '20%');
+SET timezone = 'UTC';
+SELECT t.key, s.ready_at = (s.opened_at AT TIME ZONE 'America/St_Johns' + calendar) AT TIME ZONE 'America/St_Johns' + hours AS right
+FROM saga.steps t JOIN saga.ledger_step s ON s.saga = t.saga_id AND s.seq = t.seq,
+LATERAL (SELECT date_trunc('day', t.delay), t.delay - date_trunc('day', t.delay)) y (calendar, hours)
+WHERE t.saga_id = :'id' AND t.delay > '1 month' ORDER BY t.seq;
+SELECT saga.cancel(:'id');
 
 -- A timeout counts from the opening of gate 1: while it waits,
 BEGIN;
@@ -111,4 +130,23 @@ SELECT step, status, waits_for FROM test.forward('paused');
 SELECT saga.resume(:'id', 'go on');
 SELECT s, (saga.wait_step(:'id', s)).status FROM unnest('{a,b}'::text[]) s;
 SELECT saga.complete(:'id');
+
+-- Who decides sees what the saga is about, and until when: the end of the step's time or of the saga's, whichever comes first.
+SELECT saga.begin('test', 'asked', '{"order": 7}') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', after => '{}', approval => 'may it?', timeout => '2 hours', on_failure => 'skip');
+SELECT status FROM saga.step(:'id', 'b', after => '{}', approval => 'may it?');
+SELECT status FROM saga.step(:'id', 'c', after => '{}', action => 'SELECT no_such_function()', timeout => '4 hours');
+CALL test.wait_until(format('SELECT count(*) = 3 FROM saga.review_queue WHERE saga_id = %L', :'id'));
+SELECT q.step, q.until IS NOT DISTINCT FROM t.timeout_at AS its_time, q.input
+FROM saga.review_queue q JOIN saga.steps t USING (saga_id, seq) WHERE saga_id = :'id' ORDER BY step;
+SELECT saga.set_timeout(:'id', '3 hours') AS deadline \gset
+SELECT step, until = :'deadline' AS the_deadline, until < :'deadline' AS before FROM saga.review_queue WHERE saga_id = :'id' ORDER BY step;
+SELECT test.advance('2 hours');
+-- (saga.wait_step does not wait for a step that a person is asked about)
+CALL test.wait_until(format('SELECT status = ''failed'' FROM saga.steps WHERE saga_id = %L AND key = ''a''', :'id'));
+SELECT status, error FROM saga.wait_step(:'id', 'a');
+SELECT step FROM saga.review_queue WHERE saga_id = :'id' ORDER BY step;
+SELECT test.advance('1 hour');
+SELECT saga.wait(:'id');
+SELECT step, until FROM saga.review_queue WHERE saga_id = :'id' ORDER BY step;
 CALL test.check_forward();

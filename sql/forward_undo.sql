@@ -186,6 +186,42 @@ SELECT saga.wait(:'id');
 SELECT step, run, status, attempts, parked, compensation FROM test.forward('afresh');
 SELECT test.done('afresh'), test.undone('afresh');
 
+-- What lets them through is asked again: a signal, and a person.
+BEGIN;
+SELECT test.begin('let through again') AS id \gset
+SELECT status FROM saga.step(:'id', 'save', completed => true, compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'a', signals => '{go}', approval => 'may it?', on_failure => 'review',
+  action => 'SELECT test.act_after($1, 1)', retry => saga.retry_policy(max_attempts => 1));
+SELECT saga.complete(:'id', when_done => true);
+COMMIT;
+SELECT saga.signal(:'id', 'go', '1');
+CALL test.until_waits_for('let through again', 'a', 'approval%');
+SELECT saga.resolve(:'id', 'a', 'approve', 'it may');
+CALL test.until_waits_for('let through again', 'a', 'a person%');
+SELECT saga.rollback_to(:'id', 'save');
+CALL test.until_waits_for('let through again', 'a', 'signal "go"');
+SELECT saga.signal(:'id', 'go', '2');
+CALL test.until_waits_for('let through again', 'a', 'approval%');
+SELECT saga.resolve(:'id', 'a', 'approve', 'it may again');
+SELECT saga.wait(:'id');
+SELECT step, run, status, attempts FROM test.forward('let through again');
+SELECT payload, used_by_step FROM saga.signals WHERE saga_id = :'id' ORDER BY payload;
+
+-- A step that a person was asked about, and that began: with the saga's way back the question is over.
+SELECT test.begin('asked') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', action => 'SELECT test.act($1)') \gset
+SELECT status FROM saga.step(:'id', 'b', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)') \gset
+SELECT status FROM saga.step(:'id', 'c', action => 'SELECT test.act_after($1, 2)', compensation => 'SELECT test.undo($1)', compensate_on => 'started', on_failure => 'review', retry => saga.retry_policy(max_attempts => 1)) \gset
+SELECT status FROM saga.wait_step(:'id', 'c');
+SELECT step, parked FROM test.forward('asked');
+SELECT saga.rollback_to(:'id', 'a', 'another way');
+SELECT saga.wait(:'id', until => 'running');
+SELECT status FROM saga.wait_step(:'id', 'c');
+SELECT step, run, status, attempts, parked, compensation FROM test.forward('asked');
+SELECT test.undone('asked');
+SELECT saga.cancel(:'id');
+SELECT saga.wait(:'id');
+SELECT test.undone('asked');
 -- To the beginning; a rollback while an action runs, which cannot commit
 SELECT test.begin('all of it') AS id \gset
 SELECT status FROM saga.step(:'id', 'a', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)');
@@ -222,6 +258,36 @@ SELECT saga.resolve(:'id', 'b', 'done', 'by hand');
 SELECT saga.wait(:'id');
 SELECT step, run, status, compensation FROM test.forward('fails on the way');
 SELECT test.undone('fails on the way');
+
+-- Whoever settles the last step of a partial undo ends it: a listener, with a report in time or a late one, or a person
+SELECT count(test.begin('ended by a listener, ' || k)) FROM unnest('{in time,late}'::text[]) k;
+SELECT k, (saga.step(test.id('ended by a listener, ' || k), 'a', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)')).status FROM unnest('{in time,late}'::text[]) k;
+SELECT k, (saga.step(test.id('ended by a listener, ' || k), 'b', action => 'SELECT test.act($1)', notify => 'undo ' || k)).status FROM unnest('{in time,late}'::text[]) k;
+SELECT k, (saga.wait_step(test.id('ended by a listener, ' || k), 'b')).status FROM unnest('{in time,late}'::text[]) k;
+SELECT k, saga.rollback_to(test.id('ended by a listener, ' || k), 'a') FROM unnest('{in time,late}'::text[]) k;
+CALL test.wait_until('SELECT count(*) = 2 FROM saga.pending_compensations WHERE channel LIKE ''undo %''');
+SELECT compensation_key AS in_time FROM saga.claim_compensations('undo in time') \gset
+SELECT compensation_key AS late FROM saga.pending_compensations WHERE channel = 'undo late' \gset
+SELECT saga.complete_compensation(:'in_time');
+SELECT saga.complete_compensation(:'late');
+SELECT k, saga.wait(test.id('ended by a listener, ' || k), until => 'running') FROM unnest('{in time,late}'::text[]) k;
+SELECT k, (saga.wait_step(test.id('ended by a listener, ' || k), 'b')).status FROM unnest('{in time,late}'::text[]) k;
+SELECT k, step, run, status, compensation FROM unnest('{in time,late}'::text[]) k, test.forward('ended by a listener, ' || k);
+SELECT k, test.done('ended by a listener, ' || k) FROM unnest('{in time,late}'::text[]) k;
+SELECT k, saga.complete(test.id('ended by a listener, ' || k)) FROM unnest('{in time,late}'::text[]) k;
+SELECT test.begin('ended by a person') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'b', action => 'SELECT test.act($1)', review => 'look');
+SELECT status FROM saga.wait_step(:'id', 'b');
+SELECT saga.rollback_to(:'id', 'a');
+SELECT saga.wait(:'id');
+SELECT saga.pause(:'id', 'wait');
+SELECT saga.resolve(:'id', 'b', 'done', 'by hand');
+SELECT saga.resume(:'id') IN ('compensating', 'running') AS resumed;
+SELECT saga.wait(:'id', until => 'running');
+SELECT status FROM saga.wait_step(:'id', 'b');
+SELECT step, run, status, compensation FROM test.forward('ended by a person');
+SELECT saga.complete(:'id');
 
 -- What a person said was done is undone, what was skipped is not.
 SELECT test.begin('decided') AS id \gset

@@ -3,10 +3,9 @@
 \set ECHO none
 \i sql/include/helpers.sql
 \i sql/include/listeners.sql
+\i sql/include/clock.sql
 \set ECHO all
 
-CREATE FUNCTION test.advance(interval) RETURNS void
-AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
 -- Waits until so many attempts of compensations of a saga are over.
 CREATE PROCEDURE test.until_over(name text, attempts integer) LANGUAGE plpgsql AS $$
 BEGIN
@@ -294,5 +293,17 @@ SELECT test.done('partial', 'a');
 CALL test.until_dispatched('partial');
 SELECT test.done('partial', step) FROM test.claim('t_partial');
 SELECT state FROM saga.sagas WHERE id = :'id';
+-- ... so, too, if a claim ended before it that was the step's last, and both were over when somebody looked: no person is
+-- asked about a partial undo that is none any more
+SELECT test.begin('both over') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', notify => 't_over', completed => true, compensation_retry => saga.retry_policy(1));
+SELECT saga.rollback_to(:'id', NULL);
+CALL test.until_dispatched('both over');
+SELECT * FROM test.claim('t_over', lease => '1 minute');
+SELECT saga.set_timeout(:'id', '2 minutes') IS NOT NULL AS set;
+SELECT test.advance('3 minutes');
+CALL test.wait_until(format('SELECT state = %L FROM saga.sagas WHERE id = %L', 'needs_review', :'id'));
+SELECT failure_kind, reason FROM saga.sagas WHERE id = :'id';
+SELECT event, step FROM saga.events WHERE saga_id = :'id' AND event NOT LIKE 'undo%' ORDER BY position;
 
 CALL test.check();

@@ -106,7 +106,7 @@ BEGIN
     BEGIN
       PERFORM saga.extend_claim(bad, 2, '1 minute');
       RAISE WARNING 'taken for a key: %', bad;
-    EXCEPTION WHEN invalid_parameter_value THEN
+    EXCEPTION WHEN invalid_parameter_value OR SQLSTATE 'SG002' THEN
       NULL;
     END;
   END LOOP;

@@ -208,7 +208,7 @@ GRANT pg_write_all_data TO regress_saga_l_auditor;
 SET SESSION AUTHORIZATION regress_saga_l_auditor;
 CALL test.refuses('DELETE FROM saga.ledger_queue');
 CALL test.refuses($$UPDATE saga.ledger_queue SET owner = 'regress_saga_l_auditor'::regrole$$);
-CALL test.refuses($$INSERT INTO saga.ledger_queue VALUES ('r_refunds', 1, now(), '01900000-0000-7000-8000-000000000000', 1)$$);
+CALL test.refuses($$INSERT INTO saga.ledger_queue VALUES ('r_refunds', 'c', 1, now(), '01900000-0000-7000-8000-000000000000', 1)$$);
 RESET SESSION AUTHORIZATION;
 SELECT * FROM test.claim('r_refunds', 100);
 SELECT test.done('super', 'a');

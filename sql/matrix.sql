@@ -63,6 +63,18 @@ INSERT INTO test.call (call, sql) VALUES
   ('complete_compensation done', $$SELECT saga.complete_compensation(test.last_key($1, 'done'))$$),
   ('fail_compensation last', $$SELECT saga.fail_compensation(test.last_key($1), 1, 'no', retry_after => '1 hour')$$),
   ('fail_compensation next', $$SELECT saga.fail_compensation(test.last_key($1), 2, 'no', retry_after => '1 hour')$$),
+  ('step new, run by saga', $$SELECT test.answer(saga.step($1, 'new', action => 'SELECT 1', delay => '1 day'))$$),
+  ('step new, after one', $$SELECT test.answer(saga.step($1, 'new', after => '{open}', approval => 'may it?'))$$),
+  ('step done, run by saga', $$SELECT test.answer(saga.step($1, 'done', action => 'SELECT 1'))$$),
+  ('complete, when_done', $$SELECT saga.complete($1, when_done => true)$$),
+  ('resolve last, approve', $$SELECT saga.resolve($1, 'last', 'approve', 'it may')$$),
+  ('resolve last, done with output', $$SELECT saga.resolve($1, 'last', 'done', 'by hand', '"by hand"')$$),
+  ('find', $$SELECT CASE WHEN saga.find('matrix', $2) = $1 THEN 'that saga' ELSE 'nothing' END$$),
+  ('output of done', $$SELECT COALESCE(saga.output('done', $1)::text, 'nothing')$$),
+  ('output of open', $$SELECT COALESCE(saga.output('open', $1)::text, 'nothing')$$),
+  ('wait_step open', $$SELECT test.answer(saga.wait_step($1, 'open', '0'))$$),
+  ('wait_step done', $$SELECT test.answer(saga.wait_step($1, 'done', '0'))$$),
+  ('wait_step new', $$SELECT test.answer(saga.wait_step($1, 'new', '0'))$$),
   ('wait', $$SELECT saga.wait($1, '0')$$),
   ('wait for running', $$SELECT saga.wait($1, '0', until => 'running')$$);
 
@@ -212,33 +224,7 @@ FROM test.state s JOIN saga.sagas v ON v.name = 'matrix' AND v.idempotency_key =
   JOIN saga.steps t ON t.saga_id = v.id
 ORDER BY s.n, t.position;
 
--- No cell is empty.
-SELECT count(*) = (SELECT count(*) FROM test.state) * (SELECT count(*) FROM test.call) AS full,
-  count(*) FILTER (WHERE cell IS NULL) AS empty
-FROM test.cell;
-
-\pset format unaligned
-\pset tuples_only on
-SELECT E'\n' || s.state || CASE WHEN s.what <> '' THEN ' (' || s.what || ')' ELSE '' END
-  || (SELECT string_agg(E'\n  ' || rpad(c.call, 34) || x.cell, '' ORDER BY c.n)
-      FROM test.call c JOIN test.cell x USING (call) WHERE x.state = s.state)
-FROM test.state s ORDER BY s.n;
-
--- The words of the refusals, and where they are heard
-SELECT E'\n' || cell || ': ' || message
-  || CASE WHEN detail <> '' THEN E'\nDETAIL:  ' || detail ELSE '' END
-  || CASE WHEN hint <> '' THEN E'\nHINT:  ' || hint ELSE '' END
-  || (SELECT string_agg(E'\n  ' || rpad(o.state || ':', 14) || o.calls, '' ORDER BY o.n)
-      FROM (SELECT s.n, s.state, string_agg(c.call, '; ' ORDER BY c.n) AS calls
-            FROM test.cell x JOIN test.state s USING (state) JOIN test.call c USING (call)
-            WHERE (x.cell, test.mask(x.message), test.mask(x.detail), x.hint)
-              = (e.cell, e.message, e.detail, e.hint)
-            GROUP BY 1, 2) o)
-FROM (SELECT DISTINCT cell, test.mask(message) AS message, test.mask(detail) AS detail, hint
-      FROM test.cell WHERE message IS NOT NULL) e
-ORDER BY cell, message, detail, hint;
-\pset tuples_only off
-\pset format aligned
+\i sql/include/matrix.sql
 
 -- What the calls left of the steps
 SELECT s.state, c.call, t.key, t.status, t.attempts, t.output, t.error, t.parked

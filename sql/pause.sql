@@ -4,10 +4,9 @@
 \i sql/include/patient.sql
 \i sql/include/helpers.sql
 \i sql/include/people.sql
+\i sql/include/clock.sql
 \set ECHO all
 
-CREATE FUNCTION test.advance(interval) RETURNS void
-AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
 CREATE FUNCTION test.quick(attempts integer DEFAULT 1) RETURNS saga.retry_policy LANGUAGE sql IMMUTABLE
 RETURN saga.retry_policy(attempts, '10 ms', 'constant', '10 ms', 0, '1 minute');
 -- What the view tells of it
@@ -171,17 +170,19 @@ SELECT test.undone('fails under way');
 CREATE PROCEDURE test.hold(name text) LANGUAGE plpgsql AS $$
 DECLARE
   it uuid;
+  since timestamptz;
 BEGIN
-  -- An executor may not have heard yet that it is to be held.
+  -- An executor may not have heard yet that it is to be held, or that it no longer is.
   LOOP
+    since := clock_timestamp();
     it := saga.begin('held');
     PERFORM saga.step(it, 'a', compensation => 'SELECT test.undo($1)');
     PERFORM saga.step(it, 'b', compensation => 'SELECT test.undo($1)');
     PERFORM saga.fail(it);
     COMMIT;
     CALL test.wait_until(format('SELECT state = ''compensated'' OR EXISTS (SELECT FROM pg_stat_activity
-      WHERE backend_type = ''saga executor'' AND wait_event_type = ''Extension'' AND xact_start IS NOT NULL)
-      FROM saga.sagas WHERE id = %L', it));
+      WHERE backend_type = ''saga executor'' AND wait_event_type = ''Extension'' AND xact_start > %L)
+      FROM saga.sagas WHERE id = %L', since, it));
     EXIT WHEN (SELECT state <> 'compensated' FROM saga.sagas WHERE id = it);
   END LOOP;
   INSERT INTO test.named VALUES (name, it);

@@ -3,10 +3,9 @@
 \set ECHO none
 \i sql/include/helpers.sql
 \i sql/include/people.sql
+\i sql/include/clock.sql
 \set ECHO all
 
-CREATE FUNCTION test.advance(interval) RETURNS void
-AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
 -- Other tests' sagas are none of these.
 SELECT saga.purge('0', 100000) >= 0 AS purged;
 
@@ -16,6 +15,7 @@ CREATE FUNCTION test.rows_of(id uuid) RETURNS text LANGUAGE sql STABLE AS $$
     CASE WHEN EXISTS (SELECT FROM saga.ledger_step t WHERE t.saga = $1) THEN 'step' END,
     CASE WHEN EXISTS (SELECT FROM saga.ledger_attempt a WHERE a.saga = $1) THEN 'attempt' END,
     CASE WHEN EXISTS (SELECT FROM saga.ledger_event e WHERE e.saga = $1) THEN 'event' END,
+    CASE WHEN EXISTS (SELECT FROM saga.ledger_signal g WHERE g.saga = $1) THEN 'signal' END,
     CASE WHEN EXISTS (SELECT FROM saga.ledger_due d WHERE d.saga = $1) THEN 'due' END,
     CASE WHEN EXISTS (SELECT FROM saga.ledger_queue q WHERE q.saga = $1) THEN 'queue' END)
 $$;

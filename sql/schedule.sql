@@ -2,10 +2,8 @@
 -- longest delay, jitter; and that it is tried at that time, by a virtual clock.
 \set ECHO none
 \i sql/include/helpers.sql
+\i sql/include/clock.sql
 \set ECHO all
-
-CREATE FUNCTION test.advance(interval) RETURNS void
-AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT;
 
 -- Undoes a saga by moving the clock from attempt to attempt, and tells how
 -- long each one was put off.

@@ -99,9 +99,12 @@ END $$;
 CALL pg_temp.record();
 CALL test.wait_until($$SELECT count(*) = 2 FROM saga.pending_compensations WHERE channel = 'security'$$);
 CALL test.wait_until($$SELECT count(*) = 2 FROM saga.review_queue$$);
--- one of the two is claimed, whichever comes first
+-- one of the two is claimed, whichever comes first, under a limit
+SELECT saga.limit('security', 1000);
+SELECT saga.signal(id, 'secret signal', '"secret payload"') FROM test.id WHERE what = 'running';
 SELECT saga_id AS claimed FROM saga.claim_compensations('security', 1, '1 hour', 'secret consumer') \gset
 RESET ROLE;
+CALL test.wait_until('SELECT count(*) = 0 FROM saga.ledger_due WHERE seq < 0');
 UPDATE test.id SET what = CASE WHEN id = :'claimed' THEN 'claimed' ELSE 'waiting' END || '!' WHERE what IN ('claimed', 'waiting');
 UPDATE test.id SET what = rtrim(what, '!');
 CREATE FUNCTION test.named(what text) RETURNS uuid LANGUAGE sql STABLE AS 'SELECT i.id FROM test.id i WHERE i.what = $1';
@@ -272,7 +275,7 @@ COPY saga.ledger_queue FROM STDIN;
 security	10	2000-01-01 00:00:00+00	01900000-0000-7000-8000-000000000000	1	1	a
 \.
 COPY saga.ledger_home FROM STDIN;
-f	1	1	1	f
+f	1	1	1	{}	f	f	0	1
 \.
 RESET ROLE;
 SELECT relation FROM test.ledger() l JOIN test.ledger_before b USING (relation) WHERE l.rows <> b.rows OR l.digest <> b.digest;
@@ -325,9 +328,9 @@ INSERT INTO test.call VALUES
   ('saga.complete(%1$L)', 'running'), ('saga.complete(%1$L)', 'finished'),
   ('saga.fail(%1$L)', 'running'), ('saga.fail(%1$L)', 'finished'), ('saga.cancel(%1$L)', 'running'),
   ('saga.wait(%1$L, ''0'')', 'running'), ('saga.wait(%1$L)', 'finished'), ('saga.wait_step(%1$L, ''a'', ''0'')', 'running'),
-  ('saga.output(''a'', %1$L)', 'running'),
+  ('saga.output(''a'', %1$L)', 'running'), ('saga.signal(%1$L, ''s'')', 'running'),
   ('saga.rollback_to(%1$L, NULL)', 'running'), ('saga.rollback_to(%1$L, ''a'')', 'running'),
-  ('saga.plan(%1$L)', 'running'),
+  ('saga.plan(%1$L)', 'running'), ('saga.timeline(%1$L)', 'running'), ('saga.picture(%1$L)', 'running'),
   ('saga.resolve(%1$L, ''a'', ''skip'', ''n'')', 'parked'), ('saga.resolve(%1$L, ''no such'', ''skip'', ''n'')', 'parked'),
   ('saga.set_timeout(%1$L, ''1 day'')', 'running'), ('saga.set_timeout(%1$L, ''1 day'')', 'finished'),
   ('saga.amend(%1$L, ''a'', ''n'', compensation => ''SELECT 1'')', 'parked'),
@@ -338,7 +341,9 @@ INSERT INTO test.call VALUES
   ('saga.extend_claim(test.key(%1$L), 1, ''1 hour'')', 'claimed'),
   ('saga.complete_compensation(test.key(%1$L))', 'claimed'), ('saga.complete_compensation(test.key(%1$L))', 'waiting'),
   ('saga.complete_compensation(test.key(%1$L, 1000000))', 'waiting'),
-  ('saga.fail_compensation(test.key(%1$L), 1, ''e'')', 'claimed');
+  ('saga.fail_compensation(test.key(%1$L), 1, ''e'')', 'claimed'),
+  ('saga.complete_task(test.key(%1$L))', 'claimed'), ('saga.complete_task(%1$L || ''-1000000'')', 'running'),
+  ('saga.fail_task(test.key(%1$L), 1, ''e'')', 'claimed'), ('saga.fail_task(%1$L || ''-1000000'', 1, ''e'')', 'running');
 GRANT SELECT ON test.call TO PUBLIC;
 -- The handle of a step: nothing in it is secret.
 CREATE TABLE test.seqs AS SELECT saga AS id, max(seq) AS seq FROM saga.ledger_step GROUP BY 1;
@@ -348,8 +353,8 @@ CREATE FUNCTION test.key(saga text, seq bigint DEFAULT NULL) RETURNS text LANGUA
 $$;
 -- No function that names a saga or a compensation is left out.
 SELECT proname FROM pg_proc WHERE pronamespace = 'saga'::regnamespace AND proname NOT LIKE 'internal%'
-  AND proargnames && '{saga_id,compensation_key}' AND (proargmodes IS NULL OR proargmodes[1] = 'i')
-  AND NOT EXISTS (SELECT FROM test.call WHERE call LIKE format('saga.%s(%%', proname)) AND proname <> 'claim_compensations';
+  AND proargnames && '{saga_id,compensation_key,task_key}' AND (proargmodes IS NULL OR proargmodes[1] = 'i')
+  AND NOT EXISTS (SELECT FROM test.call WHERE call LIKE format('saga.%s(%%', proname)) AND proname NOT IN ('claim_compensations', 'claim_tasks');
 CREATE FUNCTION test.guesses() RETURNS TABLE (calls bigint, as_if_not_there bigint, not_found bigint, told text) LANGUAGE sql AS $$
   SELECT count(*), count(*) FILTER (WHERE theirs = nobodys), count(*) FILTER (WHERE theirs LIKE 'SG001 %'),
     string_agg(concat_ws(': ', call, named, theirs), E'\n' ORDER BY call, named) FILTER (WHERE theirs NOT LIKE 'SG001 %' OR theirs <> nobodys)

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "base/clock.h"
+#include "base/compat.h"
 #include "base/guc.h"
 #include "calls/ddl.h"
 #include "calls/statements.h"
@@ -19,10 +20,12 @@
 #include "shared/commit.h"
 #include "shared/queue_front.h"
 #include "shared/shmem.h"
+#include "shared/stat_table.h"
+#include "shared/step_writes.h"
 #include "shared/tally.h"
 #include "shared/wakeup.h"
 
-PG_MODULE_MAGIC;
+SAGA_COMPAT_MODULE_MAGIC;
 
 extern PGDLLEXPORT void _PG_init(void);
 
@@ -40,6 +43,8 @@ _PG_init(void)
 	saga_wakeup_register();
 	saga_tally_register();
 	saga_queue_front_register();
+	saga_stat_table_register();
+	saga_step_writes_register();
 	saga_quarantine_register();
 	saga_commit_register();
 	saga_statements_init();

@@ -13,14 +13,11 @@ CREATE FUNCTION test.done(key text) RETURNS text LANGUAGE sql STABLE AS $$
   SELECT string_agg(step || COALESCE(' (' || what || ')', ''), ', ' ORDER BY n)
   FROM test.did WHERE saga = test.id(key)
 $$;
--- Actions that do not succeed at once: the first n attempts fail.
+-- Actions that do not succeed at once
 CREATE FUNCTION test.act_after(context jsonb, failures integer, code text DEFAULT 'P0001') RETURNS text
 LANGUAGE plpgsql AS $$
 BEGIN
-  IF (context ->> 'attempt')::integer <= failures THEN
-    RAISE EXCEPTION USING ERRCODE = code,
-      MESSAGE = format('attempt %s of %s is in vain', context ->> 'attempt', context #>> '{step,key}');
-  END IF;
+  CALL test.fail_first(context, failures, code);
   RETURN test.act(context);
 END $$;
 -- An action that runs until it is ended

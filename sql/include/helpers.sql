@@ -96,14 +96,19 @@ LANGUAGE sql STABLE AS $$
   WHERE saga_id = test.id($1) ORDER BY position
 $$;
 
--- Compensations that do not succeed at once: the first n attempts fail.
-CREATE FUNCTION test.undo_after(context jsonb, failures integer, code text DEFAULT 'P0001') RETURNS void
-LANGUAGE plpgsql AS $$
+-- The first n attempts fail.
+CREATE PROCEDURE test.fail_first(context jsonb, failures integer, code text) LANGUAGE plpgsql AS $$
 BEGIN
   IF (context ->> 'attempt')::integer <= failures THEN
     RAISE EXCEPTION USING ERRCODE = code,
       MESSAGE = format('attempt %s of %s is in vain', context ->> 'attempt', context #>> '{step,key}');
   END IF;
+END $$;
+-- Compensations that do not succeed at once
+CREATE FUNCTION test.undo_after(context jsonb, failures integer, code text DEFAULT 'P0001') RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+  CALL test.fail_first(context, failures, code);
   PERFORM test.undo(context);
 END $$;
 

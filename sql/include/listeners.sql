@@ -68,7 +68,7 @@ BEGIN
   FOR r IN
     -- The queue holds what is dispatched and not claimed, and nothing else.
     SELECT 'queue' AS what, q::text AS a, t::text AS b
-    FROM saga.ledger_queue q FULL JOIN
+    FROM (SELECT * FROM saga.ledger_queue WHERE phase = 'c') q FULL JOIN
       (SELECT t.*, s.owner FROM saga.ledger_step t JOIN saga.ledger_saga s ON s.id = t.saga
        WHERE comp_status = 'd' AND claimed_at IS NULL) t
       ON (q.channel, q.owner, q.since, q.saga, q.seq, q.run, q.key) =
@@ -84,7 +84,7 @@ BEGIN
     -- The end of a claim is looked at.
     SELECT 'lease', s::text, t::text
     FROM saga.ledger_step t JOIN saga.ledger_saga s ON s.id = t.saga
-    WHERE t.claimed_at IS NOT NULL AND (s.due IS NULL OR s.due > t.lease_until)
+    WHERE t.claimed_at IS NOT NULL AND t.comp_status = 'd' AND (s.due IS NULL OR s.due > t.lease_until)
     UNION ALL
     -- No more than one step of a saga is a listener's at a time.
     SELECT 'several', saga::text, count(*)::text FROM saga.ledger_step WHERE comp_status = 'd' GROUP BY saga HAVING count(*) > 1

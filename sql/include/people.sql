@@ -95,7 +95,7 @@ BEGIN
   FOR r IN
     -- The queue holds what is dispatched and not claimed, and nothing else.
     SELECT 'queue' AS what, q::text AS a, t::text AS b
-    FROM saga.ledger_queue q FULL JOIN
+    FROM (SELECT * FROM saga.ledger_queue WHERE phase = 'c') q FULL JOIN
       (SELECT t.*, s.owner FROM saga.ledger_step t JOIN saga.ledger_saga s ON s.id = t.saga
        WHERE comp_status = 'd' AND claimed_at IS NULL) t
       ON (q.channel, q.owner, q.since, q.saga, q.seq, q.run, q.key) =
@@ -135,7 +135,9 @@ BEGIN
     UNION ALL
     -- Who needs review is in the queue, with a reason and a way out, and nobody else is.
     SELECT 'review', coalesce(s.id, q.saga_id)::text, q.why
-    FROM (SELECT * FROM saga.sagas WHERE state = 'needs_review') s FULL JOIN saga.review_queue q ON q.saga_id = s.id
+    FROM (SELECT * FROM saga.sagas WHERE state = 'needs_review' OR state = 'running'
+        AND EXISTS (SELECT FROM saga.steps t WHERE t.saga_id = id AND t.on_failure IS NOT NULL AND t.parked IS NOT NULL AND t.rolled_back_at IS NULL)) s
+      FULL JOIN saga.review_queue q ON q.saga_id = s.id
     WHERE s.id IS NULL OR q.saga_id IS NULL OR q.why IS NULL OR q.since IS NULL OR q.to_settle IS NULL
     UNION ALL
     -- Nothing is asked, or about to be undone, of a saga that is running, completed or compensated.

@@ -38,6 +38,17 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+/*
+ * The mark of a module: 18 has one with its name and version, which
+ * pg_get_loaded_modules() shows.
+ */
+#if PG_VERSION_NUM >= 180000
+#define SAGA_COMPAT_MODULE_MAGIC \
+	PG_MODULE_MAGIC_EXT(.name = "saga", .version = SAGA_RELEASE)
+#else
+#define SAGA_COMPAT_MODULE_MAGIC	PG_MODULE_MAGIC
+#endif
+
 /* Ignoring a signal: 19 has handlers of two arguments, and its own name. */
 #if PG_VERSION_NUM >= 190000
 #define SAGA_COMPAT_SIG_IGN		PG_SIG_IGN
@@ -222,6 +233,15 @@ saga_compat_heap_page_prune_opt(Relation heap, Buffer buffer)
 		ReleaseBuffer(map);
 #else
 	heap_page_prune_opt(heap, buffer);
+#endif
+}
+
+/* A descriptor is complete: 19 prepares it for reading rows then. */
+static inline void
+saga_compat_desc_finalize(TupleDesc desc)
+{
+#if PG_VERSION_NUM >= 190000
+	TupleDescFinalize(desc);
 #endif
 }
 

@@ -14,9 +14,13 @@
 
 #include <limits.h>
 
+#include "access/xact.h"
+#include "base/citus.h"
 #include "base/fault.h"
 #include "base/guc.h"
 #include "base/policy.h"
+#include "base/state.h"
+#include "miscadmin.h"
 #include "utils/guc.h"
 #include "utils/varlena.h"
 
@@ -39,6 +43,7 @@ int			saga_guc_default_timeout = 0;
 int			saga_guc_max_payload = 1024;
 int			saga_guc_max_open_sagas = 0;
 int			saga_guc_max_steps = 0;
+int			saga_guc_max_signals = 0;
 int			saga_guc_retention = 0;
 char	   *saga_guc_review_channel = NULL;
 char	   *saga_guc_operator_role = NULL;
@@ -46,6 +51,26 @@ char	   *saga_guc_capture_settings = NULL;
 char	   *saga_guc_stateless_libraries = NULL;
 bool		saga_guc_allow_superuser = true;
 bool		saga_guc_log_sql = false;
+int			saga_guc_stat_names = 1000;
+int			saga_guc_synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
+int			saga_guc_coordinator_check = SAGA_COORDINATOR_WARNING;
+
+/* The words of the server's own setting synchronous_commit */
+static const struct config_enum_entry commits[] = {
+	{"off", SYNCHRONOUS_COMMIT_OFF, false},
+	{"local", SYNCHRONOUS_COMMIT_LOCAL_FLUSH, false},
+	{"remote_write", SYNCHRONOUS_COMMIT_REMOTE_WRITE, false},
+	{"on", SYNCHRONOUS_COMMIT_ON, false},
+	{"remote_apply", SYNCHRONOUS_COMMIT_REMOTE_APPLY, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry coordinator_checks[] = {
+	{"off", SAGA_COORDINATOR_OFF, false},
+	{"warning", SAGA_COORDINATOR_WARNING, false},
+	{"error", SAGA_COORDINATOR_ERROR, false},
+	{NULL, 0, false}
+};
 
 static bool
 check_name_list(char **newval, void **extra, GucSource source)
@@ -162,6 +187,11 @@ saga_guc_define(void)
 							"0 sets no limit.",
 							&saga_guc_max_steps, 0, 0, INT_MAX,
 							PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("saga.max_signals",
+							"How many signals one saga may get.",
+							"0 sets no limit.",
+							&saga_guc_max_signals, 0, 0, INT_MAX,
+							PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("saga.retention",
 							"How long finished sagas are kept.",
 							"0 keeps them for ever.",
@@ -199,10 +229,45 @@ saga_guc_define(void)
 							 NULL,
 							 &saga_guc_log_sql, false,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
+	/* The server refuses one that only its start sets to a later library. */
+	DefineCustomIntVariable("saga.stat_names",
+							"How many kinds of sagas and channels are counted by name.",
+							"In the whole server, each once per owner. What is beyond that is counted together.",
+							&saga_guc_stat_names, 1000, 0, 100000,
+							process_shared_preload_libraries_in_progress ?
+							PGC_POSTMASTER : PGC_SIGHUP,
+							0, NULL, NULL, NULL);
+
+	/*
+	 * Citus lets other nodes commit before the local commit is on disk: so
+	 * that must be on disk first.
+	 */
+	DefineCustomEnumVariable("saga.synchronous_commit",
+							 "What the commit of an action or compensation waits for.",
+							 "The values are those of synchronous_commit. Other than off where such SQL has effects in another server.",
+							 &saga_guc_synchronous_commit,
+							 saga_citus_is_loaded() ?
+							 SYNCHRONOUS_COMMIT_LOCAL_FLUSH :
+							 SYNCHRONOUS_COMMIT_OFF,
+							 commits,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("saga.coordinator_check",
+							 "What becomes of saga.begin() on the coordinator of a Citus cluster whose data is on other nodes.",
+							 "A saga belongs on the node that holds its data.",
+							 &saga_guc_coordinator_check,
+							 SAGA_COORDINATOR_WARNING, coordinator_checks,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
 #ifdef SAGA_TEST
 	saga_fault_define();
 #endif
 	MarkGUCPrefixReserved("saga");
+}
+
+/* The word for a level of saga.synchronous_commit */
+const char *
+saga_guc_commit_name(int level)
+{
+	return saga_state_word(commits, level);
 }
 
 /* Is a database on the list of saga.databases? */

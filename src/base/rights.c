@@ -104,14 +104,12 @@ is_operator(Oid user)
 	return OidIsValid(role) && is_member_of_role_nosuper(user, role);
 }
 
-/* How far does the current user reach into an owner's saga? */
-SagaReach
-saga_rights_reach(Oid owner, const text *owner_name)
+/* How far does the current user reach into everybody's sagas? */
+static SagaReach
+reach_into_all(void)
 {
 	Oid			user = GetUserId();
 
-	if (saga_rights_may_call(owner, owner_name))
-		return SAGA_REACH_OWN;
 	if (is_operator(user))
 		return SAGA_REACH_OPERATE;
 	if (has_privs_of_role(user, ROLE_PG_READ_ALL_DATA))
@@ -119,6 +117,21 @@ saga_rights_reach(Oid owner, const text *owner_name)
 	if (has_privs_of_role(user, ROLE_PG_MONITOR))
 		return SAGA_REACH_OUTLINE;
 	return SAGA_REACH_NOTHING;
+}
+
+/* May the current user see everybody's sagas, perhaps without what is in them? */
+bool
+saga_rights_sees_all(void)
+{
+	return reach_into_all() != SAGA_REACH_NOTHING;
+}
+
+/* How far does the current user reach into an owner's saga? */
+SagaReach
+saga_rights_reach(Oid owner, const text *owner_name)
+{
+	return saga_rights_may_call(owner, owner_name) ? SAGA_REACH_OWN :
+		reach_into_all();
 }
 
 /* A role's name, in the current context. */

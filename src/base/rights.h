@@ -21,6 +21,7 @@ typedef enum SagaReach
 extern bool saga_rights_is_dba(void);
 extern bool saga_rights_has_rights_of(Oid owner);
 extern bool saga_rights_may_call(Oid owner, const text *owner_name);
+extern bool saga_rights_sees_all(void);
 extern SagaReach saga_rights_reach(Oid owner, const text *owner_name);
 extern const char *saga_rights_why_gone(Oid owner, const text *owner_name);
 extern const char *saga_rights_role_name(Oid role);

@@ -40,10 +40,16 @@
  *	(none)			waiting			saga.step
  *	waiting			completed		its gates opened and it has no work, or its
  *									action committed
+ *					started			a round of its action committed that asked
+ *									to be run again
  *					failed			an attempt of its action failed; its timeout
- *	failed			completed		an action that was tried again; a person says
+ *	started			started, completed, failed
+ *									likewise, of later rounds
+ *	failed			started, completed
+ *									an action that was tried again; a person says
  *									that it is done
- *					waiting			a person lets it be tried afresh; its saga was
+ *					waiting, or started after a round
+ *									a person lets it be tried afresh; its saga was
  *									rolled back to a savepoint
  *	waiting, failed	skipped			a person
  *
@@ -138,6 +144,12 @@ const struct config_enum_entry saga_state_give_ups[] = {
 	{"fail", SAGA_GIVE_UP_FAIL, false},
 	{"skip", SAGA_GIVE_UP_SKIP, false},
 	{"review", SAGA_GIVE_UP_REVIEW, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry phases[] = {
+	{"forward", SAGA_PHASE_FORWARD, false},
+	{"compensation", SAGA_PHASE_COMPENSATION, false},
 	{NULL, 0, false}
 };
 
@@ -296,6 +308,18 @@ const char *
 saga_state_kind_name(SagaStepKind kind)
 {
 	return saga_state_word(saga_state_kinds, kind);
+}
+
+const char *
+saga_state_phase_name(SagaPhase phase)
+{
+	return saga_state_word(phases, phase);
+}
+
+const char *
+saga_state_outcome_name(SagaOutcome outcome)
+{
+	return saga_state_word(outcomes, outcome);
 }
 
 bool

@@ -144,6 +144,8 @@ extern const char *saga_state_step_status_name(SagaStepStatus status);
 extern const char *saga_state_comp_status_name(SagaCompStatus status);
 extern const char *saga_state_failure_kind_name(SagaFailureKind kind);
 extern const char *saga_state_kind_name(SagaStepKind kind);
+extern const char *saga_state_phase_name(SagaPhase phase);
+extern const char *saga_state_outcome_name(SagaOutcome outcome);
 extern bool saga_state_outcome_is_known(char code);
 
 #endif							/* SAGA_STATE_H */

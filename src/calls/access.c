@@ -15,7 +15,9 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "base/citus.h"
 #include "base/errors.h"
+#include "base/guc.h"
 #include "base/ids.h"
 #include "base/rights.h"
 #include "calls/access.h"
@@ -69,6 +71,29 @@ saga_access_call(const char *function)
 }
 
 /*
+ * At the door of a call that begins a saga, which stays on the node where it was
+ * begun: does the data of this database lie on others?  Then a commit here and one
+ * there are two, and a crash can come between them.
+ */
+void
+saga_access_begin(void)
+{
+	static bool warned_of_layout = false;
+
+	if (saga_guc_coordinator_check == SAGA_COORDINATOR_OFF ||
+		(warned_of_layout &&
+		 saga_guc_coordinator_check == SAGA_COORDINATOR_WARNING) ||
+		!saga_citus_shards_elsewhere())
+		return;
+	warned_of_layout = true;
+	ereport(saga_guc_coordinator_check == SAGA_COORDINATOR_ERROR ? ERROR : WARNING,
+			(errcode(ERRCODE_SAGA_UNAVAILABLE),
+			 errmsg("this saga begins on the coordinator of a Citus cluster whose data is on other nodes"),
+			 errdetail("Its ledger and the data that it is about do not commit together: after a crash, something may be undone twice or never."),
+			 errhint("Call saga in one function per business call, distributed with create_distributed_function(..., force_delegation => true), and that function from no other statement than SELECT f(...). If this saga is about local tables only, set saga.coordinator_check = off.")));
+}
+
+/*
  * Is this a copy that nobody has adopted yet?  Costs next to nothing in a
  * session that began elsewhere than in such a copy.
  */
@@ -103,7 +128,7 @@ saga_access_id(FunctionCallInfo fcinfo, int arg)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("saga_id must not be null"),
-				 errhint("Pass the id returned by saga.begin().")));
+				 errhint("Pass the id that saga.begin() returned; saga.find() returns null if there is no such saga.")));
 	return PG_GETARG_UUID_P(arg);
 }
 
@@ -114,30 +139,37 @@ saga_access_refuse_not_found(const pg_uuid_t *id)
 			(errcode(ERRCODE_SAGA_NOT_FOUND),
 			 errmsg("saga %s does not exist or is not yours",
 					saga_ids_string(id)),
+			 saga_citus_is_here() ?
+			 errhint("A saga can be called by its owner and by members of the owner's role, on the node where it was begun. In a Citus cluster that may be another node; saga_cluster.node_of() finds it.") :
 			 errhint("A saga can be called by its owner and by members of the owner's role.")));
 }
 
 /* SG005: what comes too late must abort with the transaction that brings it. */
 void
-saga_access_refuse_failing(const SagaRow *saga)
+saga_access_refuse_late(const SagaRow *saga, const char *hint)
 {
-	bool		partial = saga->state == SAGA_COMPENSATING &&
-		saga->failure_kind == SAGA_FAILURE_NONE;
-	bool		review = saga->state == SAGA_NEEDS_REVIEW;
-
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGA_FAILING),
-			 review ?
+			 saga->state == SAGA_NEEDS_REVIEW ?
 			 errmsg("saga %s waits for a person's decision",
 					saga_ids_string(&saga->id)) :
 			 errmsg("the undo of saga %s has begun",
 					saga_ids_string(&saga->id)),
 			 errdetail("Its state is \"%s\".", saga_state_name(saga->state)),
-			 partial ?
-			 errhint("It is being rolled back to a savepoint: try again once it is running.") :
-			 review ?
-			 errhint("See saga.review_queue. It may be running again after that; an outside effect that did happen can be reported with complete_step(..., late => 'record').") :
-			 errhint("A new operation needs a new saga with a new key. Report an outside effect that did happen with complete_step(..., late => 'record').")));
+			 errhint("%s", hint)));
+}
+
+/* Likewise, of what an application does with a step. */
+void
+saga_access_refuse_failing(const SagaRow *saga)
+{
+	bool		review = saga->state == SAGA_NEEDS_REVIEW;
+
+	saga_access_refuse_late(saga, saga_rows_is_rolling_back(saga) ?
+							"It is being rolled back to a savepoint: try again once it is running." :
+							review ?
+							"See saga.review_queue. It may be running again after that; an outside effect that did happen can be reported with complete_step(..., late => 'record')." :
+							"A new operation needs a new saga with a new key. Report an outside effect that did happen with complete_step(..., late => 'record').");
 }
 
 /* SG002: the call does not fit the state. */
@@ -213,7 +245,7 @@ saga_access_read(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
 				 errdetail("Saga %s is running this %s.",
 						   saga_ids_string(id), saga_current_word()),
 				 action ?
-				 errhint("It may call saga.step() to record more steps, and saga.output(); to fail, raise an error.") :
+				 errhint("It may call saga.step() to record more steps, saga.signal() and saga.output(); to fail, raise an error.") :
 				 errhint("What the compensation needs to know is in its context, $1.")));
 	if (saga_ledger_get_saga(id, saga) != SAGA_FOUND || !is_allowed(saga, reach))
 		saga_access_refuse_not_found(id);

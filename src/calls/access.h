@@ -14,6 +14,7 @@
 #include "ledger/ledger.h"
 
 extern void saga_access_call(const char *function);
+extern void saga_access_begin(void);
 extern bool saga_access_away(void);
 extern void saga_access_undone_here(const char *function);
 extern const pg_uuid_t *saga_access_id(FunctionCallInfo fcinfo, int arg);
@@ -26,6 +27,8 @@ SAGA_COMPAT_NORETURN extern void saga_access_refuse_not_found(const pg_uuid_t *i
 SAGA_COMPAT_NORETURN extern void saga_access_refuse_no_step(const SagaRow *saga,
 															const text *key);
 SAGA_COMPAT_NORETURN extern void saga_access_refuse_failing(const SagaRow *saga);
+SAGA_COMPAT_NORETURN extern void saga_access_refuse_late(const SagaRow *saga,
+														 const char *hint);
 SAGA_COMPAT_NORETURN extern void saga_access_refuse_state(const SagaRow *saga,
 														  const char *what,
 														  const char *hint);

@@ -139,7 +139,7 @@ check_state(const SagaRow *saga, const SagaStep *step,
 	if (saga_state_is_final(saga->state))
 		saga_access_refuse_state(saga, "the steps of a finished saga cannot be amended",
 								 "Nothing more of it will be undone.");
-	if (step->claimed_at != 0)
+	if (saga_rows_undo_claimed(step))
 		refuse_step(step, "A listener is undoing it at this moment.",
 					"Try again once the listener has reported, or its lease has ended.");
 	/* A person is asked about it, and may have its compensation run (again). */

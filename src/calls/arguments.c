@@ -365,28 +365,36 @@ saga_arguments_milliseconds(const Interval *interval, const char *what)
 	return (int64) ms;
 }
 
+/* The SQL that is being parsed */
+typedef struct SqlArgument
+{
+	const char *sql;
+	const char *what;			/* "action" or "compensation" */
+} SqlArgument;
+
 /*
- * A syntax error in a compensation is reported with its position in that
- * text, not in the statement that registers it.
+ * A syntax error in an action or compensation is reported with its position in
+ * that text, not in the statement that records it.
  */
 static void
 move_error_position(void *arg)
 {
+	const SqlArgument *argument = (const SqlArgument *) arg;
 	int			position = geterrposition();
 
 	if (position > 0)
 	{
 		errposition(0);
 		internalerrposition(position);
-		internalerrquery((const char *) arg);
+		internalerrquery(argument->sql);
 	}
-	errcontext("compensation");
+	errcontext("%s", argument->what);
 }
 
 /*
- * Refuses a compensation that could not run whatever the database holds: no
- * statement in it, bad syntax, transaction control.  Names are not resolved;
- * what they mean is the business of the day it runs.
+ * Refuses an action or compensation that could not run whatever the database
+ * holds: no statement in it, bad syntax, transaction control.  Names are not
+ * resolved; what they mean is the business of the day it runs.
  */
 void
 saga_arguments_check_sql(const text *sql, const char *what)
@@ -396,6 +404,7 @@ saga_arguments_check_sql(const text *sql, const char *what)
 	char	  **good = &good_sql[hash % GOOD_SQL_TEXTS];
 	size_t		length = VARSIZE_ANY_EXHDR(sql);
 	ErrorContextCallback callback;
+	SqlArgument argument;
 	char	   *string;
 	List	   *statements;
 	ListCell   *lc;
@@ -406,7 +415,9 @@ saga_arguments_check_sql(const text *sql, const char *what)
 
 	string = text_to_cstring(sql);
 	callback.callback = move_error_position;
-	callback.arg = string;
+	argument.sql = string;
+	argument.what = what;
+	callback.arg = &argument;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	statements = raw_parser(string, RAW_PARSE_DEFAULT);
@@ -438,4 +449,35 @@ saga_arguments_check_sql(const text *sql, const char *what)
 		*good = MemoryContextStrdup(TopMemoryContext, string);
 	}
 	pfree(string);
+}
+
+/* What to do about what comes after the undo has begun */
+enum
+{
+	LATE_ERROR = 1,
+	LATE_RECORD
+};
+
+static const struct config_enum_entry late_words[] = {
+	{"error", LATE_ERROR, false},
+	{"record", LATE_RECORD, false},
+	{NULL, 0, false}
+};
+
+/* Shall what comes after the undo has begun be kept, and not be an error? */
+bool
+saga_arguments_record_late(FunctionCallInfo fcinfo, int arg)
+{
+	return saga_arguments_word(fcinfo, arg, "late", late_words, false) == LATE_RECORD;
+}
+
+/* Are two values the same, or both not given? */
+bool
+saga_arguments_same_jsonb(Jsonb *a, Jsonb *b)
+{
+	if (a == NULL || b == NULL)
+		return a == b;
+	a = DatumGetJsonbP(PointerGetDatum(a));
+	b = DatumGetJsonbP(PointerGetDatum(b));
+	return compareJsonbContainers(&a->root, &b->root) == 0;
 }

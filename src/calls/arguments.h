@@ -34,6 +34,8 @@ extern int	saga_arguments_word(FunctionCallInfo fcinfo, int arg,
 extern text *saga_arguments_note(FunctionCallInfo fcinfo, int arg);
 extern text *saga_arguments_channel(FunctionCallInfo fcinfo, int arg,
 									const char *what);
+extern bool saga_arguments_record_late(FunctionCallInfo fcinfo, int arg);
+extern bool saga_arguments_same_jsonb(Jsonb *a, Jsonb *b);
 extern void saga_arguments_notice_channel(const text *channel);
 extern bytea *saga_arguments_hash(const bytea *known, Jsonb **values, int count);
 extern bool saga_arguments_same_hash(const bytea *known, int number, Jsonb *value);

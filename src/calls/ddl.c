@@ -35,6 +35,7 @@
 #include "access/relation.h"
 #include "access/xact.h"
 #include "base/compat.h"
+#include "base/guc.h"
 #include "calls/ddl.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
@@ -286,7 +287,7 @@ static bool
 in_own_script(void)
 {
 	return creating_extension &&
-		CurrentExtensionObject == get_extension_oid("saga", true);
+		CurrentExtensionObject == get_extension_oid(SAGA_EXTENSION, true);
 }
 
 static void

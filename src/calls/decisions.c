@@ -161,18 +161,11 @@ find_asked(const SagaRow *saga, const SagaSteps *steps, const text *key)
 static void
 end_claim(SagaChange *change, SagaStep *step)
 {
-	SagaAttemptEnd end;
 	SagaAttempt attempt;
 
-	saga_outcome_of_claim(step, SAGA_OUTCOME_INTERRUPTED,
-						  "a person decided about the step meanwhile", &end);
-	end.charged = false;
-	saga_outcome_attempt(step, &end, change->now, &attempt);
+	saga_outcome_interrupt_claim(step, "a person decided about the step meanwhile",
+								 change->now, &attempt);
 	saga_change_attempt(change, &attempt);
-	step->undo.attempts = end.attempt;
-	step->claimed_at = 0;
-	step->lease_until = 0;
-	step->consumer = NULL;
 }
 
 /* Only a step that waits for an approval is approved or refused, and only so. */
@@ -199,6 +192,8 @@ refuse_approval(const SagaStep *step)
 static void
 take_resolution(SagaStep *step, Resolution resolution, TimestampTz now)
 {
+	if (resolution == RESOLVE_APPROVE || resolution == RESOLVE_REFUSE)
+		refuse_approval(step);
 	step->parked = NULL;
 	step->late = false;
 	step->undo.retry_at = 0;
@@ -234,7 +229,6 @@ take_resolution(SagaStep *step, Resolution resolution, TimestampTz now)
 			break;
 		case RESOLVE_APPROVE:
 		case RESOLVE_REFUSE:
-			refuse_approval(step);
 			break;
 	}
 }
@@ -295,17 +289,20 @@ resolve_forward(SagaChange *change, const ResolveRequest *request)
 			}
 			break;
 		case RESOLVE_RETRY:
-			step->status = SAGA_STEP_WAITING;
 			/* Its time begins anew, as its attempts do; its gates stay. */
 			step->opened_at = change->now;
 			step->ready_at = Max(step->ready_at, change->now);
 			saga_outcome_forgive_forward(step);
+			step->status = step->rounds > 0 ? SAGA_STEP_STARTED : SAGA_STEP_WAITING;
+			if (step->rounds > 0)
+				step->forward.retry_at = step->ready_at;
 			break;
 		case RESOLVE_DONE:
 			step->status = SAGA_STEP_COMPLETED;
 			step->completed_at = change->now;
 			step->forward.output = request->output;
-			step->begun = saga_start_order_next(&step->saga);
+			if (step->begun == 0 || (step->task == NULL && step->rounds == 0))
+				step->begun = saga_start_order_next(&step->saga);
 			step->forward.attempts++;
 			step->attempt_at = change->now;
 			break;

@@ -7,8 +7,9 @@
  * never been, its keys included; what is redacted keeps its story and its
  * keys, but not what was in it.
  *
- * A redacted saga keeps SHA-256 hashes of its input and of its steps' args and
- * outputs, with which calls that repeat a key are still compared.
+ * A redacted saga keeps SHA-256 hashes of its input, of its steps' args and
+ * outputs, and of the payloads of its signals, with which calls that repeat a key
+ * are still compared.
  *
  *-------------------------------------------------------------------------
  */
@@ -59,10 +60,14 @@ saga_sql_purge(PG_FUNCTION_ARGS)
 
 /* Has a saga been redacted, and nothing to forget come in since? */
 static bool
-is_redacted(const SagaRow *saga, const SagaSteps *steps)
+is_redacted(const SagaRow *saga, const SagaSteps *steps,
+			const SagaSignal *signals, int signals_count)
 {
 	if (saga->content_hash == NULL || saga->parked != NULL)
 		return false;
+	for (int i = 0; i < signals_count; i++)
+		if (signals[i].payload != NULL)
+			return false;
 	for (int i = 0; i < steps->count; i++)
 		if (steps->step[i].forward.output != NULL || steps->step[i].undo.output != NULL ||
 			steps->step[i].undo.error != NULL || steps->step[i].parked != NULL)
@@ -103,20 +108,33 @@ redact_step(SagaStep *step)
 	step->parked = NULL;
 }
 
+static void
+redact_signal(SagaChange *change, SagaSignal *signal)
+{
+	if (signal->payload == NULL)
+		return;
+	signal->content_hash = saga_arguments_hash(NULL, &signal->payload, 1);
+	signal->payload = NULL;
+	change->signals = lappend(change->signals, signal);
+}
+
 static SagaVerdict
 decide_redact(SagaChange *change, void *arg)
 {
 	bool	   *redacted = arg;
 	SagaRow    *saga = change->saga;
 	SagaSteps  *steps;
+	SagaSignal *signals;
+	int			signals_count;
 
 	if (!saga_state_is_final(saga->state) ||
 		(saga->due != 0 && saga->to_announce == NULL))
 		saga_access_refuse_state(saga, "only a finished saga can be redacted",
 								 "What it holds may still be needed to undo it.");
-	/* A late result may have come in since it was redacted before. */
+	/* A late result or signal may have come in since it was redacted before. */
 	steps = saga_change_steps(change);
-	if (is_redacted(saga, steps))
+	signals_count = saga_ledger_get_signals(&saga->id, &signals);
+	if (is_redacted(saga, steps, signals, signals_count))
 		return SAGA_NOTHING_TO_WRITE;
 	redact_saga(saga);
 	for (int i = 0; i < steps->count; i++)
@@ -124,6 +142,8 @@ decide_redact(SagaChange *change, void *arg)
 		redact_step(&steps->step[i]);
 		saga_change_step(change, &steps->step[i]);
 	}
+	for (int i = 0; i < signals_count; i++)
+		redact_signal(change, &signals[i]);
 	saga_change_event(change, "redacted", 0, NULL);
 	*redacted = true;
 	return SAGA_WRITE;

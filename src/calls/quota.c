@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * quota.c
- *	  Limits that a DBA sets: unfinished sagas of a role, steps of a saga.
+ *	  Limits that a DBA sets: unfinished sagas of a role, steps and signals of a
+ *	  saga.
  *
  * Checked when something new is recorded; what is there is never touched.  The
  * setting of the calling session counts, so that ALTER ROLE ... SET may give
@@ -80,4 +81,19 @@ saga_quota_check_steps(const SagaRow *saga)
 					saga_ids_string(&saga->id)),
 			 errdetail("saga.max_steps allows %d.", saga_guc_max_steps),
 			 errhint("Split the operation into several sagas.")));
+}
+
+/* May the saga get one more signal? */
+void
+saga_quota_check_signals(const SagaRow *saga)
+{
+	if (saga_guc_max_signals == 0 ||
+		saga_ledger_count_signals(&saga->id, saga_guc_max_signals) < saga_guc_max_signals)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_LIMIT_EXCEEDED),
+			 errmsg("saga %s has too many signals",
+					saga_ids_string(&saga->id)),
+			 errdetail("saga.max_signals allows %d.", saga_guc_max_signals),
+			 errhint("Send an idempotency_key with each, so that repeated ones are no new ones; or split the operation into several sagas.")));
 }

@@ -12,5 +12,6 @@
 
 extern void saga_quota_check_open(Oid owner);
 extern void saga_quota_check_steps(const SagaRow *saga);
+extern void saga_quota_check_signals(const SagaRow *saga);
 
 #endif							/* SAGA_QUOTA_H */

@@ -21,6 +21,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "base/clock.h"
 #include "base/errors.h"
 #include "base/ids.h"
@@ -33,6 +34,7 @@
 #include "flow/gates.h"
 #include "flow/look.h"
 #include "flow/next.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "shared/current.h"
 #include "shared/wakeup.h"
@@ -46,7 +48,8 @@ enum
 {
 	RUN_ARG_ACTION, RUN_ARG_TASK, RUN_ARG_AFTER, RUN_ARG_DELAY,
 	RUN_ARG_NOT_BEFORE, RUN_ARG_SIGNALS, RUN_ARG_APPROVAL, RUN_ARG_TIMEOUT,
-	RUN_ARG_ON_FAILURE
+	RUN_ARG_ON_FAILURE,
+	RUN_ARGS
 };
 
 /* ------------------------------------------------------------------------
@@ -55,7 +58,8 @@ enum
 
 /* A list of names or keys; NULL: none was given. */
 static ArrayType *
-get_list(FunctionCallInfo fcinfo, int arg, const char *what, bool may_be_empty)
+get_list(FunctionCallInfo fcinfo, int arg, const char *what, int limit,
+		 bool may_be_empty)
 {
 	ArrayType  *list;
 	Datum	   *values;
@@ -79,31 +83,41 @@ get_list(FunctionCallInfo fcinfo, int arg, const char *what, bool may_be_empty)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("%s must not hold a null or an empty name", what),
 					 errhint("Write it as '{a,b}'.")));
+		if (pg_mbstrlen_with_len(VARDATA_ANY(DatumGetPointer(values[i])),
+								 VARSIZE_ANY_EXHDR(DatumGetPointer(values[i]))) > limit)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("%s must not hold a name of more than %d characters",
+							what, limit),
+					 errhint("There are no such names.")));
 	}
 	return list;
-}
-
-static void
-refuse_not_built(const char *what)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("%s of a step is not supported yet", what),
-			 errhint("Actions, \"after\", \"delay\", \"not_before\" and \"approval\" are.")));
 }
 
 /* Reads the arguments; "first" is the number of the first of them. */
 void
 saga_run_steps_read(FunctionCallInfo fcinfo, int first, SagaRunRequest *request)
 {
+	bool		any = false;
+
+	/* Mostly there is none: the application runs the step. */
+	for (int i = 0; i < RUN_ARGS; i++)
+		any |= !PG_ARGISNULL(first + i);
+	if (!any)
+	{
+		memset(request, 0, sizeof(SagaRunRequest));
+		return;
+	}
+
 	request->action = saga_arguments_text(fcinfo, first + RUN_ARG_ACTION);
 	request->task = saga_arguments_channel(fcinfo, first + RUN_ARG_TASK, "task");
-	request->after = get_list(fcinfo, first + RUN_ARG_AFTER, "after", true);
+	request->after = get_list(fcinfo, first + RUN_ARG_AFTER, "after", SAGA_MAX_KEY, true);
 	request->delay = PG_ARGISNULL(first + RUN_ARG_DELAY) ? NULL :
 		PG_GETARG_INTERVAL_P(first + RUN_ARG_DELAY);
 	request->not_before = PG_ARGISNULL(first + RUN_ARG_NOT_BEFORE) ? 0 :
 		PG_GETARG_TIMESTAMPTZ(first + RUN_ARG_NOT_BEFORE);
-	request->signals = get_list(fcinfo, first + RUN_ARG_SIGNALS, "signals", false);
+	request->signals = get_list(fcinfo, first + RUN_ARG_SIGNALS, "signals",
+								SAGA_MAX_NAME, false);
 	request->approval = saga_arguments_text(fcinfo, first + RUN_ARG_APPROVAL);
 	request->timeout = PG_ARGISNULL(first + RUN_ARG_TIMEOUT) ? 0 :
 		saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(first + RUN_ARG_TIMEOUT),
@@ -120,10 +134,6 @@ saga_run_steps_read(FunctionCallInfo fcinfo, int first, SagaRunRequest *request)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a step has either an action or a task, not both"),
 				 errhint("Make two steps of it, one after the other.")));
-	if (request->task != NULL)
-		refuse_not_built("task");
-	if (request->signals != NULL)
-		refuse_not_built("signals");
 	if (request->approval != NULL && VARSIZE_ANY_EXHDR(request->approval) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -335,8 +345,14 @@ saga_run_steps_fill(const SagaRow *saga, const SagaRunRequest *request,
 	/* Those recorded later than its first run do not come before it. */
 	if (step->place != 0)
 		seen = GATE_UNKNOWN;
-	if (seen == GATE_OPEN && step->action != NULL && step->approval == NULL)
+	if (seen == GATE_OPEN && (step->action != NULL || step->task != NULL) &&
+		step->signals == NULL && step->approval == NULL)
+	{
 		saga_look_open_first_gate(step, step->started_at);
+		/* The worker notifies. */
+		step->look_wanted = step->task != NULL &&
+			step->ready_at <= step->started_at;
+	}
 	else if (seen != GATE_CLOSED_HERE)
 		step->look_wanted = true;
 }
@@ -371,6 +387,8 @@ saga_run_steps_other(const SagaStep *step, const SagaRunRequest *request,
 
 	if (!saga_rows_same_text(step->action, request->action))
 		other[count++] = "action";
+	if (!saga_rows_same_text(step->task, request->task))
+		other[count++] = "task";
 	if (saga_rows_is_run(step) != request->given)
 	{
 		other[count++] = "gates";
@@ -382,6 +400,8 @@ saga_run_steps_other(const SagaStep *step, const SagaRunRequest *request,
 		(step->delay != NULL &&
 		 memcmp(step->delay, request->delay, sizeof(Interval)) != 0))
 		other[count++] = "delay";
+	if (!run_steps_same_keys(step->signals, request->signals))
+		other[count++] = "signals";
 	if (!saga_rows_same_text(step->approval, request->approval))
 		other[count++] = "approval";
 	if (step->timeout != request->timeout)
@@ -389,6 +409,26 @@ saga_run_steps_other(const SagaStep *step, const SagaRunRequest *request,
 	if (request->give_up != 0 && step->give_up != request->give_up)
 		other[count++] = "on_failure";
 	return count;
+}
+
+/*
+ * Has this transaction asked for a look at the saga?  That sees all it does.  What
+ * another subtransaction asked for may be rolled back with it.
+ */
+static bool
+asked_here(const pg_uuid_t *id)
+{
+	static pg_uuid_t asked;
+	static TransactionId asked_by = InvalidTransactionId;
+	static SubTransactionId asked_in;
+
+	if (asked_by == GetTopTransactionId() &&
+		asked_in == GetCurrentSubTransactionId() && saga_ids_equal(&asked, id))
+		return true;
+	asked = *id;
+	asked_by = GetTopTransactionId();
+	asked_in = GetCurrentSubTransactionId();
+	return false;
 }
 
 /*
@@ -401,7 +441,15 @@ saga_run_steps_recorded(const SagaRow *saga, const SagaStep *step)
 	bool		wanted = step->look_wanted ||
 		(saga->runs != SAGA_RUNS_NONE && step->status == SAGA_STEP_COMPLETED);
 
-	if (!wanted || saga_current_action(&saga->id) != 0)
+	if (!wanted)
+		return;
+	if (saga_current_action(&saga->id) != 0)
+	{
+		saga_current_ask_for_look();
+		return;
+	}
+	/* That of a task that may be claimed at once is for those who claim it. */
+	if (step->ready_at == 0 && asked_here(&saga->id))
 		return;
 	saga_ledger_insert_look(&saga->id, -step->seq, step->started_at);
 	saga_wakeup_due(step->started_at);

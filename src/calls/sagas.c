@@ -118,6 +118,7 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 	SagaRow		saga;
 
 	saga_access_call("saga.begin()");
+	saga_access_begin();
 	name = saga_arguments_name(fcinfo, 0, "saga name", SAGA_MAX_NAME, true);
 	key = saga_arguments_name(fcinfo, 1, "idempotency_key", SAGA_MAX_KEY, false);
 	if (key != NULL &&
@@ -179,9 +180,12 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 							sizeof(pg_uuid_t)));
 }
 
+#define FAILURE_IS_FINAL	"Its failure is final: a new operation needs a new saga with a new key."
+
 /*
  * Refuses to complete a saga with a step whose fate is open: one that is
- * started, and one that failed and has something to undo.
+ * started, and one that failed and has something to undo; or with one whose
+ * failure is that of the saga.
  */
 static void
 check_steps_done(SagaChange *change, bool ignore_failed)
@@ -196,7 +200,7 @@ check_steps_done(SagaChange *change, bool ignore_failed)
 		if (step->rolled_back_at != 0)
 			continue;
 		if (saga_rows_is_run(step) &&
-			(step->status == SAGA_STEP_WAITING ||
+			(step->status == SAGA_STEP_WAITING || step->status == SAGA_STEP_STARTED ||
 			 (step->status == SAGA_STEP_FAILED && !saga_gates_given_up(step))))
 			ereport(ERROR,
 					(errcode(ERRCODE_SAGA_INVALID_STATE),
@@ -204,7 +208,18 @@ check_steps_done(SagaChange *change, bool ignore_failed)
 							saga_ids_string(&saga->id)),
 					 errdetail("Step \"%s\" is run by saga, and is not done.",
 							   text_to_cstring(step->key)),
-					 errhint("Let it complete by itself: saga.complete(..., when_done => true).")));
+					 errhint(saga->runs == SAGA_RUNS_SEALED ?
+							 "It was sealed, and completes by itself when all its steps are done; saga.steps shows in waits_for what they wait for." :
+							 "Let it complete by itself: saga.complete(..., when_done => true).")));
+		/* The look that makes the saga fail is on its way. */
+		if (saga_gates_failed(step))
+			ereport(ERROR,
+					(errcode(ERRCODE_SAGA_INVALID_STATE),
+					 errmsg("saga %s cannot complete: it is about to fail",
+							saga_ids_string(&saga->id)),
+					 errdetail("Step \"%s\" has failed for good.",
+							   text_to_cstring(step->key)),
+					 errhint(FAILURE_IS_FINAL)));
 		if (saga_rows_is_run(step) && step->give_up == SAGA_GIVE_UP_SKIP)
 			continue;
 		if (step->status == SAGA_STEP_STARTED)
@@ -233,10 +248,9 @@ hint_for_complete(const SagaRow *saga)
 {
 	if (saga->state == SAGA_NEEDS_REVIEW)
 		return "A person must decide about it first.";
-	if (saga->state == SAGA_COMPENSATING &&
-		saga->failure_kind == SAGA_FAILURE_NONE)
+	if (saga_rows_is_rolling_back(saga))
 		return "It is being rolled back to a savepoint: try again once it is running.";
-	return "Its failure is final: a new operation needs a new saga with a new key.";
+	return FAILURE_IS_FINAL;
 }
 
 typedef struct Completion

@@ -19,6 +19,7 @@
 #include "calls/access.h"
 #include "calls/arguments.h"
 #include "calls/call.h"
+#include "flow/afresh.h"
 #include "flow/follow.h"
 #include "flow/next.h"
 #include "fmgr.h"
@@ -154,6 +155,7 @@ decide_rollback(SagaChange *change, void *arg)
 	if (!may_roll_back(change, target))
 		return SAGA_NOTHING_TO_WRITE;
 	saga_change_undo(change, SAGA_UNDO_PARTIAL, target);
+	saga_afresh_withdraw(change);
 	saga->failure_kind = SAGA_FAILURE_NONE;
 	saga->reason = request->reason;
 	saga->details = NULL;

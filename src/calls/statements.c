@@ -8,10 +8,13 @@
  *	 not carry out disturbs nobody: it runs into its own error.  The check is the
  *	 server's own one, made in advance and again by the statement itself.
  *
- * - PREPARE TRANSACTION hands over what the transaction changes of the counts
- *	 of unfinished sagas (tally.c), and COMMIT PREPARED and ROLLBACK PREPARED
- *	 take it from there.  COMMIT PREPARED may also make something due, and is
- *	 perhaps executed by a session that knows nothing of it.
+ * - CREATE EXTENSION and ALTER EXTENSION UPDATE are refused if they would make the
+ *	 extension newer than the library that is loaded (version.c).
+ *
+ * - PREPARE TRANSACTION hands over what the transaction counts (commit.c), and
+ *	 COMMIT PREPARED and ROLLBACK PREPARED take it from there.  COMMIT PREPARED
+ *	 may also make something due, and is perhaps executed by a session that knows
+ *	 nothing of it.
  *
  * - After ALTER DATABASE, the launcher looks at the databases again.
  *
@@ -23,6 +26,7 @@
 #include "access/xact.h"
 #include "base/clock.h"
 #include "base/compat.h"
+#include "base/guc.h"
 #include "calls/statements.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
@@ -30,18 +34,19 @@
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
+#include "executor/spi.h"
+#include "ledger/version.h"
 #include "shared/queue_front.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "shared/commit.h"
 #include "shared/evict.h"
 #include "shared/shmem.h"
-#include "shared/tally.h"
 #include "shared/wakeup.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/syscache.h"
 
-#define EXTENSION			"saga"
 #define SCHEMA				"saga"
 
 static ProcessUtility_hook_type prev_utility_hook = NULL;
@@ -185,7 +190,7 @@ concerns_extension(Node *stmt)
 
 				if (drop->removeType == OBJECT_EXTENSION)
 				{
-					if (!names(drop->objects, EXTENSION))
+					if (!names(drop->objects, SAGA_EXTENSION))
 						return false;
 					break;
 				}
@@ -195,15 +200,15 @@ concerns_extension(Node *stmt)
 					return false;
 				schema = get_namespace_oid(SCHEMA, true);
 				return OidIsValid(schema) &&
-					OidIsValid(get_extension_oid(EXTENSION, true)) &&
+					OidIsValid(get_extension_oid(SAGA_EXTENSION, true)) &&
 					saga_compat_owns(NamespaceRelationId, schema, GetUserId());
 			}
 		case T_AlterExtensionStmt:
-			if (strcmp(((AlterExtensionStmt *) stmt)->extname, EXTENSION) != 0)
+			if (strcmp(((AlterExtensionStmt *) stmt)->extname, SAGA_EXTENSION) != 0)
 				return false;
 			break;
 		case T_DropOwnedStmt:
-			extension = get_extension_oid(EXTENSION, true);
+			extension = get_extension_oid(SAGA_EXTENSION, true);
 			if (!OidIsValid(extension))
 				return false;
 			foreach(lc, ((DropOwnedStmt *) stmt)->roles)
@@ -220,9 +225,78 @@ concerns_extension(Node *stmt)
 			return false;
 	}
 
-	extension = get_extension_oid(EXTENSION, true);
+	extension = get_extension_oid(SAGA_EXTENSION, true);
 	return OidIsValid(extension) &&
 		saga_compat_owns(ExtensionRelationId, extension, GetUserId());
+}
+
+/* The version that a statement without one means: the control file's. */
+static char *
+default_version(void)
+{
+	char	   *version = NULL;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	if (SPI_execute("SELECT e.default_version FROM pg_catalog.pg_available_extensions() AS e"
+					" WHERE e.name OPERATOR(pg_catalog.=) '" SAGA_EXTENSION "'",
+					true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for the control file");
+	if (SPI_processed > 0)
+	{
+		char	   *found = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+
+		if (found != NULL)
+		{
+			version = SPI_palloc(strlen(found) + 1);
+			strcpy(version, found);
+		}
+	}
+	SPI_finish();
+	return version;
+}
+
+/* Of a statement that makes the extension, or brings it to a version: which? */
+static char *
+version_wanted(Node *stmt)
+{
+	const char *name;
+	List	   *options;
+	ListCell   *lc;
+
+	if (IsA(stmt, CreateExtensionStmt))
+	{
+		name = ((CreateExtensionStmt *) stmt)->extname;
+		options = ((CreateExtensionStmt *) stmt)->options;
+	}
+	else
+	{
+		name = ((AlterExtensionStmt *) stmt)->extname;
+		options = ((AlterExtensionStmt *) stmt)->options;
+	}
+
+	/*
+	 * What will not be carried out runs into the server's own error or
+	 * notice.
+	 */
+	if (strcmp(name, SAGA_EXTENSION) != 0 || !superuser() ||
+		OidIsValid(get_extension_oid(SAGA_EXTENSION, true)) == IsA(stmt, CreateExtensionStmt))
+		return NULL;
+	foreach(lc, options)
+	{
+		if (strcmp(((DefElem *) lfirst(lc))->defname, "new_version") == 0)
+			return defGetString(lfirst(lc));
+	}
+	return default_version();
+}
+
+static void
+check_version(Node *stmt)
+{
+	char	   *version = version_wanted(stmt);
+
+	if (version != NULL)
+		saga_version_refuse_newer(version);
 }
 
 /*
@@ -254,6 +328,8 @@ statements_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	TransactionStmt *transaction = NULL;
 	bool		alter_database = IsA(stmt, AlterDatabaseStmt);
 
+	if (IsA(stmt, CreateExtensionStmt) || IsA(stmt, AlterExtensionStmt))
+		check_version(stmt);
 	switch (nodeTag(stmt))
 	{
 		case T_RenameStmt:
@@ -273,7 +349,7 @@ statements_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		case T_TransactionStmt:
 			transaction = (TransactionStmt *) stmt;
 			if (transaction->kind == TRANS_STMT_PREPARE)
-				saga_tally_prepare(transaction->gid);
+				saga_commit_prepare(transaction->gid);
 			break;
 		default:
 			break;
@@ -291,12 +367,12 @@ statements_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		saga_wakeup_databases();
 	if (transaction != NULL && transaction->kind == TRANS_STMT_COMMIT_PREPARED)
 	{
-		saga_tally_finish_prepared(transaction->gid, true);
+		saga_commit_finish_prepared(transaction->gid, true);
 		after_commit_prepared();
 	}
 	else if (transaction != NULL &&
 			 transaction->kind == TRANS_STMT_ROLLBACK_PREPARED)
-		saga_tally_finish_prepared(transaction->gid, false);
+		saga_commit_finish_prepared(transaction->gid, false);
 }
 
 void

@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "base/calendar.h"
 #include "base/clock.h"
 #include "base/compat.h"
 #include "base/errors.h"
@@ -59,19 +60,6 @@ PG_FUNCTION_INFO_V1(saga_sql_fail_step);
 #define STEP_ARG_RETRY					12
 #define STEP_ARG_COMPENSATION_RETRY		13
 #define STEP_ARG_RUN					14	/* the first of run_steps.c */
-
-/* What to do about a result that comes after the undo has begun */
-enum
-{
-	LATE_ERROR = 1,
-	LATE_RECORD
-};
-
-static const struct config_enum_entry late_words[] = {
-	{"error", LATE_ERROR, false},
-	{"record", LATE_RECORD, false},
-	{NULL, 0, false}
-};
 
 /* What a call of saga.step asks for. */
 typedef struct StepRequest
@@ -119,16 +107,6 @@ saga_steps_result(const SagaStep *step, bool known)
 	return HeapTupleGetDatum(tuple);
 }
 
-static bool
-same_jsonb(Jsonb *a, Jsonb *b)
-{
-	if (a == NULL || b == NULL)
-		return a == b;
-	a = DatumGetJsonbP(PointerGetDatum(a));
-	b = DatumGetJsonbP(PointerGetDatum(b));
-	return compareJsonbContainers(&a->root, &b->root) == 0;
-}
-
 /* A policy as stored; the text of the last one is kept, since they repeat. */
 static text *
 encode_policy(const SagaPolicy *policy)
@@ -155,18 +133,20 @@ encode_policy(const SagaPolicy *policy)
 /*
  * The settings named in saga.capture_settings, as an object, or NULL.  A name
  * that is not set here is left out: it will not be set there either.  How a
- * compensation's text was read here is kept where that is not the usual way.
+ * compensation's text was read here is kept where that is not the usual way; and
+ * the time zone, where a delay is a matter of the calendar.
  */
 static Jsonb *
-capture_settings(bool has_text)
+capture_settings(bool has_text, const Interval *delay)
 {
 	SagaJson	json;
 	List	   *names = NIL;
 	ListCell   *lc;
 	bool		any = has_text && !saga_compat_plain_strings();
+	bool		zone = delay != NULL && saga_calendar_needs_zone(delay);
 
-	if (!any && (saga_guc_capture_settings == NULL ||
-				 saga_guc_capture_settings[0] == '\0'))
+	if (!any && !zone && (saga_guc_capture_settings == NULL ||
+						  saga_guc_capture_settings[0] == '\0'))
 		return NULL;
 	if (saga_guc_capture_settings != NULL &&
 		!SplitGUCList(pstrdup(saga_guc_capture_settings), ',', &names))
@@ -174,17 +154,20 @@ capture_settings(bool has_text)
 	saga_json_begin(&json);
 	if (any)
 		saga_json_string(&json, "standard_conforming_strings", "off");
+	if (zone)
+		saga_json_string(&json, SAGA_CALENDAR_ZONE,
+						 pg_get_timezone_name(session_timezone));
 	foreach(lc, names)
 	{
 		char	   *name = (char *) lfirst(lc);
 		char	   *value = GetConfigOptionByName(name, NULL, true);
 
-		if (value == NULL)
+		if (value == NULL || (zone && pg_strcasecmp(name, SAGA_CALENDAR_ZONE) == 0))
 			continue;
 		saga_json_string(&json, name, value);
 		any = true;
 	}
-	return any ? saga_json_end(&json) : NULL;
+	return any || zone ? saga_json_end(&json) : NULL;
 }
 
 static void
@@ -248,7 +231,7 @@ check_same_args(const SagaStep *step, const StepRequest *request)
 {
 	if (step->content_hash != NULL ?
 		saga_arguments_same_hash(step->content_hash, SAGA_HASH_ARGS, request->args) :
-		same_jsonb(step->args, request->args))
+		saga_arguments_same_jsonb(step->args, request->args))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
@@ -344,7 +327,8 @@ make_step(const SagaRow *saga, const StepRequest *request, int run,
 	if (strcmp(namespace_search_path, BUILTIN_SEARCH_PATH) != 0)
 		step->search_path = cstring_to_text(namespace_search_path);
 	step->settings = capture_settings(step->compensation != NULL ||
-									  request->run.action != NULL);
+									  request->run.action != NULL,
+									  request->run.delay);
 	step->compensation_retry = encode_policy(&request->compensation_retry);
 	if (!saga_policy_same(&request->retry, &request->compensation_retry))
 	{
@@ -480,10 +464,11 @@ saga_sql_step(PG_FUNCTION_ARGS)
 			old = step;
 		make_step(&saga, &request, run, now, &step);
 		saga_run_steps_fill(&saga, &request.run, known ? &old : NULL, &step);
-		if (saga_ledger_insert_step(&step))
+		if (saga_ledger_insert_step(&saga, &step))
 		{
 			saga_run_steps_recorded(&saga, &step);
 			saga_arguments_notice_channel(request.channel);
+			saga_arguments_notice_channel(request.run.task);
 			return saga_steps_result(&step, false);
 		}
 		CHECK_FOR_INTERRUPTS();
@@ -511,7 +496,11 @@ refuse_run_step(const SagaStep *step, const char *what)
 		refuse_step_state(step,
 						  psprintf("a step that saga runs cannot be %s by the application",
 								   what),
-						  "Its action decides. Fail the saga to undo it; saga.steps shows in waits_for what it waits for.");
+						  step->task != NULL ?
+						  "Report its task with saga.complete_task() or saga.fail_task()." :
+						  step->action != NULL ?
+						  "Its action decides. Fail the saga to undo it; saga.steps shows in waits_for what it waits for." :
+						  "Its gates decide. Fail the saga to undo it; saga.steps shows in waits_for what it waits for.");
 }
 
 /* The newest run of a step, which must be the one that a forward key names. */
@@ -542,7 +531,7 @@ check_same_output(const SagaStep *step, Jsonb *output)
 	if (output != NULL &&
 		(forgotten ?
 		 !saga_arguments_same_hash(step->content_hash, SAGA_HASH_OUTPUT, output) :
-		 !same_jsonb(step->forward.output, output)))
+		 !saga_arguments_same_jsonb(step->forward.output, output)))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
 				 errmsg("step \"%s\" was completed with another output",
@@ -639,8 +628,7 @@ saga_sql_complete_step(PG_FUNCTION_ARGS)
 	saga_access_call("saga.complete_step()");
 	report.key = saga_arguments_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
 	report.output = saga_arguments_jsonb(fcinfo, 2, "output");
-	report.record_late = saga_arguments_word(fcinfo, 3, "late", late_words,
-											 false) == LATE_RECORD;
+	report.record_late = saga_arguments_record_late(fcinfo, 3);
 	report.forward_key = saga_arguments_text(fcinfo, 4);
 	(void) saga_call(id, SAGA_REACH_OWN, SAGA_CALL_SHARED, decide_complete_step,
 					 &report);

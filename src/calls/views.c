@@ -39,6 +39,7 @@
 #include "funcapi.h"
 #include "ledger/home.h"
 #include "ledger/ledger.h"
+#include "ledger/oids.h"
 #include "miscadmin.h"
 #include "shared/mailbox.h"
 #include "shared/shmem.h"
@@ -227,15 +228,6 @@ writing_pid(const pg_uuid_t *id)
 	return BackendXidGetPid(SubTransGetTopmostTransaction(writer));
 }
 
-/* Has the database a worker at this moment? */
-static bool
-has_worker(void)
-{
-	SagaDatabaseSlot *slot = saga_shmem_my_database();
-
-	return slot != NULL && slot->worker_latch != NULL;
-}
-
 /* After an attempt under way, or another transaction, is done. */
 #define PAUSED	"; it is paused until saga.resume"
 
@@ -271,8 +263,10 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 	TimestampTz now = saga_clock_now();
 	const char *step;
 	const char *why;
+	const char *hint;
 	SagaRunning running;
 	int			pid;
+	bool		says_paused = false;
 	StringInfoData buf;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
@@ -296,14 +290,18 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 				else if ((why = saga_home_why_idle(GetActiveSnapshot())) != NULL)
 					appendStringInfo(&buf, ", but: %s", why);
 			}
+			else if ((why = saga_oids_misfit(&hint)) != NULL)
+				appendStringInfo(&buf, "nothing goes on: %s", why);
 			else if (!PG_ARGISNULL(12) && may_see(id))
-				saga_waits_append_next(&buf, id, paused,
-									   PG_GETARG_CHAR(12) == SAGA_RUNS_SEALED);
+				says_paused = saga_waits_append_next(&buf, id, paused,
+													 PG_GETARG_CHAR(12) == SAGA_RUNS_SEALED);
 			else
 				appendStringInfoString(&buf, "the application goes on: it may be completed or failed");
-			if (paused)
+			if (paused && !says_paused)
 				appendStringInfoString(&buf, PG_ARGISNULL(3) ? PAUSED :
 									   "; it is paused: its deadline waits for saga.resume");
+			else if (paused && !PG_ARGISNULL(3))
+				appendStringInfoString(&buf, ", for which its deadline waits, too");
 			break;
 		case SAGA_COMPLETED:
 			appendStringInfoString(&buf, "nothing: it is completed");
@@ -352,8 +350,8 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 				else if (!PG_ARGISNULL(4) && PG_GETARG_TIMESTAMPTZ(4) > now)
 					appendStringInfo(&buf, " again at %s",
 									 timestamptz_to_str(PG_GETARG_TIMESTAMPTZ(4)));
-				else if (!has_worker())
-					appendStringInfoString(&buf, " as soon as this database has a worker (saga.max_databases, max_worker_processes)");
+				else if (!saga_waits_has_worker())
+					appendStringInfo(&buf, " as soon as %s", saga_waits_for_room());
 				else if ((pid = writing_pid(id)) != 0)
 					appendStringInfo(&buf, ", once the transaction of process %d ends",
 									 pid);
@@ -361,9 +359,11 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 					appendStringInfo(&buf, " by a listener on channel \"%s\"",
 									 text_to_cstring(PG_GETARG_TEXT_PP(8)));
 				else
-					appendStringInfoString(&buf, saga_shmem->no_process ?
-										   " as soon as the server has room for a process (max_worker_processes)" :
-										   " as soon as an executor is free");
+				{
+					why = saga_waits_for_room();
+					appendStringInfo(&buf, " as soon as %s",
+									 why ? why : "an executor is free");
+				}
 			}
 			break;
 	}

@@ -6,9 +6,10 @@
  * The waiter is woken by the commit that changes the saga's state; it does not
  * poll.  It holds the snapshot of the statement that called it, as any
  * statement does, and no lock but that of a statement that writes, on the
- * table of sagas.  Executors commit without waiting for the disk,
- * so it returns only after the log has been flushed: what the caller has
- * seen must survive a crash.
+ * table of sagas.  Executors commit without waiting for the disk, nor for
+ * synchronous standbys, so it returns only after the log has been flushed, and
+ * received by such a standby if the session's commits wait for that: what the
+ * caller has seen must survive a crash, and a failover.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,6 +26,7 @@
 #include "calls/steps.h"
 #include "ledger/home.h"
 #include "miscadmin.h"
+#include "replication/syncrep.h"
 #include "shared/wakeup.h"
 #include "utils/builtins.h"
 
@@ -57,13 +59,15 @@ check_worker(const SagaRow *saga)
 }
 
 /*
- * Flushes all that was written to the log so far.
+ * Flushes all that was written to the log so far; and "everywhere": where the
+ * caller's commits would be, by synchronous_commit, on standbys, too.  Like a
+ * commit, that has no time limit, and a cancel ends it with a warning.
  *
  * When the log ends with a page, the insert position is behind the header of
  * the next one, which is not there yet, and XLogFlush would refuse it.
  */
 static void
-flush_log(void)
+flush_log(bool everywhere)
 {
 	XLogRecPtr	end = GetXLogInsertRecPtr();
 
@@ -72,6 +76,13 @@ flush_log(void)
 	else if (end % XLOG_BLCKSZ == SizeOfXLogShortPHD)
 		end -= SizeOfXLogShortPHD;
 	XLogFlush(end);
+	if (everywhere)
+	{
+		HOLD_INTERRUPTS();
+		SyncRepWaitForLSN(end, false);
+		RESUME_INTERRUPTS();
+		CHECK_FOR_INTERRUPTS();
+	}
 }
 
 /* A wait must not stand in the way of what it waits for. */
@@ -106,6 +117,7 @@ wait_until(const pg_uuid_t *id, int64 timeout, AwaitedCheck is_met, void *arg,
 		   SagaRow *saga)
 {
 	int64		end = saga_clock_steady() + timeout * 1000;
+	volatile bool met = false;
 
 	saga_access_read(id, SAGA_REACH_READ, saga);
 	saga_wakeup_wait_begin(id);
@@ -116,7 +128,8 @@ wait_until(const pg_uuid_t *id, int64 timeout, AwaitedCheck is_met, void *arg,
 			int64		left;
 
 			saga_access_read(id, SAGA_REACH_READ, saga);
-			if (is_met(saga, arg))
+			met = is_met(saga, arg);
+			if (met)
 				break;
 			if (saga->state == SAGA_COMPENSATING || saga->deadline != 0 ||
 				saga->runs != SAGA_RUNS_NONE)
@@ -133,7 +146,7 @@ wait_until(const pg_uuid_t *id, int64 timeout, AwaitedCheck is_met, void *arg,
 		saga_wakeup_wait_end();
 	}
 	PG_END_TRY();
-	flush_log();
+	flush_log(met);
 }
 
 static int64

@@ -17,37 +17,111 @@
 #include "funcapi.h"
 #include "ledger/home.h"
 #include "ledger/ledger.h"
+#include "ledger/oids.h"
 #include "miscadmin.h"
 #include "shared/mailbox.h"
+#include "shared/shmem.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_waits);
+
+/* Has the database a worker at this moment? */
+bool
+saga_waits_has_worker(void)
+{
+	SagaDatabaseSlot *slot = saga_shmem_my_database();
+
+	return slot != NULL && slot->worker_latch != NULL;
+}
+
+/* What must be before our processes can work, if there is too little room */
+const char *
+saga_waits_for_room(void)
+{
+	if (!saga_waits_has_worker())
+		return "this database has a worker (saga.max_databases, max_worker_processes)";
+	if (saga_shmem->no_process)
+		return "the server has room for a process (max_worker_processes)";
+	return NULL;
+}
 
 /* Why gate 1 is closed */
 static char *
 words_of_gate(const SagaGates *gates, int index)
 {
 	int			before = gates->before[index];
+	const SagaStep *step;
 
 	if (before == -1)
 		return pstrdup("a look at its gates");
 	if (before < 0)
 		return pstrdup("a step of its list that is to be recorded again");
-	return psprintf("step \"%s\"",
-					text_to_cstring(gates->steps->step[before].key));
+	step = &gates->steps->step[before];
+	return psprintf(step->status == SAGA_STEP_COMPLETED && step->rolled_back_at == 0 ?
+					"steps that \"%s\" recorded" : "step \"%s\"",
+					text_to_cstring(step->key));
 }
 
-/* What a step waits for that saga runs and that is not done */
+/*
+ * The signals of which a step waits for one; NULL: there is one, which the next
+ * look lets it have.
+ */
 static char *
-words_of(const SagaGates *gates, int index, bool paused)
+words_of_signals(const SagaStep *step)
+{
+	TimestampTz timeout_at = saga_rows_timeout_at(step);
+	StringInfoData buf;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	foreach(lc, saga_gates_keys(step->signals))
+	{
+		const char *name = lfirst(lc);
+
+		if (saga_ledger_has_unused_signal(&step->saga, cstring_to_text(name),
+										  GetActiveSnapshot()))
+			return NULL;
+		appendStringInfo(&buf, "%s\"%s\"", buf.len == 0 ? "signal " : " or ", name);
+	}
+	if (timeout_at != 0)
+		appendStringInfo(&buf, " until %s", timestamptz_to_str(timeout_at));
+	return buf.data;
+}
+
+/* Who is to claim a task, and whether that one has said that it does not now */
+static char *
+words_of_consumer(const SagaStep *step)
+{
+	const char *channel = text_to_cstring(step->task);
+	char	   *role;
+	TimestampTz until = saga_ledger_paused_until(step->task, GetActiveSnapshot(),
+												 &role);
+
+	if (until <= saga_clock_now())
+		return psprintf("a consumer of channel \"%s\"", channel);
+	return psprintf("a consumer of channel \"%s\", which role \"%s\" has paused until %s",
+					channel, role, timestamptz_to_str(until));
+}
+
+/*
+ * What a step waits for that saga runs and that is not done; "paused": its saga is,
+ * and stays so only if the step waits for nothing else.
+ */
+static char *
+words_of(const SagaGates *gates, int index, bool *paused)
 {
 	const SagaStep *step = &gates->steps->step[index];
 	SagaRunning running;
 	TimestampTz due;
 	const char *why;
+	const char *room;
+	char	   *words;
+	bool		is_paused = *paused;
 
+	*paused = false;
 	/* "approval: ..." says for itself who is asked. */
 	if (step->parked != NULL)
 		return psprintf("%s%s", step->status == SAGA_STEP_WAITING ? "" : "a person: ",
@@ -55,31 +129,46 @@ words_of(const SagaGates *gates, int index, bool paused)
 	if (saga_mailbox_is_running(&step->saga, SAGA_PHASE_FORWARD, step->seq, &running))
 		return psprintf("the end of its action (process %d, since %s)",
 						running.pid, timestamptz_to_str(running.since));
-	if (paused)
+	if (saga_rows_task_claimed(step))
+		return psprintf("consumer%s%s, until %s",
+						step->consumer ? " " : "",
+						step->consumer ? quote_identifier(text_to_cstring(step->consumer)) : "",
+						timestamptz_to_str(step->lease_until));
+	if ((*paused = is_paused))
 		return pstrdup("saga.resume: the saga is paused");
 	if (step->status == SAGA_STEP_WAITING && step->ready_at == 0)
 		return words_of_gate(gates, index);
-	due = step->status == SAGA_STEP_FAILED ? step->forward.retry_at : step->ready_at;
+	due = step->status == SAGA_STEP_WAITING ? step->ready_at : step->forward.retry_at;
 	if (due > saga_clock_now())
 		return pstrdup(timestamptz_to_str(due));
+	if (step->status == SAGA_STEP_WAITING && step->signals != NULL &&
+		step->signal == NULL && (words = words_of_signals(step)) != NULL)
+		return words;
 	if ((why = saga_home_why_idle(GetActiveSnapshot())) != NULL)
 		return psprintf("saga, but: %s", why);
-	if (step->action == NULL)
-		return pstrdup("a look at its gates");
-	return psprintf("an executor of role \"%s\"",
-					text_to_cstring(step->run_as_name));
+	if (step->task != NULL && saga_rows_task_due(step) != 0)
+		return words_of_consumer(step);
+	room = saga_waits_for_room();
+	if (step->action == NULL || !saga_rows_let_through(step))
+		return psprintf("a look at its gates%s%s",
+						room ? ", as soon as " : "", room ? room : "");
+	return psprintf("an executor of role \"%s\"%s%s",
+					text_to_cstring(step->run_as_name),
+					room ? ", as soon as " : "", room ? room : "");
 }
 
 /*
  * What is next in a running saga with steps that saga runs: the first of its
- * steps that is not done.
+ * steps that is not done and does not merely wait for another one.  Returns whether
+ * that says that the saga is paused.
  */
-void
+bool
 saga_waits_append_next(StringInfo buf, const pg_uuid_t *id, bool paused,
 					   bool sealed)
 {
 	SagaSteps	steps;
 	SagaGates	gates;
+	bool		said = false;
 
 	saga_ledger_get_steps_at(id, GetActiveSnapshot(), &steps);
 	saga_gates_read(&gates, &steps);
@@ -91,6 +180,11 @@ saga_waits_append_next(StringInfo buf, const pg_uuid_t *id, bool paused,
 		if (gates.done[at] ||
 			(step->status == SAGA_STEP_COMPLETED && step->rolled_back_at == 0))
 			continue;
+		/* The step that it waits for is open, and says more. */
+		if (step->rolled_back_at == 0 && saga_rows_is_run(step) &&
+			step->status == SAGA_STEP_WAITING && step->ready_at == 0 &&
+			gates.before[at] >= 0)
+			continue;
 		if (step->rolled_back_at != 0)
 			appendStringInfo(buf, "the application is to start step \"%s\" again",
 							 text_to_cstring(step->key));
@@ -101,13 +195,17 @@ saga_waits_append_next(StringInfo buf, const pg_uuid_t *id, bool paused,
 			appendStringInfo(buf, "step \"%s\" failed: the saga is about to fail",
 							 text_to_cstring(step->key));
 		else
+		{
+			said = paused;
 			appendStringInfo(buf, "step \"%s\" waits for %s",
 							 text_to_cstring(step->key),
-							 words_of(&gates, at, paused));
-		return;
+							 words_of(&gates, at, &said));
+		}
+		return said;
 	}
 	appendStringInfoString(buf, sealed ? "it is about to complete" :
 						   "the application goes on: it may be completed or failed");
+	return false;
 }
 
 /* internal_waits(saga, paused) */
@@ -121,8 +219,12 @@ saga_sql_waits(PG_FUNCTION_ARGS)
 	text	   *owner_name;
 	SagaSteps	steps;
 	SagaGates	gates;
+	const char *hint;
 
 	InitMaterializedSRF(fcinfo, 0);
+	/* Rows of another version are not to be read here. */
+	if (saga_oids_misfit(&hint) != NULL)
+		return (Datum) 0;
 	/* Anybody may call this with any id. */
 	if (!saga_ledger_owner_of(id, &owner, &owner_name) ||
 		saga_rights_reach(owner, owner_name) < SAGA_REACH_READ)
@@ -135,12 +237,13 @@ saga_sql_waits(PG_FUNCTION_ARGS)
 		const SagaStep *step = &steps.step[at];
 		Datum		values[2];
 		bool		nulls[2] = {false};
+		bool		is_paused = paused;
 
 		if (!saga_rows_is_run(step) || step->status == SAGA_STEP_COMPLETED ||
 			step->status == SAGA_STEP_SKIPPED || saga_gates_given_up(step))
 			continue;
 		values[0] = Int64GetDatum(step->seq);
-		values[1] = CStringGetTextDatum(words_of(&gates, at, paused));
+		values[1] = CStringGetTextDatum(words_of(&gates, at, &is_paused));
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;

@@ -11,7 +11,9 @@
 #include "lib/stringinfo.h"
 #include "utils/uuid.h"
 
-extern void saga_waits_append_next(StringInfo buf, const pg_uuid_t *id,
+extern bool saga_waits_append_next(StringInfo buf, const pg_uuid_t *id,
 								   bool paused, bool sealed);
+extern bool saga_waits_has_worker(void);
+extern const char *saga_waits_for_room(void);
 
 #endif							/* SAGA_WAITS_H */

@@ -14,7 +14,39 @@
 #include "flow/next.h"
 #include "flow/outcome.h"
 
-/* The saga goes forward no more: nobody is asked about it any longer. */
+/*
+ * The saga goes back: no service is given a task of it, and none holds one.  What
+ * was claimed may have had an effect.
+ */
+static void
+end_tasks(SagaChange *change)
+{
+	SagaSteps  *steps = change->steps;
+
+	for (int i = 0; i < steps->count; i++)
+	{
+		SagaStep   *step = &steps->step[i];
+
+		if (saga_rows_task_claimed(step))
+		{
+			SagaAttempt attempt;
+
+			saga_outcome_interrupt_claim(step, "the saga went back while it was claimed",
+										 change->now, &attempt);
+			saga_change_attempt(change, &attempt);
+			saga_change_step(change, step);
+		}
+		else if (saga_rows_task_due(step) != 0)
+		{
+			if (step->status == SAGA_STEP_WAITING)
+				step->ready_at = 0;
+			step->forward.retry_at = 0;
+			saga_change_step(change, step);
+		}
+	}
+}
+
+/* The undo is to begin: of what it is about, nobody is asked any longer how to go on. */
 void
 saga_afresh_withdraw(SagaChange *change)
 {
@@ -22,11 +54,13 @@ saga_afresh_withdraw(SagaChange *change)
 
 	if (change->saga->runs == SAGA_RUNS_NONE)
 		return;
+	end_tasks(change);
 	for (int i = 0; i < steps->count; i++)
 	{
 		SagaStep   *step = &steps->step[i];
 
 		if (!saga_rows_step_held(step) || step->late ||
+			!saga_next_in_range(change->saga, step) ||
 			step->status == SAGA_STEP_COMPLETED ||
 			step->comp_status == SAGA_COMP_FAILED)
 			continue;
@@ -35,16 +69,35 @@ saga_afresh_withdraw(SagaChange *change)
 	}
 }
 
-/* A step that did not complete waits again, as if it had just been recorded. */
+/*
+ * A step that did not complete waits again, as if it had just been recorded.  One
+ * with rounds that committed goes on with the next, at its time.
+ */
 void
 saga_afresh_begin(SagaChange *change, SagaStep *step)
 {
-	step->status = SAGA_STEP_WAITING;
+	TimestampTz due = step->forward.retry_at;
+
 	step->parked = NULL;
-	step->opened_at = step->ready_at = 0;
-	step->approved = false;
-	step->signal = NULL;
 	saga_outcome_forgive_forward(step);
+	if (step->rounds > 0)
+	{
+		/* Given up, it has all its time again. */
+		if (due == 0)
+		{
+			step->opened_at = change->now;
+			step->ready_at = Max(step->ready_at, change->now);
+		}
+		step->status = SAGA_STEP_STARTED;
+		step->forward.retry_at = Max(due, change->now);
+	}
+	else
+	{
+		step->status = SAGA_STEP_WAITING;
+		step->opened_at = step->ready_at = 0;
+		step->approved = false;
+		step->signal = NULL;
+	}
 	saga_change_step(change, step);
 }
 
@@ -81,6 +134,8 @@ saga_afresh_restart(SagaChange *change)
 		else if (step->rolled_back_at == change->now)
 			saga_change_new_run(change, step);
 		else if (step->status == SAGA_STEP_FAILED ||
+				 (step->status == SAGA_STEP_STARTED &&
+				  (step->rounds > 0 || step->task != NULL)) ||
 				 (step->status == SAGA_STEP_WAITING && step->opened_at != 0))
 			saga_afresh_begin(change, step);
 	}

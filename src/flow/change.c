@@ -39,14 +39,37 @@ typedef struct SagaChangeEvent
 	TimestampTz at;
 } SagaChangeEvent;
 
+typedef enum SagaChangeNoticeKind
+{
+	NOTICE_STATE,				/* the saga entered a state */
+	NOTICE_TASK,				/* the task of a step may be claimed */
+	NOTICE_COMPENSATE,			/* the compensation of a step may be */
+	NOTICE_REVIEW				/* a person must decide about a step */
+} SagaChangeNoticeKind;
+
 typedef struct SagaChangeNotice
 {
+	SagaChangeNoticeKind kind;
 	const char *channel;
-	int64		seq;			/* the step; 0: a new state */
-	SagaState	state;			/* 0: of a step */
-	bool		review;			/* a person must decide about the step; else:
-								 * it is to be compensated */
+	int64		seq;			/* the step; 0: none */
+	SagaState	state;			/* or 0 */
 } SagaChangeNotice;
+
+/* What is counted beyond what the rows say */
+typedef enum SagaChangeCountKind
+{
+	COUNT_CHANNEL,
+	COUNT_SAGA,
+	COUNT_TIME
+} SagaChangeCountKind;
+
+typedef struct SagaChangeCount
+{
+	SagaChangeCountKind kind;
+	const text *channel;		/* of the first kind */
+	int			counter;
+	int64		time;			/* of the last */
+} SagaChangeCount;
 
 /* Changes begun in this process */
 static uint64 changes = 0;
@@ -225,14 +248,15 @@ saga_change_past_event(SagaChange *change, const char *event, int64 seq,
 }
 
 static void
-add_notice(SagaChange *change, const char *channel, int64 seq, SagaState state)
+add_notice(SagaChange *change, SagaChangeNoticeKind kind, const char *channel,
+		   int64 seq, SagaState state)
 {
 	SagaChangeNotice *new = palloc(sizeof(SagaChangeNotice));
 
+	new->kind = kind;
 	new->channel = channel;
 	new->seq = seq;
 	new->state = state;
-	new->review = false;
 	change->notices = lappend(change->notices, new);
 }
 
@@ -240,7 +264,15 @@ add_notice(SagaChange *change, const char *channel, int64 seq, SagaState state)
 void
 saga_change_notify(SagaChange *change, const SagaStep *step)
 {
-	add_notice(change, text_to_cstring(step->channel), step->seq, 0);
+	add_notice(change, NOTICE_COMPENSATE, text_to_cstring(step->channel),
+			   step->seq, 0);
+}
+
+/* The services of a step's channel are notified of its task. */
+void
+saga_change_notify_task(SagaChange *change, const SagaStep *step)
+{
+	add_notice(change, NOTICE_TASK, text_to_cstring(step->task), step->seq, 0);
 }
 
 /* Those who watch for decisions are notified of one about a step. */
@@ -249,15 +281,73 @@ saga_change_ask(SagaChange *change, const SagaStep *step)
 {
 	if (saga_guc_review_channel[0] == '\0')
 		return;
-	add_notice(change, saga_guc_review_channel, step->seq, 0);
-	((SagaChangeNotice *) llast(change->notices))->review = true;
+	add_notice(change, NOTICE_REVIEW, saga_guc_review_channel, step->seq, 0);
 }
 
 /* A channel is notified of a state that the saga entered. */
 void
 saga_change_announce(SagaChange *change, const char *channel, SagaState state)
 {
-	add_notice(change, channel, 0, state);
+	add_notice(change, NOTICE_STATE, channel, 0, state);
+}
+
+static SagaChangeCount *
+add_count(SagaChange *change, SagaChangeCountKind kind, int counter)
+{
+	SagaChangeCount *new = palloc0(sizeof(SagaChangeCount));
+
+	new->kind = kind;
+	new->counter = counter;
+	change->counts = lappend(change->counts, new);
+	return new;
+}
+
+/* What a service did, or did not, on a channel. */
+void
+saga_change_count_channel(SagaChange *change, const text *channel,
+						  SagaStatChannel counter)
+{
+	add_count(change, COUNT_CHANNEL, counter)->channel = channel;
+}
+
+/* The saga fails because a step was given up. */
+void
+saga_change_count_step_failed(SagaChange *change)
+{
+	(void) add_count(change, COUNT_SAGA, SAGA_STAT_STEP_FAILED);
+}
+
+/* Something took so long to begin, in microseconds. */
+void
+saga_change_count_wait(SagaChange *change, SagaStatTime what, int64 time)
+{
+	add_count(change, COUNT_TIME, what)->time = time;
+}
+
+/* The rest is counted as rows are written. */
+static void
+write_counts(SagaChange *change)
+{
+	const SagaRow *saga = change->saga;
+	ListCell   *lc;
+
+	foreach(lc, change->counts)
+	{
+		const SagaChangeCount *count = lfirst(lc);
+
+		switch (count->kind)
+		{
+			case COUNT_CHANNEL:
+				saga_stat_channel(saga->owner, count->channel, count->counter);
+				break;
+			case COUNT_SAGA:
+				saga_stat_saga(saga->owner, saga->name, count->counter);
+				break;
+			case COUNT_TIME:
+				saga_stat_time(count->counter, count->time);
+				break;
+		}
+	}
 }
 
 /* Writes the rows of the steps that changed. */
@@ -282,10 +372,29 @@ write_steps(SagaChange *change)
 	return written;
 }
 
+/* Writes the rows of the signals; another look may have been first with one. */
+static SagaWritten
+write_signals(SagaChange *change)
+{
+	SagaWritten written = SAGA_WRITTEN;
+	ListCell   *lc;
+
+	foreach(lc, change->signals)
+	{
+		written = saga_ledger_update_signal(lfirst(lc), SAGA_NOWAIT);
+		if (written == SAGA_WRITTEN)
+			continue;
+		if (change->steps_only)
+			break;
+		elog(ERROR, "a signal changed without its saga");
+	}
+	return written;
+}
+
 /*
  * Writes a change.  Anything but SAGA_WRITTEN: another transaction was there
- * first, and nothing is written; but of a look, which may change many steps
- * without the saga's row, some may be, and the caller aborts.
+ * first, and nothing is written; but of a look, which may change many steps and
+ * use signals without the saga's row, some may be, and the caller aborts.
  */
 SagaWritten
 saga_change_write(SagaChange *change)
@@ -306,12 +415,16 @@ saga_change_write(SagaChange *change)
 	if (written != SAGA_WRITTEN)
 		return written;
 
+	written = write_signals(change);
+	if (written != SAGA_WRITTEN)
+		return written;
+
 	foreach(lc, change->new_runs)
 	{
 		SagaStep   *step = lfirst(lc);
 
 		step->seq = saga_start_order_next(&saga->id);
-		if (!saga_ledger_insert_step(step))
+		if (!saga_ledger_insert_step(saga, step))
 			elog(ERROR, "a step began a new run without its saga");
 	}
 	if (change->look != 0)
@@ -335,12 +448,22 @@ saga_change_write(SagaChange *change)
 	{
 		SagaChangeNotice *notice = lfirst(lc);
 
-		if (notice->review)
-			saga_notify_review(notice->channel, &saga->id, notice->seq);
-		else if (notice->seq != 0)
-			saga_notify_compensate(notice->channel, &saga->id, notice->seq);
-		else
-			saga_notify_state(notice->channel, &saga->id, notice->state);
+		switch (notice->kind)
+		{
+			case NOTICE_STATE:
+				saga_notify_state(notice->channel, &saga->id, notice->state);
+				break;
+			case NOTICE_TASK:
+				saga_notify_task(notice->channel, &saga->id, notice->seq);
+				break;
+			case NOTICE_COMPENSATE:
+				saga_notify_compensate(notice->channel, &saga->id, notice->seq);
+				break;
+			case NOTICE_REVIEW:
+				saga_notify_review(notice->channel, &saga->id, notice->seq);
+				break;
+		}
 	}
+	write_counts(change);
 	return SAGA_WRITTEN;
 }

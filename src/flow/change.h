@@ -11,6 +11,7 @@
 #include "nodes/pg_list.h"
 
 #include "ledger/ledger.h"
+#include "shared/stat.h"
 
 /* What the process that makes a change may do; a bit mask. */
 #define SAGA_MAY_WAIT		0x01	/* for another transaction that writes the
@@ -21,6 +22,7 @@
 #define SAGA_WILL_LOOK		0x08	/* at the saga, itself: nobody need be
 									 * woken for that */
 #define SAGA_MAY_NOTIFY		0x02	/* listeners; only the worker does */
+#define SAGA_IS_WORKER		0x10	/* which may be unable to notify now */
 
 /*
  * A change of one saga.  The code that decides sets fields of the rows, marks the
@@ -34,15 +36,20 @@ typedef struct SagaChange
 	TimestampTz now;
 	int			may;			/* SAGA_MAY_... */
 	bool		steps_only;		/* the saga's own row stays as it is */
+	bool		busy;			/* a step whose time is over is in somebody's
+								 * hands, to be looked at again */
 	uint64		number;			/* of this change in this process */
 	List	   *changed;		/* of SagaStep: rows to write */
 	List	   *new_runs;		/* of SagaStep: rows to insert */
+	List	   *signals;		/* of SagaSignal: rows to write */
+	struct SagaInbox *inbox;	/* what is unused; NULL: not read; see inbox.c */
 	int64		look;			/* seq of the row that asks for a look at the
 								 * saga; 0: none is asked for */
 	TimestampTz look_at;		/* when it is wanted at the latest; 0: now */
 	List	   *attempts;		/* of SagaAttempt */
 	List	   *events;			/* of SagaChangeEvent */
 	List	   *notices;		/* of SagaChangeNotice */
+	List	   *counts;			/* of SagaChangeCount */
 } SagaChange;
 
 extern void saga_change_begin(SagaChange *change, SagaRow *saga,
@@ -62,9 +69,15 @@ extern void saga_change_event(SagaChange *change, const char *event, int64 seq,
 extern void saga_change_past_event(SagaChange *change, const char *event,
 								   int64 seq, Jsonb *detail, TimestampTz at);
 extern void saga_change_notify(SagaChange *change, const SagaStep *step);
+extern void saga_change_notify_task(SagaChange *change, const SagaStep *step);
 extern void saga_change_ask(SagaChange *change, const SagaStep *step);
 extern void saga_change_announce(SagaChange *change, const char *channel,
 								 SagaState state);
+extern void saga_change_count_channel(SagaChange *change, const text *channel,
+									  SagaStatChannel counter);
+extern void saga_change_count_step_failed(SagaChange *change);
+extern void saga_change_count_wait(SagaChange *change, SagaStatTime what,
+								   int64 time);
 extern SagaWritten saga_change_write(SagaChange *change);
 
 #endif							/* SAGA_CHANGE_H */

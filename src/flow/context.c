@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * context.c
- *	  The jsonb context that a compensation gets, and the keys in it.
+ *	  The jsonb context that a work or its undo gets, and the keys in it.
  *
  * SQL gets it as $1, and listeners get the same with their claim; see
  * doc/reference.md.
@@ -21,6 +21,9 @@
 #include "base/json.h"
 #include "base/policy.h"
 #include "flow/context.h"
+#include "flow/gates.h"
+#include "flow/next.h"
+#include "ledger/ledger.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
@@ -58,12 +61,17 @@ hex_value(char c)
 	return -1;
 }
 
-/* Parses a compensation key; false if it was not made here. */
+/*
+ * Parses the key of a task: the forward key, or the compensation key.  False if it
+ * was not made here.
+ */
 bool
-saga_context_parse_key(const text *key, pg_uuid_t *saga, int64 *seq)
+saga_context_parse_key(const text *key, pg_uuid_t *saga, int64 *seq,
+					   SagaPhase *phase)
 {
 	char	   *string = text_to_cstring(key);
 	const char *c = string;
+	char	   *end;
 	const text *made;
 
 	for (int i = 0; i < UUID_LEN; i++)
@@ -82,10 +90,13 @@ saga_context_parse_key(const text *key, pg_uuid_t *saga, int64 *seq)
 	}
 	if (*c++ != '-' || *c < '1' || *c > '9')
 		return false;
-	*seq = strtoll(c, NULL, 10);
+	*seq = strtoll(c, &end, 10);
+	*phase = *end == '\0' ? SAGA_PHASE_FORWARD : SAGA_PHASE_COMPENSATION;
 
 	/* There is one way to write it. */
-	made = saga_context_compensation_key(saga, *seq);
+	made = *phase == SAGA_PHASE_FORWARD ?
+		saga_context_forward_key(saga, *seq) :
+		saga_context_compensation_key(saga, *seq);
 	return VARSIZE_ANY_EXHDR(made) == strlen(string) &&
 		memcmp(VARDATA_ANY(made), string, strlen(string)) == 0;
 }
@@ -180,9 +191,13 @@ add_keys(SagaJson *json, const SagaStep *step)
 				   saga_context_compensation_key(&step->saga, step->seq));
 }
 
-/* The context of the given attempt of a step's compensation. */
+/*
+ * The context of the given attempt of a step's compensation.  "task": it was
+ * claimed with tasks.
+ */
 Jsonb *
-saga_context_build(const SagaRow *saga, const SagaStep *step, int attempt)
+saga_context_build(const SagaRow *saga, const SagaStep *step, int attempt,
+				   bool task)
 {
 	SagaJson	json;
 
@@ -191,6 +206,14 @@ saga_context_build(const SagaRow *saga, const SagaStep *step, int attempt)
 	saga_json_int(&json, "attempt", attempt);
 	add_policy(&json, "retry", step->compensation_retry);
 	add_keys(&json, step);
+	if (step->rounds > 0)
+	{
+		saga_json_value(&json, "state", step->state);
+		saga_json_int(&json, "rounds", step->rounds);
+	}
+	if (task)
+		saga_json_text(&json, "task_key",
+					   saga_context_compensation_key(&step->saga, step->seq));
 	return saga_json_end(&json);
 }
 
@@ -226,9 +249,57 @@ add_outputs(SagaJson *json, const List *inputs)
 	return omitted;
 }
 
+/* The steps with such keys (of SagaStep *), read one by one. */
+List *
+saga_context_inputs_of(const SagaRow *saga, const List *keys)
+{
+	List	   *inputs = NIL;
+	ListCell   *lc;
+
+	foreach(lc, keys)
+	{
+		SagaStep   *input = palloc(sizeof(SagaStep));
+
+		if (saga_ledger_get_newest_run(&saga->id, lfirst(lc), input) == SAGA_FOUND)
+			inputs = lappend(inputs, input);
+	}
+	return inputs;
+}
+
 /*
- * The context of the given attempt of a step's action.  "inputs": the steps that
- * it builds on (of SagaStep *).
+ * The steps whose outputs the work of a step gets (of SagaStep *).  Those of a list
+ * are read one by one: the saga may have very many.
+ */
+List *
+saga_context_inputs(const SagaRow *saga, const SagaStep *step)
+{
+	List	   *inputs = NIL;
+	ListCell   *lc;
+
+	if (step->after != NULL)
+		inputs = saga_context_inputs_of(saga, saga_gates_keys(step->after));
+	else
+	{
+		SagaSteps  *steps = palloc(sizeof(SagaSteps));
+		SagaGates	gates;
+		int			index;
+		List	   *indexes;
+
+		saga_ledger_get_steps_now(&saga->id, steps);
+		index = saga_next_find(steps, step->seq);
+		if (index < 0)
+			return NIL;
+		saga_gates_read(&gates, steps);
+		indexes = saga_gates_inputs(&gates, index);
+		foreach(lc, indexes)
+			inputs = lappend(inputs, &steps->step[lfirst_int(lc)]);
+	}
+	return inputs;
+}
+
+/*
+ * The context of the given attempt of a step's work.  "inputs": the steps that it
+ * builds on (of SagaStep *).
  */
 Jsonb *
 saga_context_build_forward(const SagaRow *saga, const SagaStep *step,
@@ -244,6 +315,9 @@ saga_context_build_forward(const SagaRow *saga, const SagaStep *step,
 	add_policy(&json, "retry",
 			   step->retry ? step->retry : step->compensation_retry);
 	add_keys(&json, step);
+	if (step->task != NULL)
+		saga_json_text(&json, "task_key",
+					   saga_context_forward_key(&step->saga, step->seq));
 	omitted = add_outputs(&json, inputs);
 	saga_json_open(&json, "errors");
 	foreach(lc, inputs)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * context.h
- *	  The jsonb context that a compensation gets, and the keys in it.
+ *	  The jsonb context that a work or its undo gets, and the keys in it.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,12 +13,15 @@
 #include "ledger/ledger.h"
 
 extern Jsonb *saga_context_build(const SagaRow *saga, const SagaStep *step,
-								 int attempt);
+								 int attempt, bool task);
 extern Jsonb *saga_context_build_forward(const SagaRow *saga,
 										 const SagaStep *step, int attempt,
 										 const List *inputs);
 extern text *saga_context_forward_key(const pg_uuid_t *saga, int64 seq);
-extern bool saga_context_parse_key(const text *key, pg_uuid_t *saga, int64 *seq);
+extern List *saga_context_inputs_of(const SagaRow *saga, const List *keys);
+extern List *saga_context_inputs(const SagaRow *saga, const SagaStep *step);
+extern bool saga_context_parse_key(const text *key, pg_uuid_t *saga,
+								   int64 *seq, SagaPhase *phase);
 extern text *saga_context_compensation_key(const pg_uuid_t *saga, int64 seq);
 
 #endif							/* SAGA_CONTEXT_H */

@@ -20,6 +20,7 @@
 #include "flow/events.h"
 #include "flow/follow.h"
 #include "flow/next.h"
+#include "ledger/start_order.h"
 #include "shared/wakeup.h"
 #include "utils/builtins.h"
 
@@ -133,6 +134,30 @@ void
 saga_events_fail_at(SagaChange *change, SagaStep *step)
 {
 	fail(change, SAGA_FAILURE_FAILED, step->forward.error, NULL, step->seq);
+	saga_change_count_step_failed(change);
+}
+
+/*
+ * Counts how long the undo waited for the first attempt of all: from when it was
+ * due, or dispatched to listeners.  What has been attempted comes later in the
+ * start order.
+ */
+static void
+count_first_undo(SagaChange *change, const SagaStep *step,
+				 const SagaAttemptEnd *end)
+{
+	const SagaSteps *steps = change->steps;
+	TimestampTz since = step->claimed_at != 0 ? step->dispatched_at :
+		change->saga->due;
+
+	if (end->attempt != 1 || since == 0)
+		return;
+	for (int i = step - steps->step + 1; i < steps->count; i++)
+		if (saga_next_in_range(change->saga, &steps->step[i]) &&
+			steps->step[i].undo.attempts > 0)
+			return;
+	saga_change_count_wait(change, SAGA_STAT_TIME_FIRST_UNDO,
+						   end->started_at - since);
 }
 
 /*
@@ -148,6 +173,7 @@ saga_events_attempt(SagaChange *change, SagaStep *step,
 {
 	SagaAttempt attempt;
 
+	count_first_undo(change, step, end);
 	saga_outcome_take(change->saga, step, end, change->now);
 	saga_change_step(change, step);
 	saga_follow(change);
@@ -171,6 +197,7 @@ fire_and_forget(SagaChange *change, SagaStep *step)
 	saga_events_attempt(change, step, &end);
 	saga_follow_keep_dispatch(change, step, step->channel, dispatched_before);
 	saga_change_notify(change, step);
+	saga_change_count_channel(change, step->channel, SAGA_STAT_DISPATCHED);
 }
 
 /* Is it time to fail the saga by its deadline? */
@@ -239,6 +266,7 @@ pass(SagaChange *change)
 		saga_outcome_of_claim(claimed, SAGA_OUTCOME_TIMED_OUT,
 							  "its claim ended without an acknowledgement",
 							  &end);
+		saga_change_count_channel(change, claimed->channel, SAGA_STAT_LEASES_ENDED);
 		saga_events_attempt(change, claimed, &end);
 	}
 	else if (is_late(saga, change->now))
@@ -364,12 +392,13 @@ saga_events_late(SagaChange *change, SagaStep *step, Jsonb *output)
 	SagaRow    *saga = change->saga;
 	bool		to_undo = step->comp_status != SAGA_COMP_NONE &&
 		step->kind != SAGA_KIND_RETRIABLE;
-	bool		in_time = !to_undo || comes_in_time(saga, step);
+	bool		in_time = !to_undo ||
+		(!saga_rows_never_began(step) && comes_in_time(saga, step));
 	SagaJson	json;
 
-	if (step->status == SAGA_STEP_FAILED)
+	if (step->status == SAGA_STEP_FAILED || step->task != NULL)
 	{
-		/* The history holds that attempt as failed; this is one more. */
+		/* The history holds what was attempted; this is one more. */
 		step->forward.attempts++;
 		step->attempt_at = change->now;
 	}
@@ -377,6 +406,17 @@ saga_events_late(SagaChange *change, SagaStep *step, Jsonb *output)
 	step->completed_at = change->now;
 	step->forward.retry_at = 0;
 	step->forward.output = output;
+
+	/*
+	 * A webhook may report a task that nobody claimed: the undo went on
+	 * without it.
+	 */
+	if (saga_rows_never_began(step))
+	{
+		step->begun = saga_start_order_next(&step->saga);
+		if (to_undo && step->comp_status == SAGA_COMP_REGISTERED)
+			step->comp_status = SAGA_COMP_SKIPPED;
+	}
 	saga_change_step(change, step);
 	if (!in_time)
 		park_late(change, step);

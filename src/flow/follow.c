@@ -28,7 +28,7 @@ saga_follow_withdraw(SagaChange *change)
 
 	for (int i = 0; i < steps->count; i++)
 	{
-		if (saga_rows_queued(&steps->step[i]) == 0)
+		if (saga_rows_undo_queued(&steps->step[i]) == 0)
 			continue;
 		steps->step[i].comp_status = SAGA_COMP_PENDING;
 		saga_change_step(change, &steps->step[i]);
@@ -207,8 +207,7 @@ ask_person(SagaChange *change, SagaStep *step, const char *why)
 	 */
 	if (saga->state == SAGA_RUNNING)
 	{
-		if (saga->state != SAGA_COMPENSATING)
-			saga_change_state(change, SAGA_COMPENSATING);
+		saga_change_state(change, SAGA_COMPENSATING);
 		saga_change_due(change, change->now, InvalidOid);
 		return;
 	}
@@ -285,7 +284,8 @@ end_walk(SagaChange *change)
 	if ((change->may & SAGA_MAY_WAIT) && saga->undo != SAGA_UNDO_FULL &&
 		saga->runs != SAGA_RUNS_NONE)
 	{
-		saga_change_state(change, SAGA_COMPENSATING);
+		if (saga->state != SAGA_COMPENSATING)
+			saga_change_state(change, SAGA_COMPENSATING);
 		saga_change_due(change, change->now, InvalidOid);
 		return;
 	}

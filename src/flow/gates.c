@@ -29,12 +29,11 @@
  */
 #include "postgres.h"
 
+#include "base/names.h"
 #include "catalog/pg_type_d.h"
-#include "common/hashfn.h"
 #include "flow/gates.h"
 #include "nodes/pg_list.h"
 #include "utils/builtins.h"
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
 
 /* Where to find the present run of a key */
@@ -43,20 +42,6 @@ typedef struct KeyEntry
 	char	   *key;			/* hash key */
 	int			index;
 } KeyEntry;
-
-static uint32
-hash_key(const void *key, Size size)
-{
-	const char *string = *(const char *const *) key;
-
-	return hash_bytes((const unsigned char *) string, strlen(string));
-}
-
-static int
-compare_keys(const void *a, const void *b, Size size)
-{
-	return strcmp(*(const char *const *) a, *(const char *const *) b);
-}
 
 /* The keys of a list of steps or signals, as C strings. */
 List *
@@ -90,8 +75,8 @@ saga_gates_failed(const SagaStep *step)
 }
 
 /* Is the work of the step itself done? */
-static bool
-own_work_done(const SagaStep *step)
+bool
+saga_gates_work_done(const SagaStep *step)
 {
 	switch (step->status)
 	{
@@ -151,21 +136,13 @@ find_seq(const SagaSteps *steps, const int *indexes, int count, int64 seq)
 	return -1;
 }
 
-/* Finds the present runs by their keys. */
-static HTAB *
-index_keys(const SagaGates *gates)
+/* Finds the present runs by their keys, in saga_gates_find_key. */
+HTAB *
+saga_gates_index_keys(const SagaGates *gates)
 {
-	HASHCTL		control;
-	HTAB	   *keys;
+	HTAB	   *keys = saga_names_table("saga keys of steps", Max(gates->count, 1),
+										sizeof(KeyEntry));
 
-	memset(&control, 0, sizeof(control));
-	control.keysize = sizeof(char *);
-	control.entrysize = sizeof(KeyEntry);
-	control.hash = hash_key;
-	control.match = compare_keys;
-	control.hcxt = CurrentMemoryContext;
-	keys = hash_create("saga keys of steps", Max(gates->count, 1), &control,
-					   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
 	for (int i = 0; i < gates->count; i++)
 	{
 		char	   *key = text_to_cstring(gates->steps->step[gates->order[i]].key);
@@ -174,6 +151,15 @@ index_keys(const SagaGates *gates)
 		entry->index = gates->order[i];
 	}
 	return keys;
+}
+
+/* The index of the step; -1: there is none. */
+int
+saga_gates_find_key(HTAB *keys, const char *key)
+{
+	KeyEntry   *entry = hash_search(keys, &key, HASH_FIND, NULL);
+
+	return entry != NULL ? entry->index : -1;
 }
 
 /*
@@ -186,7 +172,7 @@ add_rolled_back(SagaGates *gates, const int *by_number)
 {
 	const SagaSteps *steps = gates->steps;
 	int			present = gates->count;
-	HTAB	   *keys = index_keys(gates);
+	HTAB	   *keys = saga_gates_index_keys(gates);
 
 	for (int i = 0; i < steps->count; i++)
 	{
@@ -245,7 +231,7 @@ void
 saga_gates_read(SagaGates *gates, const SagaSteps *steps)
 {
 	int			count = steps->count;
-	int		   *recorder = palloc(Max(count, 1) * sizeof(int));
+	int		   *recorder;
 	int		   *first = palloc((count + 1) * sizeof(int));
 	int		   *last_barrier = palloc((count + 1) * sizeof(int));
 	int		   *by_number = palloc(Max(count, 1) * sizeof(int));
@@ -259,6 +245,7 @@ saga_gates_read(SagaGates *gates, const SagaSteps *steps)
 	gates->done = palloc0(Max(count, 1) * sizeof(bool));
 	gates->before = palloc(Max(count, 1) * sizeof(int));
 	gates->barrier = palloc(Max(count, 1) * sizeof(int));
+	gates->recorder = recorder = palloc(Max(count, 1) * sizeof(int));
 	for (int i = 0; i < count; i++)
 	{
 		gates->before[i] = gates->barrier[i] = -1;
@@ -284,7 +271,7 @@ saga_gates_read(SagaGates *gates, const SagaSteps *steps)
 		int			at = by_number[i];
 		const SagaStep *step = &steps->step[at];
 
-		gates->done[at] = own_work_done(step) && !open_child[at] &&
+		gates->done[at] = saga_gates_work_done(step) && !open_child[at] &&
 			step->rolled_back_at == 0;
 		recorder[at] = step->recorded_by == 0 ? -1 :
 			find_seq(steps, by_number, gates->count, step->recorded_by);
@@ -310,7 +297,7 @@ saga_gates_read(SagaGates *gates, const SagaSteps *steps)
 		else if (step->status == SAGA_STEP_WAITING && step->opened_at == 0)
 		{
 			if (keys == NULL)
-				keys = index_keys(gates);
+				keys = saga_gates_index_keys(gates);
 			gates->before[at] = first_of_list(gates, keys, step);
 		}
 		if (!gates->done[at] && first[by] < 0)
@@ -318,7 +305,6 @@ saga_gates_read(SagaGates *gates, const SagaSteps *steps)
 	}
 	if (keys != NULL)
 		hash_destroy(keys);
-	pfree(recorder);
 	pfree(first);
 	pfree(last_barrier);
 	pfree(by_number);

@@ -23,11 +23,16 @@ typedef struct SagaGates
 								 * -1: it is open */
 	int		   *barrier;		/* of a step without "after": the last sibling
 								 * without one before it; -1: none */
+	int		   *recorder;		/* of a present run: the step whose action
+								 * recorded it; -1: the outside */
 } SagaGates;
 
 extern void saga_gates_read(SagaGates *gates, const SagaSteps *steps);
 extern bool saga_gates_all_done(const SagaGates *gates);
 extern List *saga_gates_inputs(const SagaGates *gates, int index);
+extern bool saga_gates_work_done(const SagaStep *step);
+extern struct HTAB *saga_gates_index_keys(const SagaGates *gates);
+extern int	saga_gates_find_key(struct HTAB *keys, const char *key);
 extern bool saga_gates_given_up(const SagaStep *step);
 extern bool saga_gates_failed(const SagaStep *step);
 extern List *saga_gates_keys(const ArrayType *keys);

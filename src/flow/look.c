@@ -12,8 +12,10 @@
  * The caller holds the saga's lock at least shared, so that it neither fails nor
  * ends meanwhile, and has the newest rows.  Another look at the same saga may be
  * under way: both write the same steps, and the second finds them changed, writes
- * nothing, and looks again.  Where a saga ends or fails, the caller must hold the
- * lock exclusively (SAGA_MAY_FAIL).
+ * nothing, and looks again.  Where a saga ends or fails, or a step is done by the look
+ * itself, the caller must hold the lock exclusively (SAGA_MAY_FAIL): nobody is asked
+ * to look because of such a step, so no other look may be under way that does not
+ * see it, and this one must see what was done by others meanwhile.
  *
  * A step whose action runs is not written here: its process holds its row, and
  * writes how that ended, with a row that asks for another look.
@@ -22,14 +24,15 @@
  */
 #include "postgres.h"
 
+#include "base/calendar.h"
 #include "base/json.h"
 #include "flow/events.h"
 #include "flow/gates.h"
+#include "flow/inbox.h"
 #include "flow/look.h"
 #include "flow/next.h"
 #include "ledger/start_order.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
 
 /* Gate 1 of a step opens now: when does time open the second? */
 void
@@ -38,32 +41,73 @@ saga_look_open_first_gate(SagaStep *step, TimestampTz now)
 	TimestampTz ready = now;
 
 	if (step->delay != NULL)
-		ready = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-														TimestampTzGetDatum(now),
-														IntervalPGetDatum(step->delay)));
+		ready = saga_calendar_add(now, step->delay, step->settings);
 	step->opened_at = now;
 	step->ready_at = Max(ready, step->not_before);
+}
+
+/* The end of an attempt, in the step's row and in the history */
+static void
+enter_attempt(SagaChange *change, SagaStep *step, const SagaAttemptEnd *end)
+{
+	TimestampTz timeout_at = saga_rows_timeout_at(step);
+	SagaAttempt attempt;
+
+	if (step->action != NULL && end->attempt == 1 && step->rounds == 0)
+		saga_change_count_wait(change, SAGA_STAT_TIME_FIRST_ACTION,
+							   end->started_at - step->ready_at);
+	saga_outcome_take_forward(step, end, change->now);
+	if (end->outcome != SAGA_OUTCOME_SUCCEEDED && timeout_at != 0 &&
+		timeout_at <= change->now && step->parked == NULL)
+		saga_outcome_give_up(step, "timed out", "timed out");
+	saga_change_only_step(change, step);
+	if (step->parked != NULL)
+		saga_change_event(change, "step parked", step->seq,
+						  saga_json_pair("why", text_to_cstring(step->parked)));
+	/* One that succeeded is recorded in the step's own row. */
+	if (end->outcome == SAGA_OUTCOME_SUCCEEDED)
+		return;
+	saga_outcome_attempt(step, end, change->now, &attempt);
+	saga_change_attempt(change, &attempt);
+}
+
+/* The service that holds a task has not reported in time. */
+static void
+end_claim_of_task(SagaChange *change, SagaStep *step, const char *why)
+{
+	SagaAttemptEnd end;
+
+	saga_outcome_of_task(step, SAGA_OUTCOME_TIMED_OUT, why, &end);
+	saga_change_count_channel(change, step->task, SAGA_STAT_LEASES_ENDED);
+	enter_attempt(change, step, &end);
 }
 
 /* The time of a step is over that nobody runs. */
 void
 saga_look_time_out(SagaChange *change, SagaStep *step)
 {
-	saga_outcome_give_up(step, "timed out", "timed out");
+	if (saga_rows_task_claimed(step))
+		end_claim_of_task(change, step, "timed out");
+	else
+		saga_outcome_give_up(step, "timed out", "timed out");
 	saga_change_only_step(change, step);
 	saga_change_event(change, "step timed out", step->seq, NULL);
 }
 
 /*
- * The same, unless its action is under way: its process ends it at that time, too.
- * Then the result is false.
+ * The same, unless somebody holds its row: the process that runs its action, which
+ * ends it at that time, too; or a transaction that may yet be rolled back.  Then the
+ * result is false.
  */
 static bool
 time_out_unless_running(SagaChange *change, SagaStep *step)
 {
 	if (step->action != NULL &&
 		saga_ledger_lock_step(step, SAGA_NOWAIT) != SAGA_WRITTEN)
+	{
+		change->busy = true;
 		return false;
+	}
 	saga_look_time_out(change, step);
 	return true;
 }
@@ -101,6 +145,9 @@ open_gates(SagaChange *change, const SagaGates *gates, SagaStep *step)
 	}
 	if (step->ready_at > change->now)
 		return false;
+	if (step->signals != NULL && step->signal == NULL &&
+		!saga_inbox_take(change, step))
+		return false;
 	/* Asked last, so that nobody approves a step that may never run. */
 	if (step->approval != NULL && !step->approved)
 	{
@@ -114,20 +161,25 @@ open_gates(SagaChange *change, const SagaGates *gates, SagaStep *step)
 	step->begun = saga_start_order_next(&step->saga);
 	step->status = SAGA_STEP_COMPLETED;
 	step->completed_at = change->now;
+	step->forward.output = step->signal;
 	step->forward.attempts = 1;
 	step->attempt_at = change->now;
 	saga_change_step(change, step);
 	return true;
 }
 
-/* Opens what can be opened; the first step that fails the saga, or NULL. */
+/*
+ * Opens what can be opened; the first step that fails the saga, or NULL.  "done":
+ * whether steps are done by that, or given up.
+ */
 static SagaStep *
-move_steps(SagaChange *change, SagaGates *gates)
+move_steps(SagaChange *change, SagaGates *gates, bool *done)
 {
 	SagaSteps  *steps = change->steps;
 	SagaStep   *failed = NULL;
 	bool		again = true;
 
+	*done = false;
 	while (again)
 	{
 		again = false;
@@ -141,13 +193,56 @@ move_steps(SagaChange *change, SagaGates *gates)
 				continue;
 			if (timeout_at != 0 && timeout_at <= change->now)
 				again |= time_out_unless_running(change, step);
+			else if (saga_rows_task_claimed(step) &&
+					 step->lease_until <= change->now)
+			{
+				end_claim_of_task(change, step,
+								  "its claim ended without an acknowledgement");
+				again = true;
+			}
 			else if (step->status == SAGA_STEP_WAITING && step->parked == NULL)
 				again |= open_gates(change, gates, step);
 			if (failed == NULL && saga_gates_failed(step))
 				failed = step;
 		}
+		*done |= again;
 	}
 	return failed;
+}
+
+/*
+ * Services are notified of tasks that may be claimed now, and were not to be
+ * before, and those who watch for decisions of steps that were given up.  Only the
+ * worker notifies; others leave that to it.  Tasks that it cannot announce now can be
+ * claimed nevertheless, and their channels are notified again (channels.c).
+ */
+static void
+announce(SagaChange *change)
+{
+	bool		may = (change->may & SAGA_MAY_NOTIFY) != 0;
+	ListCell   *lc;
+
+	foreach(lc, change->changed)
+	{
+		SagaStep   *step = lfirst(lc);
+
+		if (saga_rows_may_be_claimed(step, change->now) &&
+			(saga_rows_task_due(step) != step->stored_queued || step->stored_queue_phase != SAGA_PHASE_FORWARD))
+		{
+			if (may)
+				saga_change_notify_task(change, step);
+			else if (!(change->may & SAGA_IS_WORKER))
+				saga_change_look(change, PG_INT64_MIN);
+		}
+		if (saga_rows_step_held(step) && !step->stored_held &&
+			step->status != SAGA_STEP_WAITING)
+		{
+			if (may)
+				saga_change_ask(change, step);
+			else
+				saga_change_look(change, -step->seq);
+		}
+	}
 }
 
 /* What a sealed saga has as its result, if none was given. */
@@ -175,17 +270,22 @@ saga_look(SagaChange *change)
 	SagaSteps  *steps = saga_change_steps(change);
 	SagaGates	gates;
 	SagaStep   *failed;
+	bool		done;
 
 	Assert(saga->state == SAGA_RUNNING);
 	change->steps_only = true;
 	if (saga->paused)
 		return SAGA_LOOK_NOTHING;
-	failed = move_steps(change, &gates);
+	failed = move_steps(change, &gates, &done);
+	if (done && !(change->may & SAGA_MAY_FAIL))
+		return SAGA_LOOK_ENDS;
+	announce(change);
 	if (failed != NULL)
 	{
 		if (change->may & SAGA_MAY_FAIL)
 		{
 			change->steps_only = false;
+			saga_inbox_give_back(change);
 			saga_events_fail_at(change, failed);
 		}
 		return SAGA_LOOK_ENDS;
@@ -206,34 +306,22 @@ saga_look(SagaChange *change)
 }
 
 /*
- * An attempt of a step's action has ended.  For a success this is the mark: it
- * belongs into the transaction that did the work.
+ * An attempt of a step's work has ended, or a round of it.  For a success this is
+ * the mark: it belongs into the transaction that did the work.
  */
 void
 saga_look_attempt(SagaChange *change, SagaStep *step, const SagaAttemptEnd *end)
 {
-	TimestampTz timeout_at = saga_rows_timeout_at(step);
-	SagaAttempt attempt;
-
-	saga_outcome_take_forward(step, end, change->now);
-	if (end->outcome != SAGA_OUTCOME_SUCCEEDED && timeout_at != 0 &&
-		timeout_at <= change->now && step->parked == NULL)
-		saga_outcome_give_up(step, "timed out", "timed out");
-	saga_change_only_step(change, step);
+	enter_attempt(change, step, end);
 	/* Gates may open by it; or a person is to be notified. */
 	if (step->forward.retry_at == 0)
 		saga_change_look(change, -step->seq);
-	if (step->parked != NULL)
-		saga_change_event(change, "step parked", step->seq,
-						  saga_json_pair("why", text_to_cstring(step->parked)));
-	/* One that succeeded is recorded in the step's own row. */
-	if (end->outcome == SAGA_OUTCOME_SUCCEEDED)
-		return;
-	saga_outcome_attempt(step, end, change->now, &attempt);
-	saga_change_attempt(change, &attempt);
 }
 
-/* No process may run the action of a step: a person must mend that first. */
+/*
+ * No process may run the action of a step, or no role may claim its task: a person
+ * must mend that first.
+ */
 void
 saga_look_park(SagaChange *change, SagaStep *step, const char *why)
 {

@@ -15,9 +15,9 @@ typedef enum SagaLookResult
 {
 	SAGA_LOOK_NOTHING,			/* nothing moves */
 	SAGA_LOOK_STEPS,			/* steps move: the change is to be written */
-	SAGA_LOOK_ENDS				/* it ends, or fails: to be written with
-								 * SAGA_MAY_FAIL, and otherwise to be looked
-								 * at again with that */
+	SAGA_LOOK_ENDS				/* it ends, or fails, or a step is done by the
+								 * look: to be written with SAGA_MAY_FAIL, and
+								 * otherwise to be looked at again with that */
 } SagaLookResult;
 
 extern SagaLookResult saga_look(SagaChange *change);

@@ -118,13 +118,16 @@ view_step(const SagaRow *saga, const SagaStep *step, const char **why)
 	return STEP_PERSON;
 }
 
-/* Is it a step that is not undone, whatever its compensation? */
+/*
+ * Is it a step that is not undone, whatever its compensation?  A round that
+ * committed is something to undo, even if no later one completed the step.
+ */
 bool
 saga_next_spares(const SagaStep *step)
 {
 	return step->kind == SAGA_KIND_RETRIABLE ||
 		(step->compensate_on == SAGA_COMPENSATE_ON_COMPLETED &&
-		 step->status != SAGA_STEP_COMPLETED);
+		 step->status != SAGA_STEP_COMPLETED && step->rounds == 0);
 }
 
 /*
@@ -277,7 +280,7 @@ saga_next_find_asked(const SagaRow *saga, const SagaSteps *steps,
 }
 
 /*
- * The step whose claim ends first, or NULL.  There are two only where a late
+ * The step that a listener compensates and whose claim ends first, or NULL.  There are two only where a late
  * result opened a step again while a listener held another.
  */
 SagaStep *
@@ -289,7 +292,7 @@ saga_next_claimed(const SagaSteps *steps)
 	{
 		SagaStep   *step = &steps->step[i];
 
-		if (step->claimed_at != 0 &&
+		if (saga_rows_undo_claimed(step) &&
 			(first == NULL || step->lease_until < first->lease_until))
 			first = step;
 	}

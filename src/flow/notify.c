@@ -14,8 +14,8 @@
  *
  * Dispatch.  The worker marks the step dispatched, inserts its row of the queue,
  * and notifies, all in one transaction: a listener that is woken finds the row.
- * The worker commits durably whatever the settings are, because what it sends
- * leaves the database.  It puts up to 100 due sagas into one transaction.
+ * What is sent leaves the database, so its transaction waits for the disk, which
+ * others of the worker do not.  It puts up to 100 due sagas into one transaction.
  *
  * States.  saga_change_state notes each state to be announced on the saga's
  * row, a letter each, which makes the saga due in the worker's lane.  The worker
@@ -31,6 +31,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "base/fault.h"
 #include "base/ids.h"
 #include "commands/async.h"
@@ -39,34 +40,51 @@
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 
+static void
+send_notice(const char *channel, const char *payload)
+{
+	SAGA_FAULT("notify.before_queue");
+	ForceSyncCommit();
+	Async_Notify(channel, payload);
+}
+
+static void
+notify_of_step(const char *channel, const char *event, const pg_uuid_t *saga,
+			   int64 seq)
+{
+	send_notice(channel,
+				psprintf("{\"event\":\"%s\",\"saga_id\":\"%s\",\"seq\":" INT64_FORMAT "}",
+						 event, saga_ids_string(saga), seq));
+}
+
 /* A compensation waits to be claimed. */
 void
 saga_notify_compensate(const char *channel, const pg_uuid_t *saga, int64 seq)
 {
-	SAGA_FAULT("notify.before_queue");
-	Async_Notify(channel,
-				 psprintf("{\"event\":\"compensate\",\"saga_id\":\"%s\",\"seq\":" INT64_FORMAT "}",
-						  saga_ids_string(saga), seq));
+	notify_of_step(channel, "compensate", saga, seq);
+}
+
+/* A task waits to be claimed. */
+void
+saga_notify_task(const char *channel, const pg_uuid_t *saga, int64 seq)
+{
+	notify_of_step(channel, "task", saga, seq);
 }
 
 /* A saga reached a state. */
 void
 saga_notify_state(const char *channel, const pg_uuid_t *saga, SagaState state)
 {
-	SAGA_FAULT("notify.before_queue");
-	Async_Notify(channel,
-				 psprintf("{\"event\":\"state\",\"saga_id\":\"%s\",\"state\":\"%s\"}",
-						  saga_ids_string(saga), saga_state_name(state)));
+	send_notice(channel,
+				psprintf("{\"event\":\"state\",\"saga_id\":\"%s\",\"state\":\"%s\"}",
+						 saga_ids_string(saga), saga_state_name(state)));
 }
 
 /* A person must decide about a step of a saga that goes forward. */
 void
 saga_notify_review(const char *channel, const pg_uuid_t *saga, int64 seq)
 {
-	SAGA_FAULT("notify.before_queue");
-	Async_Notify(channel,
-				 psprintf("{\"event\":\"review\",\"saga_id\":\"%s\",\"seq\":" INT64_FORMAT "}",
-						  saga_ids_string(saga), seq));
+	notify_of_step(channel, "review", saga, seq);
 }
 
 /*

@@ -14,6 +14,8 @@
 
 extern void saga_notify_compensate(const char *channel, const pg_uuid_t *saga,
 								   int64 seq);
+extern void saga_notify_task(const char *channel, const pg_uuid_t *saga,
+							 int64 seq);
 extern void saga_notify_state(const char *channel, const pg_uuid_t *saga,
 							  SagaState state);
 extern void saga_notify_review(const char *channel, const pg_uuid_t *saga,

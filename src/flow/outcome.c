@@ -128,6 +128,9 @@ charge_attempt(SagaWork *work, const SagaPolicy *policy, const SagaAttemptEnd *e
 
 	if (end->park != NULL)
 		return end->park;
+	/* A person mends it, and then it is tried as often as ever. */
+	if (end->forward && end->mend)
+		return NULL;
 	if (end->suspect)
 	{
 		work->crashes = Max(work->crashes, 0) + (end->alone ? 1 : 0);
@@ -219,8 +222,26 @@ forgive(SagaWork *work)
 }
 
 /*
- * The end of an attempt of a step's action, entered into the step's row.  What
- * follows for the saga is look.c's.
+ * A round of a step's action succeeded, and asked for another.  The attempt goes on
+ * with it, and has all its budget again.  The next round is due when this one was,
+ * unless it is to be later: then the row of the due work stays as it is.
+ */
+static void
+take_round(SagaStep *step, const SagaAttemptEnd *end, TimestampTz now)
+{
+	TimestampTz due = saga_rows_work_due(step);
+
+	step->status = SAGA_STEP_STARTED;
+	step->rounds++;
+	step->state = end->state;
+	step->attempt_at = end->started_at;
+	forgive(&step->forward);
+	step->forward.retry_at = end->again_at > now || due == 0 ? end->again_at : due;
+}
+
+/*
+ * The end of an attempt of a step's work, entered into the step's row.  What follows
+ * for the saga is look.c's.  Who did a task stays on the row of one that is done.
  */
 void
 saga_outcome_take_forward(SagaStep *step, const SagaAttemptEnd *end,
@@ -230,16 +251,26 @@ saga_outcome_take_forward(SagaStep *step, const SagaAttemptEnd *end,
 	const char *why;
 
 	Assert(end->attempt == step->forward.attempts + 1);
+	if (end->outcome == SAGA_OUTCOME_SUCCEEDED && end->again)
+	{
+		take_round(step, end, now);
+		return;
+	}
 	step->forward.attempts = end->attempt;
 	step->attempt_at = end->started_at;
+	step->claimed_at = 0;
+	step->lease_until = 0;
 	if (end->outcome == SAGA_OUTCOME_SUCCEEDED)
 	{
+		if (step->action != NULL)
+			step->rounds++;
 		step->status = SAGA_STEP_COMPLETED;
 		step->completed_at = now;
 		step->forward.retry_at = 0;
 		step->forward.crashes = -1;
 		return;
 	}
+	step->consumer = NULL;
 
 	saga_outcome_forward_policy(step, &policy);
 	step->status = SAGA_STEP_FAILED;
@@ -285,6 +316,15 @@ saga_outcome_forgive(SagaStep *step)
 	forgive(&step->undo);
 }
 
+/* Nobody holds the step any more. */
+static void
+forget_holder(SagaStep *step)
+{
+	step->claimed_at = 0;
+	step->lease_until = 0;
+	step->consumer = NULL;
+}
+
 /* Enters the end of an attempt into the step's row, which is yet to be written. */
 void
 saga_outcome_take(const SagaRow *saga, SagaStep *step,
@@ -292,9 +332,7 @@ saga_outcome_take(const SagaRow *saga, SagaStep *step,
 {
 	Assert(end->attempt == step->undo.attempts + 1);
 	step->undo.attempts = end->attempt;
-	step->claimed_at = 0;
-	step->lease_until = 0;
-	step->consumer = NULL;
+	forget_holder(step);
 	if (end->outcome == SAGA_OUTCOME_SUCCEEDED)
 	{
 		step->comp_status = SAGA_COMP_COMPENSATED;
@@ -440,6 +478,16 @@ saga_outcome_of_claim(const SagaStep *step, SagaOutcome outcome,
 	end->charged = outcome != SAGA_OUTCOME_SUCCEEDED;
 }
 
+/* The same of a task, which goes forward. */
+void
+saga_outcome_of_task(const SagaStep *step, SagaOutcome outcome,
+					 const char *error, SagaAttemptEnd *end)
+{
+	saga_outcome_of_claim(step, outcome, error, end);
+	end->forward = true;
+	end->attempt = step->forward.attempts + 1;
+}
+
 /* The history's row of an attempt that is over. */
 void
 saga_outcome_attempt(const SagaStep *step, const SagaAttemptEnd *end,
@@ -456,4 +504,29 @@ saga_outcome_attempt(const SagaStep *step, const SagaAttemptEnd *end,
 	attempt->sqlstate = end->sqlstate;
 	attempt->error = end->error;
 	attempt->consumer = end->consumer;
+}
+
+/*
+ * The claim of a step, of its task or its compensation, ends through no fault of
+ * the one that holds it: it is not charged, and keeps its number.
+ */
+void
+saga_outcome_interrupt_claim(SagaStep *step, const char *why, TimestampTz now,
+							 SagaAttempt *attempt)
+{
+	SagaAttemptEnd end;
+
+	if (saga_rows_task_claimed(step))
+	{
+		saga_outcome_of_task(step, SAGA_OUTCOME_INTERRUPTED, why, &end);
+		step->forward.attempts = end.attempt;
+		step->attempt_at = end.started_at;
+	}
+	else
+	{
+		saga_outcome_of_claim(step, SAGA_OUTCOME_INTERRUPTED, why, &end);
+		step->undo.attempts = end.attempt;
+	}
+	forget_holder(step);
+	saga_outcome_attempt(step, &end, now, attempt);
 }

@@ -52,6 +52,10 @@ typedef struct SagaAttemptEnd
 	const char *park;			/* not NULL: do not try again, for this reason */
 	bool		mend;			/* if it is an action: a person must mend
 								 * something before another attempt */
+	bool		again;			/* it succeeded, as a round: to be run again
+								 * ... */
+	TimestampTz again_at;		/* ... not before that */
+	Jsonb	   *state;			/* ... with this, or NULL */
 } SagaAttemptEnd;
 
 /* Whose attempt it was: the step's action, or its undo. */
@@ -75,6 +79,10 @@ extern void saga_outcome_of_error(SagaAttemptPhase phase, SagaAttemptCause cause
 extern void saga_outcome_of_own_exit(SagaAttemptEnd *end);
 extern void saga_outcome_of_claim(const SagaStep *step, SagaOutcome outcome,
 								  const char *error, SagaAttemptEnd *end);
+extern void saga_outcome_of_task(const SagaStep *step, SagaOutcome outcome,
+								 const char *error, SagaAttemptEnd *end);
+extern void saga_outcome_interrupt_claim(SagaStep *step, const char *why,
+										 TimestampTz now, SagaAttempt *attempt);
 extern void saga_outcome_attempt(const SagaStep *step,
 								 const SagaAttemptEnd *end, TimestampTz now,
 								 SagaAttempt *attempt);

@@ -63,7 +63,7 @@ insert_row(Relation heap, Oid lane, TimestampTz due, const pg_uuid_t *id,
 	nulls[Due_run - 1] = key == NULL;
 	values[Due_key - 1] = PointerGetDatum(key);
 	nulls[Due_key - 1] = key == NULL;
-	saga_table_insert(heap, values, nulls, InvalidOid, NULL, NULL);
+	saga_table_insert(heap, NULL, values, nulls, InvalidOid, NULL, NULL);
 }
 
 /* Takes a row apart; its key is copied into the current memory context. */
@@ -220,7 +220,7 @@ set_held(const pg_uuid_t *id, int64 seq, bool held)
 
 		values[Held_saga - 1] = UUIDPGetDatum(id);
 		values[Held_seq - 1] = Int64GetDatum(seq);
-		saga_table_insert(heap, values, nulls, InvalidOid, NULL, NULL);
+		saga_table_insert(heap, NULL, values, nulls, InvalidOid, NULL, NULL);
 	}
 	else
 	{

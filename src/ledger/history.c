@@ -14,6 +14,7 @@
 #include "ledger/ledger.h"
 #include "ledger/oids.h"
 #include "miscadmin.h"
+#include "shared/stat.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
@@ -30,8 +31,66 @@ saga_ledger_insert_attempt(SagaAttempt *attempt)
 
 	saga_rows_pack_attempt(attempt, values, nulls);
 	heap = table_open(saga_oids_get()->attempt, RowExclusiveLock);
-	saga_table_insert(heap, values, nulls, InvalidOid, NULL, NULL);
+	saga_table_insert(heap, NULL, values, nulls, InvalidOid, NULL, NULL);
 	table_close(heap, NoLock);
+	saga_stat_attempt(attempt->phase, attempt->outcome,
+					  attempt->finished_at - attempt->started_at);
+}
+
+/* The text of a column that may be null, in a row that is not kept */
+static const char *
+text_of(const Datum *values, const bool *nulls, int att)
+{
+	return nulls[att - 1] ? NULL : TextDatumGetCString(values[att - 1]);
+}
+
+/* The attempts of a saga as a snapshot shows them, by step, phase and number. */
+int
+saga_ledger_get_attempts_at(const pg_uuid_t *id, Snapshot snapshot,
+							SagaAttempt **attempts)
+{
+	Relation	heap = table_open(saga_oids_get()->attempt, AccessShareLock);
+	Relation	index = index_open(saga_oids_get()->attempt_pkey, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	int			size = 16;
+	int			count = 0;
+
+	*attempts = palloc(size * sizeof(SagaAttempt));
+	saga_keys_uuid(&key, 1, id);
+	scan = systable_beginscan_ordered(heap, index, snapshot, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
+	{
+		Datum		values[Attempt_natts];
+		bool		nulls[Attempt_natts];
+		SagaAttempt *attempt;
+
+		CHECK_FOR_INTERRUPTS();
+		if (count == size)
+		{
+			size *= 2;
+			*attempts = repalloc_huge(*attempts, size * sizeof(SagaAttempt));
+		}
+		attempt = &(*attempts)[count++];
+		heap_deform_tuple(tuple, RelationGetDescr(heap), values, nulls);
+		attempt->saga = *id;
+		attempt->seq = DatumGetInt64(values[Attempt_seq - 1]);
+		attempt->started_at = DatumGetTimestampTz(values[Attempt_started_at - 1]);
+		attempt->finished_at = DatumGetTimestampTz(values[Attempt_finished_at - 1]);
+		attempt->rows = nulls[Attempt_rows - 1] ? -1 :
+			DatumGetInt64(values[Attempt_rows - 1]);
+		attempt->attempt = DatumGetInt32(values[Attempt_attempt - 1]);
+		attempt->phase = (SagaPhase) DatumGetChar(values[Attempt_phase - 1]);
+		attempt->outcome = (SagaOutcome) DatumGetChar(values[Attempt_outcome - 1]);
+		attempt->sqlstate = text_of(values, nulls, Attempt_sqlstate);
+		attempt->error = text_of(values, nulls, Attempt_error);
+		attempt->consumer = text_of(values, nulls, Attempt_consumer);
+	}
+	systable_endscan_ordered(scan);
+	index_close(index, AccessShareLock);
+	table_close(heap, AccessShareLock);
+	return count;
 }
 
 /* The saga of events that are about no saga (any more). */
@@ -62,7 +121,7 @@ saga_ledger_insert_event(const pg_uuid_t *id, const char *event, int64 seq,
 	values[Event_detail - 1] = PointerGetDatum(detail);
 	nulls[Event_detail - 1] = (detail == NULL);
 	heap = table_open(saga_oids_get()->event, RowExclusiveLock);
-	saga_table_insert(heap, values, nulls, InvalidOid, NULL, NULL);
+	saga_table_insert(heap, NULL, values, nulls, InvalidOid, NULL, NULL);
 	table_close(heap, NoLock);
 }
 
@@ -213,7 +272,7 @@ forget_column(Oid relid, Oid index_relid, const pg_uuid_t *id, int natts,
 		if (nulls[att - 1] || !chosen(values))
 			continue;
 		nulls[att - 1] = true;
-		if (saga_table_update(heap, &found[i], values, nulls, InvalidOid,
+		if (saga_table_update(heap, NULL, &found[i], values, nulls, InvalidOid,
 							  NULL, SAGA_WAIT) != SAGA_WRITTEN)
 			elog(ERROR, "a row of the history changed without its saga");
 	}

@@ -5,8 +5,8 @@
  *
  * A copy of a database holds the same failed sagas as the original; were both
  * to undo them, every card would be refunded twice.  So a ledger knows its
- * home: the server and the database it was created in or adopted by, the last
- * restore from a backup that was adopted, and whether rows came to it other
+ * home: the server and the database it was created in or adopted by, the
+ * restores from backups that were adopted, and whether rows came to it other
  * than through our functions.  Away from home it records, but does not
  * compensate, until saga.adopt() is called.
  *
@@ -14,6 +14,22 @@
  * when the server starts, by the files that ask for recovery without asking
  * for a standby, and is remembered in a file of our own, since those files are
  * gone once recovery is over.
+ *
+ * A standby has that file as it was in the backup that it was made of, which
+ * may be from before the restore of its primary, or between two of them.  So
+ * the worker of a restored server notes in the ledger, which is replicated,
+ * that it is not adopted; and all restores that were adopted are kept, since a
+ * standby may have the file of any of them.  The note and saga.adopt() exclude
+ * each other by a lock on the table of the home, for which the worker does not
+ * wait.
+ * A standby that is promoted goes on by itself, since what it was a standby of is
+ * gone.  Not so in a cluster of Citus, which makes two nodes of one, both alive, by
+ * promoting a standby, its clone.  So the node's group there is part of a home.
+ * Citus writes the new one some moments after the promotion, if it succeeds; until
+ * then, a server that is on another timeline than its home, as each promoted one
+ * is, holds still if its node has a clone, since it may be that.  Any other writes
+ * the new timeline down (saga_home_note_start), so that a clone that is added
+ * later finds it right.
  *
  * The guard trigger on every ledger table is the other half: only a superuser
  * may write there by SQL (members of pg_write_all_data have the privilege, but
@@ -32,6 +48,8 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "base/citus.h"
+#include "base/clock.h"
 #include "base/compat.h"
 #include "base/errors.h"
 #include "base/guc.h"
@@ -39,6 +57,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_authid_d.h"
 #include "catalog/pg_database_d.h"
+#include "catalog/pg_type_d.h"
 #include "commands/dbcommands.h"
 #include "commands/trigger.h"
 #include "common/file_perm.h"
@@ -50,9 +69,12 @@
 #include "ledger/table.h"
 #include "miscadmin.h"
 #include "shared/shmem.h"
+#include "shared/stat_table.h"
 #include "shared/tally.h"
 #include "shared/wakeup.h"
 #include "storage/fd.h"
+#include "storage/lmgr.h"
+#include "utils/array.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -67,9 +89,10 @@ PG_FUNCTION_INFO_V1(saga_sql_adopt);
 
 enum
 {
-	Home_one = 1, Home_system_identifier, Home_database, Home_restore,
-	Home_copied,
-	Home_natts = Home_copied
+	Home_one = 1, Home_system_identifier, Home_database, Home_timeline,
+	Home_restores, Home_restored, Home_copied, Home_citus_group,
+	Home_home_timeline,
+	Home_natts = Home_home_timeline
 };
 
 /* The transaction in which this session last marked the ledger as a copy. */
@@ -174,6 +197,38 @@ read_home(Relation heap, Datum *values, bool *nulls)
 	return tuple;
 }
 
+/* Was the restore that this server was started by, if any, adopted here? */
+static bool
+restore_is_adopted(Datum restores)
+{
+	ArrayType  *array = DatumGetArrayTypeP(restores);
+	int			n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
+	int64		restore = read_restore();
+
+	if (restore == 0)
+		return true;
+	for (int i = 0; i < n; i++)
+		if (((int64 *) ARR_DATA_PTR(array))[i] == restore)
+			return true;
+	return false;
+}
+
+/* Those that were adopted, and the one that this server was started by. */
+static Datum
+adopted_restores(const Datum *before)
+{
+	ArrayType  *array = before ? DatumGetArrayTypeP(*before) : NULL;
+	int			n = array ? ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)) : 0;
+	Datum	   *restores = palloc((n + 1) * sizeof(Datum));
+
+	for (int i = 0; i < n; i++)
+		restores[i] = Int64GetDatum(((int64 *) ARR_DATA_PTR(array))[i]);
+	if (array ? !restore_is_adopted(*before) : read_restore() != 0)
+		restores[n++] = Int64GetDatum(read_restore());
+	return PointerGetDatum(construct_array(restores, n, INT8OID, sizeof(int64),
+										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
 /*
  * Would a row that comes to these tables by SQL mark the ledger as a copy?  Not
  * when somebody disabled the triggers there, as pg_restore --disable-triggers
@@ -202,13 +257,27 @@ is_guarded(void)
 	return true;
 }
 
+/* The timeline of a server that takes writes, as a column has it */
+static Datum
+present_timeline(void)
+{
+	return Int32GetDatum((int32) GetWALInsertionTimeLine());
+}
+
+/* Has the server been promoted since the home was written, or seen to be right? */
+static bool
+is_promoted(const Datum *home)
+{
+	return !RecoveryInProgress() &&
+		home[Home_home_timeline - 1] != present_timeline();
+}
+
 static const char *
 why_away(Snapshot snapshot)
 {
 	Relation	heap = open_home(AccessShareLock);
 	Datum		values[Home_natts];
 	bool		nulls[Home_natts];
-	int64		restore = read_restore();
 	const char *why = NULL;
 
 	if (read_home_at(snapshot, heap, values, nulls) == NULL)
@@ -217,9 +286,16 @@ why_away(Snapshot snapshot)
 			 (int64) GetSystemIdentifier() ||
 			 DatumGetObjectId(values[Home_database - 1]) != MyDatabaseId)
 		why = "it was copied here from another server or database";
-	else if (restore != 0 &&
-			 DatumGetInt64(values[Home_restore - 1]) != restore)
+	else if (DatumGetBool(values[Home_restored - 1]) ||
+			 !restore_is_adopted(values[Home_restores - 1]))
 		why = "the server was restored from a backup";
+	else if (DatumGetInt32(values[Home_citus_group - 1]) !=
+			 saga_citus_group(snapshot))
+		why = "the server was another node of its Citus cluster, or of none";
+	else if (is_promoted(values) &&
+			 saga_citus_has_clone(DatumGetInt32(values[Home_citus_group - 1]),
+								  snapshot))
+		why = "the server was promoted, and its node has a clone in its Citus cluster, which it may be";
 	else if (DatumGetBool(values[Home_copied - 1]))
 		why = "rows of the ledger came by COPY, SQL or replication";
 	else if (!is_guarded())
@@ -262,6 +338,13 @@ saga_home_away(void)
 	return why;
 }
 
+/* The same as a snapshot shows it. */
+const char *
+saga_home_away_at(Snapshot snapshot)
+{
+	return why_away(snapshot);
+}
+
 /*
  * Why nothing is undone in this database now; NULL if nothing is wrong.  A
  * query asks with its own snapshot, a call with none: the newest counts.
@@ -270,12 +353,15 @@ const char *
 saga_home_why_idle(Snapshot snapshot)
 {
 	const char *away;
+	const char *hint;
 
 	if (saga_shmem == NULL)
 		return psprintf("saga is not preloaded: set %s in postgresql.conf and restart the server",
 						saga_home_preload_line());
 	if (RecoveryInProgress())
 		return "this server is a standby";
+	if ((away = saga_oids_misfit(&hint)) != NULL)
+		return psprintf("%s (%s)", away, hint);
 	if (!saga_guc_enabled)
 		return "saga.enabled is off";
 	if (!saga_guc_serves(get_database_name(MyDatabaseId)))
@@ -306,13 +392,19 @@ try_write_home(Relation heap, bool copied)
 		values[Home_system_identifier - 1] =
 			Int64GetDatum((int64) GetSystemIdentifier());
 		values[Home_database - 1] = ObjectIdGetDatum(MyDatabaseId);
-		values[Home_restore - 1] = Int64GetDatum(read_restore());
+		if (old.tuple == NULL)
+			values[Home_timeline - 1] = present_timeline();
+		values[Home_restores - 1] =
+			adopted_restores(old.tuple ? &values[Home_restores - 1] : NULL);
+		values[Home_restored - 1] = BoolGetDatum(false);
+		values[Home_citus_group - 1] = Int32GetDatum(saga_citus_group(NULL));
+		values[Home_home_timeline - 1] = present_timeline();
 	}
 	values[Home_copied - 1] = BoolGetDatum(copied);
 	if (old.tuple != NULL)
-		return saga_table_update(heap, &old, values, nulls, InvalidOid, NULL,
+		return saga_table_update(heap, NULL, &old, values, nulls, InvalidOid, NULL,
 								 SAGA_WAIT) == SAGA_WRITTEN;
-	saga_table_insert(heap, values, nulls, InvalidOid, NULL, NULL);
+	saga_table_insert(heap, NULL, values, nulls, InvalidOid, NULL, NULL);
 	return true;
 }
 
@@ -338,6 +430,68 @@ write_home(bool copied)
 	table_close(heap, NoLock);
 }
 
+/* Has the start order left a gap for this timeline? */
+static bool
+is_on_timeline(const Datum *values)
+{
+	return values[Home_timeline - 1] == present_timeline();
+}
+
+bool
+saga_home_is_on_timeline(void)
+{
+	Relation	heap = open_home(AccessShareLock);
+	Datum		values[Home_natts];
+	bool		nulls[Home_natts];
+	bool		known;
+
+	known = read_home(heap, values, nulls) == NULL || is_on_timeline(values);
+	table_close(heap, AccessShareLock);
+	return known;
+}
+
+/*
+ * Notes in the ledger what is to be known of this start of the server: that it
+ * was restored and is not adopted, so that a standby that was made of an older
+ * backup knows it; its timeline, for which the start order has left its gap; and
+ * that it is at home on that, if it is.
+ * For the worker, once: false if somebody is adopting it at this moment.
+ */
+bool
+saga_home_note_start(void)
+{
+	Datum		values[Home_natts];
+	bool		nulls[Home_natts] = {false};
+	SagaTuple	old = {0};
+	Relation	heap;
+	bool		noted = true;
+	bool		away;
+	bool		moved_home;
+
+	if (!ConditionalLockRelationOid(saga_oids_get()->home,
+									ShareUpdateExclusiveLock))
+		return false;
+	heap = table_open(saga_oids_get()->home, RowExclusiveLock);
+	old.tuple = read_home(heap, values, nulls);
+	away = old.tuple != NULL &&
+		!restore_is_adopted(values[Home_restores - 1]);
+	moved_home = old.tuple != NULL && is_promoted(values) &&
+		saga_home_away() == NULL;
+	if (old.tuple != NULL && (!is_on_timeline(values) || moved_home ||
+							  (away && !DatumGetBool(values[Home_restored - 1]))))
+	{
+		values[Home_timeline - 1] = present_timeline();
+		if (away)
+			values[Home_restored - 1] = BoolGetDatum(true);
+		if (moved_home)
+			values[Home_home_timeline - 1] = values[Home_timeline - 1];
+		noted = saga_table_update(heap, NULL, &old, values, nulls, InvalidOid,
+								  NULL, SAGA_NOWAIT) == SAGA_WRITTEN;
+	}
+	table_close(heap, NoLock);
+	return noted;
+}
+
 /* For the install script: home is where the extension is created. */
 Datum
 saga_sql_settle_home(PG_FUNCTION_ARGS)
@@ -350,6 +504,8 @@ saga_sql_settle_home(PG_FUNCTION_ARGS)
 						 saga_home_preload_line())));
 	write_home(false);
 	saga_wakeup_launcher();
+	/* An extension that was dropped here before is not this one. */
+	saga_stat_table_reset(saga_clock_now());
 	PG_RETURN_VOID();
 }
 
@@ -401,7 +557,8 @@ adopt_rows(Oid adopter)
 		" ENABLE ALWAYS TRIGGER guard_truncate"
 		GUARD("ledger_saga"), GUARD("ledger_step"), GUARD("ledger_attempt"),
 		GUARD("ledger_event"), GUARD("ledger_due"), GUARD("ledger_queue"),
-		GUARD("ledger_held"), GUARD("ledger_home")
+		GUARD("ledger_held"), GUARD("ledger_signal"), GUARD("ledger_limit"),
+		GUARD("ledger_claimed"), GUARD("ledger_home")
 #undef GUARD
 	};
 	static const char *const statements[] = {
@@ -483,6 +640,7 @@ saga_home_rewrite(void (*rewrite) (void *), void *arg)
 static void
 adopt(void *arg)
 {
+	LockRelationOid(saga_oids_get()->home, ShareUpdateExclusiveLock);
 	adopt_rows(*(Oid *) arg);
 	write_home(false);
 }

@@ -8,12 +8,13 @@
  * may still be compressed or stored out of line.  To write a row back, change
  * the fields after "mutable from here on" and call the update.
  *
- * Eight tables.  ledger_saga, ledger_step (a row per run), ledger_attempt and
- * ledger_event hold the facts.  ledger_due (a row per saga of which something is
+ * Eleven tables.  ledger_saga, ledger_step (a row per run), ledger_attempt,
+ * ledger_event and ledger_signal hold the facts.  ledger_due (a row per saga of which something is
  * due, and rows of its steps that saga runs), ledger_queue (a row per step that waits for a listener to claim it) and
  * ledger_held (a row per saga that a person holds) repeat what the rows of sagas
  * and steps say, so that the views and processes find what is open without
- * reading what is finished.  ledger_home says where the ledger is at home.  The
+ * reading what is finished.  ledger_limit and ledger_claimed hold the limits of those who
+ * claim, and what is claimed under them.  ledger_home says where the ledger is at home.  The
  * rows of sagas and steps alone record the happy path; saga.attempts and
  * saga.events derive it.
  *
@@ -66,18 +67,23 @@ extern bool saga_ledger_get_few_steps(const pg_uuid_t *id, int limit,
 									  SagaSteps *steps);
 extern void saga_ledger_get_steps_at(const pg_uuid_t *id, Snapshot snapshot,
 									 SagaSteps *steps);
+extern Snapshot saga_ledger_snapshot_now(void);
 extern bool saga_ledger_get_few_steps_now(const pg_uuid_t *id, int limit,
 										  SagaSteps *steps);
 extern void saga_ledger_get_steps_now(const pg_uuid_t *id, SagaSteps *steps);
 extern bool saga_ledger_has_step(const pg_uuid_t *id, int64 seq);
 extern bool saga_ledger_is_own_attempt(const SagaStep *step);
 extern SagaFound saga_ledger_get_due_step(const SagaDue *due, SagaStep *step);
+extern SagaFound saga_ledger_get_task(const pg_uuid_t *id, int64 seq,
+									  SagaStep *step);
+extern SagaFound saga_ledger_get_run(const pg_uuid_t *id, const char *key,
+									 int run, SagaStep *step);
 extern SagaFound saga_ledger_get_newest_run(const pg_uuid_t *id,
 											const char *key, SagaStep *step);
 extern SagaWritten saga_ledger_lock_step(SagaStep *step,
 										 SagaPatience patience);
 extern int64 saga_ledger_largest_seq(const pg_uuid_t *id);
-extern bool saga_ledger_insert_step(SagaStep *step);
+extern bool saga_ledger_insert_step(const SagaRow *saga, SagaStep *step);
 extern SagaWritten saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
 										   SagaPatience patience);
 
@@ -85,6 +91,8 @@ extern int	saga_ledger_count_steps(const pg_uuid_t *id, int limit);
 
 /* Attempts and events: history.c */
 extern void saga_ledger_insert_attempt(SagaAttempt *attempt);
+extern int	saga_ledger_get_attempts_at(const pg_uuid_t *id, Snapshot snapshot,
+										SagaAttempt **attempts);
 extern void saga_ledger_insert_event(const pg_uuid_t *id, const char *event,
 									 int64 seq, Jsonb *detail,
 									 TimestampTz now);
@@ -107,7 +115,24 @@ extern void saga_ledger_insert_look(const pg_uuid_t *id, int64 seq,
 									TimestampTz due);
 extern bool saga_ledger_delete_due(const SagaDue *row);
 
-/* What waits for listeners: queue.c.  A queue is that of an owner on a channel. */
+/* Signals: signal_rows.c */
+extern bool saga_ledger_insert_signal(SagaSignal *signal);
+extern SagaFound saga_ledger_get_signal_by_key(const pg_uuid_t *id, text *name,
+											   text *key, SagaSignal *signal);
+extern int	saga_ledger_get_signals(const pg_uuid_t *id, SagaSignal **signals);
+extern int	saga_ledger_get_unused_signals(const pg_uuid_t *id, const text *name,
+										   int64 after, int limit,
+										   SagaSignal **signals);
+extern bool saga_ledger_has_unused_signal(const pg_uuid_t *id, const text *name,
+										  Snapshot snapshot);
+extern int	saga_ledger_count_signals(const pg_uuid_t *id, int limit);
+extern SagaWritten saga_ledger_update_signal(SagaSignal *signal,
+											 SagaPatience patience);
+
+/*
+ * What waits for services: queue.c.  A queue is that of an owner on a channel in a
+ * phase.
+ */
 extern bool saga_ledger_next_channel(SagaQueued *queue);
 extern bool saga_ledger_next_owner(SagaQueued *queue);
 extern int	saga_ledger_first_queued(const SagaQueued *queue, uint64 look,
@@ -115,6 +140,17 @@ extern int	saga_ledger_first_queued(const SagaQueued *queue, uint64 look,
 									 int max);
 extern int	saga_ledger_next_queued(const SagaQueued *after, Snapshot snapshot,
 									SagaQueued *rows, int max);
+
+/* Limits of claims: limit_rows.c */
+extern void saga_ledger_lock_limit(const SagaLimit *limit);
+extern void saga_ledger_unlock_limit(const SagaLimit *limit);
+extern bool saga_ledger_get_limit(SagaLimit *limit);
+extern TimestampTz saga_ledger_paused_until(text *channel, Snapshot snapshot,
+											char **role);
+extern void saga_ledger_set_limit(const SagaLimit *limit);
+extern int	saga_ledger_count_claimed(const SagaLimit *limit);
+extern void saga_ledger_insert_claimed(const SagaLimit *limit,
+									   const SagaStep *step);
 
 /*
  * Among these files: what follows from a row of a saga or a step that was just

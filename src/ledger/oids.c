@@ -5,8 +5,9 @@
  *
  * Looked up once and forgotten when any of the relations changes: DROP
  * EXTENSION, CREATE EXTENSION and ALTER EXTENSION UPDATE, in this session or
- * another.  So a caller that has a lock on one of the relations may rely on
- * what this returns, and one that has none asks again.
+ * another.  (An update that changes no relation leaves a version that this
+ * library serves: see version.c.)  So a caller that has a lock on one of the
+ * relations may rely on what this returns, and one that has none asks again.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,6 +18,7 @@
 #include "catalog/pg_type_d.h"
 #include "ledger/oids.h"
 #include "ledger/rows.h"
+#include "ledger/version.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
@@ -33,7 +35,8 @@ forget_oids(Datum arg, Oid relid)
 {
 	if (!OidIsValid(relid) || relid == oids.saga || relid == oids.step ||
 		relid == oids.attempt || relid == oids.event || relid == oids.due ||
-		relid == oids.queue || relid == oids.home ||
+		relid == oids.queue || relid == oids.signal || relid == oids.limit ||
+		relid == oids.claimed || relid == oids.home ||
 		relid == oids.start_order)
 	{
 		valid = false;
@@ -86,6 +89,7 @@ find_oids(void)
 	oids.saga_by_subject = lookup_relation("ledger_saga_owner_subject", schema);
 	oids.step = lookup_relation("ledger_step", schema);
 	oids.step_pkey = lookup_relation("ledger_step_key", schema);
+	oids.step_by_task = lookup_relation("ledger_step_task", schema);
 	oids.attempt = lookup_relation("ledger_attempt", schema);
 	oids.event = lookup_relation("ledger_event", schema);
 	oids.attempt_pkey = lookup_relation("ledger_attempt_key", schema);
@@ -96,6 +100,14 @@ find_oids(void)
 	oids.queue_pkey = lookup_relation("ledger_queue_key", schema);
 	oids.held = lookup_relation("ledger_held", schema);
 	oids.held_pkey = lookup_relation("ledger_held_key", schema);
+	oids.signal = lookup_relation("ledger_signal", schema);
+	oids.signal_pkey = lookup_relation("ledger_signal_key", schema);
+	oids.signal_by_key = lookup_relation("ledger_signal_key_name_saga", schema);
+	oids.signal_unused = lookup_relation("ledger_signal_unused", schema);
+	oids.limit = lookup_relation("ledger_limit", schema);
+	oids.limit_pkey = lookup_relation("ledger_limit_key", schema);
+	oids.claimed = lookup_relation("ledger_claimed", schema);
+	oids.claimed_pkey = lookup_relation("ledger_claimed_key", schema);
 	oids.home = lookup_relation("ledger_home", schema);
 	oids.start_order = lookup_relation("start_order", schema);
 	oids.step_result = lookup_type("step_result", schema);
@@ -103,36 +115,82 @@ find_oids(void)
 	return OidIsValid(oids.saga) && OidIsValid(oids.saga_pkey) &&
 		OidIsValid(oids.saga_by_key) &&
 		OidIsValid(oids.saga_by_subject) && OidIsValid(oids.step) &&
-		OidIsValid(oids.step_pkey) && OidIsValid(oids.attempt) &&
+		OidIsValid(oids.step_pkey) && OidIsValid(oids.step_by_task) &&
+		OidIsValid(oids.attempt) &&
 		OidIsValid(oids.attempt_pkey) && OidIsValid(oids.event_by_saga) &&
 		OidIsValid(oids.event) && OidIsValid(oids.due) &&
 		OidIsValid(oids.due_pkey) && OidIsValid(oids.queue) &&
 		OidIsValid(oids.queue_pkey) && OidIsValid(oids.held) &&
-		OidIsValid(oids.held_pkey) && OidIsValid(oids.home) &&
+		OidIsValid(oids.held_pkey) && OidIsValid(oids.signal) &&
+		OidIsValid(oids.signal_pkey) && OidIsValid(oids.signal_by_key) &&
+		OidIsValid(oids.signal_unused) && OidIsValid(oids.limit) &&
+		OidIsValid(oids.limit_pkey) && OidIsValid(oids.claimed) &&
+		OidIsValid(oids.claimed_pkey) && OidIsValid(oids.home) &&
 		OidIsValid(oids.start_order) &&
 		OidIsValid(oids.step_result) && OidIsValid(oids.retry_policy);
+}
+
+/* Have the tables that were found the columns that this library knows? */
+static bool
+have_columns(void)
+{
+	return has_columns(oids.saga, Saga_natts) &&
+		has_columns(oids.step, Step_natts) &&
+		has_columns(oids.attempt, Attempt_natts) &&
+		has_columns(oids.event, Event_natts) &&
+		has_columns(oids.due, Due_natts) &&
+		has_columns(oids.queue, Queue_natts) &&
+		has_columns(oids.held, Held_natts) &&
+		has_columns(oids.signal, Signal_natts) &&
+		has_columns(oids.limit, Limit_natts) &&
+		has_columns(oids.claimed, Claimed_natts);
+}
+
+/*
+ * Why this library must leave the ledger of this database alone, and what to do
+ * about it; NULL: it fits, or the extension is not created here.
+ */
+const char *
+saga_oids_misfit(const char **hint)
+{
+	const char *why;
+	uint64		before;
+	bool		found;
+
+	if (valid)
+		return NULL;
+
+	/* Again, if a relation changed between two looks. */
+	do
+	{
+		before = generation;
+		found = find_oids();
+		/* Another version may lack a table, or have another one. */
+		why = saga_version_misfit(hint);
+		valid = found && why == NULL && have_columns();
+	} while (before != generation);
+
+	if (why != NULL || valid || !found)
+		return why;
+	*hint = "Run ALTER EXTENSION saga UPDATE.";
+	return "the tables of extension \"saga\" do not fit its library";
 }
 
 static bool
 lookup_oids(void)
 {
+	const char *hint = NULL;
+	const char *why;
+
 	if (valid)
 		return true;
-	if (!find_oids())
-		return false;
-	if (!has_columns(oids.saga, Saga_natts) ||
-		!has_columns(oids.step, Step_natts) ||
-		!has_columns(oids.attempt, Attempt_natts) ||
-		!has_columns(oids.event, Event_natts) ||
-		!has_columns(oids.due, Due_natts) ||
-		!has_columns(oids.queue, Queue_natts) ||
-		!has_columns(oids.held, Held_natts))
+	why = saga_oids_misfit(&hint);
+	if (why != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_UNAVAILABLE),
-				 errmsg("the installed version of extension \"saga\" does not fit its library"),
-				 errhint("Run ALTER EXTENSION saga UPDATE.")));
-	valid = true;
-	return true;
+				 errmsg("%s", why),
+				 errhint("%s", hint)));
+	return valid;
 }
 
 /*
@@ -152,7 +210,10 @@ saga_oids_tables(Oid *relids)
 	relids[4] = oids.due;
 	relids[5] = oids.queue;
 	relids[6] = oids.held;
-	relids[7] = oids.home;
+	relids[7] = oids.signal;
+	relids[8] = oids.limit;
+	relids[9] = oids.claimed;
+	relids[10] = oids.home;
 	return true;
 }
 
@@ -203,5 +264,6 @@ saga_oids_opened(Oid *relids)
 	relids[n++] = all->due;
 	relids[n++] = all->queue;
 	relids[n++] = all->held;
+	relids[n++] = all->signal;
 	return n;
 }

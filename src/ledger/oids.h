@@ -9,7 +9,7 @@
 #define SAGA_OIDS_H
 
 /* The tables of the ledger. */
-#define SAGA_OIDS_TABLES	8
+#define SAGA_OIDS_TABLES	11
 
 typedef struct SagaOids
 {
@@ -19,6 +19,7 @@ typedef struct SagaOids
 	Oid			saga_by_subject;
 	Oid			step;
 	Oid			step_pkey;
+	Oid			step_by_task;
 	Oid			attempt;
 	Oid			attempt_pkey;
 	Oid			event;
@@ -29,6 +30,14 @@ typedef struct SagaOids
 	Oid			queue_pkey;
 	Oid			held;
 	Oid			held_pkey;
+	Oid			signal;
+	Oid			signal_pkey;
+	Oid			signal_by_key;
+	Oid			signal_unused;
+	Oid			limit;
+	Oid			limit_pkey;
+	Oid			claimed;
+	Oid			claimed_pkey;
 	Oid			home;
 	Oid			start_order;
 	Oid			step_result;
@@ -36,6 +45,7 @@ typedef struct SagaOids
 } SagaOids;
 
 extern bool saga_oids_tables(Oid *relids);
+extern const char *saga_oids_misfit(const char **hint);
 extern bool saga_oids_exist(void);
 extern uint64 saga_oids_generation(void);
 extern const SagaOids *saga_oids_get(void);

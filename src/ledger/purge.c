@@ -52,14 +52,7 @@ next_saga(const pg_uuid_t *after, Snapshot snapshot, SagaRow *row)
 	scan = systable_beginscan_ordered(heap, index, snapshot, 1, &key);
 	tuple = systable_getnext_ordered(scan, ForwardScanDirection);
 	if (HeapTupleIsValid(tuple))
-	{
-		SagaTuple	version;
-
-		version.tuple = heap_copytuple(tuple);
-		version.own = false;
-		version.writer = InvalidTransactionId;
-		saga_rows_unpack_saga(RelationGetDescr(heap), &version, row);
-	}
+		saga_rows_unpack_seen(RelationGetDescr(heap), tuple, row);
 	systable_endscan_ordered(scan);
 	index_close(index, NoLock);
 	table_close(heap, NoLock);
@@ -119,9 +112,22 @@ delete_saga(SagaRow *row, SagaPatience patience)
 					&row->id);
 		delete_rows(saga_oids_get()->event, saga_oids_get()->event_by_saga,
 					&row->id);
+		delete_rows(saga_oids_get()->signal, saga_oids_get()->signal_pkey,
+					&row->id);
 	}
 	table_close(heap, NoLock);
 	return written;
+}
+
+/*
+ * Deletes what was sent to a saga in a transaction that was open while the saga
+ * was purged.  Who sends a signal locks nothing.
+ */
+void
+saga_purge_late(const pg_uuid_t *id)
+{
+	delete_rows(saga_oids_get()->signal, saga_oids_get()->signal_pkey, id);
+	delete_rows(saga_oids_get()->event, saga_oids_get()->event_by_saga, id);
 }
 
 /* May this saga go, by its state and age? */

@@ -23,5 +23,6 @@ typedef struct SagaPurge
 } SagaPurge;
 
 extern int64 saga_purge(SagaPurge *purge);
+extern void saga_purge_late(const pg_uuid_t *id);
 
 #endif							/* SAGA_PURGE_H */

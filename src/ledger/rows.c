@@ -261,7 +261,8 @@ verify_step(SagaStep *row)
 	require(row->comp_status != SAGA_COMP_DISPATCHED ||
 			(row->dispatched_at != 0 && row->channel != NULL),
 			"ledger_step", "dispatched");
-	require(row->claimed_at == 0 || row->comp_status == SAGA_COMP_DISPATCHED,
+	require(row->claimed_at == 0 || row->comp_status == SAGA_COMP_DISPATCHED ||
+			(row->task != NULL && row->status == SAGA_STEP_STARTED),
 			"ledger_step", "claimed");
 	require((row->claimed_at != 0) == (row->lease_until != 0),
 			"ledger_step", "lease");
@@ -358,6 +359,16 @@ saga_rows_unpack_saga(TupleDesc desc, const SagaTuple *version, SagaRow *row)
 	row->stored_due = row->due;
 	row->stored_lane = row->lane;
 	row->stored_held = saga_rows_held(row);
+	row->stored_failure_kind = row->failure_kind;
+}
+
+/* The same of a row that a snapshot sees, whoever may be replacing it. */
+void
+saga_rows_unpack_seen(TupleDesc desc, HeapTuple tuple, SagaRow *row)
+{
+	SagaTuple	version = {heap_copytuple(tuple), false, InvalidTransactionId};
+
+	saga_rows_unpack_saga(desc, &version, row);
 }
 
 /*
@@ -390,49 +401,61 @@ StaticAssertDecl(Step_crashes - Step_charged == 4 &&
 				 Step_comp_crashes - Step_comp_charged == 4,
 				 "the budgets of both works are five columns each");
 
-/* What only the steps have that saga runs. */
+/*
+ * What a step has that saga runs.  One of the application's has of it what an
+ * action that recorded it, or a run before it, has left there.
+ */
 static void
 pack_run_step(Packer *p, SagaStep *row)
 {
-	pack_pointer(p, Step_action, row->action);
-	pack_pointer(p, Step_task, row->task);
-	pack_pointer(p, Step_after, row->after);
-	pack_pointer(p, Step_delay, row->delay);
-	pack_int64(p, Step_not_before, row->not_before);
-	pack_pointer(p, Step_signals, row->signals);
-	pack_pointer(p, Step_approval, row->approval);
-	pack_int64(p, Step_timeout, row->timeout);
-	pack_char(p, Step_give_up, (char) row->give_up);
-
+	pack_pointer(p, Step_sqlstate, row->forward.sqlstate);
 	pack_int64(p, Step_begun, row->begun);
 	pack_int64(p, Step_opened_at, row->opened_at);
 	pack_int64(p, Step_ready_at, row->ready_at);
-	pack_true(p, Step_approved, row->approved);
-	pack_int32(p, Step_rounds, row->rounds);
+	pack_int64(p, Step_rounds, row->rounds);
 	pack_budgets(p, Step_charged, &row->forward);
+	pack_true(p, Step_approved, row->approved);
+	pack_pointer(p, Step_signal, row->signal);
+	pack_pointer(p, Step_state, row->state);
+	pack_int64(p, Step_recorded_by, row->recorded_by);
+	pack_int64(p, Step_place, row->place);
+	pack_int64(p, Step_not_before, row->not_before);
+	pack_int64(p, Step_timeout, row->timeout);
+	pack_pointer(p, Step_delay, row->delay);
+	pack_char(p, Step_give_up, (char) row->give_up);
+	pack_pointer(p, Step_action, row->action);
+	pack_pointer(p, Step_task, row->task);
+	pack_pointer(p, Step_after, row->after);
+	pack_pointer(p, Step_signals, row->signals);
+	pack_pointer(p, Step_approval, row->approval);
 }
 
 static void
 unpack_run_step(Packer *p, SagaStep *row)
 {
-	row->action = unpack_pointer(p, Step_action);
-	row->task = unpack_pointer(p, Step_task);
-	row->after = unpack_pointer(p, Step_after);
-	row->delay = unpack_pointer(p, Step_delay);
-	row->not_before = unpack_int64(p, Step_not_before);
-	row->signals = unpack_pointer(p, Step_signals);
-	row->approval = unpack_pointer(p, Step_approval);
-	row->timeout = unpack_int64(p, Step_timeout);
-
+	row->forward.sqlstate = unpack_pointer(p, Step_sqlstate);
 	row->begun = unpack_int64(p, Step_begun);
 	row->opened_at = unpack_int64(p, Step_opened_at);
 	row->ready_at = unpack_int64(p, Step_ready_at);
-	row->approved = !p->nulls[Step_approved - 1];
-	row->rounds = unpack_int32(p, Step_rounds);
+	row->rounds = unpack_int64(p, Step_rounds);
 	unpack_budgets(p, Step_charged, &row->forward);
+	row->approved = !p->nulls[Step_approved - 1];
+	row->signal = unpack_pointer(p, Step_signal);
+	row->state = unpack_pointer(p, Step_state);
+	row->recorded_by = unpack_int64(p, Step_recorded_by);
+	row->place = unpack_int64(p, Step_place);
+	row->not_before = unpack_int64(p, Step_not_before);
+	row->timeout = unpack_int64(p, Step_timeout);
+	row->delay = unpack_pointer(p, Step_delay);
+	row->give_up = (SagaGiveUp) unpack_char(p, Step_give_up);
+	row->action = unpack_pointer(p, Step_action);
+	row->task = unpack_pointer(p, Step_task);
+	row->after = unpack_pointer(p, Step_after);
+	row->signals = unpack_pointer(p, Step_signals);
+	row->approval = unpack_pointer(p, Step_approval);
 }
 
-/* Of a step that the application runs. */
+/* The row has none of it. */
 static void
 clear_run_step(SagaStep *row)
 {
@@ -440,13 +463,18 @@ clear_run_step(SagaStep *row)
 	row->begun = row->opened_at = row->ready_at = 0;
 	row->approved = false;
 	row->rounds = 0;
+	row->signal = row->state = NULL;
+	row->forward.sqlstate = NULL;
 	row->forward.charged = row->forward.deferrals = 0;
 	row->forward.conflicts = row->forward.interruptions = 0;
 	row->forward.crashes = -1;
 }
 
-/* Verifies a step's row and packs it for table.c. */
-void
+/*
+ * Verifies a step's row and packs it for table.c.  Returns how many columns the
+ * row has: in those after them, all is NULL.
+ */
+int
 saga_rows_pack_step(SagaStep *row, Datum *values, bool *nulls)
 {
 	Packer		packer = {values, nulls};
@@ -473,13 +501,6 @@ saga_rows_pack_step(SagaStep *row, Datum *values, bool *nulls)
 	pack_pointer(p, Step_settings, row->settings);
 	pack_pointer(p, Step_compensation_retry, row->compensation_retry);
 	pack_pointer(p, Step_retry, row->retry);
-	if (saga_rows_is_run(row))
-		pack_run_step(p, row);
-	else
-		memset(&nulls[Step_action - 1], true, Step_place - Step_action + 1);
-	/* A new run of the application's has one, too. */
-	pack_int64(p, Step_place, row->place);
-	pack_int64(p, Step_recorded_by, row->recorded_by);
 	pack(p, Step_attempts, Int32GetDatum(row->forward.attempts));
 	pack(p, Step_status, CharGetDatum((char) row->status));
 	pack(p, Step_comp_status, CharGetDatum((char) row->comp_status));
@@ -489,8 +510,6 @@ saga_rows_pack_step(SagaStep *row, Datum *values, bool *nulls)
 	pack_int64(p, Step_completed_at, row->completed_at);
 	pack_int64(p, Step_retry_at, row->forward.retry_at);
 	pack_int64(p, Step_rolled_back_at, row->rolled_back_at);
-	if (!saga_rows_is_run(row))
-		memset(&nulls[Step_begun - 1], true, Step_crashes - Step_begun + 1);
 	pack_int32(p, Step_comp_attempts, row->undo.attempts);
 	pack_budgets(p, Step_comp_charged, &row->undo);
 	pack_int64(p, Step_comp_retry_at, row->undo.retry_at);
@@ -500,16 +519,21 @@ saga_rows_pack_step(SagaStep *row, Datum *values, bool *nulls)
 	pack_int64(p, Step_compensated_at, row->compensated_at);
 	pack_pointer(p, Step_consumer, row->consumer);
 	pack_pointer(p, Step_parked, row->parked);
-	pack_pointer(p, Step_sqlstate, row->forward.sqlstate);
 	pack_pointer(p, Step_error, row->forward.error);
 	pack_pointer(p, Step_comp_sqlstate, row->undo.sqlstate);
 	pack_pointer(p, Step_comp_error, row->undo.error);
 	pack_pointer(p, Step_comp_output, row->undo.output);
-	pack_pointer(p, Step_signal, row->signal);
-	pack_pointer(p, Step_state, row->state);
 	pack_pointer(p, Step_output, row->forward.output);
+	if (saga_rows_is_run(row) || row->recorded_by != 0 || row->place != 0)
+	{
+		pack_run_step(p, row);
+		return Step_natts;
+	}
+	memset(&nulls[Step_short_natts], true, Step_natts - Step_short_natts);
+	return Step_short_natts;
 }
 
+/* "desc": the table's, or one that ends where such a row does. */
 void
 saga_rows_unpack_step(TupleDesc desc, const SagaTuple *version, SagaStep *row)
 {
@@ -539,13 +563,6 @@ saga_rows_unpack_step(TupleDesc desc, const SagaTuple *version, SagaStep *row)
 	row->settings = unpack_pointer(&p, Step_settings);
 	row->compensation_retry = unpack_pointer(&p, Step_compensation_retry);
 	row->retry = unpack_pointer(&p, Step_retry);
-	row->give_up = (SagaGiveUp) unpack_char(&p, Step_give_up);
-	if (saga_rows_is_run(row))
-		unpack_run_step(&p, row);
-	else
-		clear_run_step(row);
-	row->recorded_by = unpack_int64(&p, Step_recorded_by);
-	row->place = unpack_int64(&p, Step_place);
 	row->forward.attempts = unpack_int32(&p, Step_attempts);
 	row->status = (SagaStepStatus) unpack_char(&p, Step_status);
 	row->comp_status = (SagaCompStatus) unpack_char(&p, Step_comp_status);
@@ -564,17 +581,19 @@ saga_rows_unpack_step(TupleDesc desc, const SagaTuple *version, SagaStep *row)
 	row->compensated_at = unpack_int64(&p, Step_compensated_at);
 	row->consumer = unpack_pointer(&p, Step_consumer);
 	row->parked = unpack_pointer(&p, Step_parked);
-	row->forward.sqlstate = unpack_pointer(&p, Step_sqlstate);
 	row->forward.error = unpack_pointer(&p, Step_error);
 	row->undo.sqlstate = unpack_pointer(&p, Step_comp_sqlstate);
 	row->undo.error = unpack_pointer(&p, Step_comp_error);
 	row->undo.output = unpack_pointer(&p, Step_comp_output);
-	row->signal = unpack_pointer(&p, Step_signal);
-	row->state = unpack_pointer(&p, Step_state);
 	row->forward.output = unpack_pointer(&p, Step_output);
+	if (desc->natts > Step_short_natts)
+		unpack_run_step(&p, row);
+	else
+		clear_run_step(row);
+	row->stored_status = row->status;
 	row->stored_comp_status = row->comp_status;
-	row->stored_queued = saga_rows_queued(row);
-	row->stored_channel = row->channel;
+	row->stored_queued = saga_rows_queued(row, &row->stored_queue_phase);
+	row->stored_channel = saga_rows_channel(row, row->stored_queue_phase);
 	row->stored_attempts = row->forward.attempts;
 	row->stored_work_due = saga_rows_work_due(row);
 	row->stored_gate_due = saga_rows_gate_due(row);
@@ -583,7 +602,6 @@ saga_rows_unpack_step(TupleDesc desc, const SagaTuple *version, SagaStep *row)
 	row->change = 0;
 	row->locked = row->look_wanted = row->kept = false;
 }
-
 
 /* Verifies an attempt's row and packs it for table.c. */
 void
@@ -626,4 +644,60 @@ saga_rows_pack_attempt(SagaAttempt *row, Datum *values, bool *nulls)
 	pack_cstring(p, Attempt_sqlstate, row->sqlstate);
 	pack_cstring(p, Attempt_error, row->error);
 	pack_cstring(p, Attempt_consumer, row->consumer);
+}
+
+/* Verifies a signal's row and packs it for table.c. */
+void
+saga_rows_pack_signal(SagaSignal *row, Datum *values, bool *nulls)
+{
+	Packer		packer = {values, nulls};
+	Packer	   *p = &packer;
+
+	if (SAGA_FAULT_SET("ledger_signal.seq"))
+		row->seq = 0;
+	if (SAGA_FAULT_SET("ledger_signal.at"))
+		row->at = 0;
+	if (SAGA_FAULT_SET("ledger_signal.name"))
+		row->name = NULL;
+	if (SAGA_FAULT_SET("ledger_signal.sent_by"))
+		row->sent_by = NULL;
+	if (SAGA_FAULT_SET("ledger_signal.used_by"))
+		row->used_by = -1;
+
+	require(row->seq > 0, "ledger_signal", "seq");
+	require(row->at != 0, "ledger_signal", "at");
+	require(row->name != NULL, "ledger_signal", "name");
+	require(row->sent_by != NULL, "ledger_signal", "sent_by");
+	require(row->used_by >= 0, "ledger_signal", "used_by");
+
+	pack(p, Signal_saga, UUIDPGetDatum(&row->saga));
+	pack(p, Signal_seq, Int64GetDatum(row->seq));
+	pack(p, Signal_at, TimestampTzGetDatum(row->at));
+	pack_pointer(p, Signal_name, row->name);
+	pack_pointer(p, Signal_key, row->key);
+	pack_pointer(p, Signal_sent_by, row->sent_by);
+	pack_int64(p, Signal_used_by, row->used_by);
+	pack_pointer(p, Signal_content_hash, row->content_hash);
+	pack_pointer(p, Signal_payload, row->payload);
+}
+
+/* Takes a row of ledger_signal apart. */
+void
+saga_rows_unpack_signal(TupleDesc desc, const SagaTuple *version, SagaSignal *row)
+{
+	Datum		values[Signal_natts];
+	bool		nulls[Signal_natts];
+	Packer		p = {values, nulls};
+
+	heap_deform_tuple(version->tuple, desc, values, nulls);
+	row->version = *version;
+	row->saga = *DatumGetUUIDP(values[Signal_saga - 1]);
+	row->seq = unpack_int64(&p, Signal_seq);
+	row->at = unpack_int64(&p, Signal_at);
+	row->name = unpack_pointer(&p, Signal_name);
+	row->key = unpack_pointer(&p, Signal_key);
+	row->sent_by = unpack_pointer(&p, Signal_sent_by);
+	row->used_by = unpack_int64(&p, Signal_used_by);
+	row->content_hash = unpack_pointer(&p, Signal_content_hash);
+	row->payload = unpack_pointer(&p, Signal_payload);
 }

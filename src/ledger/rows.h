@@ -43,21 +43,23 @@ enum
 	Step_kind, Step_compensate_on, Step_acknowledge, Step_run_as_name,
 	Step_key, Step_name, Step_compensation, Step_channel, Step_review,
 	Step_args, Step_content_hash, Step_search_path, Step_settings,
-	Step_compensation_retry, Step_retry,
-	Step_action, Step_task, Step_after, Step_delay, Step_not_before,
-	Step_signals, Step_approval, Step_timeout, Step_give_up,
-	Step_recorded_by, Step_place,
-	Step_attempts, Step_status,
-	Step_comp_status, Step_released, Step_late, Step_attempt_at, Step_completed_at,
-	Step_retry_at, Step_rolled_back_at, Step_begun, Step_opened_at,
-	Step_ready_at, Step_approved, Step_rounds, Step_charged, Step_deferrals,
-	Step_conflicts, Step_interruptions, Step_crashes, Step_comp_attempts,
+	Step_compensation_retry, Step_retry, Step_attempts, Step_status,
+	Step_comp_status, Step_released, Step_late, Step_attempt_at,
+	Step_completed_at, Step_retry_at, Step_rolled_back_at, Step_comp_attempts,
 	Step_comp_charged, Step_comp_deferrals, Step_comp_conflicts,
-	Step_comp_interruptions, Step_comp_crashes, Step_comp_retry_at, Step_dispatched_at,
-	Step_claimed_at, Step_lease_until, Step_compensated_at, Step_consumer,
-	Step_parked, Step_sqlstate, Step_error, Step_comp_sqlstate, Step_comp_error,
-	Step_comp_output, Step_signal, Step_state, Step_output,
-	Step_natts = Step_output
+	Step_comp_interruptions, Step_comp_crashes, Step_comp_retry_at,
+	Step_dispatched_at, Step_claimed_at, Step_lease_until,
+	Step_compensated_at, Step_consumer, Step_parked, Step_error,
+	Step_comp_sqlstate, Step_comp_error, Step_comp_output, Step_output,
+
+	/* Rows of steps that have none of these end before them. */
+	Step_sqlstate, Step_begun, Step_opened_at, Step_ready_at, Step_rounds, Step_charged,
+	Step_deferrals, Step_conflicts, Step_interruptions, Step_crashes,
+	Step_approved, Step_signal, Step_state, Step_recorded_by,
+	Step_place, Step_not_before, Step_timeout, Step_delay, Step_give_up,
+	Step_action, Step_task, Step_after, Step_signals, Step_approval,
+	Step_natts = Step_approval,
+	Step_short_natts = Step_output
 };
 
 enum
@@ -83,8 +85,8 @@ enum
 
 enum
 {
-	Queue_channel = 1, Queue_owner, Queue_since, Queue_saga, Queue_seq,
-	Queue_run, Queue_key,
+	Queue_channel = 1, Queue_phase, Queue_owner, Queue_since, Queue_saga,
+	Queue_seq, Queue_run, Queue_key,
 	Queue_natts = Queue_key
 };
 
@@ -94,6 +96,26 @@ enum
 	Held_natts = Held_seq
 };
 
+enum
+{
+	Signal_saga = 1, Signal_seq, Signal_at, Signal_name, Signal_key,
+	Signal_sent_by, Signal_used_by, Signal_content_hash, Signal_payload,
+	Signal_natts = Signal_payload
+};
+
+enum
+{
+	Limit_channel = 1, Limit_role, Limit_max_claimed, Limit_paused_until,
+	Limit_natts = Limit_paused_until
+};
+
+enum
+{
+	Claimed_channel = 1, Claimed_role, Claimed_at, Claimed_saga, Claimed_seq,
+	Claimed_run, Claimed_key,
+	Claimed_natts = Claimed_key
+};
+
 typedef struct SagaRow
 {
 	SagaTuple	version;		/* where it was found; no tuple: never stored */
@@ -101,6 +123,7 @@ typedef struct SagaRow
 	TimestampTz stored_due;		/* the due time in that version */
 	Oid			stored_lane;
 	bool		stored_held;	/* had that version a row in ledger_held? */
+	SagaFailureKind stored_failure_kind;	/* that in that version */
 
 	pg_uuid_t	id;
 	Oid			owner;
@@ -156,8 +179,10 @@ typedef struct SagaWork
 typedef struct SagaStep
 {
 	SagaTuple	version;
-	SagaCompStatus stored_comp_status;	/* likewise */
+	SagaStepStatus stored_status;	/* likewise, as the next */
+	SagaCompStatus stored_comp_status;
 	TimestampTz stored_queued;	/* since when that version was in the queue */
+	SagaPhase	stored_queue_phase; /* ... for which of its two works */
 	text	   *stored_channel; /* ... and on which channel */
 	int			stored_attempts;	/* the forward attempts in that version */
 	TimestampTz stored_work_due;	/* due times in that version, as the next */
@@ -222,10 +247,10 @@ typedef struct SagaStep
 	TimestampTz opened_at;		/* gate 1 opened */
 	TimestampTz ready_at;		/* all gates were open */
 	bool		approved;		/* gate 4 was opened by a person */
-	int			rounds;			/* of its action that committed */
+	int64		rounds;			/* of its action that committed */
 	TimestampTz dispatched_at;	/* to listeners, last */
-	TimestampTz claimed_at;		/* by the one that holds it, and so the next
-								 * two */
+	TimestampTz claimed_at;		/* by the one that holds its task or its
+								 * compensation, and so the next two */
 	TimestampTz lease_until;
 	TimestampTz compensated_at;
 	text	   *consumer;
@@ -251,6 +276,24 @@ typedef struct SagaAttempt
 	const char *consumer;
 } SagaAttempt;
 
+/* A signal that was sent to a saga. */
+typedef struct SagaSignal
+{
+	SagaTuple	version;
+
+	pg_uuid_t	saga;
+	int64		seq;			/* from the start order: later is larger */
+	TimestampTz at;
+	text	   *name;
+	text	   *key;			/* or NULL */
+	text	   *sent_by;		/* name of the role */
+
+	/* mutable from here on */
+	int64		used_by;		/* the step that used it; 0: none has */
+	bytea	   *content_hash;	/* of a redacted one: of its payload; or NULL */
+	Jsonb	   *payload;		/* or NULL */
+} SagaSignal;
+
 /* The values of a redacted step that are hashed. */
 enum SagaStepHash
 {
@@ -274,7 +317,8 @@ typedef struct SagaSteps
 	int			count;
 	int			frontier;		/* those from here on have nothing left to
 								 * undo */
-	bool		claimed;		/* a listener held one when they were read */
+	bool		claimed;		/* a listener held a compensation when they
+								 * were read */
 	SagaStep   *step;
 } SagaSteps;
 
@@ -291,6 +335,15 @@ typedef struct SagaDue
 	text	   *key;			/* likewise, or NULL */
 } SagaDue;
 
+/* A row of ledger_limit. */
+typedef struct SagaLimit
+{
+	text	   *channel;
+	text	   *role;			/* by name */
+	int			max_claimed;	/* 0: any number */
+	TimestampTz paused_until;	/* 0: not paused */
+} SagaLimit;
+
 /* Keeps the place of a row in its order, and not what its key points to. */
 static inline void
 saga_rows_keep_place(SagaDue *place, const SagaDue *due)
@@ -305,6 +358,14 @@ saga_rows_held(const SagaRow *saga)
 {
 	return saga->state == SAGA_NEEDS_REVIEW ||
 		(saga->paused && saga->finished_at == 0);
+}
+
+/* Is a saga that has not failed being undone, as far as to a savepoint? */
+static inline bool
+saga_rows_is_rolling_back(const SagaRow *saga)
+{
+	return saga->state == SAGA_COMPENSATING &&
+		saga->failure_kind == SAGA_FAILURE_NONE;
 }
 
 /*
@@ -357,15 +418,29 @@ saga_rows_let_through(const SagaStep *step)
 		(step->approval == NULL || step->approved);
 }
 
+/* Does a listener hold the step, which is to be compensated? */
+static inline bool
+saga_rows_undo_claimed(const SagaStep *step)
+{
+	return step->claimed_at != 0 && step->comp_status == SAGA_COMP_DISPATCHED;
+}
+
+/* Does a service hold the step, whose task is to be done? */
+static inline bool
+saga_rows_task_claimed(const SagaStep *step)
+{
+	return step->claimed_at != 0 && step->comp_status != SAGA_COMP_DISPATCHED;
+}
+
 /*
- * From when on an executor may run the step's action; 0: not, as far as the step
- * itself says.
+ * From when on the step's work may be done; 0: not, as far as the step itself
+ * says.
  */
 static inline TimestampTz
-saga_rows_work_due(const SagaStep *step)
+saga_rows_may_begin_at(const SagaStep *step)
 {
-	if (step->action == NULL || step->parked != NULL ||
-		step->rolled_back_at != 0 || step->ready_at == 0)
+	if (step->parked != NULL || step->rolled_back_at != 0 ||
+		step->ready_at == 0)
 		return 0;
 	switch (step->status)
 	{
@@ -379,6 +454,30 @@ saga_rows_work_due(const SagaStep *step)
 			break;
 	}
 	return 0;
+}
+
+/* From when on an executor may run the step's action; 0: not. */
+static inline TimestampTz
+saga_rows_work_due(const SagaStep *step)
+{
+	return step->action != NULL ? saga_rows_may_begin_at(step) : 0;
+}
+
+/* From when on a service may claim the step's task; 0: not. */
+static inline TimestampTz
+saga_rows_task_due(const SagaStep *step)
+{
+	return step->task != NULL && step->claimed_at == 0 ?
+		saga_rows_may_begin_at(step) : 0;
+}
+
+/* May the step's task be claimed at that moment? */
+static inline bool
+saga_rows_may_be_claimed(const SagaStep *step, TimestampTz now)
+{
+	TimestampTz due = saga_rows_task_due(step);
+
+	return due != 0 && due <= now;
 }
 
 /* When the step's timeout ends; 0: it has none, or is not waiting for it. */
@@ -397,18 +496,25 @@ saga_rows_timeout_at(const SagaStep *step)
 }
 
 /*
- * When time opens the gate of a step that then needs a look, as it has no action
- * or another gate that is closed; 0: time does not, or the timeout ends at that
- * moment.
+ * When time makes a look necessary: it opens the gate of a step that has no
+ * action or another gate that is closed, makes a task due again, or ends the lease
+ * of one; 0: time does not, or the timeout ends at that moment.
  */
 static inline TimestampTz
 saga_rows_gate_due(const SagaStep *step)
 {
-	return step->status == SAGA_STEP_WAITING && step->parked == NULL &&
-		step->rolled_back_at == 0 && step->ready_at > step->opened_at &&
-		step->ready_at != saga_rows_timeout_at(step) &&
-		(step->action == NULL || !saga_rows_let_through(step)) ?
-		step->ready_at : 0;
+	TimestampTz due = 0;
+
+	if (step->parked != NULL || step->rolled_back_at != 0)
+		return 0;
+	if (saga_rows_task_claimed(step))
+		due = step->lease_until;
+	else if (step->task != NULL && step->status == SAGA_STEP_FAILED)
+		due = step->forward.retry_at;
+	else if (step->status == SAGA_STEP_WAITING && step->ready_at > step->opened_at &&
+			 (step->action == NULL || !saga_rows_let_through(step)))
+		due = step->ready_at;
+	return due != saga_rows_timeout_at(step) ? due : 0;
 }
 
 /* Does a step that saga runs wait for a person? */
@@ -419,22 +525,47 @@ saga_rows_step_held(const SagaStep *step)
 		step->rolled_back_at == 0;
 }
 
-/* Since when a step waits for a listener to claim it; 0: it does not. */
+/* Since when the undo of a step waits for a listener; 0: it does not. */
 static inline TimestampTz
-saga_rows_queued(const SagaStep *step)
+saga_rows_undo_queued(const SagaStep *step)
 {
 	return step->comp_status == SAGA_COMP_DISPATCHED && step->claimed_at == 0 ?
 		step->dispatched_at : 0;
+}
+
+/*
+ * Since when a step is in the queue, where its task may stand before its time;
+ * 0: it is not.  At most one of its works is: no step goes forward whose undo is
+ * dispatched.
+ */
+static inline TimestampTz
+saga_rows_queued(const SagaStep *step, SagaPhase *phase)
+{
+	TimestampTz since = saga_rows_undo_queued(step);
+
+	*phase = since != 0 ? SAGA_PHASE_COMPENSATION : SAGA_PHASE_FORWARD;
+	return since != 0 ? since : saga_rows_task_due(step);
+}
+
+/* The channel on which the step's work of a phase is claimed */
+static inline text *
+saga_rows_channel(const SagaStep *step, SagaPhase phase)
+{
+	return phase == SAGA_PHASE_FORWARD ? step->task : step->channel;
 }
 
 extern bool saga_rows_same_text(const text *a, const text *b);
 extern void saga_rows_pack_saga(SagaRow *row, Datum *values, bool *nulls);
 extern void saga_rows_unpack_saga(TupleDesc desc, const SagaTuple *version,
 								  SagaRow *row);
-extern void saga_rows_pack_step(SagaStep *row, Datum *values, bool *nulls);
+extern void saga_rows_unpack_seen(TupleDesc desc, HeapTuple tuple, SagaRow *row);
+extern int	saga_rows_pack_step(SagaStep *row, Datum *values, bool *nulls);
 extern void saga_rows_unpack_step(TupleDesc desc, const SagaTuple *version,
 								  SagaStep *row);
 extern void saga_rows_pack_attempt(SagaAttempt *row, Datum *values,
 								   bool *nulls);
+extern void saga_rows_pack_signal(SagaSignal *row, Datum *values, bool *nulls);
+extern void saga_rows_unpack_signal(TupleDesc desc, const SagaTuple *version,
+									SagaSignal *row);
 
 #endif							/* SAGA_ROWS_H */

@@ -42,6 +42,7 @@
 #include "ledger/ledger.h"
 #include "ledger/oids.h"
 #include "miscadmin.h"
+#include "shared/stat.h"
 #include "shared/tally.h"
 #include "shared/wakeup.h"
 #include "storage/lmgr.h"
@@ -201,14 +202,7 @@ saga_ledger_get_saga_by_key(Oid owner, text *name, text *key, SagaRow *row)
 	saga_keys_text(&keys[1], 2, name);
 	ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(owner));
-	for (;;)
-	{
-		found = saga_table_find(heap, index, keys, 3, ForwardScanDirection,
-								&version);
-		if (found != SAGA_BUSY)
-			break;
-		saga_table_wait(heap, version.writer);
-	}
+	found = saga_table_find_settled(heap, index, keys, 3, &version);
 	if (found == SAGA_FOUND)
 		saga_rows_unpack_saga(RelationGetDescr(heap), &version, row);
 	index_close(index, NoLock);
@@ -237,14 +231,7 @@ saga_ledger_get_saga_by_owner_name(text *owner_name, text *name, text *key,
 	scan = systable_beginscan(heap, InvalidOid, false, snapshot, 3, keys);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
-	{
-		SagaTuple	version;
-
-		version.tuple = heap_copytuple(tuple);
-		version.own = false;
-		version.writer = InvalidTransactionId;
-		saga_rows_unpack_saga(RelationGetDescr(heap), &version, row);
-	}
+		saga_rows_unpack_seen(RelationGetDescr(heap), tuple, row);
 	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	table_close(heap, NoLock);
@@ -268,11 +255,13 @@ saga_ledger_insert_saga(SagaRow *row)
 	row->stored_due = 0;
 	row->stored_lane = InvalidOid;
 	row->stored_held = false;
+	row->stored_failure_kind = SAGA_FAILURE_NONE;
 	saga_rows_pack_saga(row, values, nulls);
 	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
 	by_subject.index = saga_oids_get()->saga_by_subject;
 	by_subject.column = Saga_subject;
-	inserted = saga_table_insert(heap, values, nulls, saga_oids_get()->saga_by_key,
+	by_subject.of_nulls = false;
+	inserted = saga_table_insert(heap, NULL, values, nulls, saga_oids_get()->saga_by_key,
 								 &by_subject, &row->version);
 	row->stored_state = row->state;
 	if (inserted)
@@ -280,6 +269,7 @@ saga_ledger_insert_saga(SagaRow *row)
 		saga_hints_note(&seen_sagas, saga_hints_of_id(&row->id), row->version.tuple);
 		saga_ledger_follow_due(row, false);
 		saga_tally_add(row->owner, 1);
+		saga_stat_saga(row->owner, row->name, SAGA_STAT_BEGUN);
 	}
 	table_close(heap, NoLock);
 	return inserted;
@@ -291,6 +281,52 @@ saga_ledger_begun_here(const SagaRow *row)
 {
 	return row->version.own &&
 		!(row->version.tuple->t_data->t_infomask & HEAP_UPDATED);
+}
+
+/* Counts that a saga has failed, by what. */
+static void
+count_failure(const SagaRow *row)
+{
+	switch (row->failure_kind)
+	{
+		case SAGA_FAILURE_FAILED:
+			saga_stat_saga(row->owner, row->name, SAGA_STAT_FAILED);
+			break;
+		case SAGA_FAILURE_CANCELLED:
+			saga_stat_saga(row->owner, row->name, SAGA_STAT_CANCELED);
+			break;
+		case SAGA_FAILURE_TIMED_OUT:
+			saga_stat_saga(row->owner, row->name, SAGA_STAT_TIMED_OUT);
+			break;
+		case SAGA_FAILURE_NONE:
+			break;
+	}
+}
+
+/* Counts that a saga has entered a state. */
+static void
+count_state(const SagaRow *row)
+{
+	switch (row->state)
+	{
+		case SAGA_COMPLETED:
+			saga_stat_saga(row->owner, row->name, SAGA_STAT_COMPLETED);
+			break;
+		case SAGA_COMPENSATED:
+			saga_stat_saga(row->owner, row->name, SAGA_STAT_COMPENSATED);
+			break;
+		case SAGA_ABANDONED:
+			saga_stat_saga(row->owner, row->name, SAGA_STAT_ABANDONED);
+			break;
+		case SAGA_NEEDS_REVIEW:
+			saga_stat_saga(row->owner, row->name, SAGA_STAT_PARKED);
+			break;
+		case SAGA_RUNNING:
+		case SAGA_COMPENSATING:
+			break;
+	}
+	if (row->finished_at != 0)
+		saga_stat_time(SAGA_STAT_TIME_SAGA, row->finished_at - row->started_at);
 }
 
 /* Writes a saga's row back. */
@@ -307,7 +343,8 @@ saga_ledger_update_saga(SagaRow *row, SagaPatience patience)
 	heap = table_open(saga_oids_get()->saga, RowExclusiveLock);
 	by_subject.index = saga_oids_get()->saga_by_subject;
 	by_subject.column = Saga_subject;
-	written = saga_table_update(heap, &row->version, values, nulls,
+	by_subject.of_nulls = false;
+	written = saga_table_update(heap, NULL, &row->version, values, nulls,
 								saga_oids_get()->saga_by_key, &by_subject,
 								patience);
 	if (written == SAGA_WRITTEN)
@@ -323,8 +360,12 @@ saga_ledger_update_saga(SagaRow *row, SagaPatience patience)
 			saga_wakeup_state(&row->id);
 			if (was_over != saga_state_is_final(row->state))
 				saga_tally_add(row->owner, was_over ? 1 : -1);
+			count_state(row);
 		}
+		if (row->stored_failure_kind == SAGA_FAILURE_NONE)
+			count_failure(row);
 		row->stored_state = row->state;
+		row->stored_failure_kind = row->failure_kind;
 		saga_ledger_follow_due(row, failed);
 		saga_ledger_follow_held(row);
 	}

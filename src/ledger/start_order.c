@@ -10,6 +10,12 @@
  * not larger than every number in the saga is not used, and the sequence is moved
  * past it.
  *
+ * Numbers are in the keys of effects outside.  What a promoted standby, or a
+ * server restored to a moment in the past, does not know of may have drawn
+ * numbers, and had effects under their keys: another step that got such a number
+ * in the same saga would be taken for that one by a service outside.  So a gap is
+ * left on each new timeline, by the worker or by whoever draws before it did.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -18,6 +24,7 @@
 #include "base/ids.h"
 #include "commands/sequence.h"
 #include "common/hashfn.h"
+#include "ledger/home.h"
 #include "ledger/ledger.h"
 #include "ledger/oids.h"
 #include "ledger/start_order.h"
@@ -37,8 +44,50 @@ typedef struct KnownSeq
 	uint64		life;
 } KnownSeq;
 
+/* More numbers than are drawn in what is lost */
+#define GAP			(INT64CONST(1) << 32)
+
 #define KNOWN_SEQS	64
 static KnownSeq known_seqs[KNOWN_SEQS];
+
+/* Moves the sequence, for whoever may not. */
+static void
+move_sequence(Oid start_order, int64 to)
+{
+	Relation	sequence = relation_open(start_order, AccessShareLock);
+	Oid			user;
+	int			context;
+
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(sequence->rd_rel->relowner,
+						   context | SECURITY_LOCAL_USERID_CHANGE);
+	DirectFunctionCall2(setval_oid, ObjectIdGetDatum(start_order),
+						Int64GetDatum(to));
+	SetUserIdAndSecContext(user, context);
+	relation_close(sequence, NoLock);
+}
+
+/*
+ * Leaves a gap for a new timeline.  For the worker, before it notes that; and
+ * before a session's first number.  Whoever finds that a number was drawn since
+ * the server started comes after the gap.  (Several may leave one at the same
+ * moment.)
+ */
+void
+saga_start_order_look(void)
+{
+	static bool looked = false;
+
+	if (looked)
+		return;
+	if (saga_shmem_high_seq() == 0 && !saga_home_is_on_timeline())
+	{
+		Oid			start_order = saga_oids_get()->start_order;
+
+		move_sequence(start_order, nextval_internal(start_order, false) + GAP);
+	}
+	looked = true;
+}
 
 /*
  * Draws the next number of the start order, larger than every number already
@@ -70,6 +119,7 @@ saga_start_order_next(const pg_uuid_t *id)
 		known->life = life;
 	}
 
+	saga_start_order_look();
 	floor = known->seq;
 	for (;;)
 	{
@@ -80,22 +130,9 @@ saga_start_order_next(const pg_uuid_t *id)
 		floor = Max(floor, marked);
 		if (seq > floor)
 			break;
+		/* Set back by somebody: move it past what is there. */
 		if (floor - seq > 1000)
-		{
-			Relation	sequence = relation_open(start_order,
-												 AccessShareLock);
-			Oid			user;
-			int			context;
-
-			/* Set back by somebody: move it past what is there. */
-			GetUserIdAndSecContext(&user, &context);
-			SetUserIdAndSecContext(sequence->rd_rel->relowner,
-								   context | SECURITY_LOCAL_USERID_CHANGE);
-			DirectFunctionCall2(setval_oid, ObjectIdGetDatum(start_order),
-								Int64GetDatum(floor));
-			SetUserIdAndSecContext(user, context);
-			relation_close(sequence, NoLock);
-		}
+			move_sequence(start_order, floor);
 	}
 	known->seq = seq;
 	return seq;

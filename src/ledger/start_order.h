@@ -11,5 +11,6 @@
 #include "utils/uuid.h"
 
 extern int64 saga_start_order_next(const pg_uuid_t *id);
+extern void saga_start_order_look(void);
 
 #endif							/* SAGA_START_ORDER_H */

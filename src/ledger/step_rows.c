@@ -11,11 +11,14 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "base/compat.h"
 #include "common/hashfn.h"
 #include "ledger/hints.h"
 #include "ledger/keys.h"
 #include "ledger/ledger.h"
 #include "ledger/oids.h"
+#include "shared/stat.h"
+#include "shared/step_writes.h"
 #include "shared/wakeup.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -25,6 +28,50 @@
 
 /* Where this process saw steps. */
 static SagaHints seen_steps;
+
+/*
+ * The descriptor of rows that end before what only steps have that saga runs.  A
+ * row may have fewer columns than its table, as those have that were there before
+ * ALTER TABLE ADD COLUMN; what it does not have reads as NULL.  Most steps are
+ * not run by saga, and pay nothing for what they do not have.
+ */
+static TupleDesc
+short_desc(Relation heap)
+{
+	static TupleDesc desc = NULL;
+	static uint64 desc_generation;
+
+	if (desc == NULL || desc_generation != saga_oids_generation())
+	{
+		MemoryContext caller = MemoryContextSwitchTo(CacheMemoryContext);
+		TupleDesc	old = desc;
+		TupleDesc	new = CreateTemplateTupleDesc(Step_short_natts);
+
+		for (int i = 1; i <= Step_short_natts; i++)
+			TupleDescCopyEntry(new, i, RelationGetDescr(heap), i);
+		saga_compat_desc_finalize(new);
+		MemoryContextSwitchTo(caller);
+		desc = new;
+		desc_generation = saga_oids_generation();
+		if (old != NULL)
+			FreeTupleDesc(old);
+	}
+	return desc;
+}
+
+/* That of the rows that have so many columns */
+static inline TupleDesc
+desc_of(Relation heap, int natts)
+{
+	return natts <= Step_short_natts ? short_desc(heap) : RelationGetDescr(heap);
+}
+
+static void
+unpack(Relation heap, const SagaTuple *version, SagaStep *step)
+{
+	saga_rows_unpack_step(desc_of(heap, HeapTupleHeaderGetNatts(version->tuple->t_data)),
+						  version, step);
+}
 
 static uint64
 step_bits(const pg_uuid_t *id, const text *key)
@@ -49,7 +96,7 @@ step_where_seen(Relation heap, const pg_uuid_t *id, const text *key,
 		!saga_table_find_at(heap, &root, &version) ||
 		TransactionIdIsValid(version.writer))
 		return false;
-	saga_rows_unpack_step(RelationGetDescr(heap), &version, step);
+	unpack(heap, &version, step);
 	return memcmp(&step->saga, id, UUID_LEN) == 0 &&
 		saga_rows_same_text(step->key, key) && step->rolled_back_at == 0;
 }
@@ -89,7 +136,7 @@ saga_ledger_get_step(const pg_uuid_t *id, text *key, bool sure, SagaStep *step)
 	}
 	if (found == SAGA_FOUND)
 	{
-		saga_rows_unpack_step(RelationGetDescr(heap), &version, step);
+		unpack(heap, &version, step);
 		saga_hints_note(&seen_steps, step_bits(id, key), version.tuple);
 	}
 	index_close(index, NoLock);
@@ -98,29 +145,35 @@ saga_ledger_get_step(const pg_uuid_t *id, text *key, bool sure, SagaStep *step)
 }
 
 /*
- * Finds a run of a step, or the newest (run 0), without reading the others of its
- * saga.  Does not wait: a transaction that writes it meanwhile is found in its
- * version.
+ * Finds a step by an index, without reading the others of its saga.  Does not wait:
+ * a transaction that writes it meanwhile is found in its version.
  */
+static SagaFound
+find_step_row(Oid index_relid, ScanKey keys, int nkeys, SagaStep *step)
+{
+	Relation	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
+	Relation	index = index_open(index_relid, AccessShareLock);
+	SagaTuple	version;
+	SagaFound	found = saga_table_find_sure(heap, index, keys, nkeys, &version);
+
+	if (found == SAGA_FOUND)
+		unpack(heap, &version, step);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return found;
+}
+
+/* A run of a step, or the newest (run 0). */
 static SagaFound
 get_run(const pg_uuid_t *id, const text *key, int run, SagaStep *step)
 {
-	Relation	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
-	Relation	index = index_open(saga_oids_get()->step_pkey, AccessShareLock);
 	ScanKeyData keys[3];
-	SagaTuple	version;
-	SagaFound	found;
 
 	saga_keys_uuid(&keys[0], 1, id);
 	saga_keys_text(&keys[1], 2, key);
 	ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_INT4EQ,
 				Int32GetDatum(run));
-	found = saga_table_find_sure(heap, index, keys, run != 0 ? 3 : 2, &version);
-	if (found == SAGA_FOUND)
-		saga_rows_unpack_step(RelationGetDescr(heap), &version, step);
-	index_close(index, NoLock);
-	table_close(heap, NoLock);
-	return found;
+	return find_step_row(saga_oids_get()->step_pkey, keys, run != 0 ? 3 : 2, step);
 }
 
 /*
@@ -133,6 +186,18 @@ saga_ledger_get_queued_step(const SagaQueued *queued, SagaStep *step)
 	return get_run(&queued->saga, queued->key, queued->run, step);
 }
 
+/* The run of a step with that number, if it has a task. */
+SagaFound
+saga_ledger_get_task(const pg_uuid_t *id, int64 seq, SagaStep *step)
+{
+	ScanKeyData keys[2];
+
+	saga_keys_uuid(&keys[0], 1, id);
+	ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(seq));
+	return find_step_row(saga_oids_get()->step_by_task, keys, 2, step);
+}
+
 /* The step that a row of the due work names. */
 SagaFound
 saga_ledger_get_due_step(const SagaDue *due, SagaStep *step)
@@ -140,10 +205,15 @@ saga_ledger_get_due_step(const SagaDue *due, SagaStep *step)
 	return get_run(&due->saga, due->key, due->run, step);
 }
 
-/*
- * The newest run of a step, as it is committed or own: without waiting for
- * anybody.
- */
+/* A run of a step. */
+SagaFound
+saga_ledger_get_run(const pg_uuid_t *id, const char *key, int run,
+					SagaStep *step)
+{
+	return get_run(id, cstring_to_text(key), run, step);
+}
+
+/* The newest run of a step, as it is committed or own. */
 SagaFound
 saga_ledger_get_newest_run(const pg_uuid_t *id, const char *key, SagaStep *step)
 {
@@ -216,7 +286,7 @@ finish_steps(SagaSteps *steps)
 	steps->frontier = steps->count;
 	steps->claimed = false;
 	for (int i = 0; i < steps->count; i++)
-		steps->claimed |= steps->step[i].claimed_at != 0;
+		steps->claimed |= saga_rows_undo_claimed(&steps->step[i]);
 	sort_steps(steps);
 }
 
@@ -241,8 +311,7 @@ read_steps(const pg_uuid_t *id, int limit, SagaSteps *steps)
 		steps->step = palloc_extended(steps->count * sizeof(SagaStep),
 									  MCXT_ALLOC_HUGE);
 		for (int i = 0; i < steps->count; i++)
-			saga_rows_unpack_step(RelationGetDescr(heap), &found[i],
-								  &steps->step[i]);
+			unpack(heap, &found[i], &steps->step[i]);
 		finish_steps(steps);
 	}
 	pfree(found);
@@ -298,8 +367,7 @@ read_steps_at(const pg_uuid_t *id, Snapshot snapshot, int limit, SagaSteps *step
 		version.own =
 			TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
 		version.writer = InvalidTransactionId;
-		saga_rows_unpack_step(RelationGetDescr(heap), &version,
-							  &steps->step[steps->count++]);
+		unpack(heap, &version, &steps->step[steps->count++]);
 	}
 	systable_endscan_ordered(scan);
 	if (steps->count <= limit)
@@ -319,6 +387,15 @@ saga_ledger_get_steps_at(const pg_uuid_t *id, Snapshot snapshot, SagaSteps *step
 	(void) read_steps_at(id, snapshot, INT_MAX - 1, steps);
 }
 
+/* What is committed at this moment, and own changes; registered. */
+Snapshot
+saga_ledger_snapshot_now(void)
+{
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		CommandCounterIncrement();
+	return RegisterSnapshot(GetLatestSnapshot());
+}
+
 /*
  * The same as they are at this moment, own changes included, if they are not more
  * than so many.  Steps of a running saga are replaced without its row, by several
@@ -328,12 +405,9 @@ saga_ledger_get_steps_at(const pg_uuid_t *id, Snapshot snapshot, SagaSteps *step
 bool
 saga_ledger_get_few_steps_now(const pg_uuid_t *id, int limit, SagaSteps *steps)
 {
-	Snapshot	snapshot;
+	Snapshot	snapshot = saga_ledger_snapshot_now();
 	bool		few;
 
-	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
-		CommandCounterIncrement();
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	few = read_steps_at(id, snapshot, limit, steps);
 	UnregisterSnapshot(snapshot);
 	return few;
@@ -391,33 +465,53 @@ saga_ledger_largest_seq(const pg_uuid_t *id)
 	return largest;
 }
 
+/* Counts that a step has completed: its row alone records that attempt. */
+static void
+count_completed(const SagaStep *step)
+{
+	saga_stat_attempt(SAGA_PHASE_FORWARD, SAGA_OUTCOME_SUCCEEDED,
+					  step->completed_at -
+					  (step->attempt_at != 0 ? step->attempt_at : step->started_at));
+}
+
 /*
  * Inserts a new run of a step.  Returns false if another session may have
  * inserted it: the caller looks again.
  */
 bool
-saga_ledger_insert_step(SagaStep *step)
+saga_ledger_insert_step(const SagaRow *saga, SagaStep *step)
 {
+	SagaSparseIndex by_task = {saga_oids_get()->step_by_task, Step_task, false};
 	Relation	heap;
 	Datum		values[Step_natts];
 	bool		nulls[Step_natts];
 	bool		inserted;
+	int			natts;
 
 	step->stored_comp_status = 0;
 	step->stored_queued = 0;
+	step->stored_queue_phase = SAGA_PHASE_FORWARD;
 	step->stored_work_due = step->stored_gate_due = step->stored_timeout_at = 0;
 	step->stored_held = false;
-	saga_rows_pack_step(step, values, nulls);
+	natts = saga_rows_pack_step(step, values, nulls);
+	saga_step_writes_note(&step->saga);
 	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
-	inserted = saga_table_insert(heap, values, nulls, saga_oids_get()->step_pkey,
-								 NULL, &step->version);
+	inserted = saga_table_insert(heap, desc_of(heap, natts), values, nulls,
+								 saga_oids_get()->step_pkey, &by_task,
+								 &step->version);
 	step->stored_comp_status = step->comp_status;
+	step->stored_status = step->status;
 	if (inserted)
 	{
+		if (step->status == SAGA_STEP_COMPLETED)
+			count_completed(step);
 		saga_hints_note(&seen_steps, step_bits(&step->saga, step->key),
 						step->version.tuple);
 		if (saga_rows_is_run(step))
+		{
+			saga_ledger_follow_queue(saga, step);
 			saga_ledger_follow_step(step);
+		}
 	}
 	table_close(heap, NoLock);
 	return inserted;
@@ -482,6 +576,7 @@ SagaWritten
 saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
 						SagaPatience patience)
 {
+	SagaSparseIndex by_task = {saga_oids_get()->step_by_task, Step_task, false};
 	Relation	heap;
 	Datum		values[Step_natts];
 	bool		nulls[Step_natts];
@@ -489,17 +584,27 @@ saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
 		step->status == SAGA_STEP_STARTED &&
 		step->forward.attempts == step->stored_attempts;
 	SagaWritten written;
+	int			natts = saga_rows_pack_step(step, values, nulls);
 
-	saga_rows_pack_step(step, values, nulls);
+	saga_step_writes_note(&step->saga);
 	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
-	written = saga_table_update(heap, &step->version, values, nulls,
-								saga_oids_get()->step_pkey, NULL,
+	written = saga_table_update(heap, desc_of(heap, natts), &step->version,
+								values, nulls, saga_oids_get()->step_pkey,
+								&by_task,
 	/* There is nobody to wait for. */
 								step->locked ? SAGA_WAIT : patience);
 	if (written == SAGA_WRITTEN)
 	{
 		step->locked = false;
 		step->stored_comp_status = step->comp_status;
+		if (step->status == SAGA_STEP_COMPLETED &&
+			step->stored_status != SAGA_STEP_COMPLETED)
+			count_completed(step);
+		/* Waiting for an approval is part of the plan. */
+		if (saga->state == SAGA_RUNNING && step->status != SAGA_STEP_WAITING &&
+			saga_rows_step_held(step) && !step->stored_held)
+			saga_stat_saga(saga->owner, saga->name, SAGA_STAT_PARKED);
+		step->stored_status = step->status;
 		saga_hints_note(&seen_steps, step_bits(&step->saga, step->key),
 						step->version.tuple);
 		if (others)
@@ -516,38 +621,14 @@ saga_ledger_update_step(const SagaRow *saga, SagaStep *step,
 
 /*
  * How many steps a saga has, if not more than a limit; with those that others
- * are recording.  Of one that somebody is changing there are two versions, side
- * by side.
+ * are recording.
  */
 int
 saga_ledger_count_steps(const pg_uuid_t *id, int limit)
 {
-	Relation	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
-	Relation	index = index_open(saga_oids_get()->step_pkey, AccessShareLock);
-	SnapshotData dirty;
 	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	int64		last = 0;
-	int			count = 0;
 
-	InitDirtySnapshot(dirty);
 	saga_keys_uuid(&key, 1, id);
-	scan = systable_beginscan_ordered(heap, index, &dirty, 1, &key);
-	while (count < limit &&
-		   HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
-	{
-		bool		isnull;
-		int64		seq = DatumGetInt64(heap_getattr(tuple, Step_seq,
-													 RelationGetDescr(heap),
-													 &isnull));
-
-		if (seq != last)
-			count++;
-		last = seq;
-	}
-	systable_endscan_ordered(scan);
-	index_close(index, NoLock);
-	table_close(heap, NoLock);
-	return count;
+	return saga_table_count(saga_oids_get()->step, saga_oids_get()->step_pkey,
+							&key, Step_seq, limit);
 }

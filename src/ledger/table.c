@@ -394,6 +394,62 @@ saga_table_wait(Relation heap, TransactionId writer)
 	XactLockTableWait(writer, heap, NULL, XLTW_None);
 }
 
+/*
+ * Finds the first row that the keys lead to, forward, once no other transaction is
+ * inserting one.
+ */
+SagaFound
+saga_table_find_settled(Relation heap, Relation index, ScanKey keys, int nkeys,
+						SagaTuple *found)
+{
+	for (;;)
+	{
+		SagaFound	result = saga_table_find(heap, index, keys, nkeys,
+											 ForwardScanDirection, found);
+
+		if (result != SAGA_BUSY)
+			return result;
+		saga_table_wait(heap, found->writer);
+	}
+}
+
+/*
+ * How many rows a key leads to, if not more than a limit; with those that others
+ * are inserting.  Of one that somebody is changing there are two versions, side by
+ * side in the order of the index: "number" is a column that tells rows apart.
+ */
+int
+saga_table_count(Oid table, Oid table_index, ScanKey key, AttrNumber number,
+				 int limit)
+{
+	Relation	heap = table_open(table, RowExclusiveLock);
+	Relation	index = index_open(table_index, AccessShareLock);
+	SnapshotData dirty;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	int64		last = 0;
+	int			count = 0;
+
+	InitDirtySnapshot(dirty);
+	scan = systable_beginscan_ordered(heap, index, &dirty, 1, key);
+	while (count < limit &&
+		   HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
+	{
+		bool		isnull;
+		int64		found = DatumGetInt64(heap_getattr(tuple, number,
+													   RelationGetDescr(heap),
+													   &isnull));
+
+		if (found != last)
+			count++;
+		last = found;
+	}
+	systable_endscan_ordered(scan);
+	index_close(index, NoLock);
+	table_close(heap, NoLock);
+	return count;
+}
+
 #ifdef USE_ASSERT_CHECKING
 /*
  * Direct writes skip NOT NULL and CHECK constraints: the caller verified them
@@ -565,11 +621,11 @@ lock_key(Relation heap, Relation arbiter, Datum *values, LOCKTAG *tag)
 
 #ifdef USE_ASSERT_CHECKING
 /*
- * Has an index no predicate but that this column is not null?  A row that it is
- * not for would be found by a scan of the index that does not check again.
+ * Has an index no predicate but that this column is not null (or is)?  A row that
+ * it is not for would be found by a scan of the index that does not check again.
  */
 static bool
-leaves_out(Relation index, AttrNumber column)
+leaves_out(Relation index, AttrNumber column, NullTestType type)
 {
 	List	   *predicate = RelationGetIndexPredicate(index);
 	NullTest   *test;
@@ -578,7 +634,7 @@ leaves_out(Relation index, AttrNumber column)
 		return true;
 	test = linitial(predicate);
 	return list_length(predicate) == 1 && IsA(test, NullTest) &&
-		test->nulltesttype == IS_NOT_NULL && IsA(test->arg, Var) &&
+		test->nulltesttype == type && IsA(test->arg, Var) &&
 		((Var *) test->arg)->varattno == column;
 }
 #endif
@@ -601,10 +657,10 @@ leaves_out(Relation index, AttrNumber column)
  * unique index, the entries of a new row are made under a lock of its key.
  * Primary keys that are not the arbiter do not count, being made of our ids.
  *
- * Our own indexes are btrees over plain columns.  Two of them, both of sagas,
- * have a predicate, "that column is not null": the arbiter, of its first column,
- * and the one that the caller names as sparse.  That is not even opened for a row
- * without an entry.
+ * Our own indexes are btrees over plain columns.  Two of sagas, one of steps and
+ * two of signals have a predicate: that of the arbiter is that its first column is
+ * not null, and that of the one that the caller names as sparse, that some column
+ * is not null, or is.  That one is not even opened for a row without an entry.
  */
 static bool
 insert_into_indexes(Relation heap, HeapTuple tuple, Datum *values, bool *nulls,
@@ -630,10 +686,12 @@ insert_into_indexes(Relation heap, HeapTuple tuple, Datum *values, bool *nulls,
 		Oid			id = list_nth_oid(ids, i);
 		Relation	index;
 
-		if (id == sparse_id && nulls[sparse->column - 1])
+		if (id == sparse_id && nulls[sparse->column - 1] != sparse->of_nulls)
 			continue;
 		index = indexes[count++] = index_open(id, RowExclusiveLock);
-		Assert(id != sparse_id || leaves_out(index, sparse->column));
+		Assert(id != sparse_id ||
+			   leaves_out(index, sparse->column,
+						  sparse->of_nulls ? IS_NULL : IS_NOT_NULL));
 		if (id == arbiter_id)
 			arbiter = index;
 		else if (index->rd_index->indisunique &&
@@ -649,7 +707,7 @@ insert_into_indexes(Relation heap, HeapTuple tuple, Datum *values, bool *nulls,
 				 RelationGetRelationName(heap));
 		form = arbiter->rd_index;
 		left_out = nulls[form->indkey.values[0] - 1];
-		Assert(leaves_out(arbiter, form->indkey.values[0]));
+		Assert(leaves_out(arbiter, form->indkey.values[0], IS_NOT_NULL));
 	}
 	rivals = rivals && arbiter != NULL && old == NULL && !left_out;
 	if (rivals)
@@ -785,18 +843,20 @@ choose_page(Relation heap, HeapTuple tuple)
 }
 
 /*
- * Inserts a row; returns it as stored, in the caller's context.  "sparse" and
- * "stored" may be NULL.
+ * Inserts a row; returns it as stored, in the caller's context.  "desc": the
+ * table's, or one that ends before its last columns, all NULL in this row; NULL
+ * is the table's.  "sparse" and "stored" may be NULL.
  *
  * Returns false, and leaves nothing behind that anybody could see, if the
  * arbiter (a unique index, or InvalidOid for none) may already hold its key:
  * the caller looks again.  Every other unique index raises an error.
  */
 bool
-saga_table_insert(Relation heap, Datum *values, bool *nulls, Oid arbiter,
-				  const SagaSparseIndex *sparse, SagaTuple *stored)
+saga_table_insert(Relation heap, TupleDesc desc, Datum *values, bool *nulls,
+				  Oid arbiter, const SagaSparseIndex *sparse, SagaTuple *stored)
 {
-	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(heap), values, nulls);
+	HeapTuple	tuple = heap_form_tuple(desc ? desc : RelationGetDescr(heap),
+										values, nulls);
 	SagaTuple	lost;
 
 	check_followers(heap);
@@ -846,11 +906,12 @@ why_not_written(Relation heap, TM_Result result, const char *what)
  * which the server would not let us touch again without a new command number.
  */
 SagaWritten
-saga_table_update(Relation heap, SagaTuple *version, Datum *values,
-				  bool *nulls, Oid arbiter, const SagaSparseIndex *sparse,
-				  SagaPatience patience)
+saga_table_update(Relation heap, TupleDesc desc, SagaTuple *version,
+				  Datum *values, bool *nulls, Oid arbiter,
+				  const SagaSparseIndex *sparse, SagaPatience patience)
 {
-	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(heap), values, nulls);
+	HeapTuple	tuple = heap_form_tuple(desc ? desc : RelationGetDescr(heap),
+										values, nulls);
 	TM_FailureData failure;
 	LockTupleMode lockmode;
 	SagaCompatUpdateIndexes indexes;

@@ -11,6 +11,7 @@
 #include "access/htup.h"
 #include "access/sdir.h"
 #include "access/skey.h"
+#include "access/tupdesc.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
 
@@ -49,11 +50,15 @@ typedef struct SagaTuple
 	TransactionId writer;
 } SagaTuple;
 
-/* An index of ours that has entries only for rows where a column is not null. */
+/*
+ * An index of ours that has entries only for rows where a column is not null, or
+ * only for those where it is null.
+ */
 typedef struct SagaSparseIndex
 {
 	Oid			index;
 	AttrNumber	column;
+	bool		of_nulls;
 } SagaSparseIndex;
 
 extern const struct Trigger *saga_table_foreign_trigger(Relation heap);
@@ -75,13 +80,19 @@ extern bool saga_table_first(Oid relid, Oid index_relid, Snapshot snapshot,
 							 ScanKey keys, int nkeys, Datum *values,
 							 bool *nulls);
 extern SagaFound saga_table_recheck(Relation heap, SagaTuple *found);
+extern SagaFound saga_table_find_settled(Relation heap, Relation index,
+										 ScanKey keys, int nkeys,
+										 SagaTuple *found);
+extern int	saga_table_count(Oid table, Oid table_index, ScanKey key,
+							 AttrNumber number, int limit);
 extern void saga_table_wait(Relation heap, TransactionId writer);
 
-extern bool saga_table_insert(Relation heap, Datum *values, bool *nulls,
-							  Oid arbiter, const SagaSparseIndex *sparse,
-							  SagaTuple *stored);
-extern SagaWritten saga_table_update(Relation heap, SagaTuple *version,
-									 Datum *values, bool *nulls, Oid arbiter,
+extern bool saga_table_insert(Relation heap, TupleDesc desc, Datum *values,
+							  bool *nulls, Oid arbiter,
+							  const SagaSparseIndex *sparse, SagaTuple *stored);
+extern SagaWritten saga_table_update(Relation heap, TupleDesc desc,
+									 SagaTuple *version, Datum *values,
+									 bool *nulls, Oid arbiter,
 									 const SagaSparseIndex *sparse,
 									 SagaPatience patience);
 extern SagaWritten saga_table_lock(Relation heap, const SagaTuple *version,

@@ -29,9 +29,16 @@
  *	 makes that look itself, after its commit.
  * - Looks at a saga with many steps are the worker's, which makes one for many
  *	 changes.  While this process has more of the saga to run, they are in no hurry.
+ *	 But if it has none, and nobody else does anything of the saga, as with a chain,
+ *	 it knows what the step opens (following.c), and opens that with the mark.
  *
  * After a look of its own, the process goes on with what has become ready for its
  * role: a chain needs no trip through the worker.
+ *
+ * An action that asked to be run again (shared/again.c) is marked with a round, and
+ * nothing follows from that: no gate can open by it.  Its row of the due work stays
+ * as it is if the next round is due at once, and this process goes on with the same
+ * ticket.  After a slice of time it lets those in that wait in its mailbox.
  *
  *-------------------------------------------------------------------------
  */
@@ -40,7 +47,6 @@
 #include <signal.h>
 
 #include "access/xact.h"
-#include "access/xlog.h"
 #include "base/clock.h"
 #include "base/errors.h"
 #include "base/fault.h"
@@ -55,11 +61,14 @@
 #include "miscadmin.h"
 #include "process/action.h"
 #include "process/bgworker.h"
+#include "process/following.h"
 #include "process/looking.h"
 #include "process/output.h"
 #include "process/pool.h"
 #include "process/session.h"
 #include "process/transaction.h"
+#include "shared/again.h"
+#include "shared/current.h"
 #include "shared/mailbox.h"
 #include "shared/wakeup.h"
 #include "utils/builtins.h"
@@ -94,45 +103,14 @@ static pg_uuid_t large_saga;
  * Before the action
  * ------------------------------------------------------------------------ */
 
-/*
- * The steps whose outputs the action gets (SagaStep *).  Those of a list are
- * read one by one: the saga may have very many.
- */
+/* The steps whose outputs the action gets (SagaStep *). */
 static List *
 read_inputs(const SagaRow *saga, const SagaStep *step)
 {
-	List	   *inputs = NIL;
-	ListCell   *lc;
+	List	   *keys;
 
-	if (step->after != NULL)
-	{
-		List	   *keys = saga_gates_keys(step->after);
-
-		foreach(lc, keys)
-		{
-			SagaStep   *input = palloc(sizeof(SagaStep));
-
-			if (saga_ledger_get_newest_run(&saga->id, lfirst(lc), input) == SAGA_FOUND)
-				inputs = lappend(inputs, input);
-		}
-	}
-	else
-	{
-		SagaSteps  *steps = palloc(sizeof(SagaSteps));
-		SagaGates	gates;
-		int			index;
-		List	   *indexes;
-
-		saga_ledger_get_steps_now(&saga->id, steps);
-		index = saga_next_find(steps, step->seq);
-		if (index < 0)
-			return NIL;
-		saga_gates_read(&gates, steps);
-		indexes = saga_gates_inputs(&gates, index);
-		foreach(lc, indexes)
-			inputs = lappend(inputs, &steps->step[lfirst_int(lc)]);
-	}
-	return inputs;
+	return step->after == NULL && saga_following_inputs(saga, step->seq, &keys) ?
+		saga_context_inputs_of(saga, keys) : saga_context_inputs(saga, step);
 }
 
 /* The policy of the action, with what is left of the step's own time. */
@@ -215,11 +193,12 @@ mark(SagaRow *saga, SagaStep *step, bool look)
 	hand->look_due = change.look != 0 ? change.now : 0;
 }
 
-/* Is it time to let others in, though a chain goes on? */
+/* Is it time to let others in, though a chain goes on, and are there any? */
 static bool
 must_let_others_in(void)
 {
-	return saga_clock_steady() - chain_begun >= CHAIN_SLICE * SAGA_CLOCK_MS;
+	return saga_mailbox_has_more() &&
+		saga_clock_steady() - chain_begun >= CHAIN_SLICE * SAGA_CLOCK_MS;
 }
 
 /*
@@ -258,14 +237,49 @@ mark_and_look(SagaRow *saga, const SagaStep *step, SagaSteps *steps)
 }
 
 /*
+ * The same for a saga with many steps, with what the step opens instead of a
+ * look.  False: that is not known; nothing is done.
+ */
+static bool
+mark_and_follow(SagaRow *saga, SagaStep *step, const SagaDue *due, bool *alone)
+{
+	SagaChange	change;
+	List	   *opens;
+	ListCell   *lc;
+	bool		all;
+
+	if (!saga_following_ready(saga, due, alone) ||
+		!saga_following_opens(saga, step, &opens, &all))
+		return false;
+	saga_change_begin(&change, saga, NULL, 0, saga_clock_now());
+	saga_look_attempt(&change, step, &hand->end);
+	foreach(lc, opens)
+	{
+		saga_look_open_first_gate(lfirst(lc), change.now);
+		saga_change_step(&change, lfirst(lc));
+	}
+	if (all)
+		saga_change_look(&change, 0);
+	if (!must_let_others_in())
+		saga_looking_choose_next(&change, GetUserId(), &found_next);
+	if (saga_change_write(&change) != SAGA_WRITTEN)
+		saga_in_hand_was_changed();
+	saga_following_written(&saga->id);
+	hand->look_due = 0;
+	return true;
+}
+
+/*
  * Marks the step whose action succeeded.  Returns whether this process is to look
  * after the commit, or has looked.
  */
 static bool
-succeed(SagaRow *saga, SagaStep *step)
+succeed(SagaRow *saga, SagaStep *step, const SagaDue *due)
 {
-	bool		small = !saga_ids_equal(&saga->id, &large_saga);
-	bool		alone = hold_running(saga, small);
+	bool		small = !saga_ids_equal(&saga->id, &large_saga) &&
+		!SAGA_FAULT_SET("executor.small");
+	bool		alone = hold_running(saga, small ||
+									 !saga_mailbox_has_more_of(&saga->id));
 	SagaSteps	steps;
 
 	if (small && !saga_ledger_get_few_steps(&saga->id, OWN_LOOK_STEPS, &steps))
@@ -275,10 +289,58 @@ succeed(SagaRow *saga, SagaStep *step)
 	}
 	if (alone && small && mark_and_look(saga, step, &steps))
 		return true;
+	if (alone && !small && mark_and_follow(saga, step, due, &alone))
+		return true;
 	if (alone)
 		let_others_in(saga);
 	mark(saga, step, small);
 	return small;
+}
+
+/*
+ * Marks the step whose action asked to be run again: a round.  What it recorded may
+ * need a look, which is the worker's.
+ */
+static void
+succeed_round(SagaRow *saga, SagaStep *step, const SagaAgain *again)
+{
+	SagaChange	change;
+
+	(void) hold_running(saga, false);
+	saga_change_begin(&change, saga, NULL, 0, saga_clock_now());
+	hand->end.again = true;
+	hand->end.again_at = saga_again_due(again, change.now);
+	hand->end.state = again->state;
+	saga_look_attempt(&change, step, &hand->end);
+	if (saga_current_asks_for_look())
+		saga_change_look(&change, -step->seq);
+	if (saga_change_write(&change) != SAGA_WRITTEN)
+		saga_in_hand_was_changed();
+}
+
+/*
+ * A round is committed, and the step is due then: what becomes of the ticket in
+ * hand?
+ */
+static SagaWalkOn
+after_round(TimestampTz due)
+{
+	bool		full;
+
+	/* The commit has woken who hands it out then. */
+	if (due != hand->ticket.due)
+		return SAGA_WALK_DONE;
+	if (!must_let_others_in())
+		return SAGA_WALK_ON;
+	if (saga_mailbox_let_others_in(&full))
+		return SAGA_WALK_DONE;
+	if (full)
+	{
+		saga_wakeup_post(saga_shmem_my_database(), due);
+		return SAGA_WALK_DONE;
+	}
+	chain_begun = saga_clock_steady();
+	return SAGA_WALK_ON;
 }
 
 /* The time of a step that nobody runs was over before an attempt. */
@@ -293,19 +355,6 @@ action_out_of_time(SagaRow *saga, SagaStep *step)
 	saga_change_look(&change, -step->seq);
 	if (saga_change_write(&change) != SAGA_WRITTEN)
 		saga_in_hand_was_changed();
-}
-
-/*
- * A crash has lost what had made an action due that ran then, so that nobody
- * knows that it may be to blame.  Until the next crash, what was committed is on
- * disk before what follows from it runs: otherwise a chain could crash the server
- * forever, each time before anything of it is on disk.
- */
-static void
-keep_if_careful(void)
-{
-	if (saga_shmem_my_database()->careful)
-		XLogFlush(XactLastCommitEnd);
 }
 
 /*
@@ -334,7 +383,6 @@ look_and_go_on(bool spent)
 								 &next);
 		SAGA_FAULT("executor.before_look_commit");
 		saga_transaction_commit();
-		keep_if_careful();
 		SAGA_FAULT("executor.after_look_commit");
 	}
 	if (looked == SAGA_LOOK_LATER)
@@ -443,17 +491,18 @@ find_work(SagaDue *due, SagaRow *saga, SagaStep *step, SagaWalkOn *result)
 		*result = drop(due);
 	else if (TransactionIdIsValid(saga->version.writer))
 		*result = put_down(SAGA_WALK_SKIP);
-	else if (saga->state != SAGA_RUNNING)
-		*result = drop(due);
-	/* Its row stays: when it goes on, all lanes are read from the start. */
-	else if (saga->paused)
-		*result = put_down(SAGA_WALK_DONE);
 	else if (due->due > saga_clock_now())
 	{
 		/* By a clock that was set back: the worker has passed it by as due. */
 		*result = put_down(SAGA_WALK_DONE);
 		saga_wakeup_post(saga_shmem_my_database(), due->due);
 	}
+	/* Should it run again, what goes on is made due anew (afresh.c). */
+	else if (saga->state != SAGA_RUNNING)
+		*result = drop(due);
+	/* Its row stays: when it goes on, all lanes are read from the start. */
+	else if (saga->paused)
+		*result = put_down(SAGA_WALK_DONE);
 	else if (saga_ledger_get_due_step(due, step) != SAGA_FOUND)
 		*result = put_down(SAGA_WALK_SKIP);
 	else if (TransactionIdIsValid(step->version.writer))
@@ -462,7 +511,7 @@ find_work(SagaDue *due, SagaRow *saga, SagaStep *step, SagaWalkOn *result)
 		*result = drop(due);
 	else if (saga_ledger_lock_step(step, SAGA_NOWAIT) != SAGA_WRITTEN)
 	{
-		AbortCurrentTransaction();
+		saga_transaction_abort();
 		*result = SAGA_WALK_SKIP;
 	}
 	else
@@ -485,9 +534,11 @@ saga_action_try(bool alone)
 	const char *why;
 	SagaWalkOn	result;
 	int			isolation;
-	bool		look;
+	const SagaAgain *again;
+	bool		look = false;
 
 	found_next.seq = 0;
+	saga_following_begin();
 	if (!saga_in_hand_begin(&result))
 		return result;
 	if (!find_work(&due, &saga, &step, &result))
@@ -527,7 +578,7 @@ saga_action_try(bool alone)
 		saga_look_park(&change, &step, why);
 		if (saga_change_write(&change) != SAGA_WRITTEN)
 		{
-			AbortCurrentTransaction();
+			saga_transaction_abort();
 			return SAGA_WALK_SKIP;
 		}
 		return put_down(SAGA_WALK_DONE);
@@ -542,7 +593,7 @@ saga_action_try(bool alone)
 	hand->end.charged = true;
 	hand->phase = SAGA_ATTEMPT_PREPARING;
 	saga_in_hand_check_writable(&step);
-	hand->begun = saga_start_order_next(&saga.id);
+	hand->begun = step.rounds > 0 ? step.begun : saga_start_order_next(&saga.id);
 	limit_time(&step, &policy);
 
 	saga_in_hand_open(&step);
@@ -557,16 +608,24 @@ saga_action_try(bool alone)
 	SAGA_FAULT("executor.before_mark");
 	hand->end.outcome = SAGA_OUTCOME_SUCCEEDED;
 	step.begun = hand->begun;
-	step.forward.output = saga_output_take(output);
-	look = succeed(&saga, &step);
+	again = saga_again_asked();
+	if (again != NULL)
+		succeed_round(&saga, &step, again);
+	else
+	{
+		step.forward.output = saga_output_take(output);
+		look = succeed(&saga, &step, &due);
+	}
 	hand->phase = SAGA_ATTEMPT_COMMITTING;
 	saga_mailbox_look();
 	SAGA_FAULT("executor.before_commit");
 	saga_transaction_commit();
-	keep_if_careful();
+	saga_following_committed();
 	SAGA_FAULT("executor.after_commit");
 	saga_in_hand_close();
 
+	if (hand->end.again)
+		return after_round(saga_rows_work_due(&step));
 	return look ? SAGA_WALK_LOOK : SAGA_WALK_DONE;
 }
 
@@ -638,10 +697,15 @@ saga_action_record(const pg_uuid_t *id, int64 seq, const SagaAttemptEnd *of,
 	/* Somebody has written it down before, or the step is not what it was. */
 	if (step->forward.attempts >= of->attempt || saga_rows_work_due(step) == 0)
 		return SAGA_RECORDED;
+	/* It was a round, and is committed. */
+	if (step->rounds > 0 && step->attempt_at == of->started_at)
+		return SAGA_RECORDED;
 	/* An attempt before this one may have been lost with a crash. */
 	end = *of;
 	end.attempt = step->forward.attempts + 1;
-	if (begun == 0)
+	if (step->rounds > 0)
+		begun = step->begun;
+	else if (begun == 0)
 		begun = saga_start_order_next(id);
 	if (saga.state != SAGA_RUNNING)
 		return record_begun(&saga, &steps, step, &end, begun);
@@ -668,7 +732,7 @@ saga_action_record_failure(void)
 	if (saga_action_record(&hand->saga, hand->seq,
 						   &hand->end, hand->begun) == SAGA_RECORD_LATER)
 	{
-		AbortCurrentTransaction();
+		saga_transaction_abort();
 		return false;
 	}
 	saga_transaction_commit();
@@ -709,24 +773,24 @@ saga_action_end_failing(void)
 
 /*
  * The undo of a saga has begun: ends what still runs of its actions, none of
- * which can commit.  True if there was one: the undo waits for its end.  Without
- * "cancel", only looks.
+ * which can commit.  True if a process has one in hand: the undo waits until
+ * that is put down, for how the attempt ended may make the step one that must be
+ * undone.  Without "cancel", only looks.
  */
 bool
 saga_action_end_all(const pg_uuid_t *id, bool cancel)
 {
 	SagaRunning running[SAGA_MAX_EXECUTORS];
-	int			count = saga_mailbox_running(running);
+	int			count = saga_mailbox_actions(running);
 	bool		found = false;
 
 	for (int i = 0; i < count; i++)
 	{
-		if (running[i].phase != SAGA_PHASE_FORWARD ||
-			!saga_ids_equal(&running[i].saga, id) ||
+		if (!saga_ids_equal(&running[i].saga, id) ||
 			running[i].pid == MyProcPid || running[i].pid == 0)
 			continue;
 		found = true;
-		if (cancel)
+		if (cancel && running[i].seq != 0)
 			(void) kill(running[i].pid, SIGINT);
 	}
 	return found;

@@ -295,7 +295,7 @@ run_sql(SagaRow *saga, SagaStep *step)
 	hand->end.rows =
 		saga_in_hand_run_sql(step, &policy,
 							 saga_context_build(saga, step,
-												hand->end.attempt),
+												hand->end.attempt, false),
 							 NULL);
 }
 
@@ -361,7 +361,7 @@ try_step(bool alone)
 		if (written == SAGA_WRITTEN)
 			saga_transaction_commit();
 		else
-			AbortCurrentTransaction();
+			saga_transaction_abort();
 		return written == SAGA_WRITTEN ? SAGA_WALK_DONE : SAGA_WALK_SKIP;
 	}
 	step = &walk.steps.step[task.index];
@@ -398,7 +398,7 @@ try_step(bool alone)
 			/* The saga may go on without it; that is for the ledger to say. */
 			return SAGA_WALK_ON;
 		}
-		AbortCurrentTransaction();
+		saga_transaction_abort();
 		return SAGA_WALK_SKIP;
 	}
 	saga_in_hand_check_writable(step);
@@ -573,7 +573,7 @@ try_to_record(void)
 		written = SAGA_WRITTEN;
 	if (written != SAGA_WRITTEN)
 	{
-		AbortCurrentTransaction();
+		saga_transaction_abort();
 		return false;
 	}
 	saga_transaction_commit();

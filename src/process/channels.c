@@ -29,6 +29,7 @@
 #include "base/fault.h"
 #include "base/rights.h"
 #include "flow/events.h"
+#include "flow/look.h"
 #include "flow/notify.h"
 #include "ledger/home.h"
 #include "ledger/ledger.h"
@@ -86,6 +87,8 @@ static int64 look_begun = 0;	/* by the steady clock; 0: not reading */
 static SagaQueued look_position;	/* a channel */
 static TimestampTz look_not_before = DT_NOBEGIN;
 static bool first_look = true;	/* whatever is found is notified at once */
+
+static const SagaPhase phases[] = {SAGA_PHASE_COMPENSATION, SAGA_PHASE_FORWARD};
 
 /* From before this turn's snapshot (queue_front.c). */
 static uint64 fronts = 0;
@@ -179,12 +182,14 @@ add_channel(const SagaQueued *queued, TimestampTz now)
  * there is none.
  */
 static bool
-next_on(SagaQueued *queue)
+next_on(SagaQueued *queue, TimestampTz now)
 {
 	while (saga_ledger_next_owner(queue))
 	{
+		/* The time of a task may not have come. */
 		if (saga_ledger_first_queued(queue, fronts, GetActiveSnapshot(), queue,
-									 1) > 0)
+									 1) > 0 &&
+			(queue->phase != SAGA_PHASE_FORWARD || queue->since <= now))
 			return true;
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -192,11 +197,12 @@ next_on(SagaQueued *queue)
 }
 
 static bool
-first_on(const char *name, SagaQueued *first)
+first_on(const char *name, SagaPhase phase, TimestampTz now, SagaQueued *first)
 {
 	strlcpy(first->channel, name, NAMEDATALEN);
+	first->phase = phase;
 	first->owner = InvalidOid;
-	return next_on(first);
+	return next_on(first, now);
 }
 
 /* Reads on which channels there are, as far as a turn goes. */
@@ -222,22 +228,63 @@ read_channels(TimestampTz now)
 			first_look = false;
 			return;
 		}
-		if (first_on(look_position.channel, &first))
-			add_channel(&first, now);
+		for (size_t phase = 0; phase < lengthof(phases); phase++)
+			if (first_on(look_position.channel, phases[phase], now, &first))
+				add_channel(&first, now);
 		CHECK_FOR_INTERRUPTS();
 	}
 }
 
 /* Notifies a channel of the first that waits there; false if nothing does. */
 static bool
-notify_channel(const char *name)
+notify_channel(const char *name, TimestampTz now)
 {
 	SagaQueued	first;
+	bool		found = false;
 
-	if (!first_on(name, &first))
-		return false;
-	saga_notify_compensate(name, &first.saga, first.seq);
-	return true;
+	if (first_on(name, SAGA_PHASE_COMPENSATION, now, &first))
+	{
+		saga_notify_compensate(name, &first.saga, first.seq);
+		found = true;
+	}
+	if (first_on(name, SAGA_PHASE_FORWARD, now, &first))
+	{
+		saga_notify_task(name, &first.saga, first.seq);
+		found = true;
+	}
+	return found;
+}
+
+/* Parks a compensation that no role may claim any more. */
+static void
+park_undo(SagaRow *saga, TimestampTz now)
+{
+	SagaSteps	steps;
+	SagaChange	change;
+
+	saga_ledger_get_steps(&saga->id, &steps);
+	saga_change_begin(&change, saga, &steps, SAGA_MAY_NOTIFY, now);
+	saga_events_pass(&change);
+	(void) saga_change_write(&change);
+}
+
+/* The same of a task. */
+static void
+park_task(SagaRow *saga, const SagaQueued *queued, const char *why,
+		  TimestampTz now)
+{
+	SagaStep	step;
+	SagaChange	change;
+
+	if (!saga_ledger_lock(&saga->id, ShareLock, SAGA_NOWAIT) ||
+		saga_ledger_reread_saga(saga, SAGA_NOWAIT) != SAGA_FOUND ||
+		saga->state != SAGA_RUNNING ||
+		saga_ledger_get_queued_step(queued, &step) != SAGA_FOUND ||
+		saga_rows_task_due(&step) == 0)
+		return;
+	saga_change_begin(&change, saga, NULL, 0, now);
+	saga_look_park(&change, &step, why);
+	(void) saga_change_write(&change);
 }
 
 /*
@@ -245,32 +292,34 @@ notify_channel(const char *name)
  * waits in vain: parks it.  False if it may not have been all on the channel.
  */
 static bool
-park_gone(const char *name, int *parked, TimestampTz now)
+park_gone(const char *name, SagaPhase phase, int *parked, TimestampTz now)
 {
 	SagaQueued	queue;
 	SagaRow		saga;
-	SagaSteps	steps;
-	SagaChange	change;
 	bool		more;
 
-	for (more = first_on(name, &queue); more; more = next_on(&queue))
+	for (more = first_on(name, phase, now, &queue); more;
+		 more = next_on(&queue, now))
 	{
 		do
 		{
+			const char *why;
+
 			CHECK_FOR_INTERRUPTS();
 			if (saga_ledger_get_saga(&queue.saga, &saga) != SAGA_FOUND)
 				continue;
 			/* Nor have the other sagas of that owner another. */
-			if (saga_rights_why_gone(saga.owner, saga.owner_name) == NULL)
+			why = saga_rights_why_gone(saga.owner, saga.owner_name);
+			if (why == NULL)
 				break;
 			if (*parked >= PARK_BATCH)
 				return false;
 			if (saga_ledger_reread_saga(&saga, SAGA_NOWAIT) != SAGA_FOUND)
 				continue;
-			saga_ledger_get_steps(&saga.id, &steps);
-			saga_change_begin(&change, &saga, &steps, SAGA_MAY_NOTIFY, now);
-			saga_events_pass(&change);
-			(void) saga_change_write(&change);
+			if (phase == SAGA_PHASE_FORWARD)
+				park_task(&saga, &queue, why, now);
+			else
+				park_undo(&saga, now);
 			(*parked)++;
 		} while (saga_ledger_next_queued(&queue, GetActiveSnapshot(), &queue,
 										 1) > 0);
@@ -338,11 +387,12 @@ notify_those_due(TimestampTz now)
 			break;
 		notified[notified_count++] = channel;
 		pairingheap_remove_first(by_next);
-		if (!park_gone(channel->name, &parked, now))
-			channel->found = CHANNEL_PARKS;
-		else
-			channel->found = notify_channel(channel->name) ?
-				CHANNEL_WAITS : CHANNEL_EMPTY;
+		channel->found = CHANNEL_EMPTY;
+		for (size_t i = 0; i < lengthof(phases); i++)
+			if (!park_gone(channel->name, phases[i], &parked, now))
+				channel->found = CHANNEL_PARKS;
+		if (channel->found != CHANNEL_PARKS && notify_channel(channel->name, now))
+			channel->found = CHANNEL_WAITS;
 	}
 	SAGA_FAULT("channels.before_commit");
 	saga_transaction_commit();

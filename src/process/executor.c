@@ -32,6 +32,7 @@
 #include "process/session.h"
 #include "process/transaction.h"
 #include "shared/mailbox.h"
+#include "shared/stat.h"
 #include "storage/ipc.h"
 #include "storage/pmsignal.h"
 #include "utils/backend_status.h"
@@ -84,6 +85,7 @@ static bool
 wait_for_mail(int64 *idle_since)
 {
 	int64		rest = saga_guc_executor_idle_timeout;
+	int64		asleep_at;
 
 	if (*idle_since == 0)
 	{
@@ -95,7 +97,9 @@ wait_for_mail(int64 *idle_since)
 		rest -= (saga_clock_steady() - *idle_since) / 1000;
 	if (rest <= 0)
 		return false;
+	asleep_at = saga_clock_steady();
 	saga_pool_sleep((long) rest);
+	saga_stat_process(SAGA_STAT_EXECUTOR_IDLE, saga_clock_steady() - asleep_at);
 	return true;
 }
 
@@ -117,6 +121,7 @@ saga_executor_main(Datum arg)
 	saga_inflight_open(process->slot, process->generation);
 	saga_attempt_init(process->role);
 	saga_pool_ready();
+	saga_stat_process(SAGA_STAT_EXECUTOR_STARTS, 1);
 
 	for (;;)
 	{

@@ -114,7 +114,7 @@ interrupted_record_action(const SagaInflight *record)
 	recorded = saga_action_record(&record->saga, record->seq, &end, 0);
 	if (recorded == SAGA_RECORD_LATER)
 	{
-		AbortCurrentTransaction();
+		saga_transaction_abort();
 		return false;
 	}
 	if (recorded == SAGA_RECORD_LOST && end.suspect)
@@ -175,7 +175,7 @@ interrupted_record(const SagaInflight *record)
 	saga_events_attempt(&change, &steps.step[i], &end);
 	if (saga_change_write(&change) != SAGA_WRITTEN)
 	{
-		AbortCurrentTransaction();
+		saga_transaction_abort();
 		return false;
 	}
 	interrupted_commit();

@@ -70,6 +70,7 @@
 #include "process/launcher.h"
 #include "shared/mailbox.h"
 #include "shared/shmem.h"
+#include "shared/stat_table.h"
 #include "storage/ipc.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -189,12 +190,14 @@ read_databases(List **existing, List **allowed)
 
 /*
  * Brings the slots in line with pg_database: frees those of databases that
- * are gone, and takes some for those that are new.
+ * are gone, with their counters, and takes some for those that are new.
  */
 static void
 rescan(void)
 {
 	Oid			before[SAGA_MAX_DATABASES];
+	Oid			counted[SAGA_STAT_MAX_DATABASES];
+	int			counted_count;
 	List	   *existing;
 	ListCell   *lc;
 	int			i;
@@ -208,6 +211,7 @@ rescan(void)
 	for (i = 0; i < SAGA_MAX_DATABASES; i++)
 		before[i] = saga_shmem->databases[i].database;
 	LWLockRelease(saga_shmem->lock);
+	counted_count = saga_stat_table_databases(counted);
 
 	for (i = 0; i < SAGA_MAX_DATABASES; i++)
 	{
@@ -232,6 +236,9 @@ rescan(void)
 		if (!list_member_oid(existing, before[i]))
 			saga_shmem_free_database(slot, before[i]);
 	}
+	for (i = 0; i < counted_count; i++)
+		if (!list_member_oid(existing, counted[i]))
+			saga_stat_table_forget_database(counted[i]);
 
 	for (i = list_length(known_absent) - 1; i >= 0; i--)
 	{

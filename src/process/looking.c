@@ -20,6 +20,7 @@
 #include "base/errors.h"
 #include "flow/look.h"
 #include "flow/next.h"
+#include "ledger/purge.h"
 #include "process/looking.h"
 
 /*
@@ -31,7 +32,10 @@ read_locked(const pg_uuid_t *id, LOCKMODE mode, SagaRow *saga, bool *running)
 {
 	*running = false;
 	if (saga_ledger_get_saga(id, saga) != SAGA_FOUND)
+	{
+		saga_purge_late(id);
 		return true;
+	}
 	if (!saga_ledger_lock(id, mode, SAGA_NOWAIT))
 		return false;
 	switch (saga_ledger_reread_saga(saga, SAGA_NOWAIT))
@@ -76,27 +80,60 @@ saga_looking_choose_next(SagaChange *change, Oid role, SagaTicket *next)
 	next->due = saga_rows_work_due(chosen);
 }
 
+/* Each channel on which a task of the saga may be claimed is notified, once. */
+static void
+notify_all_channels(SagaChange *change)
+{
+	List	   *channels = NIL;
+
+	for (int i = 0; i < change->steps->count; i++)
+	{
+		const SagaStep *step = &change->steps->step[i];
+		ListCell   *lc;
+		bool		known = false;
+
+		if (!saga_rows_may_be_claimed(step, change->now))
+			continue;
+		foreach(lc, channels)
+			known = known || saga_rows_same_text(lfirst(lc), step->task);
+		if (known)
+			continue;
+		channels = lappend(channels, step->task);
+		saga_change_notify_task(change, step);
+	}
+}
+
 /*
- * Steps of which a row says that they changed, and that a person must decide
- * about: those who watch for that are notified, once, by the worker.
+ * Steps of which a row says that they changed, or that their time has come, and
+ * that a person must decide about, or a service may claim: those who wait for that
+ * are notified, by the worker.
  */
 static void
-ask(SagaChange *change, const SagaDue *rows, int count)
+notify(SagaChange *change, const SagaDue *rows, int count)
 {
 	for (int i = 0; i < count; i++)
 	{
-		int			index;
+		bool		all = rows[i].seq == PG_INT64_MIN;
+		int64		seq = all ? 0 : rows[i].seq < 0 ? -rows[i].seq : rows[i].seq;
+		int			index = all ? -1 : saga_next_find(change->steps, seq);
+		SagaStep   *step = index < 0 ? NULL : &change->steps->step[index];
+		bool		asks = step != NULL && rows[i].seq < 0 &&
+			saga_rows_step_held(step) && step->status != SAGA_STEP_WAITING;
+		bool		claimable = step != NULL && saga_rows_may_be_claimed(step, change->now);
 
-		if (rows[i].seq >= 0 || rows[i].seq == PG_INT64_MIN)
+		if (!all && !asks && !claimable)
 			continue;
-		index = saga_next_find(change->steps, -rows[i].seq);
-		if (index < 0 || !saga_rows_step_held(&change->steps->step[index]) ||
-			change->steps->step[index].status == SAGA_STEP_WAITING)
+		if (!(change->may & SAGA_MAY_NOTIFY) && !asks &&
+			(change->may & SAGA_IS_WORKER))
 			continue;
-		if (change->may & SAGA_MAY_NOTIFY)
-			saga_change_ask(change, &change->steps->step[index]);
+		if (!(change->may & SAGA_MAY_NOTIFY))
+			saga_change_look(change, all ? PG_INT64_MIN : -seq);
+		else if (all)
+			notify_all_channels(change);
+		else if (asks)
+			saga_change_ask(change, step);
 		else
-			saga_change_look(change, rows[i].seq);
+			saga_change_notify_task(change, step);
 	}
 }
 
@@ -114,6 +151,8 @@ saga_looking_at(const SagaDue *rows, int count, int may, Oid role,
 	SagaChange	change;
 	SagaLookResult result = SAGA_LOOK_NOTHING;
 	bool		running;
+	bool		busy = false;
+	bool		kept = false;
 
 	if (next != NULL)
 		next->seq = 0;
@@ -135,7 +174,8 @@ saga_looking_at(const SagaDue *rows, int count, int may, Oid role,
 							  saga_clock_now());
 			result = saga_look(&change);
 		}
-		ask(&change, rows, count);
+		if (!saga.paused)
+			notify(&change, rows, count);
 
 		/* The worker comes back once it may notify, for the executors, too. */
 		if (change.look != 0 && next == NULL)
@@ -147,8 +187,17 @@ saga_looking_at(const SagaDue *rows, int count, int may, Oid role,
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 					 errmsg("the saga was changed while it was looked at")));
+		busy = change.busy;
 	}
 	for (int i = 0; i < count; i++)
-		(void) saga_ledger_delete_due(&rows[i]);
+	{
+		/* What is due by the time is due until it has been done. */
+		if (busy && rows[i].seq > 0)
+			kept = true;
+		else
+			(void) saga_ledger_delete_due(&rows[i]);
+	}
+	if (kept)
+		return SAGA_LOOK_LATER;
 	return result == SAGA_LOOK_NOTHING ? SAGA_LOOKED_IN_VAIN : SAGA_LOOKED;
 }

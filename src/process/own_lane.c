@@ -47,16 +47,20 @@
 #define RETRY_LAST		1000
 #define NOTIFY_AGAIN	5000	/* when the queue of notifications was full */
 
-/* Most sagas done in one transaction, and rows about steps seen to. */
+/*
+ * Most sagas done in one transaction, and rows about steps seen to; and rows if they
+ * are all about one saga, of which a look reads all steps, however few the rows.
+ */
 #define OWN_BATCH		100
 #define OWN_ROWS		1000
+#define OWN_ROWS_OF_ONE	100000
 /* Time slice after which the worker goes on to the other lanes (ms). */
 #define OWN_SLICE		50
 /* A look takes long from that on (ms); how often as long, and how long at most
  * (ms), the next one is put off. */
 #define OWN_LONG		2
 #define OWN_LONG_FACTOR	3
-#define OWN_LONG_MAX	100
+#define OWN_LONG_MAX	2000
 /*
  * Start the lane over at least this often, even if its end was not reached
  * (ms).
@@ -266,7 +270,8 @@ own_look(const SagaDue *rows, int count)
 	}
 	saga_bgworker_at(id, 0);
 	looked = saga_looking_at(rows, count,
-							 saga_clock_now() < own_notify_at ? 0 : SAGA_MAY_NOTIFY,
+							 (saga_clock_now() < own_notify_at ? 0 : SAGA_MAY_NOTIFY) |
+							 SAGA_IS_WORKER,
 							 InvalidOid, NULL);
 	if (looked == SAGA_LOOK_LATER)
 		own_passed = true;
@@ -299,15 +304,17 @@ own_look_at_gathered(void)
 }
 
 /*
- * May the transaction take on one more row?  "single": it keeps to one saga,
- * and of that to the saga's own row or to the rows about its steps.
+ * May the transaction take on one more row?  If it has many rows about steps, only
+ * another of the saga that they are all about.  "single": it keeps to one saga, and
+ * of that to the saga's own row or to the rows about its steps.
  */
 static bool
 own_takes_on(const SagaDue *found, bool single)
 {
-	if (!single || own_count == 0)
+	if (own_count == 0 || (!single && own_rows_count < OWN_ROWS))
 		return true;
-	return found->seq != 0 && own_rows_count > 0 &&
+	return found->seq != 0 && own_looks_count == 1 &&
+		own_rows_count < OWN_ROWS_OF_ONE &&
 		saga_ids_equal(&found->saga, &own_looks[0]);
 }
 
@@ -334,8 +341,7 @@ own_batch(TimestampTz now, bool single, TimestampTz *next)
 	}
 	own_forget_rows();
 	MemoryContextSwitchTo(saga_context);
-	while (sagas < OWN_BATCH && own_looks_count < OWN_BATCH &&
-		   own_rows_count < OWN_ROWS)
+	while (sagas < OWN_BATCH && own_looks_count < OWN_BATCH)
 	{
 		SagaDue		found;
 

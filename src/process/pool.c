@@ -37,8 +37,6 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-/* Age at which an entry that was not refreshed is ignored */
-#define SAGA_POOL_WAITER_LIFE_MS	5000
 /* Time slice after which an executor may be reclaimed for a waiting role */
 #define SAGA_POOL_SLICE_MS			1000
 /* Time after which a slot whose process did not arrive is taken back */
@@ -175,7 +173,7 @@ count_waiting(Oid role, int64 now, int *others, int *earlier,
 
 		if (!OidIsValid(w->database) || w == own)
 			continue;
-		if (now - w->seen > SAGA_POOL_WAITER_LIFE_MS * INT64CONST(1000))
+		if (now - w->seen > SAGA_WAITER_LIFE_MS * INT64CONST(1000))
 		{
 			w->database = InvalidOid;
 			continue;

@@ -483,7 +483,7 @@ park_next(Lane *lane)
 			saga_transaction_commit();
 		else
 		{
-			AbortCurrentTransaction();
+			saga_transaction_abort();
 			if (lane->retry_at == 0)
 				lane->retry_at = now + RETRY_LAST * SAGA_CLOCK_MS;
 		}
@@ -531,7 +531,7 @@ park_next(Lane *lane)
 	}
 	else
 	{
-		AbortCurrentTransaction();
+		saga_transaction_abort();
 		if (lane->retry_at == 0)
 			lane->retry_at = now + RETRY_LAST * SAGA_CLOCK_MS;
 	}

@@ -133,6 +133,19 @@ set_option(const char *name, const char *value)
 	SetConfigOption(name, value, PGC_SUSET, PGC_S_OVERRIDE);
 }
 
+/*
+ * A crash loses all of an attempt or nothing, so that nobody need wait for its
+ * commit; but for SQL that has effects in another server, which the crash does not
+ * take back.
+ */
+static void
+apply_commit(void)
+{
+	if (synchronous_commit != saga_guc_synchronous_commit)
+		set_option("synchronous_commit",
+				   saga_guc_commit_name(saga_guc_synchronous_commit));
+}
+
 /* Once per executor, right after it connects. */
 void
 saga_session_init(void)
@@ -158,8 +171,7 @@ saga_session_init(void)
 	prev_emit_log_hook = emit_log_hook;
 	emit_log_hook = hold_back;
 
-	/* A crash loses all of a compensation or nothing: no need to wait. */
-	set_option("synchronous_commit", "off");
+	apply_commit();
 	if (!saga_guc_log_sql)
 	{
 		set_option("max_parallel_workers_per_gather", "0");
@@ -583,6 +595,7 @@ saga_session_prepare(const SagaStep *step, SagaPhase phase,
 	}
 	pgstat_report_activity(STATE_RUNNING, debug_query_string);
 
+	apply_commit();
 	search_path = apply_search_path(step);
 	apply_settings(step);
 	arm(policy);

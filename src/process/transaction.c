@@ -10,17 +10,24 @@
  * locked here stays locked to the end, so that opening the tables later in
  * the transaction waits for nobody.
  *
+ * Where Citus is, an attempt is a transaction block, as if after BEGIN: otherwise
+ * Citus would take a single statement for a transaction, and commit at once what it
+ * does on another node, whatever became of the attempt.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
+#include "base/citus.h"
 #include "ledger/ledger.h"
 #include "ledger/oids.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "process/transaction.h"
+#include "shared/shmem.h"
 #include "storage/lmgr.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -56,6 +63,15 @@ lock_ledger(void)
 	return SAGA_TRANSACTION_BEGUN;
 }
 
+/* Makes a block of the transaction that has just started. */
+static void
+enter_block(void)
+{
+	BeginTransactionBlock();
+	CommitTransactionCommand();
+	StartTransactionCommand();
+}
+
 /* At an isolation level; -1: at the role's default. */
 static SagaTurnBegun
 begin_at(int isolation, bool bookkeeping)
@@ -77,6 +93,8 @@ begin_at(int isolation, bool bookkeeping)
 		CommitTransactionCommand();
 		return begun;
 	}
+	if (!bookkeeping && saga_citus_is_here())
+		enter_block();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	return SAGA_TRANSACTION_BEGUN;
 }
@@ -99,12 +117,37 @@ saga_transaction_begin_at(int isolation)
 	return begin_at(isolation, false);
 }
 
+/*
+ * A crash has lost what had made an action due that ran then, so that nobody
+ * knows that it may be to blame.  Until the next crash, what was committed is on
+ * disk before what follows from it runs: otherwise a chain could crash the server
+ * forever, each time before anything of it is on disk.
+ */
+static void
+flush_if_careful(void)
+{
+	const SagaDatabaseSlot *database = saga_shmem_my_database();
+
+	if (database != NULL && database->careful)
+		XLogFlush(XactLastCommitEnd);
+}
+
 void
 saga_transaction_commit(void)
 {
 	PopActiveSnapshot();
+	if (IsTransactionBlock())
+		(void) EndTransactionBlock(false);
 	CommitTransactionCommand();
+	flush_if_careful();
 	pgstat_report_stat(false);
+}
+
+/* Ends the transaction without an error: nothing of it stays. */
+void
+saga_transaction_abort(void)
+{
+	AbortOutOfAnyTransaction();
 }
 
 /*
@@ -120,7 +163,7 @@ saga_transaction_fail(MemoryContext context)
 	MemoryContextSwitchTo(context);
 	error = CopyErrorData();
 	FlushErrorState();
-	AbortCurrentTransaction();
+	AbortOutOfAnyTransaction();
 	MemoryContextSwitchTo(context);
 	pgstat_report_stat(false);
 	RESUME_INTERRUPTS();

@@ -21,6 +21,7 @@ typedef enum SagaTurnBegun
 extern SagaTurnBegun saga_transaction_begin(bool bookkeeping);
 extern SagaTurnBegun saga_transaction_begin_at(int isolation);
 extern void saga_transaction_commit(void);
+extern void saga_transaction_abort(void);
 extern void saga_transaction_handle_interrupts(void);
 extern ErrorData *saga_transaction_fail(MemoryContext context);
 

@@ -18,6 +18,9 @@
  * A turn is short, however much is due in one lane, so that nobody's executors
  * wait for what the worker has to do for somebody else.
  *
+ * Where the library does not fit the extension (version.c), it touches nothing,
+ * and looks again each minute.
+ *
  * It leaves when the extension is gone, when its database must be free, and,
  * if it is asked to make room for another database, when nothing is due.
  *
@@ -32,9 +35,14 @@
 #include "access/xact.h"
 #include "base/clock.h"
 #include "base/compat.h"
+#include "base/errors.h"
 #include "base/fault.h"
 #include "catalog/pg_type_d.h"
+#include "commands/dbcommands.h"
 #include "executor/spi.h"
+#include "ledger/home.h"
+#include "ledger/oids.h"
+#include "ledger/start_order.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
@@ -48,10 +56,12 @@
 #include "process/transaction.h"
 #include "process/worker.h"
 #include "shared/mailbox.h"
+#include "shared/stat.h"
 #include "shared/wakeup.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 /* Pauses, in milliseconds. */
@@ -65,6 +75,12 @@ static SagaDatabaseSlot *my_database = NULL;
 static int64 started_at = 0;	/* by the steady clock */
 static MemoryContext worker_context = NULL; /* long-lived */
 static MemoryContext turn_context = NULL;	/* reset after each turn */
+
+/* The library does not fit the extension: nothing here is touched. */
+static bool unfit = false;
+
+/* The ledger knows what it is to know of this start of the server. */
+static bool noted_start = false;
 
 /* Sagas may have become due by transactions that were prepared. */
 static bool count_prepared = true;
@@ -163,23 +179,73 @@ begin_to_look(void)
 {
 	TimestampTz posted = saga_wakeup_look(my_database);
 
+	saga_stat_process(SAGA_STAT_WAKEUPS, 1);
 	if (posted == DT_NOEND)
 		return;
 	saga_own_lane_posted(posted);
 	saga_role_lanes_posted(posted);
 }
 
-/* Is the extension there?  Reports it to the launcher; leaves if it is not. */
+/*
+ * Does this library fit the extension?  If not, says so once.  Whoever updates
+ * the extension makes this worker leave (evict.c), and another library comes
+ * with another start of the server; so it waits.
+ */
+static void
+find_misfit(void)
+{
+	const char *hint = NULL;
+	const char *why;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	why = saga_oids_misfit(&hint);
+	if (why != NULL && !unfit)
+		ereport(LOG,
+				(errcode(ERRCODE_SAGA_UNAVAILABLE),
+				 errmsg("nothing is run or undone in database \"%s\": %s",
+						get_database_name(MyDatabaseId), why),
+				 errhint("%s", hint)));
+	unfit = why != NULL;
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(worker_context);
+	pgstat_report_stat(false);
+}
+
+/*
+ * Is the extension there, and does the library fit it?  Reports to the launcher
+ * whether a worker belongs here; leaves if not.
+ */
 static void
 find_out(void)
 {
-	SagaTurnBegun begun = saga_transaction_begin(true);
+	SagaTurnBegun begun;
 
+	find_misfit();
+	if (unfit)
+	{
+		saga_shmem_worker_found(SAGA_DATABASE_SERVED);
+		return;
+	}
+	begun = saga_transaction_begin(true);
 	if (begun == SAGA_TRANSACTION_GONE)
 		saga_leaving_because_gone();
 	if (begun == SAGA_TRANSACTION_BEGUN)
 		saga_transaction_commit();
 	saga_shmem_worker_found(SAGA_DATABASE_SERVED);
+}
+
+static bool
+note_start(void)
+{
+	bool		noted;
+
+	if (saga_transaction_begin(true) != SAGA_TRANSACTION_BEGUN)
+		return false;
+	saga_start_order_look();
+	noted = saga_home_note_start();
+	saga_transaction_commit();
+	return noted;
 }
 
 /* A function: Min() would take a turn twice, and believe the second one. */
@@ -197,8 +263,12 @@ worker_turn(void)
 	TimestampTz next;
 	bool		away;
 
-	if (my_database->state != SAGA_DATABASE_SERVED || my_database->wanted)
+	if (unfit || my_database->state != SAGA_DATABASE_SERVED || my_database->wanted)
 		find_out();
+	if (unfit)
+		return now + AWAY_POLL * SAGA_CLOCK_MS;
+	if (!noted_start)
+		noted_start = note_start();
 	if (saga_pool_tend())
 	{
 		saga_interrupted_look_again();
@@ -290,16 +360,17 @@ saga_worker_main(Datum arg)
 	SetConfigOption("search_path", "pg_catalog", PGC_SUSET, PGC_S_OVERRIDE);
 
 	/*
-	 * What listeners are notified of must be on disk, whatever the database's
-	 * setting.
+	 * Only what leaves the database waits for the disk (flow/notify.c): what
+	 * a crash loses of the rest is due again, and done again.
 	 */
-	SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 
 	worker_context = AllocSetContextCreate(TopMemoryContext, "saga worker",
 										   ALLOCSET_DEFAULT_SIZES);
 	turn_context = AllocSetContextCreate(TopMemoryContext, "saga turn",
 										 ALLOCSET_DEFAULT_SIZES);
 	read_everything();
+	saga_stat_process(SAGA_STAT_WORKER_STARTS, 1);
 
 	if (sigsetjmp(local_sigjmp_buf, 1) != 0)
 	{

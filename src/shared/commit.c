@@ -10,13 +10,14 @@
  *	2. queue_front.c moves back the fronts of queues, so that no consumer
  *	   passes by a row that was put in.
  *	3. tally.c counts the sagas that began and ended.
- *	4. wakeup.c wakes those that wait for a saga, an idle executor, the worker,
+ *	4. stat.c counts what was done, for those who watch.
+ *	5. wakeup.c wakes those that wait for a saga, an idle executor, the worker,
  *	   or the launcher.  It comes last: a process that is woken finds the rest done,
  *	   and may hand out work only where nobody is kept away.
  *
- * A transaction that is prepared keeps its tally by its name, makes the worker
- * poll, and loses the rest: COMMIT PREPARED, in whatever session, has all read
- * again (statements.c).  One that is rolled back only forgets.
+ * A transaction that is prepared keeps its tally and its counts by a hash of its
+ * name, makes the worker poll, and loses the rest: COMMIT PREPARED, in whatever
+ * session, has all read again (statements.c).  One that is rolled back only forgets.
  *
  * The callbacks are registered once for the life of the process, and only
  * where the library was preloaded: without shared memory there is nobody to
@@ -31,12 +32,44 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
+#include "shared/again.h"
 #include "shared/commit.h"
 #include "shared/evict.h"
 #include "shared/queue_front.h"
+#include "shared/stat.h"
 #include "shared/tally.h"
 #include "shared/wakeup.h"
+
+/* Of the name under which the current transaction is about to be prepared; or 0 */
+static uint64 prepared_gid = 0;
+
+static uint64
+hash_gid(const char *gid)
+{
+	uint64		hash = hash_bytes_extended((const unsigned char *) gid,
+										   strlen(gid), 0);
+
+	return hash != 0 ? hash : 1;
+}
+
+/* The current transaction is about to be prepared under a name. */
+void
+saga_commit_prepare(const char *gid)
+{
+	prepared_gid = hash_gid(gid);
+}
+
+/* The prepared transaction of that name was committed, or rolled back. */
+void
+saga_commit_finish_prepared(const char *gid, bool committed)
+{
+	uint64		hash = hash_gid(gid);
+
+	saga_tally_finish_prepared(hash, committed);
+	saga_stat_finish_prepared(hash, committed);
+}
 
 static void
 commit_end_transaction(XactEvent event, void *arg)
@@ -47,11 +80,16 @@ commit_end_transaction(XactEvent event, void *arg)
 			saga_evict_release();
 			saga_queue_front_committed();
 			saga_tally_committed();
+			saga_stat_committed();
 			saga_wakeup_committed();
 			break;
 		case XACT_EVENT_PREPARE:
 			saga_evict_release();
-			saga_tally_prepared();
+			if (prepared_gid != 0)
+			{
+				saga_tally_prepared(prepared_gid);
+				saga_stat_prepared(prepared_gid);
+			}
 			saga_wakeup_prepared();
 			break;
 		case XACT_EVENT_ABORT:
@@ -60,18 +98,24 @@ commit_end_transaction(XactEvent event, void *arg)
 		default:
 			return;
 	}
+	prepared_gid = 0;
 	saga_queue_front_forget();
 	saga_tally_forget();
+	saga_stat_forget();
 	saga_wakeup_forget();
+	saga_again_forget();
 }
 
-/* Only the tally needs to know of savepoints. */
 static void
 commit_end_savepoint(SubXactEvent event, SubTransactionId mine,
 					 SubTransactionId parent, void *arg)
 {
 	if (event == SUBXACT_EVENT_COMMIT_SUB || event == SUBXACT_EVENT_ABORT_SUB)
+	{
 		saga_tally_end_savepoint(event == SUBXACT_EVENT_COMMIT_SUB);
+		saga_stat_end_savepoint(event == SUBXACT_EVENT_COMMIT_SUB);
+		saga_again_end_savepoint(event == SUBXACT_EVENT_COMMIT_SUB);
+	}
 }
 
 void

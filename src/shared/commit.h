@@ -10,4 +10,8 @@
 
 extern void saga_commit_register(void);
 
+/* PREPARE TRANSACTION, and what follows it: statements.c. */
+extern void saga_commit_prepare(const char *gid);
+extern void saga_commit_finish_prepared(const char *gid, bool committed);
+
 #endif							/* SAGA_COMMIT_H */

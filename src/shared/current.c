@@ -3,8 +3,8 @@
  * current.c
  *	  The saga whose SQL this process runs.
  *
- * Set by an executor around a compensation, and NULL in every other process
- * and at every other time.  The calls ask, to refuse what a compensation may
+ * Set by an executor around an action or a compensation, and NULL in every other
+ * process and at every other time.  The calls ask, to refuse what such SQL may
  * not do: to call saga on its own saga, or to make saga's processes leave the
  * database.
  *
@@ -18,6 +18,7 @@
 static pg_uuid_t current;
 static SagaPhase current_phase;
 static int64 current_seq;
+static bool current_asks;
 static bool is_set = false;
 
 void
@@ -27,6 +28,7 @@ saga_current_set(const pg_uuid_t *saga, SagaPhase phase, int64 seq)
 	current = *saga;
 	current_phase = phase;
 	current_seq = seq;
+	current_asks = false;
 }
 
 /* There is none any more. */
@@ -59,6 +61,22 @@ saga_current_action(const pg_uuid_t *saga)
 {
 	return is_set && current_phase == SAGA_PHASE_FORWARD &&
 		saga_ids_equal(&current, saga) ? current_seq : 0;
+}
+
+/*
+ * What the action did needs a look at its own saga, before the action is over, too.
+ */
+void
+saga_current_ask_for_look(void)
+{
+	current_asks = true;
+}
+
+/* Does it? */
+bool
+saga_current_asks_for_look(void)
+{
+	return current_asks;
 }
 
 /* The saga, until it is set again; NULL if there is none. */

@@ -15,6 +15,8 @@
 extern void saga_current_set(const pg_uuid_t *saga, SagaPhase phase, int64 seq);
 extern void saga_current_clear(void);
 extern int64 saga_current_action(const pg_uuid_t *saga);
+extern void saga_current_ask_for_look(void);
+extern bool saga_current_asks_for_look(void);
 extern const char *saga_current_word(void);
 extern const char *saga_current_one(void);
 extern const pg_uuid_t *saga_current(void);

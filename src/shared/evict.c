@@ -30,6 +30,7 @@
 
 #include "base/compat.h"
 #include "base/errors.h"
+#include "base/guc.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
 #include "shared/current.h"
@@ -37,8 +38,6 @@
 #include "shared/shmem.h"
 #include "storage/ipc.h"
 #include "storage/procarray.h"
-
-#define EXTENSION			"saga"
 
 /* How processes are asked, then signaled, and waited for (ms). */
 #define ASK_FOR				20.0
@@ -206,7 +205,7 @@ saga_evict_from(Oid database, bool for_extension)
 				(errcode(ERRCODE_SAGA_INVALID_STATE),
 				 errmsg("%s cannot drop or alter the extension \"%s\", nor reassign sagas",
 						saga_current_one(),
-						EXTENSION),
+						SAGA_EXTENSION),
 				 errdetail("That needs all processes of saga to leave the database, and this one runs in one of them."),
 				 errhint("Do it in a session of your own.")));
 	if (held != NULL)

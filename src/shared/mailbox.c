@@ -522,6 +522,18 @@ saga_mailbox_take(SagaTicket *ticket, bool *handed_over)
 	return false;
 }
 
+/* Does anything else wait for this executor? */
+bool
+saga_mailbox_has_more(void)
+{
+	bool		more;
+
+	SpinLockAcquire(&my_slot->mutex);
+	more = saga_mailbox_count(my_slot) > 0 || my_slot->refill;
+	SpinLockRelease(&my_slot->mutex);
+	return more;
+}
+
 /* Is the executor to go on with the same saga after the ticket in hand? */
 bool
 saga_mailbox_has_more_of(const pg_uuid_t *id)
@@ -533,6 +545,25 @@ saga_mailbox_has_more_of(const pg_uuid_t *id)
 		saga_ids_equal(&my_slot->mailbox[my_slot->head % SAGA_MAILBOX_SIZE].saga, id);
 	SpinLockRelease(&my_slot->mutex);
 	return more;
+}
+
+/*
+ * What the executor has in hand can go on for long, and others are to have their
+ * turn: puts it after those that wait in the mailbox.  False: none does, so that it
+ * goes on, or (full) there is no room, and the worker must hand it out again.
+ */
+bool
+saga_mailbox_let_others_in(bool *full)
+{
+	uint32		count;
+
+	SpinLockAcquire(&my_slot->mutex);
+	count = saga_mailbox_count(my_slot);
+	*full = count >= SAGA_MAILBOX_SIZE;
+	if (count > 0 && !*full)
+		put_in(my_slot, &my_slot->ticket);
+	SpinLockRelease(&my_slot->mutex);
+	return count > 0 && !*full;
 }
 
 /* The executor goes on with another ticket than the one that it took. */

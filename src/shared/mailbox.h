@@ -79,7 +79,9 @@ extern int	saga_mailbox_actions(SagaRunning *running);
 /* The executor's side */
 extern void saga_mailbox_attach(SagaExecutorSlot *slot);
 extern bool saga_mailbox_take(SagaTicket *ticket, bool *handed_over);
+extern bool saga_mailbox_has_more(void);
 extern bool saga_mailbox_has_more_of(const pg_uuid_t *id);
+extern bool saga_mailbox_let_others_in(bool *full);
 extern void saga_mailbox_next(const SagaTicket *ticket);
 extern void saga_mailbox_look(void);
 extern void saga_mailbox_done(bool skipped);

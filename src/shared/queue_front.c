@@ -11,7 +11,8 @@
  *
  * One worker dispatches, by its clock, so rows come in after the front.  Where
  * one comes in before it (the clock was set back; saga.reassign or saga.adopt
- * gave it to another owner), the transaction that brought it moves the front
+ * gave it to another owner; a task, which is queued for the time at which it may
+ * begin), the transaction that brought it moves the front
  * back after its commit:
  *
  *	reader							writer
@@ -67,14 +68,16 @@
 /* Queues whose fronts are remembered at a time. */
 #define MAX_FRONTS		256
 
-/* The front of the queue of an owner on a channel */
+/* The front of the queue of an owner on a channel, for a phase */
 typedef struct Front
 {
 	Oid			database;		/* InvalidOid: free */
 	Oid			owner;
+	SagaPhase	phase;
 	char		channel[NAMEDATALEN];
 	TimestampTz since;			/* the first that waits is that row, or one */
 	pg_uuid_t	saga;			/* of that row */
+	int64		seq;			/* likewise */
 	pg_atomic_uint64 read_at;	/* a TimestampTz: when somebody last began to
 								 * read the queue from its start, by the
 								 * server's clock */
@@ -111,6 +114,7 @@ find_front(const SagaQueued *queue, bool take)
 	for (Front *front = first; front < first + PLACES; front++)
 	{
 		if (front->database == MyDatabaseId && front->owner == queue->owner &&
+			front->phase == queue->phase &&
 			strcmp(front->channel, queue->channel) == 0)
 			return front;
 		if (pg_atomic_read_u64(&front->read_at) <
@@ -121,6 +125,7 @@ find_front(const SagaQueued *queue, bool take)
 		return NULL;
 	oldest->database = MyDatabaseId;
 	oldest->owner = queue->owner;
+	oldest->phase = queue->phase;
 	strlcpy(oldest->channel, queue->channel, NAMEDATALEN);
 	pg_atomic_write_u64(&oldest->read_at, (uint64) GetCurrentTimestamp());
 	return oldest;
@@ -130,9 +135,12 @@ find_front(const SagaQueued *queue, bool take)
 static bool
 is_after(const SagaQueued *row, const Front *front)
 {
+	int			order;
+
 	if (row->since != front->since)
 		return row->since > front->since;
-	return saga_ids_compare(&row->saga, &front->saga) > 0;
+	order = saga_ids_compare(&row->saga, &front->saga);
+	return order != 0 ? order > 0 : row->seq > front->seq;
 }
 
 /* R1: to be called before the snapshot with which the queue is read. */
@@ -160,6 +168,7 @@ saga_queue_front_next_owner(const SagaQueued *queue)
 
 		if (front->database == MyDatabaseId && front->owner > queue->owner &&
 			(next == InvalidOid || front->owner < next) &&
+			front->phase == queue->phase &&
 			strcmp(front->channel, queue->channel) == 0)
 			next = front->owner;
 	}
@@ -183,8 +192,8 @@ is_time_to_read_again(Front *front)
 }
 
 /*
- * Sets "since" and "saga" to the place from which on the queue that "channel"
- * and "owner" name is to be read.  False: that is its start.
+ * Sets "since", "saga" and "seq" to the place from which on the queue that
+ * "channel", "phase" and "owner" name is to be read.  False: that is its start.
  */
 bool
 saga_queue_front_get(SagaQueued *queue)
@@ -194,6 +203,7 @@ saga_queue_front_get(SagaQueued *queue)
 
 	queue->since = DT_NOBEGIN;
 	memset(&queue->saga, 0, sizeof(pg_uuid_t));
+	queue->seq = 0;
 	if (shared == NULL)
 		return false;
 	LWLockAcquire(shared->lock, LW_SHARED);
@@ -203,6 +213,7 @@ saga_queue_front_get(SagaQueued *queue)
 	{
 		queue->since = front->since;
 		queue->saga = front->saga;
+		queue->seq = front->seq;
 	}
 	LWLockRelease(shared->lock);
 	return known;
@@ -224,6 +235,7 @@ saga_queue_front_set(const SagaQueued *first, bool whole, uint64 look)
 	{
 		row.since = taken;
 		memset(&row.saga, 0, sizeof(pg_uuid_t));
+		row.seq = 0;
 	}
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
 	if (pg_atomic_read_u64(&shared->queued) == look)
@@ -233,6 +245,7 @@ saga_queue_front_set(const SagaQueued *first, bool whole, uint64 look)
 		{
 			front->since = row.since;
 			front->saga = row.saga;
+			front->seq = row.seq;
 		}
 	}
 	LWLockRelease(shared->lock);
@@ -254,6 +267,7 @@ saga_queue_front_post(TimestampTz since)
 			continue;
 		front->since = since;
 		memset(&front->saga, 0, sizeof(pg_uuid_t));
+		front->seq = 0;
 	}
 	LWLockRelease(shared->lock);
 }

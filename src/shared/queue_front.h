@@ -8,6 +8,7 @@
 #ifndef SAGA_QUEUE_FRONT_H
 #define SAGA_QUEUE_FRONT_H
 
+#include "base/state.h"
 #include "datatype/timestamp.h"
 #include "utils/uuid.h"
 
@@ -15,6 +16,7 @@
 typedef struct SagaQueued
 {
 	char		channel[NAMEDATALEN];
+	SagaPhase	phase;
 	Oid			owner;
 	TimestampTz since;
 	pg_uuid_t	saga;

@@ -330,6 +330,15 @@ saga_shmem_my_database(void)
 	return my_database_slot;
 }
 
+/* The largest number drawn from it since the server started; 0: not known. */
+uint64
+saga_shmem_high_seq(void)
+{
+	SagaDatabaseSlot *slot = saga_shmem_my_database();
+
+	return slot != NULL ? pg_atomic_read_u64(&slot->high_seq) : 0;
+}
+
 /*
  * Notes that a number was drawn from the current database's start order, and
  * returns the largest one drawn before it since the server started; 0 when

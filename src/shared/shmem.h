@@ -17,7 +17,9 @@
  *	saga waiters	wakeup.c		those of condition variables
  *	saga tallies	tally.c			SAGA_LOCK_TALLIES
  *	saga fronts		queue_front.c	SAGA_LOCK_FRONTS
+ *	saga stat		stat_table.c	SAGA_LOCK_STAT
  *	saga quarantine	quarantine.c	a mutex of its own
+ *	saga step writes	step_writes.c	atomic
  *
  * What is here is about processes and their slots, which several rooms use.
  * "lock" guards the list of databases and of executors, that is, which slot
@@ -55,6 +57,8 @@
  */
 #define SAGA_IDLE_MS			100
 #define SAGA_HOLD_MS			1000
+/* Age (ms) at which the entry of a waiting role that was not refreshed is ignored. */
+#define SAGA_WAITER_LIFE_MS		5000
 /* Tickets handed to one executor at a time; a power of 2. */
 #define SAGA_MAILBOX_SIZE		64
 
@@ -124,8 +128,8 @@ typedef struct SagaDatabaseSlot
 	pg_atomic_uint32 left_records;
 
 	/*
-	 * Actions are on disk before others follow from them (action.c).  Set by
-	 * the worker.
+	 * Actions are on disk before others follow from them (transaction.c). Set
+	 * by the worker.
 	 */
 	volatile bool careful;
 	/* start_order.c: largest number drawn since the server started. */
@@ -243,6 +247,7 @@ typedef enum SagaLock
 	SAGA_LOCK_SLOTS,
 	SAGA_LOCK_TALLIES,
 	SAGA_LOCK_FRONTS,
+	SAGA_LOCK_STAT,
 	SAGA_LOCKS
 } SagaLock;
 
@@ -267,6 +272,7 @@ extern SagaDatabaseSlot *saga_shmem_my_database(void);
 extern void saga_shmem_give_back_database(SagaDatabaseSlot *slot);
 extern void saga_shmem_free_database(SagaDatabaseSlot *slot, Oid database);
 
+extern uint64 saga_shmem_high_seq(void);
 extern uint64 saga_shmem_raise_seq(uint64 seq);
 
 /*

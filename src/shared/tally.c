@@ -25,7 +25,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "shared/shmem.h"
 #include "shared/tally.h"
@@ -82,9 +81,6 @@ typedef struct Change
 static Change *changes = NULL;
 static int	change_count = 0;
 static int	change_size = 0;
-
-/* The name under which the current transaction is about to be prepared. */
-static uint64 prepared_gid = 0;
 
 /* The place of an owner; NULL: there is none. */
 static Tally *
@@ -152,18 +148,18 @@ saga_tally_committed(void)
  * its commit will leave the numbers doubtful.
  */
 void
-saga_tally_prepared(void)
+saga_tally_prepared(uint64 gid)
 {
 	int			room = 0;
 	int			kept = 0;
 
-	if (change_count == 0 || prepared_gid == 0)
+	if (change_count == 0)
 		return;
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < MAX_PREPARED; i++)
 	{
 		/* Nobody reported how an earlier one of that name ended. */
-		if (shared->prepared[i].gid == prepared_gid)
+		if (shared->prepared[i].gid == gid)
 			shared->prepared[i].gid = 0;
 		if (shared->prepared[i].gid == 0)
 			room++;
@@ -175,7 +171,7 @@ saga_tally_prepared(void)
 
 		if (prepared->gid != 0)
 			continue;
-		prepared->gid = prepared_gid;
+		prepared->gid = gid;
 		prepared->database = MyDatabaseId;
 		prepared->owner = changes[kept].owner;
 		prepared->delta = changes[kept].delta;
@@ -189,7 +185,6 @@ void
 saga_tally_forget(void)
 {
 	change_count = 0;
-	prepared_gid = 0;
 }
 
 /* Adds to what is noted for an owner at a level, which is the deepest so far. */
@@ -285,27 +280,10 @@ saga_tally_doubt(void)
 		note_change(SAGA_ANY_OWNER, GetCurrentTransactionNestLevel(), 0);
 }
 
-static uint64
-hash_gid(const char *gid)
-{
-	uint64		hash = hash_bytes_extended((const unsigned char *) gid,
-										   strlen(gid), 0);
-
-	return hash != 0 ? hash : 1;
-}
-
-/* The current transaction is about to be prepared under a name. */
-void
-saga_tally_prepare(const char *gid)
-{
-	prepared_gid = hash_gid(gid);
-}
-
 /* The prepared transaction of that name was committed, or rolled back. */
 void
-saga_tally_finish_prepared(const char *gid, bool committed)
+saga_tally_finish_prepared(uint64 gid, bool committed)
 {
-	uint64		hash = hash_gid(gid);
 	bool		found = false;
 
 	if (shared == NULL)
@@ -315,7 +293,7 @@ saga_tally_finish_prepared(const char *gid, bool committed)
 	{
 		PreparedChange *prepared = &shared->prepared[i];
 
-		if (prepared->gid != hash || prepared->database != MyDatabaseId)
+		if (prepared->gid != gid || prepared->database != MyDatabaseId)
 			continue;
 		if (committed)
 			add_to_tally(prepared->owner, prepared->delta);

@@ -17,12 +17,11 @@ extern bool saga_tally_get(Oid owner, int64 *open, int64 *again_at,
 extern void saga_tally_set(Oid owner, int64 open, int64 again_at);
 extern int64 saga_tally_own(Oid owner);
 extern void saga_tally_doubt(void);
-extern void saga_tally_prepare(const char *gid);
-extern void saga_tally_finish_prepared(const char *gid, bool committed);
 
 /* The end of a transaction, or of a savepoint: commit.c. */
 extern void saga_tally_committed(void);
-extern void saga_tally_prepared(void);
+extern void saga_tally_prepared(uint64 gid);
+extern void saga_tally_finish_prepared(uint64 gid, bool committed);
 extern void saga_tally_forget(void);
 extern void saga_tally_end_savepoint(bool committed);
 

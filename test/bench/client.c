@@ -12,6 +12,9 @@
  *	client CONNINFO forward STEPS COUNT PAUSE_MS [durable] [cold]
  *											the same, from the recording of
  *											so many actions to the last
+ *	client CONNINFO signal COUNT PAUSE_MS [durable]
+ *											the same, from a signal to the
+ *											action that waited for it
  *	client CONNINFO hold					an old snapshot, until stdin ends
  *	client - constants						what pgbench's scripts write, a
  *											NAME=VALUE a line
@@ -660,6 +663,9 @@ wait_for_compensation(const char *id)
 
 #define MARK	"INSERT INTO bench.mark SELECT ($1->''saga''->>''id'')::uuid, clock_timestamp()"
 
+/* In place of a number of steps: one that waits for a signal */
+#define SIGNAL		(-1)
+
 /* A saga that fails later, or one that gets actions later. */
 static void
 latency_prepare(int steps)
@@ -672,6 +678,14 @@ latency_prepare(int steps)
 				"SELECT st.saga_id FROM saga.begin('latency') AS s,"
 				" LATERAL saga.step(s, 'mark', completed => true, compensation => '" MARK "') AS st");
 		prepare("fail", "SELECT saga.fail($1)");
+		return;
+	}
+	if (steps == SIGNAL)
+	{
+		prepare("start",
+				"SELECT s FROM (SELECT s, saga.step(s, 'mark', signals => '{go}', action => '" MARK "'),"
+				" saga.complete(s, when_done => true) FROM saga.begin('latency') AS s) x");
+		prepare("fail", "SELECT saga.signal($1, 'go')");
 		return;
 	}
 	prepare("start", "SELECT saga.begin('latency')");
@@ -751,7 +765,7 @@ main(int argc, char **argv)
 {
 	if (argc < 3)
 	{
-		fprintf(stderr, "usage: client CONNINFO sagas|latency|forward|hold|constants ...\n");
+		fprintf(stderr, "usage: client CONNINFO sagas|latency|forward|signal|hold|constants ...\n");
 		return 2;
 	}
 	if (strcmp(argv[2], "constants") == 0)
@@ -764,11 +778,12 @@ main(int argc, char **argv)
 		die("connect");
 	if (strcmp(argv[2], "sagas") == 0 && argc == 5)
 		sagas(argv[3], atoi(argv[4]));
-	else if ((strcmp(argv[2], "latency") == 0 && argc >= 5) ||
+	else if (((strcmp(argv[2], "latency") == 0 || strcmp(argv[2], "signal") == 0) && argc >= 5) ||
 			 (strcmp(argv[2], "forward") == 0 && argc >= 6))
 	{
-		int			steps = strcmp(argv[2], "forward") == 0 ? atoi(argv[3]) : 0;
-		int			i = steps == 0 ? 3 : 4;
+		int			steps = strcmp(argv[2], "forward") == 0 ? atoi(argv[3]) :
+			strcmp(argv[2], "signal") == 0 ? SIGNAL : 0;
+		int			i = steps > 0 ? 4 : 3;
 		bool		durable = false;
 		bool		cold = false;
 

@@ -81,6 +81,7 @@ END $$;
 CREATE TABLE raw.attempt (LIKE saga.ledger_attempt);
 ALTER TABLE raw.attempt ADD PRIMARY KEY (saga, seq, phase, attempt);
 CREATE TABLE raw.due (LIKE saga.ledger_due);
+ALTER TABLE raw.due ALTER seq SET DEFAULT 0;	-- the saga itself
 ALTER TABLE raw.due ADD PRIMARY KEY (lane, due, saga);
 CREATE TABLE raw.event (LIKE saga.ledger_event);
 CREATE INDEX ON raw.event (saga, at);

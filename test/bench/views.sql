@@ -62,10 +62,10 @@ INSERT INTO saga.ledger_event (saga, at, seq, event, actor, detail)
   SELECT id, at + interval '900 ms', n * 3 + 2, 'parked', owner, '{"why": "retries exhausted"}' FROM kind WHERE state = 'p';
 INSERT INTO saga.ledger_due (lane, due, saga, seq)
   SELECT lane, due, id, 0 FROM saga.ledger_saga WHERE due IS NOT NULL;
-INSERT INTO saga.ledger_queue (channel, owner, since, saga, seq, run, key)
-  SELECT 'refunds', owner::regrole, at + interval '1 s', id, n * 3 + 2, 1, 'step2' FROM kind WHERE state = 'u' AND way IN (4, 5);
-INSERT INTO saga.ledger_held (saga)
-  SELECT id FROM saga.ledger_saga WHERE state = 'p';
+INSERT INTO saga.ledger_queue (channel, phase, owner, since, saga, seq, run, key)
+  SELECT 'refunds', 'c', owner::regrole, at + interval '1 s', id, n * 3 + 2, 1, 'step2' FROM kind WHERE state = 'u' AND way IN (4, 5);
+INSERT INTO saga.ledger_held (saga, seq)
+  SELECT id, 0 FROM saga.ledger_saga WHERE state = 'p';
 SELECT setval('saga.start_order', max(seq)) FROM saga.ledger_step;
 DROP TABLE kind;
 VACUUM (ANALYZE);

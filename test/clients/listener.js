@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// Refunds what failed sagas have charged: a listener in Node.
+// Charges for sagas, and refunds what failed ones have charged: a listener in Node.
 //
 // usage: listener.js [CHANNEL]         node 18, pg 8 or later
 //
@@ -31,48 +31,57 @@ const pause = (seconds) => new Promise((done) => {
   endPause = () => { clearTimeout(timer); done(); };
 });
 
+const work = {
+  forward: (task) => ask('charges', { cents: task.context.args.cents }, task.task_key),
+  compensation: (task) => ask('refunds', { charge: task.context.forward_key }, task.task_key)
+    .catch((e) => {
+      if (e.status === 404) return { refund: null };    // never charged: nothing to refund
+      throw e;
+    }),
+};
+
 // The effect.  It may be asked for more than once; the key makes it one.
-async function refund(task) {
-  const answer = await fetch(`${URL}/refunds`, {
+async function ask(path, body, key) {
+  const answer = await fetch(`${URL}/${path}`, {
     method: 'POST',
-    headers: { 'Content-Type': 'application/json', 'Idempotency-Key': task.compensation_key },
-    body: JSON.stringify({ charge: task.context.forward_key }),
+    headers: { 'Content-Type': 'application/json', 'Idempotency-Key': key },
+    body: JSON.stringify(body),
     signal: AbortSignal.timeout(20_000),
   });
   if (answer.ok) return answer.json();
-  if (answer.status === 404) return { refund: null };   // never charged: nothing to refund
   const error = new Error(`${answer.status} ${await answer.text()}`);
+  error.status = answer.status;
   const later = answer.headers.get('Retry-After');
   if (/^\d+$/.test(later)) error.retryAfter = `${later} seconds`;
   else error.final = answer.status < 500;
   throw error;
 }
 
-async function compensate(task) {
-  const claim = [task.compensation_key, task.attempt];
+async function perform(task) {
+  const claim = [task.task_key, task.attempt];
   // However long it takes: the claim is extended while this process lives.
   const keep = setInterval(() => {
     db.query('SELECT saga.extend_claim($1, $2, $3)', [...claim, `${LEASE} seconds`])
       .catch((e) => { clearInterval(keep); log(e.message); });
   }, LEASE * 1000 / 3);
   let output, error;
-  try { output = await refund(task); } catch (e) { error = e; }
+  try { output = await work[task.phase](task); } catch (e) { error = e; }
   clearInterval(keep);
-  if (error) {                          // final: a person must look
-    await db.query('SELECT saga.fail_compensation($1, $2, $3, $4, $5)',
+  if (error) {
+    await db.query('SELECT saga.fail_task($1, $2, $3, $4, $5)',
       [...claim, error.message, !error.final, error.retryAfter]);
   } else {
-    await db.query('SELECT saga.complete_compensation($1, $2)', [claim[0], JSON.stringify(output)]);
+    await db.query('SELECT saga.complete_task($1, $2)', [claim[0], JSON.stringify(output)]);
   }
 }
 
 // Claims as many tasks as there is room for, and begins them.
-async function work() {
-  const tasks = await db.query('SELECT * FROM saga.claim_compensations($1, $2, $3, $4)',
+async function claim() {
+  const tasks = await db.query('SELECT * FROM saga.claim_tasks($1, $2, $3, $4)',
     [CHANNEL, MANY - busy, `${LEASE} seconds`, ME]);
   for (const task of tasks.rows) {
     busy += 1;
-    compensate(task).catch((e) => log(e.message)).finally(() => { busy -= 1; wake(); });
+    perform(task).catch((e) => log(e.message)).finally(() => { busy -= 1; wake(); });
   }
 }
 
@@ -99,14 +108,14 @@ async function serve() {
     await listener.connect();
     await listener.query(`LISTEN ${listener.escapeIdentifier(CHANNEL)}`);
     log('listening');
-    await work();
+    await claim();
     const heartbeat = await hears(listener) ? HEARTBEAT : POLL;
     if (heartbeat === POLL && !stopping && !lost) {
       log(`notifications do not arrive: connect directly, not through a pooler; polling every ${POLL} s`);
     }
     while (!stopping) {
       woken = false;
-      if (busy < MANY) await work();    // if it got them all: again when one is done
+      if (busy < MANY) await claim();    // if it got them all: again when one is done
       if (!stopping && !woken && !lost) await pause(heartbeat);
       if (lost) throw lost;
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Refunds what failed sagas have charged: a listener in Python.
+"""Charges for sagas, and refunds what failed ones have charged: a listener in Python.
 
 usage: listener.py [CHANNEL]        python 3.9, psycopg 3.1 or later
 
@@ -32,6 +32,10 @@ logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
 stopping = False
 
 
+class NotFound(Exception):
+    """The service knows nothing of what it is asked about."""
+
+
 class Refused(Exception):
     """There is no point in trying again."""
 
@@ -40,18 +44,30 @@ class Later(Exception):
     """The service says when to come again."""
 
 
+def charge(task):
+    return ask("/charges", {"cents": task["context"]["args"]["cents"]}, task["task_key"])
+
+
 def refund(task):
+    try:
+        return ask("/refunds", {"charge": task["context"]["forward_key"]}, task["task_key"])
+    except NotFound:            # never charged: nothing to refund
+        return {"refund": None}
+
+
+DO = {"forward": charge, "compensation": refund}
+
+
+def ask(path, body, key):
     """The effect.  It may be asked for more than once; the key makes it one."""
-    request = urllib.request.Request(
-        URL + "/refunds",
-        json.dumps({"charge": task["context"]["forward_key"]}).encode(),
-        {"Content-Type": "application/json", "Idempotency-Key": task["compensation_key"]})
+    request = urllib.request.Request(URL + path, json.dumps(body).encode(),
+                                     {"Content-Type": "application/json", "Idempotency-Key": key})
     try:
         with urllib.request.urlopen(request, timeout=20) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as e:
-        if e.code == 404:       # never charged: nothing to refund
-            return {"refund": None}
+        if e.code == 404:
+            raise NotFound(f"{e.code} {e.reason}")
         if e.headers.get("Retry-After", "").isdigit():
             raise Later(f"{e.code} {e.reason}", e.headers["Retry-After"] + " seconds")
         if 400 <= e.code < 500:
@@ -62,9 +78,9 @@ def refund(task):
 def work(db):
     """Claims some tasks and does them.  Answers how many there were."""
     tasks = db.execute(
-        "SELECT * FROM saga.claim_compensations(%s, %s, %s, %s)", (CHANNEL, BATCH, LEASE, ME)).fetchall()
+        "SELECT * FROM saga.claim_tasks(%s, %s, %s, %s)", (CHANNEL, BATCH, LEASE, ME)).fetchall()
     for task in tasks:
-        claim = task["compensation_key"], task["attempt"]
+        claim = task["task_key"], task["attempt"]
         try:
             # The others of the batch took their time: a full lease for this one.
             db.execute("SELECT saga.extend_claim(%s, %s, %s)", (*claim, LEASE))
@@ -73,20 +89,20 @@ def work(db):
                 raise
             continue            # too late: it will come again, to whoever claims it
         try:
-            output = refund(task)
+            output = DO[task["phase"]](task)
         except Later as e:
             fail(db, claim, e.args[0], retry_after=e.args[1])
         except Refused as e:
-            fail(db, claim, str(e), retryable=False)    # a person must look
+            fail(db, claim, str(e), retryable=False)
         except Exception as e:
             fail(db, claim, repr(e))
         else:
-            db.execute("SELECT saga.complete_compensation(%s, %s)", (claim[0], Jsonb(output)))
+            db.execute("SELECT saga.complete_task(%s, %s)", (claim[0], Jsonb(output)))
     return len(tasks)
 
 
 def fail(db, claim, error, retryable=True, retry_after=None):
-    db.execute("SELECT saga.fail_compensation(%s, %s, %s, %s, %s)", (*claim, error, retryable, retry_after))
+    db.execute("SELECT saga.fail_task(%s, %s, %s, %s, %s)", (*claim, error, retryable, retry_after))
 
 
 def connect():

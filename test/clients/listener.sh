@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Refunds what failed sagas have charged: a listener in bash, with psql and curl.
+# Charges for sagas, and refunds what failed ones have charged: a listener in bash,
+# with psql and curl.
 #
 # usage: listener.sh [CHANNEL]
 #
@@ -29,38 +30,41 @@ wakes() {
 }
 
 # The effect.  It may be asked for more than once; the key makes it one.
-refund() {
-	curl -sS --max-time 20 -o "$answer" -D - "$PAYMENTS_URL/refunds" \
-		-H 'Content-Type: application/json' -H "Idempotency-Key: $1" \
-		-d "{\"charge\": \"$2\"}" | tr -d '\r' |
+ask() {
+	curl -sS --max-time 20 -o "$answer" -D - "$PAYMENTS_URL/$2" \
+		-H 'Content-Type: application/json' -H "Idempotency-Key: $1" -d "$3" | tr -d '\r' |
 		awk '/^HTTP/ { status = $2 } tolower($1) == "retry-after:" && $2 ~ /^[0-9]+$/ { later = $2 " seconds" }
 			END { print status + 0, later }'
 }
 
 # Claims a task and does it.  Fails if there is none.
 work() {
-	local key attempt charge status later retryable=true
-	read -r key attempt charge < <(sql -v lease="$lease" -v me="$me" <<'SQL'
-SELECT compensation_key, attempt, context->>'forward_key'
-FROM saga.claim_compensations(:'channel', lease => :'lease', consumer => :'me');
+	local key attempt path body status later retryable=true
+	read -r key attempt path body < <(sql -v lease="$lease" -v me="$me" <<'SQL'
+SELECT task_key, attempt,
+	CASE phase WHEN 'forward' THEN 'charges' ELSE 'refunds' END,
+	CASE phase WHEN 'forward' THEN jsonb_build_object('cents', context->'args'->'cents')
+		ELSE jsonb_build_object('charge', context->'forward_key') END
+FROM saga.claim_tasks(:'channel', lease => :'lease', consumer => :'me');
 SQL
 	) || return 1
 	: >"$answer"
-	read -r status later < <(refund "$key" "$charge")
-	case $status in
-		200) ;;
-		404) echo '{"refund": null}' >"$answer" ;;      # never charged: nothing to refund
-		4??) [ -n "$later" ] || retryable=false ;;      # a person must look
+	read -r status later < <(ask "$key" "$path" "$body")
+	case $path$status in
+		refunds404)                                     # never charged: nothing to refund
+			echo '{"refund": null}' >"$answer"
+			status=200 ;;
+		*4??) [ -n "$later" ] || retryable=false ;;
 	esac
 	case $status in
-		200 | 404) sql -v key="$key" -v output="$(<"$answer")" ;;
+		200) sql -v key="$key" -v output="$(<"$answer")" ;;
 		*) sql -v key="$key" -v attempt="$attempt" -v error="$status $(<"$answer")" \
 			-v retryable=$retryable -v later="$later" ;;
 	esac >/dev/null <<'SQL'
 \if :{?output}
-	SELECT saga.complete_compensation(:'key', :'output');
+	SELECT saga.complete_task(:'key', :'output');
 \else
-	SELECT saga.fail_compensation(:'key', :attempt, :'error', :retryable, nullif(:'later', '')::interval);
+	SELECT saga.fail_task(:'key', :attempt, :'error', :retryable, nullif(:'later', '')::interval);
 \endif
 SQL
 }

@@ -15,7 +15,7 @@ A charge is found by the key that it was made with.  As with real providers, a
 key stands for one effect: who sends it again gets the same answer, and nothing
 happens twice.  A refund of what was never charged is 404, and keeps the charge
 from being made later (409); a charge of 13 cents is disputed, and not refunded
-(422).
+(422), one of 14 cents is not made (402).
 
 BAD is the share of calls that meet with trouble (0): an error before the effect
 (500), an error behind it, the connection dropped before or behind it, a slow
@@ -65,6 +65,8 @@ def note(path, key, body, mood, happens):
             status, answer = known
         elif path == "/charges" and key in void:
             status, answer = 409, {"error": "was refunded before it was made"}
+        elif path == "/charges" and body["cents"] == 14:
+            status, answer = 402, {"error": "the card is refused"}
         elif path == "/charges":
             status, answer, effect = 200, {"charge": f"ch_{calls + 1}"}, True
         elif body["charge"] not in cents_of:

@@ -289,6 +289,10 @@ take_answer(Session *s, const Statement *st, const Call *call,
 				strcmp(value, "stale") != 0)
 				finding(s, st, "%s() answered \"%.60s\"", f->name, value);
 			break;
+		case A_TASK_STATUS:
+			if (!is_word(value, 1, 1) && !is_word(value, 3, 3) && !is_word(value, 6, word_count - 1))
+				finding(s, st, "%s() answered \"%.60s\"", f->name, value);
+			break;
 		case A_COUNT:
 			if (value[0] == '-')
 				finding(s, st, "%s() answered \"%.60s\"", f->name, value);

@@ -23,7 +23,7 @@ const char *const words[] = {
 	"dispatched", "skipped", "failed", "cancelled", "timed out",
 	"compensatable", "pivot", "retriable", "constant", "linear",
 	"exponential", "halt", "continue", "error", "record", "retry", "done",
-	"skip", "succeeded", "interrupted", "deferred", "stale", "Retry", "DONE",
+	"skip", "approve", "refuse", "waiting", "fail", "review", "succeeded", "interrupted", "deferred", "stale", "Retry", "DONE",
 	"retry ", "pivot\n", "NULL", "r", "d", "u", "c", "p", "a"
 };
 
@@ -34,6 +34,43 @@ enum
 	ACTION_NONE, ACTION_WITNESS, ACTION_UNDO, ACTION_SQL, ACTION_NOTIFY,
 	ACTION_REVIEW, ACTION_REVIEW_SQL, ACTION_REVIEW_NOTIFY,
 	ACTIONS
+};
+
+/* The works of steps that saga runs, and their gates */
+enum
+{
+	WORK_OF_APPLICATION, WORK_WITNESS, WORK_ACT, WORK_SQL, WORK_TASK, WORK_NONE
+};
+
+#define GATE_LIST		0x01
+#define GATE_DELAY		0x02
+#define GATE_NOT_BEFORE	0x04
+#define GATE_SIGNALS	0x08
+#define GATE_APPROVAL	0x10
+#define GATE_TIMEOUT	0x20
+
+static const char *const act_witness_sql =
+	"INSERT INTO fuzz.done SELECT ($1->'saga'->>'id')::uuid, ($1->'step'->>'seq')::bigint RETURNING seq";
+
+static const char *const other_action_sql[] = {
+	"SELECT 1", "SELECT 1/0", "SELECT no_such_function()", "SELECT FROM pg_catalog.generate_series(1, 2)",
+	"SELECT g FROM pg_catalog.generate_series(1, 2) g", "SELECT 1 AS a, $1->'outputs' AS b, NULL AS a",
+	"SELECT saga.output('s1')", "SELECT saga.current()", "SELECT saga.fail(saga.current())",
+	"SELECT saga.complete(saga.current(), when_done => true)", "SELECT saga.complete_step(saga.current(), 's0')",
+	"SELECT saga.rollback_to(saga.current(), NULL)", "SELECT saga.begin('nested')",
+	"SELECT saga.fail(saga.begin('inner'))", "SET ROLE NONE", "CREATE TEMP TABLE t (a int)",
+	"SELECT pg_catalog.pg_sleep(1)", "SELECT pg_catalog.pg_sleep(0.002)",
+	"SELECT saga.require(false, 'never')", "DO $$BEGIN RAISE EXCEPTION 'x' USING ERRCODE = 'SG009'; END$$",
+	"SELECT pg_catalog.repeat('long', 100000)", "COPY fuzz.sink FROM '/dev/null'",
+	"INSERT INTO fuzz.at_commit VALUES ($1->'saga'->>'id')",
+	"SELECT saga.step(saga.current(), 'same'), saga.step(saga.current(), 'same')",
+	"SELECT saga.step(saga.current(), 'after', after => '{s0,s1}', action => 'SELECT 1')",
+	"SELECT saga.wait_step(saga.current(), 's0', '1 ms')", "SELECT saga.plan(saga.current())",
+	"SELECT saga.pause(saga.current(), 'wait'), saga.redact(saga.current())",
+	"SELECT saga.again('3 ms') WHERE ($1->>'round')::int < 3",
+	"SELECT saga.again(state => $1->'state') FROM pg_catalog.generate_series(1, 2) WHERE random() < 0.8",
+	"SELECT saga.again(not_before => now() + '5 ms'), saga.step(saga.current(), 'round') WHERE random() < 0.5",
+	"SELECT saga.again('-1 s')", "SELECT saga.signal(saga.current(), 'paid', '1')"
 };
 
 static const char *const witness_sql =
@@ -76,6 +113,20 @@ spec_of(uint32_t salt, int key)
 	spec.on_completed = percent(&c, 20);
 	spec.acknowledge = percent(&c, 85);
 	spec.args = below(&c, 1000);
+	/* Half of the sagas are run by saga, but for some of their steps. */
+	spec.work = WORK_OF_APPLICATION;
+	spec.gates = 0;
+	if (salt % 2 == 0 && percent(&c, 75))
+	{
+		n = below(&c, 100);
+		spec.work = n < 28 ? WORK_WITNESS : n < 55 ? WORK_ACT : n < 75 ? WORK_SQL :
+			n < 88 ? WORK_TASK : WORK_NONE;
+		spec.gates = (percent(&c, 25) ? GATE_LIST : 0) | (percent(&c, 15) ? GATE_DELAY : 0) |
+			(percent(&c, 8) ? GATE_NOT_BEFORE : 0) | (percent(&c, 8) ? GATE_SIGNALS : 0) |
+			(percent(&c, 15) ? GATE_APPROVAL : 0) | (percent(&c, 20) ? GATE_TIMEOUT : 0);
+		if (spec.work == WORK_NONE && (spec.gates & ~GATE_TIMEOUT) == 0)
+			spec.gates |= GATE_DELAY;
+	}
 	return spec;
 }
 
@@ -227,12 +278,12 @@ put_usual(Session *s, Statement *st, Call *call, Kind kind, bool required,
 			put(s, st, "look at it", "text");
 			return true;
 		case K_STEP_OUTPUT:
-			if (percent(c, 80))
+			if (call->spec.work != WORK_OF_APPLICATION || percent(c, 80))
 				return false;
 			put(s, st, "{\"out\": 1}", "jsonb");
 			return true;
 		case K_STEP_COMPLETED:
-			if (percent(c, 60))
+			if (call->spec.work != WORK_OF_APPLICATION || percent(c, 60))
 				return false;
 			text_add(&st->sql, "true");
 			return true;
@@ -248,7 +299,7 @@ put_usual(Session *s, Statement *st, Call *call, Kind kind, bool required,
 			put(s, st, call->spec.on_completed ? "completed" : "started", "text");
 			return true;
 		case K_RETRY:
-			if (percent(c, 85))
+			if (percent(c, call->spec.work != WORK_OF_APPLICATION ? 20 : 85))
 				return false;
 			put_policy(s, st, false);
 			return true;
@@ -376,7 +427,8 @@ put_usual(Session *s, Statement *st, Call *call, Kind kind, bool required,
 			put(s, st, "consumer 1", "text");
 			return true;
 		case K_COMPENSATION_KEY:
-			if (claim != NULL)
+		case K_TASK_KEY:
+			if (claim != NULL && (kind == K_COMPENSATION_KEY || percent(c, 60)))
 				put(s, st, claim->key, "text");
 			else
 			{
@@ -389,7 +441,8 @@ put_usual(Session *s, Statement *st, Call *call, Kind kind, bool required,
 					put_odd_text(s, st);
 				else
 				{
-					snprintf(buffer, sizeof(buffer), "%s-%s-undo", slot.id, slot.seq[key]);
+					snprintf(buffer, sizeof(buffer), "%s-%s%s", slot.id, slot.seq[key],
+							 kind == K_TASK_KEY && percent(c, 80) ? "" : "-undo");
 					put(s, st, buffer, "text");
 				}
 			}
@@ -407,7 +460,7 @@ put_usual(Session *s, Statement *st, Call *call, Kind kind, bool required,
 			return true;
 
 		case K_RESOLUTION:
-			put(s, st, words[26 + below(c, 3)], "text");
+			put(s, st, words[26 + below(c, 5)], "text");
 			return true;
 		case K_OLDER_THAN:
 			put(s, st, percent(c, 80) ? "4 s" : "0", "interval");
@@ -441,6 +494,82 @@ put_usual(Session *s, Statement *st, Call *call, Kind kind, bool required,
 				return false;
 			text_add(&st->sql, "pg_catalog.now() + '%d s'", below(c, 20) - 10);
 			return true;
+
+		case K_ACTION:
+			switch (call->spec.work)
+			{
+				case WORK_WITNESS:
+					put(s, st, act_witness_sql, "text");
+					return true;
+				case WORK_ACT:
+					put(s, st, "SELECT fuzz.act($1)", "text");
+					return true;
+				case WORK_SQL:
+					put(s, st, other_action_sql[(size_t) call->spec.args % lengthof(other_action_sql)], "text");
+					return true;
+			}
+			return false;
+		case K_TASK:
+			if (call->spec.work != WORK_TASK)
+				return false;
+			put(s, st, channels[(size_t) call->spec.args % lengthof(channels)], "text");
+			return true;
+		case K_AFTER:
+			if ((call->spec.gates & GATE_LIST) == 0)
+				return false;
+			if (call->key == 0 || call->spec.args % 3 == 0)
+				put(s, st, "{}", "text[]");
+			else
+			{
+				snprintf(buffer, sizeof(buffer), call->spec.args % 3 == 1 ? "{s%d}" : "{s0,s%d}",
+						 call->spec.args % call->key);
+				put(s, st, buffer, "text[]");
+			}
+			return true;
+		case K_GATE_DELAY:
+			if ((call->spec.gates & GATE_DELAY) == 0)
+				return false;
+			snprintf(buffer, sizeof(buffer), "%d ms", call->spec.args);
+			put(s, st, buffer, "interval");
+			return true;
+		case K_NOT_BEFORE:
+			if ((call->spec.gates & GATE_NOT_BEFORE) == 0)
+				return false;
+			text_add(&st->sql, "pg_catalog.now() + '%d ms'", call->spec.args);
+			return true;
+		case K_SIGNAL:
+			put(s, st, percent(c, 70) ? "paid" : "cancelled", "text");
+			return true;
+		case K_SIGNALS:
+			if ((call->spec.gates & GATE_SIGNALS) == 0)
+				return false;
+			put(s, st, call->spec.args % 2 ? "{paid}" : "{paid,cancelled}", "text[]");
+			return true;
+		case K_APPROVAL:
+			if ((call->spec.gates & GATE_APPROVAL) == 0)
+				return false;
+			put(s, st, "is it right?", "text");
+			return true;
+		case K_STEP_TIMEOUT:
+			if (call->spec.work == WORK_OF_APPLICATION || (call->spec.gates & GATE_TIMEOUT) == 0)
+				return false;
+			snprintf(buffer, sizeof(buffer), "%d ms", 20 + 5 * call->spec.args);
+			put(s, st, buffer, "interval");
+			return true;
+		case K_GIVE_UP:
+			{
+				static const char *const give_ups[] = {"fail", "skip", "review"};
+
+				if (call->spec.work == WORK_OF_APPLICATION || call->spec.args % 4 == 3)
+					return false;
+				put(s, st, give_ups[call->spec.args % 4], "text");
+				return true;
+			}
+		case K_SEAL:
+			if (percent(c, 50))
+				return false;
+			text_add(&st->sql, percent(c, 70) ? "true" : "false");
+			return true;
 	}
 	return false;
 }
@@ -455,6 +584,7 @@ put_odd(Session *s, Statement *st, Call *call, Kind kind)
 	switch (kind)
 	{
 		case K_COMPENSATION:
+		case K_ACTION:
 			{
 				static const char *const odd[] = {
 					"", ";", " ", "--", "/* */", "COMMIT", "BEGIN; SELECT 1", "ROLLBACK",
@@ -475,6 +605,7 @@ put_odd(Session *s, Statement *st, Call *call, Kind kind)
 				return;
 			}
 		case K_COMPENSATION_KEY:
+		case K_TASK_KEY:
 			if (!look_up_claim(s, &claim))
 				put_odd_text(s, st);
 			else
@@ -601,9 +732,24 @@ put_odd(Session *s, Statement *st, Call *call, Kind kind)
 					put(s, st, ONE_OF(c, odd), "interval");
 				return;
 			}
+		case K_AFTER:
+		case K_SIGNALS:
+			{
+				static const char *const odd[] = {
+					"'{}'::text[]", "NULL::text[]", "'{NULL}'::text[]", "'{\"\"}'::text[]", "'{{a,b},{c,d}}'::text[]",
+					"'[5:6]={s0,s1}'::text[]", "'{no such step}'::text[]", "'{s0,s0,s0}'::text[]",
+					"pg_catalog.array_fill('s0'::text, ARRAY[10000])", "ARRAY[pg_catalog.repeat('k', 100000)]",
+					"(SELECT pg_catalog.array_agg('s' || g) FROM pg_catalog.generate_series(0, 7) g)",
+					"ARRAY(SELECT t FROM fuzz.value ORDER BY i)"
+				};
+
+				text_add(&st->sql, "%s", ONE_OF(c, odd));
+				return;
+			}
 		case K_CHANNEL:
 		case K_NOTIFY:
 		case K_ANNOUNCE:
+		case K_TASK:
 			if (percent(c, 30))
 			{
 				text_add(&st->sql, "pg_catalog.repeat('c', %d)", 62 + below(c, 4));
@@ -715,7 +861,7 @@ put_call(Session *s, Statement *st, int function, int slot, const char *first)
 	bool		have_claim = look_up_claim(s, &claim);
 
 	aim(s, call, function, slot);
-	if (strcmp(f->name, "wait") == 0)
+	if (strcmp(f->name, "wait") == 0 || strcmp(f->name, "wait_step") == 0)
 		st->where |= W_WAIT;
 	if (strcmp(f->name, "reassign") == 0)
 		st->where |= W_REASSIGN;

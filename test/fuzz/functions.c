@@ -35,13 +35,17 @@ const char *const type_of_kind[] = {
 	[K_BACKOFF] = "text",[K_MAX_DELAY] = "interval",
 	[K_JITTER] = "double precision",[K_ATTEMPT_TIMEOUT] = "interval",
 	[K_CHANNEL] = "text",[K_MAX_CLAIMS] = "integer",[K_LEASE] = "interval",
-	[K_CONSUMER] = "text",[K_COMPENSATION_KEY] = "text",
+	[K_CONSUMER] = "text",[K_COMPENSATION_KEY] = "text",[K_TASK_KEY] = "text",[K_SIGNAL] = "text",
 	[K_ATTEMPT] = "integer",[K_RETRY_AFTER] = "interval",
 	[K_RESOLUTION] = "text",[K_OLDER_THAN] = "interval",
 	[K_MAX_SAGAS] = "integer",[K_ROLE_OID] = "oid",[K_ROLE] = "regrole",
 	[K_ROLE_NAME] = "text",[K_STATE_CHAR] = "\"char\"",
 	[K_POLICY_TEXT] = "text",[K_POLICY_JSON] = "jsonb",[K_SEQ] = "bigint",[K_TIME] = "timestamptz",
-	[K_OID] = "oid",
+	[K_OID] = "oid",[K_ACTION] = "text",[K_TASK] = "text",
+	[K_AFTER] = "text[]",[K_GATE_DELAY] = "interval",
+	[K_NOT_BEFORE] = "timestamptz",[K_SIGNALS] = "text[]",
+	[K_APPROVAL] = "text",[K_STEP_TIMEOUT] = "interval",
+	[K_GIVE_UP] = "text",[K_SEAL] = "boolean",
 };
 
 const Function functions[FUNCTIONS] = {
@@ -55,7 +59,7 @@ const Function functions[FUNCTIONS] = {
 			{"input", K_INPUT}, {"timeout", K_TIMEOUT},
 			{"on_compensation_failure", K_ON_FAILURE},
 			{"announce", K_ANNOUNCE}, {"subject", K_SUBJECT}}},
-	{"step", 260, REACH_OWN, A_STEP, false, false, false, 14, {
+	{"step", 260, REACH_OWN, A_STEP, false, false, false, 23, {
 			{"saga_id", K_SAGA_ID, true}, {"name", K_STEP_NAME, true},
 			{"idempotency_key", K_STEP_KEY},
 			{"compensation", K_COMPENSATION}, {"args", K_ARGS},
@@ -63,7 +67,11 @@ const Function functions[FUNCTIONS] = {
 			{"review", K_REVIEW}, {"output", K_STEP_OUTPUT},
 			{"completed", K_STEP_COMPLETED}, {"kind", K_KIND},
 			{"compensate_on", K_COMPENSATE_ON}, {"retry", K_RETRY},
-			{"compensation_retry", K_COMPENSATION_RETRY}}},
+			{"compensation_retry", K_COMPENSATION_RETRY},
+			{"action", K_ACTION}, {"task", K_TASK}, {"after", K_AFTER},
+			{"delay", K_GATE_DELAY}, {"not_before", K_NOT_BEFORE},
+			{"signals", K_SIGNALS}, {"approval", K_APPROVAL},
+			{"timeout", K_STEP_TIMEOUT}, {"on_failure", K_GIVE_UP}}},
 	{"complete_step", 130, REACH_OWN, A_STEP, false, false, false, 5, {
 			{"saga_id", K_SAGA_ID, true}, {"step", K_STEP, true},
 			{"output", K_JSON}, {"late", K_LATE},
@@ -72,9 +80,9 @@ const Function functions[FUNCTIONS] = {
 			{"saga_id", K_SAGA_ID, true}, {"step", K_STEP, true},
 			{"error", K_NOTE, true}, {"retryable", K_RETRYABLE},
 			{"forward_key", K_FORWARD_KEY}}},
-	{"complete", 22, REACH_OWN, A_STATE, false, false, false, 3, {
+	{"complete", 26, REACH_OWN, A_STATE, false, false, false, 4, {
 			{"saga_id", K_SAGA_ID, true}, {"result", K_JSON},
-			{"ignore_failed", K_BOOL}}},
+			{"ignore_failed", K_BOOL}, {"when_done", K_SEAL}}},
 	{"fail", 30, REACH_OWN, A_STATE, false, false, false, 3, {
 			{"saga_id", K_SAGA_ID, true}, {"reason", K_REASON},
 			{"details", K_JSON}}},
@@ -83,11 +91,29 @@ const Function functions[FUNCTIONS] = {
 	{"rollback_to", 45, REACH_OPERATE, A_STATE, false, false, false, 3, {
 			{"saga_id", K_SAGA_ID, true}, {"step", K_SAVEPOINT},
 			{"reason", K_REASON}}},
+	{"signal", 45, REACH_OWN, A_STATE, false, false, false, 5, {
+			{"saga_id", K_SAGA_ID, true}, {"signal", K_SIGNAL, true},
+			{"payload", K_JSON}, {"idempotency_key", K_SAGA_KEY},
+			{"late", K_LATE}}},
 	{"plan", 25, REACH_READ, A_ANY, true, true, false, 1, {
 			{"saga_id", K_SAGA_ID, true}}},
+	{"picture", 10, REACH_ANY, A_ANY, true, false, false, 2, {
+			{"saga_id", K_SAGA_ID, true}, {"format", K_UNTIL}}},
+	{"timeline", 10, REACH_ANY, A_ANY, true, true, false, 2, {
+			{"saga_id", K_SAGA_ID, true}, {"width", K_MAX_CLAIMS}}},
 	{"wait", 8, REACH_READ, A_STATE, true, false, false, 3, {
 			{"saga_id", K_SAGA_ID, true}, {"timeout", K_WAIT, true},
 			{"until", K_UNTIL}}},
+	{"wait_step", 8, REACH_READ, A_STEP, true, false, false, 3, {
+			{"saga_id", K_SAGA_ID, true}, {"step", K_STEP, true},
+			{"timeout", K_WAIT, true}}},
+	{"find", 6, REACH_ANY, A_ANY, true, false, false, 2, {
+			{"name", K_SAGA_NAME, true}, {"idempotency_key", K_SAGA_KEY, true}}},
+	{"current", 2, REACH_ANY, A_ANY, true, false, false, 0, {{0}}},
+	{"again", 3, REACH_ANY, A_VOID, true, false, false, 3, {
+			{"delay", K_GATE_DELAY}, {"state", K_JSON}, {"not_before", K_NOT_BEFORE}}},
+	{"output", 12, REACH_READ, A_ANY, true, false, false, 2, {
+			{"step", K_STEP, true}, {"saga_id", K_SAGA_ID}}},
 	{"retry_policy", 12, REACH_ANY, A_ANY, true, false, false, 6, {
 			{"max_attempts", K_MAX_ATTEMPTS}, {"delay", K_DELAY},
 			{"backoff", K_BACKOFF}, {"max_delay", K_MAX_DELAY},
@@ -111,9 +137,23 @@ const Function functions[FUNCTIONS] = {
 			{"compensation_key", K_COMPENSATION_KEY, true},
 			{"attempt", K_ATTEMPT, true}, {"error", K_NOTE, true},
 			{"retryable", K_RETRYABLE}, {"retry_after", K_RETRY_AFTER}}},
-	{"resolve", 80, REACH_OPERATE, A_STATE, false, false, false, 4, {
+	{"claim_tasks", 40, REACH_ANY, A_ANY, false, true, false, 4, {
+			{"channel", K_CHANNEL, true}, {"max_claims", K_MAX_CLAIMS},
+			{"lease", K_LEASE}, {"consumer", K_CONSUMER}}},
+	{"complete_task", 40, REACH_OWN, A_TASK_STATUS, false, false, false, 3, {
+			{"task_key", K_TASK_KEY, true}, {"output", K_JSON},
+			{"attempt", K_ATTEMPT}}},
+	{"fail_task", 30, REACH_OWN, A_TASK_STATUS, false, false, false, 5, {
+			{"task_key", K_TASK_KEY, true},
+			{"attempt", K_ATTEMPT, true}, {"error", K_NOTE, true},
+			{"retryable", K_RETRYABLE}, {"retry_after", K_RETRY_AFTER}}},
+	{"limit", 5, REACH_ANY, A_VOID, false, false, false, 3, {
+			{"channel", K_CHANNEL, true}, {"max_claimed", K_MAX_CLAIMS},
+			{"paused_until", K_TIME}}},
+	{"resolve", 90, REACH_OPERATE, A_STATE, false, false, false, 5, {
 			{"saga_id", K_SAGA_ID, true}, {"step", K_STEP, true},
-			{"resolution", K_RESOLUTION, true}, {"note", K_NOTE, true}}},
+			{"resolution", K_RESOLUTION, true}, {"note", K_NOTE, true},
+			{"output", K_JSON}}},
 	{"set_timeout", 20, REACH_OPERATE, A_ANY, false, false, false, 3, {
 			{"saga_id", K_SAGA_ID, true}, {"timeout", K_TIMEOUT, true},
 			{"note", K_REASON}}},
@@ -136,6 +176,7 @@ const Function functions[FUNCTIONS] = {
 	{"adopt", 1, REACH_ANY, A_VOID, false, false, true, 0, {{0}}},
 	{"reassign", 1, REACH_ANY, A_COUNT, false, false, true, 2, {
 			{"from_role", K_ROLE_OID, true}, {"to_role", K_ROLE, true}}},
+	{"stat_reset", 1, REACH_ANY, A_VOID, false, false, false, 0, {{0}}},
 	{"internal_may_see", 8, REACH_ANY, A_ANY, true, false, false, 2, {
 			{"owner", K_ROLE_OID, true}, {"owner_name", K_ROLE_NAME, true}}},
 	{"internal_may_read", 8, REACH_ANY, A_ANY, true, false, false, 2, {
@@ -151,13 +192,23 @@ const Function functions[FUNCTIONS] = {
 	{"internal_is_running", 8, REACH_ANY, A_ANY, true, false, false, 2, {
 			{"saga", K_SAGA_ID, true}, {"seq", K_SEQ, true}}},
 	{"internal_running", 4, REACH_ANY, A_ANY, true, false, false, 0, {{0}}},
-	{"internal_next_action", 12, REACH_ANY, A_ANY, true, false, false, 12, {
+	{"internal_now", 1, REACH_ANY, A_ANY, true, false, false, 0, {{0}}},
+	{"internal_health", 4, REACH_ANY, A_ANY, true, false, false, 0, {{0}}},
+	{"internal_stat_sagas", 2, REACH_ANY, A_ANY, true, true, false, 0, {{0}}},
+	{"internal_stat_attempts", 1, REACH_ANY, A_ANY, true, true, false, 0, {{0}}},
+	{"internal_stat_channels", 2, REACH_ANY, A_ANY, true, true, false, 0, {{0}}},
+	{"internal_stat_times", 1, REACH_ANY, A_ANY, true, true, false, 0, {{0}}},
+	{"internal_stat_workers", 1, REACH_ANY, A_ANY, true, true, false, 0, {{0}}},
+	{"internal_next_action", 12, REACH_ANY, A_ANY, true, false, false, 13, {
 			{"saga", K_SAGA_ID, true}, {"state", K_STATE_CHAR, true},
 			{"paused", K_BOOL, true}, {"deadline", K_TIME, true},
 			{"due", K_TIME, true}, {"lane", K_OID, true},
 			{"step", K_SAVEPOINT, true}, {"parked", K_REASON, true},
 			{"channel", K_CHANNEL}, {"dispatched_at", K_TIME},
-			{"lease_until", K_TIME}, {"consumer", K_CONSUMER}}},
+			{"lease_until", K_TIME}, {"consumer", K_CONSUMER},
+			{"runs", K_STATE_CHAR}}},
+	{"internal_waits", 8, REACH_ANY, A_ANY, true, true, false, 2, {
+			{"saga", K_SAGA_ID, true}, {"paused", K_BOOL, true}}},
 	{"internal_settle_home", 1, REACH_ANY, A_VOID, false, false, true, 0, {{0}}},
 	{"internal_guard", 2, REACH_ANY, A_ANY, false, false, false, 0, {{0}}},
 };

@@ -27,11 +27,11 @@
 #define SESSIONS	64
 #define BATCH		16			/* statements in flight */
 #define CALLS		8			/* calls in one statement */
-#define PARAMS		24			/* parameters of one statement */
+#define PARAMS		48			/* parameters of one statement */
 #define HISTORY		200			/* statements remembered for a finding */
 #define FINDINGS	200			/* different ones */
 #define SQLSTATES	96
-#define FUNCTIONS	41
+#define FUNCTIONS	62
 
 /* ------------------------------------------------------------------------
  * text.c: chance, and texts that grow
@@ -109,6 +109,8 @@ typedef enum Kind
 	K_LEASE,
 	K_CONSUMER,
 	K_COMPENSATION_KEY,
+	K_TASK_KEY,
+	K_SIGNAL,
 	K_ATTEMPT,
 	K_RETRY_AFTER,
 	K_RESOLUTION,
@@ -122,7 +124,17 @@ typedef enum Kind
 	K_POLICY_JSON,
 	K_SEQ,
 	K_TIME,
-	K_OID
+	K_OID,
+	K_ACTION,					/* from here on: of a step that saga runs */
+	K_TASK,
+	K_AFTER,
+	K_GATE_DELAY,
+	K_NOT_BEFORE,
+	K_SIGNALS,
+	K_APPROVAL,
+	K_STEP_TIMEOUT,
+	K_GIVE_UP,
+	K_SEAL
 } Kind;
 
 /* How far a caller must reach into a saga for a call to succeed. */
@@ -143,6 +155,7 @@ typedef enum Answer
 	A_STATE,
 	A_COMP_STATUS,
 	A_FAIL_STATUS,
+	A_TASK_STATUS,
 	A_COUNT,
 	A_VOID
 } Answer;
@@ -162,7 +175,7 @@ typedef struct Function
 		const char *name;		/* NULL: it has none */
 		Kind		kind;
 		bool		required;
-	}			args[14];
+	}			args[23];
 } Function;
 
 typedef struct Role
@@ -267,6 +280,8 @@ typedef struct Spec
 	bool		on_completed;
 	bool		acknowledge;
 	int			args;
+	int			work;			/* of a step that saga runs, or 0 */
+	int			gates;			/* bits; and where they are to be found */
 } Spec;
 
 /* One call within a statement. */

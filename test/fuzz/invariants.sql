@@ -35,12 +35,13 @@ CREATE VIEW fuzz.walk AS
     CASE
       WHEN NOT (CASE WHEN t.rolled_back_at IS NOT NULL
         THEN t.parked IS NOT NULL OR t.comp_status IN ('p', 'd')
-        ELSE s.undo = 'f' OR s.undo = 'p' AND t.seq > coalesce(s.savepoint, 0) END) THEN 'out of range'
+        ELSE s.undo = 'f' OR s.undo = 'p' AND coalesce(t.begun, t.seq) > coalesce(s.savepoint, 0) END) THEN 'out of range'
+      WHEN t.give_up IS NOT NULL AND t.begun IS NULL THEN 'settled'
       WHEN t.comp_status = 'f' AND s.on_failure = 'c' THEN 'given up'
       WHEN t.parked IS NOT NULL THEN 'person'
       WHEN t.comp_status IN ('n', 'c', 's') THEN 'settled'
       WHEN t.comp_status = 'f' THEN 'person'
-      WHEN t.kind = 'r' OR t.compensate_on = 'c' AND t.status <> 'c' THEN 'passed over'
+      WHEN t.kind = 'r' OR t.compensate_on = 'c' AND t.status <> 'c' AND coalesce(t.rounds, 0) = 0 THEN 'passed over'
       WHEN t.review IS NOT NULL AND t.released IS NULL THEN 'person'
       WHEN t.compensation IS NOT NULL THEN 'sql'
       WHEN t.channel IS NOT NULL THEN 'listener'
@@ -51,7 +52,7 @@ CREATE VIEW fuzz.walk AS
 CREATE VIEW fuzz.next_task AS
   SELECT DISTINCT ON (saga) saga, seq, undo_task, comp_status, claimed_at, lease_until, run_as
   FROM fuzz.walk WHERE undo_task IN ('sql', 'listener', 'person')
-  ORDER BY saga, seq DESC;
+  ORDER BY saga, coalesce(begun, seq) DESC;
 
 -- Which sagas were seen at their end: completed and abandoned are for ever.
 CREATE TABLE fuzz.ended (id uuid PRIMARY KEY, state "char", finished_at timestamptz);
@@ -83,13 +84,24 @@ BEGIN
     concat_ws(' ', t.seq, t.channel, t.dispatched_at, t.run, t.key, '/', q.seq, q.channel, q.since, q.owner, q.run, q.key)
   FROM (SELECT x.*, s.owner FROM saga.ledger_step x JOIN saga.ledger_saga s ON s.id = x.saga
     WHERE x.comp_status = 'd' AND x.claimed_at IS NULL) t
-  FULL JOIN saga.ledger_queue q ON q.saga = t.saga AND q.seq = t.seq
+  FULL JOIN (SELECT * FROM saga.ledger_queue WHERE phase = 'c') q ON q.saga = t.saga AND q.seq = t.seq
   WHERE (t.channel, t.owner, t.dispatched_at, t.run, t.key) IS DISTINCT FROM (q.channel, q.owner, q.since, q.run, q.key);
+
+  RETURN QUERY
+  SELECT 'a task that is ready and that nobody holds is in the queue', coalesce(t.saga, q.saga)::text,
+    concat_ws(' ', t.seq, t.task, t.since, '/', q.seq, q.channel, q.since, q.owner)
+  FROM (SELECT x.*, s.owner, CASE x.status WHEN 'w' THEN x.ready_at ELSE x.retry_at END AS since
+    FROM saga.ledger_step x JOIN saga.ledger_saga s ON s.id = x.saga
+    WHERE x.task IS NOT NULL AND x.claimed_at IS NULL AND x.comp_status <> 'd' AND x.parked IS NULL AND x.rolled_back_at IS NULL
+      AND x.ready_at IS NOT NULL AND (x.status = 'w' AND (x.signals IS NULL OR x.signal IS NOT NULL) AND (x.approval IS NULL OR x.approved)
+        OR x.status = 'f' AND x.retry_at IS NOT NULL)) t
+  FULL JOIN (SELECT * FROM saga.ledger_queue WHERE phase = 'f') q ON q.saga = t.saga AND q.seq = t.seq
+  WHERE (t.task, t.owner, t.since, t.run, t.key) IS DISTINCT FROM (q.channel, q.owner, q.since, q.run, q.key);
 
   RETURN QUERY
   SELECT 'a person holds what is parked or paused', coalesce(s.id, h.saga)::text, concat_ws(' ', s.state, s.paused)
   FROM (SELECT * FROM saga.ledger_saga x WHERE x.state = 'p' OR x.paused AND x.finished_at IS NULL) s
-  FULL JOIN saga.ledger_held h ON h.saga = s.id
+  FULL JOIN (SELECT * FROM saga.ledger_held WHERE seq = 0) h ON h.saga = s.id
   WHERE s.id IS NULL OR h.saga IS NULL;
 
   RETURN QUERY
@@ -100,8 +112,11 @@ BEGIN
     UNION ALL SELECT e.saga, 'event ' || e.event FROM saga.ledger_event e WHERE e.event <> 'purged'
     UNION ALL SELECT d.saga, 'due' FROM saga.ledger_due d
     UNION ALL SELECT q.saga, 'queue' FROM saga.ledger_queue q
+    UNION ALL SELECT g.saga, 'signal' FROM saga.ledger_signal g
     UNION ALL SELECT h.saga, 'held' FROM saga.ledger_held h) x
-  WHERE NOT EXISTS (SELECT FROM saga.ledger_saga s WHERE s.id = x.saga);
+  WHERE NOT EXISTS (SELECT FROM saga.ledger_saga s WHERE s.id = x.saga)
+    -- A signal may come while its saga is purged; a look then deletes it.
+    AND NOT EXISTS (SELECT FROM saga.ledger_due d WHERE d.saga = x.saga AND d.seq < 0);
 
   RETURN QUERY
   SELECT 'an attempt or event is about a step that is there', x.saga::text, concat_ws(' ', x.seq, x.of)
@@ -132,8 +147,18 @@ BEGIN
   FROM saga.ledger_step t
   LEFT JOIN (SELECT a.saga, a.seq, array_agg(a.attempt ORDER BY a.attempt) AS numbers
     FROM saga.ledger_attempt a WHERE a.phase = 'f' GROUP BY 1, 2) h ON h.saga = t.saga AND h.seq = t.seq
-  WHERE coalesce(h.numbers, '{}') <> ARRAY(SELECT g FROM generate_series(1,
+  WHERE t.give_up IS NULL AND coalesce(h.numbers, '{}') <> ARRAY(SELECT g FROM generate_series(1,
     t.attempts - CASE t.status WHEN 'f' THEN 0 ELSE 1 END) g);
+
+  RETURN QUERY
+  SELECT 'attempts of an action are numbered without gaps', t.saga::text,
+    concat_ws(' ', t.seq, t.status, t.attempts, '/', h.numbers)
+  FROM saga.ledger_step t
+  LEFT JOIN (SELECT a.saga, a.seq, array_agg(a.attempt ORDER BY a.attempt) AS numbers
+    FROM saga.ledger_attempt a WHERE a.phase = 'f' GROUP BY 1, 2) h ON h.saga = t.saga AND h.seq = t.seq
+  WHERE t.give_up IS NOT NULL AND coalesce(h.numbers, '{}') <> ARRAY(SELECT g FROM generate_series(1,
+    -- The one that succeeded is in the row of the step.
+    t.attempts - CASE t.status WHEN 'c' THEN 1 ELSE 0 END) g);
 
   RETURN QUERY
   SELECT 'attempts of a compensation are numbered without gaps', t.saga::text,
@@ -160,14 +185,14 @@ BEGIN
 
   RETURN QUERY
   SELECT 'only one step of a saga is claimed', t.saga::text, count(*)::text
-  FROM saga.ledger_step t WHERE t.claimed_at IS NOT NULL GROUP BY 1, 2 HAVING count(*) > 1;
+  FROM saga.ledger_step t WHERE t.claimed_at IS NOT NULL AND t.comp_status = 'd' GROUP BY 1, 2 HAVING count(*) > 1;
 
   RETURN QUERY
   SELECT 'a lease ends after it began, within the timeout', t.saga::text,
     concat_ws(' ', t.seq, t.claimed_at, t.lease_until, t.compensation_retry)
   FROM saga.ledger_step t
   WHERE t.lease_until <= t.claimed_at
-    OR split_part(t.compensation_retry, ' ', 6)::bigint > 0
+    OR t.comp_status = 'd' AND split_part(t.compensation_retry, ' ', 6)::bigint > 0
       AND t.lease_until > t.claimed_at + split_part(t.compensation_retry, ' ', 6)::bigint * interval '1 ms';
 
   RETURN QUERY
@@ -181,12 +206,65 @@ BEGIN
   WHERE t.compensation LIKE 'INSERT INTO fuzz.undone%' AND coalesce(h.n, 0) <> coalesce(u.n, 0);
 
   RETURN QUERY
+  SELECT 'an action that leaves a witness did so once if it is completed, and never else', t.saga::text,
+    concat_ws(' ', t.seq, t.status, d.n)
+  FROM saga.ledger_step t
+  LEFT JOIN (SELECT w.saga, w.seq, count(*) AS n FROM fuzz.done w GROUP BY 1, 2) d
+    ON d.saga = t.saga AND d.seq = t.seq
+  WHERE t.action LIKE 'INSERT INTO fuzz.done%' AND (d.n > 1 OR (d.n IS NOT NULL) <> (t.status = 'c')
+    -- a person says that it is done, which may be the undo
+    AND (d.n IS NOT NULL OR NOT EXISTS (SELECT FROM saga.ledger_event e WHERE e.saga = t.saga AND e.seq = t.seq
+      AND e.event = 'resolved' AND e.detail->>'resolution' = 'done')));
+
+  RETURN QUERY
+  SELECT 'what an action recorded is there if and only if it is completed', t.saga::text,
+    concat_ws(' ', t.seq, t.key, b.status)
+  FROM saga.ledger_step t LEFT JOIN saga.ledger_step b ON b.saga = t.saga AND b.seq = t.recorded_by
+  WHERE t.recorded_by IS NOT NULL AND b.status IS DISTINCT FROM 'c';
+
+  RETURN QUERY
+  SELECT 'a step that saga runs has the traces of its status, and the application''s has none', t.saga::text,
+    concat_ws(' ', t.seq, t.status, t.attempts, t.opened_at, t.ready_at, t.begun, t.parked)
+  FROM saga.ledger_step t
+  WHERE CASE WHEN t.give_up IS NULL
+    THEN num_nonnulls(t.action, t.task, t.after, t.delay, t.not_before, t.signals, t.approval, t.timeout, t.begun,
+      t.opened_at, t.ready_at, t.approved, t.charged) > 0
+    ELSE t.ready_at IS NOT NULL AND t.opened_at IS NULL
+      OR t.ready_at < t.opened_at
+      OR t.begun IS NOT NULL AND t.begun <= t.seq
+      OR t.status = 'c' AND t.begun IS NULL
+      OR t.retry_at IS NOT NULL AND t.status NOT IN ('f', 's')
+      OR t.status = 's' AND coalesce(t.rounds, 0) = 0 AND t.task IS NULL
+      OR t.approved AND t.approval IS NULL END;
+
+  RETURN QUERY
+  SELECT 'a step that waits at an approval, or was parked, is with a person', coalesce(t.saga, h.saga)::text,
+    concat_ws(' ', coalesce(t.seq, h.seq), t.status, t.parked)
+  FROM (SELECT x.* FROM saga.ledger_step x WHERE x.give_up IS NOT NULL AND x.parked IS NOT NULL AND x.rolled_back_at IS NULL) t
+  FULL JOIN (SELECT * FROM saga.ledger_held WHERE seq <> 0) h ON h.saga = t.saga AND h.seq = t.seq
+  WHERE t.saga IS NULL OR h.saga IS NULL;
+
+  RETURN QUERY
+  SELECT 'a saga with steps that saga runs knows it', t.saga::text, concat_ws(' ', t.seq, t.key)
+  FROM saga.ledger_step t JOIN saga.ledger_saga s ON s.id = t.saga
+  WHERE t.give_up IS NOT NULL AND s.runs IS NULL;
+
+  RETURN QUERY
+  SELECT 'a step that does not move says for what it waits', v.saga_id::text, concat_ws(' ', v.seq, v.status, v.parked)
+  FROM saga.steps v JOIN saga.ledger_saga s ON s.id = v.saga_id
+  WHERE s.state = 'r' AND v.on_failure IS NOT NULL AND v.rolled_back_at IS NULL
+    AND (v.status IN ('waiting', 'started') OR v.parked IS NOT NULL) AND coalesce(v.waits_for, '') = '';
+
+  RETURN QUERY
   SELECT 'no compensation ran before every later step was settled', a.saga::text,
     concat_ws(' ', a.seq, a.attempt, 'before', t.seq, t.comp_status)
   FROM saga.ledger_attempt a
-  JOIN saga.ledger_step t ON t.saga = a.saga AND t.seq > a.seq
+  JOIN saga.ledger_step one ON one.saga = a.saga AND one.seq = a.seq
+  JOIN saga.ledger_step t ON t.saga = a.saga AND coalesce(t.begun, t.seq) > coalesce(one.begun, one.seq)
   JOIN saga.ledger_saga s ON s.id = a.saga
-  WHERE a.phase = 'c' AND t.started_at < a.started_at
+  WHERE a.phase = 'c' AND CASE WHEN t.give_up IS NULL THEN t.started_at
+      -- what never began has nothing to undo
+      ELSE CASE WHEN t.begun IS NOT NULL THEN coalesce(t.completed_at, t.attempt_at) END END < a.started_at
     AND (t.comp_status IN ('r', 'p', 'd') OR t.comp_status = 'c' AND t.compensated_at > a.started_at)
     -- What it passes over, and what it tried in vain, counts as before when the
     -- saga goes forward again.
@@ -223,8 +301,11 @@ BEGIN
   SELECT 'nothing is under way in a saga that runs or is at its end', t.saga::text,
     concat_ws(' ', t.state, t.seq, t.comp_status, t.parked, t.rolled_back_at)
   FROM fuzz.walk t
-  WHERE t.state IN ('r', 'd') AND (t.comp_status IN ('p', 'd') OR t.parked IS NOT NULL)
+  WHERE t.state IN ('r', 'd') AND (t.comp_status IN ('p', 'd')
+      OR t.parked IS NOT NULL AND (t.state = 'd' OR t.give_up IS NULL))
     OR t.state = 'c' AND (t.comp_status IN ('r', 'p', 'd', 'f') AND t.rolled_back_at IS NULL
+        -- what never began has nothing to undo
+        AND NOT (t.comp_status = 'r' AND t.give_up IS NOT NULL AND t.begun IS NULL)
       OR t.comp_status IN ('p', 'd') OR t.parked IS NOT NULL)
     OR t.state = 'r' AND t.comp_status IN ('c', 'f', 's') AND t.rolled_back_at IS NULL;
 
@@ -238,7 +319,7 @@ BEGIN
   RETURN QUERY
   SELECT 'a claim that ends is looked at', t.saga::text, concat_ws(' ', t.state, t.seq, t.lease_until, t.saga_due)
   FROM fuzz.walk t
-  WHERE t.claimed_at IS NOT NULL AND NOT coalesce(t.saga_due <= t.lease_until, false);
+  WHERE t.claimed_at IS NOT NULL AND t.comp_status = 'd' AND NOT coalesce(t.saga_due <= t.lease_until, false);
 
   RETURN QUERY
   SELECT 'a paused saga is not due but for a claim or an announcement', s.id::text, concat_ws(' ', s.state, s.due)
@@ -347,12 +428,13 @@ BEGIN
     UNION ALL
     SELECT s.id::text, format('SELECT saga.fail(%L)', s.id)
     FROM saga.ledger_saga s
-    WHERE s.state = 'r' OR s.state = 'u' AND s.failure_kind IS NULL
+    -- Some go forward as far as they come.
+    WHERE (s.state = 'r' OR s.state = 'u' AND s.failure_kind IS NULL) AND (s.runs IS NULL OR random() < 0.3)
     UNION ALL
     -- What the queue tells a person to run; not to try again, and not to wait.
     SELECT q.saga_id::text,
       (SELECT l FROM regexp_split_to_table(q.to_settle, ';  -- [^\n]*(\n|$)') l
-        WHERE l ~ '''(skip|done)''' OR q.step IS NULL AND l ~ 'abandon'
+        WHERE l ~ '''(skip|done|approve|refuse)''' OR q.step IS NULL AND l ~ 'abandon'
         ORDER BY random() LIMIT 1)
     FROM saga.review_queue q
     UNION ALL

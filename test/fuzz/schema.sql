@@ -51,9 +51,10 @@ GRANT ALL ON fuzz.sink TO PUBLIC;
 
 -- What compensations do.
 CREATE TABLE fuzz.undone (saga uuid, seq bigint);
+CREATE TABLE fuzz.done (saga uuid, seq bigint);
 CREATE TABLE fuzz.account (i int PRIMARY KEY, n int) WITH (fillfactor = 20);
 INSERT INTO fuzz.account SELECT i, 0 FROM generate_series(1, 4) i;
-GRANT ALL ON fuzz.undone, fuzz.account TO PUBLIC;
+GRANT ALL ON fuzz.undone, fuzz.done, fuzz.account TO PUBLIC;
 
 CREATE FUNCTION fuzz.undo(context jsonb) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -80,6 +81,26 @@ BEGIN
       END IF;
     ELSE NULL;
   END CASE;
+END $$;
+
+-- What actions do: the same; and some record further steps, under keys of their
+-- own or of others.
+CREATE FUNCTION fuzz.act(context jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+  n int := (context->'args'->>'n')::int;
+BEGIN
+  IF context->'args'->>'mode' IN ('ok', 'once') THEN
+    INSERT INTO fuzz.done VALUES (saga.current(), (context->'step'->>'seq')::bigint);
+    FOR i IN 1 .. n - 4 LOOP
+      PERFORM saga.step(saga.current(), CASE WHEN i = 3 THEN 's7' ELSE format('%s-%s', context->'step'->>'key', i) END,
+        action => CASE WHEN i <> 2 THEN 'INSERT INTO fuzz.done SELECT ($1->''saga''->>''id'')::uuid, ($1->''step''->>''seq'')::bigint' END,
+        after => CASE WHEN i < 2 THEN '{}' ELSE ARRAY[format('%s-1', context->'step'->>'key')] END,
+        approval => CASE WHEN n = 7 AND i = 1 THEN 'and this?' END,
+        compensation => CASE WHEN i <> 2 THEN 'INSERT INTO fuzz.undone SELECT ($1->''saga''->>''id'')::uuid, ($1->''step''->>''seq'')::bigint' END);
+    END LOOP;
+  END IF;
+  PERFORM fuzz.undo(context);
+  RETURN context->'outputs';
 END $$;
 
 -- Calls saga when its transaction commits.
@@ -116,15 +137,19 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
     UNION ALL SELECT h::text FROM saga.ledger_attempt h WHERE h.saga = $1
     UNION ALL SELECT e::text FROM saga.ledger_event e WHERE e.saga = $1
     UNION ALL SELECT d::text FROM saga.ledger_due d WHERE d.saga = $1
-    UNION ALL SELECT q::text FROM saga.ledger_queue q WHERE q.saga = $1) x (r)
+    UNION ALL SELECT q::text FROM saga.ledger_queue q WHERE q.saga = $1
+    UNION ALL SELECT g::text FROM saga.ledger_signal g WHERE g.saga = $1) x (r)
 $$;
 
 -- Where a saga is: its state, a step that waits for a person or is dispatched,
 -- and that one's compensation key and attempt.
 CREATE FUNCTION fuzz.look(id uuid, OUT state "char", OUT step text, OUT key text, OUT attempt int) RETURNS SETOF record
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
-  SELECT s.state, coalesce(t.key, ''), saga.internal_compensation_key(t.saga, t.seq), coalesce(t.comp_attempts, 0) + 1
+  SELECT s.state, coalesce(t.key, ''), CASE WHEN t.task IS NOT NULL AND t.comp_status <> 'd' THEN saga.internal_forward_key(t.saga, t.seq)
+      ELSE saga.internal_compensation_key(t.saga, t.seq) END,
+    CASE WHEN t.task IS NOT NULL AND t.comp_status <> 'd' THEN t.attempts ELSE coalesce(t.comp_attempts, 0) END + 1
   FROM saga.ledger_saga s
-  LEFT JOIN saga.ledger_step t ON t.saga = s.id AND (t.parked IS NOT NULL OR t.comp_status = 'd')
-  WHERE s.id = $1 LIMIT 1
+  LEFT JOIN saga.ledger_step t ON t.saga = s.id AND (t.parked IS NOT NULL OR t.comp_status = 'd'
+    OR t.task IS NOT NULL AND t.status <> 'c')
+  WHERE s.id = $1 ORDER BY random() LIMIT 1
 $$;

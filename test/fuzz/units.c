@@ -27,6 +27,12 @@ one_call(Session *s, int function, int slot)
 		put_call(s, st, function, slot, NULL);
 		st->claims = true;
 	}
+	else if (strcmp(f->name, "claim_tasks") == 0 && percent(&s->chance, 90))
+	{
+		text_add(&st->sql, "SELECT task_key, attempt FROM ");
+		put_call(s, st, function, slot, NULL);
+		st->claims = true;
+	}
 	else if (f->set && percent(&s->chance, 50))
 	{
 		text_add(&st->sql, "SELECT * FROM ");
@@ -63,15 +69,19 @@ unit_batch(Session *s)
 static const struct
 {
 	char		state;
-	const char *functions[16];
+	const char *functions[36];
 }			fitting[] =
 {
 	{'r', {"step", "step", "step", "step", "step", "complete_step", "complete_step",
 			"complete_step", "complete_step", "fail_step", "rollback_to", "complete",
-			"fail", "amend", "pause", "resume"}},
+			"fail", "amend", "pause", "resume", "step", "step", "resolve", "resolve",
+			"resolve", "resolve", "resolve", "resume", "complete", "complete", "wait_step", "output",
+			"claim_tasks", "claim_tasks", "complete_task", "complete_task", "complete_task", "fail_task",
+			"signal", "signal"}},
 	{'u', {"pause", "resume", "resume", "claim_compensations", "complete_compensation",
 			"fail_compensation", "complete_step", "rollback_to", "rollback_to", "cancel",
-			"fail_step", "extend_claim", "plan", "amend", "step", "fail"}},
+			"fail_step", "extend_claim", "plan", "amend", "step", "fail", "claim_tasks", "complete_task",
+			"fail_task"}},
 	{'p', {"resolve", "resolve", "resolve", "resolve", "resolve", "amend", "abandon",
 			"reopen", "reopen", "reopen", "rollback_to", "complete_step", "fail", "pause",
 			"resume", "complete_compensation"}},
@@ -113,7 +123,13 @@ unit_deep(Session *s)
 		}
 		for (size_t j = 0; j < lengthof(fitting); j++)
 			if (fitting[j].state == PQgetvalue(result, 0, 0)[0])
-				function = ONE_OF(c, fitting[j].functions);
+			{
+				int			count = 0;
+
+				while (count < (int) lengthof(fitting[j].functions) && fitting[j].functions[count] != NULL)
+					count++;
+				function = fitting[j].functions[below(c, count)];
+			}
 		/* the step that somebody must decide about, or a listener undo */
 		if (sscanf(PQgetvalue(result, 0, 1), "s%d", &s->key) != 1 || s->key >= KEYS)
 			s->key = -1;
@@ -158,7 +174,7 @@ many_calls(Session *s)
 				/* laterally, on a saga begun here */
 				static const char *const then[] = {
 					"step", "complete_step", "fail_step", "complete", "fail",
-					"cancel", "rollback_to", "plan", "pause", "resume",
+					"cancel", "rollback_to", "plan", "pause", "resume", "step",
 					"resolve", "abandon", "reopen", "redact", "amend"
 				};
 
@@ -408,7 +424,8 @@ unit_views(Session *s)
 {
 	Chance	   *c = &s->chance;
 	static const char *const views[] = {
-		"sagas", "steps", "attempts", "events", "review_queue", "pending_compensations",
+		"sagas", "steps", "attempts", "events", "review_queue", "pending_compensations", "pending_tasks",
+		"signals",
 		"undoing", "running"
 	};
 	int			n = 1 + below(c, 4);
@@ -585,7 +602,7 @@ unit_write(Session *s)
 		"UPDATE saga.ledger_saga SET state = 'd'", "DELETE FROM saga.ledger_step",
 		"DELETE FROM saga.ledger_saga", "UPDATE saga.ledger_step SET comp_status = 'c'",
 		"INSERT INTO saga.ledger_due VALUES (0, now(), '00000000-0000-0000-0000-000000000000', 0)",
-		"INSERT INTO saga.ledger_queue VALUES ('fuzz_x', 10, now(), '00000000-0000-0000-0000-000000000000', 1)",
+		"INSERT INTO saga.ledger_queue VALUES ('fuzz_x', 'c', 10, now(), '00000000-0000-0000-0000-000000000000', 1)",
 		"TRUNCATE saga.ledger_attempt", "DELETE FROM saga.ledger_event",
 		"UPDATE saga.ledger_home SET copied = false",
 		"DELETE FROM saga.ledger_attempt", "TRUNCATE saga.ledger_home, saga.ledger_queue"
@@ -611,14 +628,16 @@ unit_consumer(Session *s)
 {
 	Chance	   *c = &s->chance;
 
-	one_call(s, function_named("claim_compensations"), -1);
+	bool		tasks = percent(c, 50);
+
+	one_call(s, function_named(tasks ? "claim_tasks" : "claim_compensations"), -1);
 	collect(s);
 	for (int i = below(c, 5); i > 0; i--)
 	{
 		int			n = below(c, 10);
 
-		one_call(s, function_named(n < 6 ? "complete_compensation" :
-								   n < 9 ? "fail_compensation" : "extend_claim"), -1);
+		one_call(s, function_named(n >= 9 ? "extend_claim" : tasks ? (n < 6 ? "complete_task" : "fail_task") :
+								   n < 6 ? "complete_compensation" : "fail_compensation"), -1);
 	}
 	collect(s);
 }

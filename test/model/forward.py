@@ -5,16 +5,19 @@ usage: forward.py [--seed N] [--sagas N] [--connections N]
        python 3.9, psycopg 3.1 or later; PG* say where the server is: a database that has
        test/model/forward.sql
 
-A saga is up to nine steps: actions, gates without work, steps of the application; one after
-the other, after a list, or at once; some fail a number of times, and then fail the saga, are
+A saga is up to nine steps: actions, some of them in rounds, tasks of a service, gates without
+work, steps of the application; one after the other, after a list, or at once; some wait for a
+signal, or a person's approval; some fail a number of times, and then fail the saga, are
 skipped, or ask a person; some record further steps.  All are recorded in one statement and
-sealed; then the application completes its own, and a person decides what is asked.  Which
+sealed; then the application completes its own, a person decides what is asked, signals are sent,
+before their step waits or after, and more than once, and services do the tasks.  Which
 steps begin at the same time is the server's choice, so that not one outcome is predicted but
 what holds in all of them:
 
 - the end of the saga, and of each step that must be reached;
 - each effect exactly once, none of an attempt that failed;
 - no step before all its gates were open, with what the actions before it recorded;
+- each signal used once, by the step that waits for it, which gets it;
 - the undo is the exact reverse of the order in which steps began.
 
 Exit code: 0, all hold; 1, some do not; 2, no run.
@@ -27,6 +30,9 @@ import sys
 import time
 
 import psycopg
+
+# What leaves an effect
+WORKS = ("action", "rounds", "task")
 
 # Longest wait for one saga, in seconds: only a saga that stands still takes that long.
 PATIENCE = 300
@@ -49,7 +55,7 @@ class Definition:
 
     def make_step(self, parent, key, siblings):
         rng = self.rng
-        work = rng.choices(["action", "gate", "app"], [8, 1, 1 if parent is None else 0])[0]
+        work = rng.choices(["action", "rounds", "task", "gate", "app"], [8, 1, 2, 1, 1 if parent is None else 0])[0]
         after = None
         if work != "app":
             kind = rng.random()
@@ -63,18 +69,21 @@ class Definition:
             before = [s["key"] for s in siblings]
         else:
             before = after
-        fails = rng.choice([0, 0, 0, 0, 1, 3]) if work == "action" else 0
+        fails = rng.choice([0, 0, 0, 0, 1, 3]) if work in WORKS else 0
         step = dict(key=key, work=work, after=after, fails=fails, max_attempts=rng.choice([1, 2, 4]),
-                    on_failure=rng.choice(["fail", "fail", "skip", "review"]), children=[])
+                    on_failure=rng.choice(["fail", "fail", "skip", "review"]), children=[],
+                    rounds=rng.randint(2, 4) if work == "rounds" else 1,
+                    signal=work != "app" and rng.random() < 0.15,
+                    approval=rng.choice(["approve", "approve", "refuse"]) if work != "app" and rng.random() < 0.1 else None)
         self.steps[key] = dict(step, parent=parent, before=before)
-        if work == "action" and parent is None and rng.random() < 0.3:
+        if work in ("action", "rounds") and parent is None and rng.random() < 0.3:
             step["children"] = self.make_list(key, rng.randint(1, 3), key + ".")
             self.steps[key]["children"] = step["children"]
         return step
 
     def gives_up(self, key):
         step = self.steps[key]
-        return step["fails"] >= step["max_attempts"]
+        return step["fails"] >= step["max_attempts"] or step["approval"] == "refuse"
 
     def predict(self):
         """The steps that are reached if nothing fails the saga, and whether something does."""
@@ -130,6 +139,23 @@ def check(holds, what):
 def play(conn, definition):
     """Records the saga and acts as the application and the person until it is over."""
     saga = conn.execute("SELECT saga.begin('fwd')").fetchone()[0]
+    signals = [key for key, step in definition.steps.items() if step["signal"]] * 2
+    rng = definition.rng
+    rng.shuffle(signals)
+    decides = {key: step["approval"] for key, step in definition.steps.items()}
+
+    def send():
+        """What is sent twice counts once; to a saga that failed meanwhile it comes too late."""
+        if signals:
+            key = signals.pop()
+            try:
+                conn.execute("SELECT saga.signal(%s, %s, to_jsonb(%s::text), %s)", (saga, "go " + key, key, key))
+            except psycopg.errors.Error as e:
+                if e.sqlstate not in ("SG005", "SG002"):
+                    raise
+
+    if rng.random() < 0.5:
+        send()
     with conn.transaction():
         conn.execute("SELECT fwd.record(%s, %s)", (saga, json.dumps(definition.top)))
         conn.execute("SELECT saga.complete(%s, when_done => true)", (saga,))
@@ -143,13 +169,16 @@ def play(conn, definition):
                 if e.sqlstate not in ("SG005", "SG002"):
                     raise
             to_complete.pop(0)
-        state = conn.execute("SELECT saga.wait(%s, '200 ms')", (saga,)).fetchone()[0]
-        if state in ("completed", "compensated", "needs_review"):
+        send()
+        conn.execute("CALL fwd.serve(%s)", (rng.randint(1, 3),))
+        state = conn.execute("SELECT saga.wait(%s, '30 ms')", (saga,)).fetchone()[0]
+        if state in ("completed", "compensated"):
             return saga, state
-        asked = conn.execute("SELECT step FROM saga.review_queue WHERE saga_id = %s", (saga,)).fetchall()
-        for (step,) in asked:
+        asked = conn.execute("SELECT step, why FROM saga.review_queue WHERE saga_id = %s", (saga,)).fetchall()
+        for step, why in asked:
+            how = decides[step] if why.startswith("approval") else "skip"
             try:
-                conn.execute("SELECT saga.resolve(%s, %s, 'skip', 'the test')", (saga, step))
+                conn.execute("SELECT saga.resolve(%s, %s, %s, 'the test')", (saga, step, how))
             except psycopg.errors.Error as e:
                 # The saga failed meanwhile by another step.
                 if e.sqlstate != "SG002":
@@ -174,8 +203,23 @@ def examine(conn, definition, saga, state):
     for key in done:
         check(status[key] == "completed", f"{key} is {status[key]} and has an effect")
     for key, s in status.items():
-        if s == "completed" and definition.steps[key]["work"] == "action":
+        if s == "completed" and definition.steps[key]["work"] in WORKS:
             check(key in done, f"{key} is completed and has no effect")
+    rounds = {}
+    for key, what, _, context in log:
+        if what == "round":
+            rounds[key] = rounds.get(key, 0) + 1
+        if what == "do" and definition.steps[key]["signal"]:
+            check(context["signal"] == {"signal": "go " + key, "payload": key}, f"{key} got {context['signal']}")
+    for key in done:
+        check(rounds.get(key, 0) == definition.steps[key]["rounds"] - 1, f"{key} did {rounds.get(key, 0)} rounds before the last")
+    used = conn.execute("SELECT name, used_by_step FROM saga.signals WHERE saga_id = %s", (saga,)).fetchall()
+    check(len(used) == len({name for name, _ in used}), f"signals: {used}")
+    for name, by in used:
+        check(by is None or "go " + by == name, f"signal {name} was used by {by}")
+    for key, s in status.items():
+        if s == "completed" and definition.steps[key]["signal"]:
+            check(("go " + key, key) in used, f"{key} has used no signal: {used}")
     if not failed:
         check(set(status) == {k for k in reached}, f"reached {sorted(reached)}, recorded {sorted(status)}")
         for key in reached:
@@ -185,9 +229,14 @@ def examine(conn, definition, saga, state):
             check(status[key] == wanted, f"{key} is {status[key]}, not {wanted}")
         check(undone == [], f"undone: {undone}")
     else:
+        # A task or rounds that were under way are undone, too.
         undoable = [k for k in order if status[k] == "completed" and definition.steps[k]["work"] == "action"]
-        app = {k for k in order if definition.steps[k]["work"] == "app"}
-        check([k for k in undone if k not in app] == undoable[::-1], f"done {undoable}, undone {undone}")
+        others = {k for k in order if definition.steps[k]["work"] != "action"}
+        check([k for k in undone if k not in others] == undoable[::-1], f"done {undoable}, undone {undone}")
+        for k in others & set(done):
+            check(k in undone or definition.steps[k]["work"] == "task", f"{k} was done, and not undone")
+        place = {k: n for n, k in enumerate(order)}
+        check([place[k] for k in undone] == sorted((place[k] for k in undone), reverse=True), f"began {order}, undone {undone}")
         check(len(undone) == len(set(undone)), f"undone twice: {undone}")
     at = {key: i for i, key in enumerate(done)}
     for key in done:
@@ -198,7 +247,7 @@ def examine(conn, definition, saga, state):
     for key, what, _, context in log:
         if what == "do" and definition.steps[key]["after"]:
             for before in definition.steps[key]["after"]:
-                if status[before] == "completed" and definition.steps[before]["work"] == "action":
+                if status[before] == "completed" and definition.steps[before]["work"] in WORKS:
                     check(context["outputs"].get(before) == before, f"{key} got {context['outputs']}")
 
 

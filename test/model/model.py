@@ -525,8 +525,9 @@ class Saga:
                     step.next_at = self.now + (step.compensation_retry.pause(step.charged)
                                                if retry_after is None else retry_after)
         step.next_order = self.order()
-        # Ours: a deadline that has passed makes a full undo of it before the walk goes on.
-        if not (step.undo == "sql" and self.due_deadline()):
+        # Ours: where an executor or the worker ended the attempt, a deadline that has passed makes a full undo of it
+        # before the walk goes on.
+        if not ((step.undo == "sql" or outcome == "timed out") and self.due_deadline()):
             self.go_on()
 
     def compensated(self, step):

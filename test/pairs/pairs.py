@@ -38,7 +38,8 @@ UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 TIME = re.compile(r"\d+-\d+-\d+ \d+:\d+:\d+(\.\d+)?([+-]\d+)?")
 
 SITUATIONS = [
-    "running", "running with deadline", "a step waits", "sealed", "behind a pivot", "paused", "paused while failing",
+    "running", "running with deadline", "a step waits", "sealed", "to approve", "timed out", "task waits", "task claimed",
+    "signal awaited", "behind a pivot", "paused", "paused while failing",
     "dispatched", "claimed", "given up", "waiting", "partial", "partial claimed", "partial with deadline",
     "asked", "refused", "pivot failed", "completed", "compensated", "abandoned",
 ]
@@ -70,6 +71,15 @@ CALLS = {
     "resolve retry": "saga.resolve('{s}', {asked}, 'retry', 'mended')",
     "resolve done": "saga.resolve('{s}', {asked}, 'done', 'by hand')",
     "resolve skip": "saga.resolve('{s}', {asked}, 'skip', 'not needed')",
+    "resolve approve": "saga.resolve('{s}', {asked}, 'approve', 'it may')",
+    "resolve refuse": "saga.resolve('{s}', {asked}, 'refuse', 'it may not')",
+    "signal": "saga.signal('{s}', 'go', '1', 'first')",
+    "signal with other payload": "saga.signal('{s}', 'go', '2', 'first', late => 'record')",
+    "claim a task": "saga.claim_tasks(pairs.channel('{s}'), 1, '1 minute', 'c')",
+    "extend_claim of a task": "saga.extend_claim(pairs.task('{s}'), 1, '8 minutes') > now()",
+    "complete_task": "saga.complete_task(pairs.task('{s}'), '\"done\"')",
+    "fail_task": "saga.fail_task(pairs.task('{s}'), 1, 'down', retry_after => '1 hour')",
+    "fail_task for good": "saga.fail_task(pairs.task('{s}'), 1, 'never', retryable => false)",
     "set_timeout": "saga.set_timeout('{s}', '20 minutes', 'later') > now()",
     "set_timeout to none": "saga.set_timeout('{s}', '0')",
     "amend the SQL": "saga.amend('{s}', 'b', 'mended', compensation => 'SELECT pairs.undo($1), 1')",
@@ -86,7 +96,11 @@ CALLS = {
     "redact": "saga.redact('{s}')",
     "purge": "saga.purge('0') IS NOT NULL",
     "wait": "saga.wait('{s}', '0')",
+    "wait_step": "saga.wait_step('{s}', 'b', '0')",
+    "output": "saga.output('a', '{s}')",
 }
+CLAIMS = ("claim", "claim a task")
+WAITS = ("wait", "wait_step")
 # The worker's turn on a saga meets a call in these: what is due there, and the
 # call that makes it due where the situation does not.
 TURNS = {
@@ -220,7 +234,7 @@ def statement(call, saga):
         sql = f"step, status, attempt, output, error, retry_at IS NULL FROM {sql}"
     elif "saga.amend(" in sql:
         sql = f"'amended' FROM {sql}"
-    elif "claim_compensations(" in sql:
+    elif "claim_compensations(" in sql or "claim_tasks(" in sql:
         sql = f"step, attempt FROM {sql}"
     return f"SELECT {sql}".format(**saga)
 
@@ -319,15 +333,15 @@ def meet_all(server, name, firsts, seconds, share, report):
             b2, a2, picture2 = pairs.in_order(two, one)
             allowed.append((a2, b2, picture2))
         # A claim passes by what somebody is at work on.
-        if two == "claim":
+        if two in CLAIMS:
             allowed.append((a, "nothing", pairs.alone(one)[1]))
         report.check(f"{what} | committed", (a, b, picture), allowed)
         a, b, picture, waited = pairs.meet(one, two, "ROLLBACK")
         allowed = [pairs.alone(two)]
-        if two == "claim":
+        if two in CLAIMS:
             allowed.append(("nothing", rest))
         report.check(f"{what} | taken back", (b, picture), allowed)
-        if two == "wait":       # refuses such a snapshot
+        if two in WAITS:        # refuses such a snapshot
             continue
         got = pairs.meet_before(one, two)
         if not (got[1] or "").startswith("40001"):
@@ -412,7 +426,7 @@ def main():
         begun = time.monotonic()
         before = report.met
         # Each of these takes as long as a hundred of those above.
-        meet_worker(server, what, [c for c in seconds if c not in ("purge", "wait") and share()], report)
+        meet_worker(server, what, [c for c in seconds if c not in ("purge", *WAITS) and share()], report)
         print(f"the worker's turn on {what}: {report.met - before} meetings, {time.monotonic() - begun:.1f} s", flush=True)
     server.let_go()
     print(f"{report.met} meetings, {report.waited} of them waited, {report.wrong} wrong")

@@ -25,6 +25,10 @@ CREATE FUNCTION pairs.channel(s uuid) RETURNS text IMMUTABLE LANGUAGE sql RETURN
 CREATE FUNCTION pairs.handle(s uuid) RETURNS text STABLE LANGUAGE sql RETURN
 	coalesce((SELECT compensation_key FROM saga.steps WHERE saga_id = s AND key = 'l' ORDER BY seq DESC LIMIT 1), s || '-1-undo');
 
+-- That of the step that a service does
+CREATE FUNCTION pairs.task(s uuid) RETURNS text STABLE LANGUAGE sql RETURN
+	coalesce((SELECT forward_key FROM saga.steps WHERE saga_id = s AND key = 'w' ORDER BY seq DESC LIMIT 1), s || '-1');
+
 CREATE FUNCTION pairs.make(situation text) RETURNS uuid LANGUAGE plpgsql AS $$
 DECLARE
 	s uuid := saga.begin('pair', gen_random_uuid()::text, input => '1', announce => 'pairs',
@@ -46,6 +50,15 @@ BEGIN
 		IF situation = 'sealed' THEN
 			PERFORM saga.complete(s, when_done => true);
 		END IF;
+	WHEN situation IN ('to approve', 'timed out', 'task waits', 'task claimed', 'signal awaited') THEN
+		PERFORM saga.step(s, 'b', compensation => undo, args => '{"x": 1}');
+		PERFORM saga.step(s, 'l', notify => channel, completed => true);
+		PERFORM saga.step(s, 'w', after => '{}', task => CASE WHEN situation LIKE 'task%' THEN channel END,
+			signals => CASE situation WHEN 'signal awaited' THEN '{go}'::text[] END,
+			approval => CASE WHEN situation IN ('to approve', 'timed out') THEN 'may it?' END,
+			timeout => CASE situation WHEN 'timed out' THEN interval '1 ms' END,
+			on_failure => CASE situation WHEN 'timed out' THEN 'review' END,
+			compensation => undo, retry => slow, compensation_retry => slow);
 	WHEN situation ~ '^(behind a pivot|pivot failed)' THEN
 		PERFORM saga.step(s, 'p', kind => 'pivot', completed => true);
 		PERFORM saga.step(s, 'b', kind => 'retriable', compensation => undo);
@@ -64,7 +77,7 @@ BEGIN
 		PERFORM saga.step(s, 'b', compensation => undo, args => '{"never": 1}');
 	END CASE;
 	CASE
-	WHEN situation ~ '^(running|a step waits|sealed)' THEN NULL;
+	WHEN situation ~ '^(running|a step waits|sealed|to approve|timed out|task|signal)' THEN NULL;
 	WHEN situation ~ '^behind a pivot' THEN NULL;
 	WHEN situation ~ '^paused' THEN
 		PERFORM saga.pause(s, 'wait');
@@ -90,6 +103,14 @@ DECLARE
 	parked boolean := EXISTS (SELECT FROM saga.sagas WHERE id = s AND state = 'needs_review');
 BEGIN
 	CASE
+	WHEN situation IN ('to approve', 'timed out') THEN
+		RETURN EXISTS (SELECT FROM saga.review_queue WHERE saga_id = s AND (situation = 'to approve' OR why NOT LIKE 'approval%'));
+	WHEN situation = 'task waits' THEN
+		RETURN EXISTS (SELECT FROM saga.pending_tasks WHERE saga_id = s);
+	WHEN situation = 'task claimed' THEN
+		RETURN EXISTS (SELECT FROM saga.claim_tasks(pairs.channel(s), 1, '9 minutes'));
+	WHEN situation = 'signal awaited' THEN
+		RETURN EXISTS (SELECT FROM saga.steps WHERE saga_id = s AND waits_for LIKE 'signal%');
 	WHEN situation ~ '^(dispatched|partial$)' THEN
 		RETURN waits;
 	WHEN situation ~ '^(claimed|partial claimed)' THEN
@@ -131,15 +152,20 @@ CREATE FUNCTION pairs.picture(s uuid) RETURNS text STABLE LANGUAGE sql AS $$
 		(SELECT string_agg(concat_ws(' ', 'step:', v.position, v.key, 'run', v.run, v.status, v.attempts, v.output, v.error, compensation_status, compensation_attempts,
 				v.last_error, CASE WHEN v.next_attempt_at IS NOT NULL THEN 'later' END, v.parked, CASE WHEN t.claimed_at IS NOT NULL THEN 'claimed' END,
 				CASE WHEN t.late THEN 'late' END, CASE WHEN t.released THEN 'released' END, CASE WHEN t.rolled_back_at IS NOT NULL THEN 'rolled back' END,
+				CASE WHEN t.begun IS NOT NULL THEN 'begun' END, CASE WHEN t.opened_at IS NOT NULL THEN 'opened' END,
+				CASE WHEN t.approved THEN 'approved' END, t.signal,
 				v.args, t.content_hash, v.compensation, v.channel, v.compensation_retry), E'\n' ORDER BY v.position)
 			FROM saga.steps v JOIN saga.ledger_step t ON t.saga = v.saga_id AND t.seq = v.seq WHERE v.saga_id = s),
 		(SELECT string_agg(concat_ws(' ', 'attempt:', v.key, v.run, a.phase, a.attempt, a.outcome, a.sqlstate, a.error, a.consumer), E'\n' ORDER BY a.seq, a.phase, a.attempt)
 			FROM saga.attempts a JOIN saga.steps v USING (saga_id, seq) WHERE a.saga_id = s),
 		(SELECT string_agg(concat_ws(' ', 'event:', event, step, detail - 'deadline'), E'\n' ORDER BY event, step, detail - 'deadline') FROM saga.events WHERE saga_id = s),
 		(SELECT string_agg('queued: ' || step, E'\n') FROM saga.pending_compensations WHERE saga_id = s AND claimed_at IS NULL),
+		(SELECT string_agg(concat_ws(' ', 'signal:', name, key, payload, used_by_step), E'\n' ORDER BY name, payload) FROM saga.signals WHERE saga_id = s),
 		(SELECT string_agg('undone: ' || step || coalesce(' ' || output::text, ''), E'\n' ORDER BY n) FROM pairs.undone WHERE saga = s),
 		(SELECT string_agg('rows: ' || what, E'\n' ORDER BY what) FROM (
-			SELECT 'due' FROM saga.ledger_due WHERE saga = s UNION ALL SELECT 'queue' FROM saga.ledger_queue WHERE saga = s) r (what))
+			-- Looks at the same step may be asked for twice.
+			SELECT DISTINCT 'due ' || sign(seq) FROM saga.ledger_due WHERE saga = s UNION ALL
+			SELECT 'held ' || sign(seq) FROM saga.ledger_held WHERE saga = s UNION ALL SELECT 'queue' FROM saga.ledger_queue WHERE saga = s) r (what))
 		),
 		'[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}', 'ID', 'g')
 $$;

@@ -87,7 +87,7 @@ sub witness
 		GRANT USAGE ON SCHEMA witness TO PUBLIC;
 		CREATE TABLE witness.effect (
 			n bigserial, at timestamptz DEFAULT clock_timestamp(), hand text,
-			saga uuid, seq bigint, key text, attempt integer,
+			saga uuid, seq bigint, key text, attempt integer, round bigint,
 			role name DEFAULT current_user, session name DEFAULT session_user);
 		GRANT ALL ON witness.effect TO PUBLIC;
 		GRANT ALL ON SEQUENCE witness.effect_n_seq TO PUBLIC;
@@ -108,9 +108,9 @@ sub witness
 		CREATE FUNCTION witness.undo(context jsonb) RETURNS void LANGUAGE sql AS
 			\$\$ SELECT witness.note('sql', context) \$\$;
 		CREATE FUNCTION witness.act(context jsonb) RETURNS bigint LANGUAGE sql AS \$\$
-			INSERT INTO witness.effect (hand, saga, seq, key, attempt)
+			INSERT INTO witness.effect (hand, saga, seq, key, attempt, round)
 			VALUES ('action', (context->'saga'->>'id')::uuid, (context->'step'->>'seq')::bigint,
-				context->'step'->>'key', (context->>'attempt')::integer)
+				context->'step'->>'key', (context->>'attempt')::integer, (context->>'round')::bigint)
 			RETURNING n \$\$;
 		CREATE FUNCTION witness.outside(context jsonb) RETURNS void LANGUAGE sql AS
 			\$\$ SELECT witness.note('listener', context) \$\$;
@@ -140,7 +140,7 @@ sub witness
 
 Remembers that a call was acknowledged, its transaction being committed: then
 C<guarantees> finds what it did, or else there is a violation of G1.  What and
-which: C<begin> (saga), C<step> (saga, key), C<complete_step> (saga, key, output),
+which: C<begin> (saga), C<step> (saga, key), C<signal> (saga, its key), C<complete_step> (saga, key, output),
 C<fail_step> (saga, key), C<complete>, C<fail>, C<cancel> (saga),
 C<complete_compensation>, C<fail_compensation> (saga, key), C<event> (saga, the event's name: for people's
 calls).
@@ -180,6 +180,7 @@ my @guarantees = (
 			WHERE what NOT LIKE 'no %' AND NOT CASE what
 				WHEN 'begin' THEN s.id IS NOT NULL
 				WHEN 'step' THEN EXISTS (SELECT FROM saga.steps t WHERE t.saga_id = saga AND t.key = k.key)
+				WHEN 'signal' THEN EXISTS (SELECT FROM saga.signals g WHERE g.saga_id = saga AND g.key = k.key)
 				WHEN 'complete_step' THEN EXISTS (SELECT FROM saga.steps t WHERE t.saga_id = saga AND t.key = k.key
 					AND t.status = 'completed' AND (k.value IS NULL OR t.output = k.value::jsonb))
 				WHEN 'fail_step' THEN EXISTS (SELECT FROM saga.attempts a JOIN saga.steps t USING (saga_id, seq)
@@ -412,7 +413,11 @@ my @guarantees = (
 			what => 'what a listener holds is looked at when its lease ends', query => q{
 			SELECT t.saga, t.seq, s.due, t.lease_until FROM saga.ledger_step t
 			JOIN saga.ledger_saga s ON s.id = t.saga
-			WHERE t.lease_until IS NOT NULL AND (s.due IS NULL OR s.lane <> 0 OR s.due > t.lease_until)}
+			WHERE t.lease_until IS NOT NULL AND CASE
+				WHEN t.comp_status = 'd' THEN s.due IS NULL OR s.lane <> 0 OR s.due > t.lease_until
+				-- of a task, whose step is looked at by itself; but not while the saga is paused
+				ELSE NOT s.paused AND NOT EXISTS (SELECT FROM saga.ledger_due d
+					WHERE d.saga = t.saga AND d.lane = 0 AND (d.seq = t.seq OR d.seq < 0) AND d.due <= t.lease_until) END}
 		},
 		{
 			what => 'the due work is what the sagas name', query => q{
@@ -490,11 +495,25 @@ my @guarantees = (
 		'a notification\'s work waits in the table until acknowledged',
 		{
 			what => 'the queue holds what is dispatched and not claimed, and nothing else', query => q{
-			SELECT q.*, t.* FROM saga.ledger_queue q
+			SELECT q.*, t.* FROM (SELECT * FROM saga.ledger_queue WHERE phase = 'c') q
 			FULL JOIN (
 				SELECT t.saga, t.seq, t.channel, s.owner, t.dispatched_at AS since, t.run, t.key FROM saga.ledger_step t
 				JOIN saga.ledger_saga s ON s.id = t.saga
 				WHERE comp_status = 'd' AND claimed_at IS NULL) t USING (saga, seq, channel, owner, since, run, key)
+			WHERE q IS NULL OR t IS NULL}
+		},
+		{
+			what => 'the queue holds the tasks whose gates are open and that nobody holds, and nothing else', query => q{
+			SELECT q.*, t.* FROM (SELECT * FROM saga.ledger_queue WHERE phase = 'f') q
+			FULL JOIN (
+				SELECT t.saga, t.seq, t.task AS channel, s.owner,
+					CASE t.status WHEN 'w' THEN t.ready_at ELSE t.retry_at END AS since, t.run, t.key
+				FROM saga.ledger_step t
+				JOIN saga.ledger_saga s ON s.id = t.saga
+				WHERE t.task IS NOT NULL AND t.claimed_at IS NULL AND t.comp_status <> 'd' AND t.parked IS NULL AND t.rolled_back_at IS NULL
+					AND t.ready_at IS NOT NULL
+					AND (t.status = 'w' AND (t.signals IS NULL OR t.signal IS NOT NULL) AND (t.approval IS NULL OR t.approved)
+						OR t.status = 'f' AND t.retry_at IS NOT NULL)) t USING (saga, seq, channel, owner, since, run, key)
 			WHERE q IS NULL OR t IS NULL}
 		},
 		{
@@ -504,7 +523,8 @@ my @guarantees = (
 		{
 			what => 'a listener holds a step for no longer than its policy allows', query => q{
 			SELECT saga, seq, claimed_at, lease_until FROM saga.ledger_step
-			WHERE lease_until > claimed_at + nullif((saga.internal_policy(compensation_retry)).timeout, '0')}
+			WHERE comp_status = 'd'
+				AND lease_until > claimed_at + nullif((saga.internal_policy(compensation_retry)).timeout, '0')}
 		},
 		{
 			what => 'no listener\'s step is compensated that no listener undid', needs => 'witness.effect', query => q{
@@ -610,7 +630,7 @@ my @guarantees = (
 			what => 'nothing is undone where it is not', query => q{
 			SELECT h.*, a.pid FROM saga.ledger_home h, pg_control_system() c, pg_database d, pg_stat_activity a
 			WHERE d.datname = current_database()
-				AND (h.copied OR h.system_identifier <> c.system_identifier OR h.database <> d.oid)
+				AND (h.copied OR h.restored OR h.system_identifier <> c.system_identifier OR h.database <> d.oid)
 				AND a.backend_type = 'saga executor' AND a.datid = d.oid}
 		}
 	],
@@ -618,31 +638,38 @@ my @guarantees = (
 	F1 => [
 		'what an action did, its mark, its output and the steps it recorded commit once, together',
 		{
-			what => 'an effect is there once', needs => 'witness.effect', query => q{
-			SELECT saga, seq, key, count(*) FROM witness.effect
-			WHERE hand = 'action' GROUP BY saga, seq, key HAVING count(*) > 1}
+			what => 'an effect is there once a round', needs => 'witness.effect', query => q{
+			SELECT saga, seq, key, round, count(*) FROM witness.effect
+			WHERE hand = 'action' GROUP BY saga, seq, key, round HAVING count(*) > 1}
 		},
 		{
-			what => 'an effect is there if and only if its step is marked, as its attempt', needs => 'witness.effect', query => q{
-			SELECT saga, seq, e.attempt, t.attempts, e IS NOT NULL AS effect, t IS NOT NULL AS marked
-			FROM (SELECT saga, seq, attempt FROM witness.effect WHERE hand = 'action') e
+			what => 'an effect is there if and only if its step is marked with its round, as its attempt', needs => 'witness.effect', query => q{
+			SELECT saga, seq, round, e.attempt, t.attempts, e IS NOT NULL AS effect, t IS NOT NULL AS marked
+			FROM (SELECT saga, seq, attempt, round FROM witness.effect WHERE hand = 'action') e
 			FULL JOIN (
-				SELECT saga, seq, attempts FROM witness.step w WHERE acts AND status = 'c'
-					-- a person did it
+				SELECT saga, seq, round, CASE WHEN status = 'c' AND round = rounds
+					-- or a person did it
 					AND NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = w.saga AND v.seq = w.seq
-						AND v.event = 'resolved' AND v.detail->>'resolution' = 'done')) t USING (saga, seq)
+						AND v.event = 'resolved' AND v.detail->>'resolution' = 'done') THEN attempts END AS attempts
+				FROM witness.step w CROSS JOIN generate_series(1, rounds) round WHERE acts) t USING (saga, seq, round)
 			WHERE e IS NULL OR t IS NULL OR e.attempt <> t.attempts}
+		},
+		{
+			what => 'an action that completed its step has committed a round', query => q{
+			SELECT saga, seq, key, status, rounds FROM saga.ledger_step t
+			WHERE action IS NULL AND rounds IS NOT NULL OR action IS NOT NULL AND status = 'c' AND rounds IS NULL
+				AND NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = t.saga AND v.seq = t.seq AND v.event = 'resolved')}
 		},
 		{
 			what => 'the output is that of the effect', needs => 'witness.effect', query => q{
 			SELECT saga, seq, e.n, t.output FROM witness.effect e JOIN witness.step t USING (saga, seq)
-			WHERE e.hand = 'action' AND t.output IS DISTINCT FROM to_jsonb(e.n) AND t.content_hash IS NULL}
+			WHERE e.hand = 'action' AND t.status = 'c' AND e.round = t.rounds AND t.output IS DISTINCT FROM to_jsonb(e.n) AND t.content_hash IS NULL}
 		},
 		{
 			what => 'what was recorded by an action came with its mark', query => q{
 			SELECT t.saga, t.seq, t.key, t.recorded_by, b.status FROM saga.ledger_step t
 			LEFT JOIN saga.ledger_step b ON b.saga = t.saga AND b.seq = t.recorded_by
-			WHERE t.recorded_by IS NOT NULL AND b.status IS DISTINCT FROM 'c'}
+			WHERE t.recorded_by IS NOT NULL AND b.status IS DISTINCT FROM 'c' AND b.rounds IS NULL}
 		},
 		{
 			what => 'an action that succeeded is over, and no other succeeded', query => q{
@@ -660,7 +687,8 @@ my @guarantees = (
 			WHERE give_up IS NOT NULL AND (begun IS NOT NULL OR status = 'c')
 				AND (opened_at IS NULL OR ready_at IS NULL OR signals IS NOT NULL AND signal IS NULL
 					OR approval IS NOT NULL AND approved IS NOT TRUE)
-				AND NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = t.saga AND v.seq = t.seq AND v.event = 'resolved')}
+				-- a person decided; or the saga had gone back, which takes a task off the queue, when its report came
+				AND NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = t.saga AND v.seq = t.seq AND v.event IN ('resolved', 'late result'))}
 		},
 		{
 			what => 'no gate opened before the steps that it waits for were done', clock => 1, query => q{
@@ -695,6 +723,49 @@ my @guarantees = (
 		}
 	],
 
+	F3 => [
+		'an acknowledged signal is never lost, and is used by at most one step',
+		{
+			what => 'what was used was used by a step that waited for it', query => q{
+			SELECT g.saga, g.seq, g.name, g.used_by, t.key, t.signals FROM saga.ledger_signal g
+			LEFT JOIN saga.ledger_step t ON t.saga = g.saga AND t.seq = g.used_by
+			WHERE g.used_by IS NOT NULL AND (t.seq IS NULL OR g.name <> ALL (coalesce(t.signals, '{}')))}
+		},
+		{
+			what => 'what a step got is what it used', query => q{
+			SELECT t.saga, t.seq, t.key, t.signal FROM saga.ledger_step t
+			WHERE t.signal IS NOT NULL AND NOT EXISTS (
+				SELECT FROM saga.ledger_signal g WHERE g.saga = t.saga AND g.used_by = t.seq
+					AND g.name = t.signal ->> 'signal' AND coalesce(g.payload, 'null') = t.signal -> 'payload')}
+		},
+		{
+			what => 'a step used no second signal, unless it was to wait again', query => q{
+			SELECT t.saga, t.seq, t.key, count(g.seq) FROM saga.ledger_step t
+			JOIN saga.ledger_signal g ON g.saga = t.saga AND g.used_by = t.seq
+			WHERE NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = t.saga
+				AND v.event IN ('rolling back', 'reopened', 'running again'))
+			GROUP BY t.saga, t.seq, t.key, t.signal
+			HAVING count(g.seq) > 1 OR t.signal IS NULL AND NOT EXISTS (
+				SELECT FROM saga.ledger_event v WHERE v.saga = t.saga AND v.event = 'redacted')}
+		},
+		{
+			what => 'no step waits for a signal that is there', query => q{
+			SELECT t.saga, t.seq, t.key, g.seq AS signal, g.name FROM saga.ledger_step t
+			JOIN saga.ledger_saga s ON s.id = t.saga
+			JOIN saga.ledger_signal g ON g.saga = t.saga AND g.used_by IS NULL AND g.name = ANY (t.signals)
+			WHERE s.state = 'r' AND NOT s.paused AND t.status = 'w' AND t.signal IS NULL AND t.parked IS NULL
+				AND t.rolled_back_at IS NULL AND t.ready_at IS NOT NULL
+				-- which says that somebody is to look
+				AND NOT EXISTS (SELECT FROM saga.ledger_due d WHERE d.saga = t.saga AND (d.seq < 0 OR d.seq = t.seq AND d.lane = 0))}
+		},
+		{
+			what => 'no signal without its saga', query => q{
+			SELECT g.saga, g.seq, g.name FROM saga.ledger_signal g
+			WHERE NOT EXISTS (SELECT FROM saga.ledger_saga s WHERE s.id = g.saga)
+				AND NOT EXISTS (SELECT FROM saga.ledger_due d WHERE d.saga = g.saga AND d.seq < 0)}
+		}
+	],
+
 	F4 => [
 		'no timer, retry or timeout fires before its time',
 		{
@@ -706,7 +777,8 @@ my @guarantees = (
 			what => 'a step is out of time when its time is over', clock => 1, query => q{
 			SELECT t.saga, t.seq, t.key, t.opened_at, t.timeout, e.at FROM saga.ledger_step t
 			JOIN saga.ledger_event e ON e.saga = t.saga AND e.seq = t.seq AND e.event = 'step timed out'
-			WHERE e.at < t.opened_at + t.timeout * interval '1 ms'}
+			-- Since then a person may have given it all its time again.
+			WHERE e.at >= t.opened_at AND e.at < t.opened_at + t.timeout * interval '1 ms'}
 		},
 		{
 			what => 'an action is tried again after its delay', clock => 1, query => q{
@@ -797,9 +869,15 @@ my @guarantees = (
 				-- A look takes away those that were due.
 				SELECT saga, seq, run, key, 0, out_of_time, false FROM said WHERE out_of_time IS NOT NULL
 				UNION ALL
-				SELECT saga, seq, run, key, 0, ready_at, state = 'r' AND NOT paused FROM said
+				SELECT saga, seq, run, key, 0, ready_at, state = 'r' AND NOT paused AND ready_at > now() FROM said
 				WHERE status = 'w' AND parked IS NULL AND rolled_back_at IS NULL AND ready_at > opened_at
-					AND ready_at IS DISTINCT FROM out_of_time AND (action IS NULL OR NOT through))
+					AND ready_at IS DISTINCT FROM out_of_time AND (action IS NULL OR NOT through)
+				UNION ALL
+				-- the end of a claim of a task, and when it may be claimed again
+				SELECT saga, seq, run, key, 0, at, state = 'r' AND NOT paused AND at > now() FROM (
+					SELECT *, CASE WHEN claimed_at IS NOT NULL THEN lease_until WHEN status = 'f' THEN retry_at END AS at FROM said
+					WHERE task IS NOT NULL AND comp_status IS DISTINCT FROM 'd' AND parked IS NULL AND rolled_back_at IS NULL) tasks
+				WHERE at IS DISTINCT FROM out_of_time AND at IS NOT NULL)
 			SELECT * FROM (SELECT saga, seq, run, key, lane, due FROM saga.ledger_due WHERE seq > 0) d
 			FULL JOIN due USING (saga, seq, run, key, lane, due)
 			WHERE d IS NULL AND sure OR due.sure IS NULL}
@@ -846,6 +924,8 @@ my @guarantees = (
 			SELECT s.id, s.failure_kind, s.failed_seq, t.key, t.sqlstate, t.crashes FROM saga.ledger_saga s
 			JOIN saga.ledger_step t ON t.saga = s.id AND t.seq = s.failed_seq
 			WHERE s.failure_kind = 'f' AND t.action IS NOT NULL AND t.status = 'f'
+				-- and not for what somebody said who failed it meanwhile
+				AND s.reason = t.error
 				AND (t.sqlstate LIKE '42%' OR t.sqlstate IN ('0A000', 'SG009') OR t.crashes >= 3)
 				AND NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = t.saga
 					AND v.event IN ('resolved', 'reopened'))}
@@ -887,6 +967,13 @@ my @guarantees = (
 			SELECT saga, seq, key, begun, status FROM saga.ledger_step WHERE give_up IS NULL AND begun IS NOT NULL}
 		},
 		{
+			what => 'the rounds of an action followed one another', needs => 'witness.effect', query => q{
+			SELECT * FROM (
+				SELECT saga, seq, round, n, lag(n) OVER w AS before, lag(round) OVER w AS round_before
+				FROM witness.effect WHERE hand = 'action' WINDOW w AS (PARTITION BY saga, seq ORDER BY round)) o
+			WHERE n < before OR round <> coalesce(round_before, 0) + 1}
+		},
+		{
 			what => 'what an action recorded began after it', query => q{
 			SELECT t.saga, t.seq, t.key, t.begun, b.begun AS by FROM saga.ledger_step t
 			JOIN saga.ledger_step b ON b.saga = t.saga AND b.seq = t.recorded_by
@@ -904,7 +991,7 @@ my @guarantees = (
 				SELECT u.saga, u.seq, u.n, d.n AS done, lag(d.n) OVER w AS before_done, t.rolled_back_at,
 					lag(t.rolled_back_at) OVER w AS before_rolled_back_at,
 					t.begun < lag(t.begun) OVER w AS ordered
-				FROM witness.effect u JOIN witness.effect d ON d.saga = u.saga AND d.seq = u.seq AND d.hand = 'action'
+				FROM witness.effect u JOIN witness.effect d ON d.saga = u.saga AND d.seq = u.seq AND d.hand = 'action' AND d.round = 1
 				JOIN witness.step t ON t.saga = u.saga AND t.seq = u.seq
 				WHERE u.hand = 'sql' AND NOT EXISTS (
 					SELECT FROM saga.ledger_event v WHERE v.saga = u.saga AND v.seq = u.seq

@@ -159,6 +159,90 @@ sub script
 	return $sql;
 }
 
+# The script of a saga that the server runs: a chain, branches and a join, which an
+# action records or which fork from one step, with approvals, delays, signals, services'
+# tasks, actions of several rounds and steps of the application's among them.
+sub act_script
+{
+	my ($client, $number) = @_;
+	my $seal = chance(0.7);
+	my $timeout = 1000 + int(rand 4000);
+	my $sql = "SELECT saga.begin('soak', 'a$client-$number', timeout => '$timeout ms', announce => 'states') AS s \\gset\n\\echo ack begin :s\n";
+	my (@steps, @own, @signals);
+
+	foreach my $i (1 .. 1 + int(rand 6))
+	{
+		my $style = one_of(qw(act act act act branches fork gate approval own signal job job loop));
+		my $act = sprintf '"style": "act", "a": %d, "b": %d, "nap": %s, "bad acts": %d, "act": "%s", "give up": "%s", "tries": %d, "bad": %d, "how": "%s"',
+		  1 + int(rand 4), 1 + int(rand 4), chance(0.1) ? '0.05' : chance(0.3) ? '0.005' : '0',
+		  chance(0.3) ? 1 + int(rand 3) : 0,
+		  one_of(qw(later conflict error error commit), chance(0.3) ? one_of(qw(deploy never)) : 'error'),
+		  one_of(qw(fail skip review)), chance(0.8) ? 1000 : 1 + int(rand 3),
+		  chance(0.2) ? 1 + int(rand 2) : 0, one_of(qw(later error conflict commit));
+		if ($style eq 'act') { push @steps, qq({"key": "k$i", $act}); }
+		elsif ($style eq 'loop') { push @steps, sprintf '{"key": "k%d", %s, "rounds": %d}', $i, $act, 2 + int(rand 10); }
+		elsif ($style eq 'job') { push @steps, qq({"key": "k$i", @{[ $act =~ s/"style": "act"/"style": "job"/r ]}}); }
+		elsif ($style eq 'signal')
+		{
+			push @signals, "SELECT saga.signal(:'s', 'go$i', '$i', 'go$i', late => 'record');\n\\echo ack signal :s go$i\n" if chance(0.9);
+			push @steps, sprintf '{"key": "k%d", "style": "gate", "signal": "go%d", "timeout": "%d ms", "give up": "%s"}', $i, $i,
+			  300 + int(rand 3000), one_of(qw(fail skip));
+		}
+		elsif ($style eq 'branches') { push @steps, sprintf '{"key": "k%d", %s, "branches": %d}', $i, $act, 1 + int(rand 5); }
+		elsif ($style eq 'fork')
+		{
+			push @steps, qq({"key": "k$i", $act}), map { qq({"key": "k$i-$_", $act, "after": ["k$i"]}) } 1 .. 1 + int(rand 3);
+		}
+		elsif ($style eq 'gate') { push @steps, sprintf '{"key": "k%d", "style": "gate", "delay": "%d ms"}', $i, int(rand 200); }
+		elsif ($style eq 'approval')
+		{
+			push @steps, chance(0.5) ? qq({"key": "k$i", $act, "approval": "may it?"})
+			  : sprintf '{"key": "k%d", "style": "gate", "approval": "may it?", "timeout": "%d ms", "give up": "%s"}', $i,
+			  300 + int(rand 3000), one_of(qw(fail skip));
+		}
+		else
+		{
+			push @own, "k$i";
+			push @steps, sprintf '{"key": "k%d", "style": "outside", "tries": 1000, "nap": 0}', $i;
+		}
+	}
+	# Before its wait, or after
+	$sql .= shift @signals while @signals && chance(0.4);
+	$sql .= sprintf "SELECT define(:'s', '[%s]', %s);\n\\echo ack step :s %s\n", join(', ', @steps),
+	  $seal ? 'true' : 'false', $steps[0] =~ /"key": "([^"]+)"/;
+	$sql .= $_ foreach @signals;
+	return $sql if chance(0.03);
+	if (chance(0.15))
+	{
+		$sql .= "BEGIN;\nSELECT saga.pause(:'s', 'wait');\nINSERT INTO reopened VALUES (:'s');\nCOMMIT;\n";
+		$sql .= "SELECT pg_sleep(0.02);\nSELECT saga.resume(:'s');\n" if chance(0.7);
+	}
+	$sql .= "SELECT saga.complete_step(:'s', '$_', '\"$_\"', late => 'record');\n\\echo ack output :s $_\n" foreach @own;
+	if (chance(0.2))
+	{
+		# Restarted from where it is by then
+		$sql .= sprintf "SELECT pg_sleep(%s);\nBEGIN;\nSELECT saga.rollback_to(:'s', (SELECT key FROM saga.steps WHERE saga_id = :'s'"
+		  . " AND status = 'completed' AND rolled_back_at IS NULL ORDER BY random() LIMIT 1), 'once more');\n"
+		  . "INSERT INTO reopened VALUES (:'s');\nCOMMIT;\n\\echo ack rollingback :s\n", one_of('0', '0.02', '0.1');
+		return $sql if chance(0.3);
+		$sql .= "SELECT saga.wait(:'s', '3 s', 'running');\n";
+		# What the application had done it does again.
+		$sql .= "SELECT count(start(:'s', key, 'outside', args, args)), count(saga.complete_step(:'s', key, to_jsonb(key), late => 'record'))"
+		  . " FROM saga.steps t WHERE saga_id = :'s' AND name = 'outside' AND rolled_back_at IS NOT NULL"
+		  . " AND NOT EXISTS (SELECT FROM saga.steps n WHERE n.saga_id = :'s' AND n.key = t.key AND n.run > t.run);\n" if @own;
+	}
+	my $end = rand();
+	if ($end < 0.08) { $sql .= "SELECT saga.fail(:'s', 'in vain');\n\\echo ack failed :s\n"; }
+	elsif ($end < 0.12) { $sql .= "SELECT saga.cancel(:'s');\n\\echo ack failed :s\n"; }
+	elsif ($end < 0.5) { $sql .= "SELECT saga.wait(:'s', '2 s') AS state \\gset\n\\echo ack :state :s\n"; }
+	if (!$seal && $end >= 0.12)
+	{
+		$sql .= chance(0.8) ? "SELECT saga.complete(:'s', when_done => true);\n"
+		  : "SELECT saga.wait_step(:'s', '" . ($steps[-1] =~ /"key": "([^"]+)"/)[0] . "', '1 s');\nSELECT saga.complete(:'s');\n\\echo ack completed :s\n";
+	}
+	return $sql;
+}
+
 sub client
 {
 	my ($client) = @_;
@@ -171,7 +255,7 @@ sub client
 	{
 		# Several in one session: begin is what comes back in the answers.
 		my $sql = '';
-		$sql .= script($client, ++$number, $role) for 1 .. 1 + int(rand 6);
+		$sql .= chance(0.4) ? act_script($client, ++$number) : script($client, ++$number, $role) for 1 .. 1 + int(rand 6);
 		open my $file, '>', "$dir/client$client.sql" or POSIX::_exit(1);
 		print $file $sql;
 		close $file;
@@ -212,7 +296,8 @@ sub consumer
 		my ($calm) = @_;
 		my $many = one_of(1, 2, 5, 20);
 		my $lease = $calm eq 'true' ? '30 s' : one_of('50 ms', '300 ms', '1 s');
-		return "CALL serve('consumer $number', $many, '$lease', $calm)";
+		return chance(0.5) ? "CALL serve('consumer $number', $many, '$lease', $calm)"
+		  : "CALL work('consumer $number', $many, '$lease', $calm)";
 	});
 }
 

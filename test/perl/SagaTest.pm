@@ -47,7 +47,7 @@ our @EXPORT = qw(saga_cluster saga_conf is_test_build wait_until wait_state show
   witness acknowledged guarantees guarantee_violations sql_as sql_error report
   set_faults wait_struck halt_worker try_psql wait_server wait_lines listen_to listen_again heard wait_heard
   wait_queued killed_after_commit idle_executor
-  interpreter start_program wait_program stop_program kill_program start_payments payments_record start_listener);
+  interpreter start_pgbouncer start_program wait_program stop_program kill_program start_payments payments_record start_listener);
 push @EXPORT, @SagaFixtures::EXPORT;
 
 # An IPC::Run before 2026 dies if a program ends before its input was written to
@@ -592,6 +592,51 @@ sub wait_heard
 	fail("timed out listening for $wanted");
 	diag("heard:\n" . join "\n", @{ $listener->{saga_heard} });
 	return ();
+}
+
+=head2 start_pgbouncer($node, $pool, @users)
+
+Starts PgBouncer in transaction mode in front of a node, for these users, with so
+many server connections for each, and waits until it answers.  Returns the program,
+whose C<{host}> is the folder of its socket, and C<{port}> only part of that one's
+name; or undef, where there is no PgBouncer.
+
+=cut
+
+sub start_pgbouncer
+{
+	my ($node, $pool, @users) = @_;
+	my ($command) = grep { -x $_ } map { "$_/pgbouncer" } split(/:/, $ENV{PATH}), '/usr/sbin', '/usr/local/sbin';
+	my $dir = PostgreSQL::Test::Utils::tempdir_short();
+
+	return if !defined $command;
+	append_to_file("$dir/users", join '', map { qq("$_" ""\n) } @users);
+	append_to_file("$dir/pgbouncer.ini", qq{
+[databases]
+postgres = host=@{[ $node->host ]} port=@{[ $node->port ]}
+[pgbouncer]
+listen_addr =
+listen_port = 6432
+unix_socket_dir = $dir
+auth_type = trust
+auth_file = $dir/users
+pool_mode = transaction
+default_pool_size = $pool
+min_pool_size = 0
+max_client_conn = 100
+stats_users = $users[0]
+ignore_startup_parameters = extra_float_digits
+pidfile = $dir/pid
+});
+	my $program = start_program('pgbouncer', {}, $command, "$dir/pgbouncer.ini");
+	for my $try (1 .. 50 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		last if $node->psql('postgres', 'SELECT 1', connstr => "host=$dir port=6432 dbname=postgres user=$users[0]") == 0;
+		die 'PgBouncer does not start: ' . slurp_file($program->{log})
+		  if $try == 50 * $PostgreSQL::Test::Utils::timeout_default || waitpid($program->{pid}, POSIX::WNOHANG()) != 0;
+		usleep(20_000);
+	}
+	return { %$program, host => $dir, port => 6432 };
 }
 
 =head2 start_program($name, \%env, @command), wait_program($program), stop_program($program), kill_program($program)

@@ -30,6 +30,8 @@ CREATE TABLE reports (key text, answer text);
 CREATE TABLE decisions (n bigint DEFAULT nextval('n'), saga uuid, step text, what text, who text);
 -- Who goes forward again, or waits; without a deadline, a person is to end it
 CREATE TABLE reopened (saga uuid);
+-- What a person completed although a step had failed
+CREATE TABLE ended_by_hand (saga uuid);
 -- What both of them change, in opposite order: deadlocks
 CREATE TABLE account (id int PRIMARY KEY, n int) WITH (fillfactor = 20);
 INSERT INTO account SELECT i, 0 FROM generate_series(1, 4) i;
@@ -83,6 +85,77 @@ BEGIN
 	END IF;
 END $$;
 
+-- ----------------------------------------------------- what the server runs
+
+-- A step with an action, whose witness is its effect.
+CREATE FUNCTION act_step(s uuid, k text, o jsonb, after text[] DEFAULT NULL) RETURNS void LANGUAGE sql AS $$
+	SELECT saga.step(s, 'act', k, action => 'SELECT act($1)', compensation => 'SELECT undo($1)', args => o, after => after,
+		on_failure => o->>'give up', kind => coalesce(o->>'kind', 'compensatable'),
+		approval => o->>'approval', delay => (o->>'delay')::interval,
+		retry => saga.retry_policy((o->>'tries')::int, '10 ms', 'constant'),
+		compensation_retry => saga.retry_policy(1000, '10 ms', 'constant')) $$;
+
+-- Leaves its mark first, so that a failed attempt must take it back, and in the last
+-- of its rounds; may record further steps, and the first of them after those.
+CREATE FUNCTION act(context jsonb) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	args jsonb := context->'args';
+	k text := context->'step'->>'key';
+	bad boolean := (context->>'attempt')::int <= (args->>'bad acts')::int;
+	branches int := coalesce((args->>'branches')::int, 0);
+BEGIN
+	IF (context->>'round')::int < (args->>'rounds')::int THEN
+		PERFORM saga.again(state => context->'round', delay => CASE WHEN random() < 0.5 THEN interval '0' ELSE '1 ms' END);
+		RETURN NULL;
+	END IF;
+	PERFORM effect(saga.current(), (context->'step'->'seq')::bigint, k, args);
+	FOR i IN 1 .. branches LOOP
+		PERFORM act_step(saga.current(), k || '.' || i, args - 'branches' - 'approval', '{}');
+	END LOOP;
+	IF branches > 0 THEN
+		PERFORM saga.step(saga.current(), 'join', k || '.join');
+		PERFORM saga.step(saga.current(), 'gate', k || '.gate', delay => '1 ms');
+	END IF;
+	PERFORM pg_sleep((args->>'nap')::float);
+	IF bad THEN
+		CASE args->>'act'
+			WHEN 'later' THEN RAISE EXCEPTION 'ask again' USING ERRCODE = 'SG007';
+			WHEN 'conflict' THEN RAISE EXCEPTION 'serialize' USING ERRCODE = 'serialization_failure';
+			WHEN 'deploy' THEN RAISE EXCEPTION 'not deployed' USING ERRCODE = 'undefined_function';
+			WHEN 'never' THEN PERFORM saga.require(false, 'never');
+			WHEN 'commit' THEN INSERT INTO undos (refused) VALUES (true);
+			ELSE RAISE EXCEPTION 'not now';
+		END CASE;
+	END IF;
+	RETURN k;
+END $$;
+
+-- A saga of such steps, recorded by one statement.
+CREATE FUNCTION define(s uuid, steps jsonb, seal boolean) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	o jsonb;
+BEGIN
+	FOR o IN SELECT e FROM jsonb_array_elements(steps) e LOOP
+		IF o->>'style' = 'gate' THEN
+			PERFORM saga.step(s, 'gate', o->>'key', delay => (o->>'delay')::interval, approval => o->>'approval',
+				timeout => (o->>'timeout')::interval, on_failure => o->>'give up',
+				signals => CASE WHEN o ? 'signal' THEN ARRAY['none', o->>'signal'] END);
+		ELSIF o->>'style' = 'job' THEN
+			PERFORM saga.step(s, 'job', o->>'key', task => 'jobs', compensation => 'SELECT undo($1)', compensate_on => 'completed',
+				args => o, on_failure => o->>'give up',
+				retry => saga.retry_policy((o->>'tries')::int, '10 ms', 'constant'),
+				compensation_retry => saga.retry_policy(1000, '10 ms', 'constant'));
+		ELSIF o->>'style' = 'act' THEN
+			PERFORM act_step(s, o->>'key', o, CASE WHEN o ? 'after' THEN ARRAY(SELECT jsonb_array_elements_text(o->'after')) END);
+		ELSE
+			PERFORM start(s, o->>'key', o->>'style', o, o);
+		END IF;
+	END LOOP;
+	IF seal THEN
+		PERFORM saga.complete(s, when_done => true);
+	END IF;
+END $$;
+
 -- ------------------------------------------------------------------ backward
 
 -- Leaves its mark first, so that a failed attempt must take it back.
@@ -118,6 +191,38 @@ BEGIN
 END $$;
 CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON undos DEFERRABLE INITIALLY DEFERRED
 	FOR EACH ROW WHEN (NEW.refused) EXECUTE FUNCTION refuse();
+
+-- What a service does with a batch: work in this database, in one transaction with its
+-- report.
+CREATE PROCEDURE work(who text, how_many int, lease interval, calm boolean) LANGUAGE plpgsql AS $$
+DECLARE
+	claims jsonb;
+	c jsonb;
+	chance float;
+BEGIN
+	SELECT jsonb_agg(to_jsonb(t)) INTO claims FROM saga.claim_tasks('jobs', how_many, lease, who) t;
+	COMMIT;
+	FOR c IN SELECT e FROM jsonb_array_elements(claims) e LOOP
+		chance := CASE WHEN calm THEN 1 ELSE random() END;
+		BEGIN
+			IF chance < 0.1 THEN
+				PERFORM saga.fail_task(c->>'task_key', (c->>'attempt')::int, 'the service is down', retry_after => '10 ms');
+			ELSIF chance > 0.15 THEN
+				IF chance < 0.25 THEN
+					PERFORM saga.extend_claim(c->>'task_key', (c->>'attempt')::int, lease);
+				ELSIF chance < 0.3 THEN
+					PERFORM pg_sleep(extract(epoch FROM lease) * 1.2);
+				END IF;
+				PERFORM effect((c->>'saga_id')::uuid, (c->>'seq')::bigint, c->>'step', c->'context'->'args');
+				PERFORM saga.complete_task(c->>'task_key', c->'step', (c->>'attempt')::int);
+			END IF;
+		EXCEPTION WHEN SQLSTATE 'SG002' THEN
+			-- Its claim was over, and what it did is not there.
+			NULL;
+		END;
+		COMMIT;
+	END LOOP;
+END $$;
 
 -- What a listener does with a batch; calm, it does it well.
 CREATE PROCEDURE serve(who text, how_many int, lease interval, calm boolean) LANGUAGE plpgsql AS $$
@@ -168,7 +273,7 @@ CREATE FUNCTION settle(who text, s uuid, step text, what text) RETURNS text LANG
 DECLARE
 	state text;
 BEGIN
-	IF what IN ('retry', 'done', 'skip') THEN
+	IF what IN ('retry', 'done', 'skip', 'approve', 'refuse') THEN
 		state := saga.resolve(s, step, what, 'said ' || who);
 	ELSIF what = 'abandoned' THEN
 		state := saga.abandon(s, 'said ' || who);
@@ -196,15 +301,19 @@ DECLARE
 	state text;
 BEGIN
 	FOR q IN
-		SELECT saga_id, r.step, last_completed, safe_to_retry LIKE 'its compensation%' AS can_run
-		FROM saga.review_queue r ORDER BY random() LIMIT CASE WHEN calm THEN 100 ELSE 4 END
+		SELECT saga_id, r.step, last_completed, why LIKE 'approval: %' AS approval,
+			-- Of one that goes forward, a machine can always try again.
+			safe_to_retry LIKE 'its compensation%' OR s.state = 'running' AS can_run, s.state = 'running' AS forward
+		FROM saga.review_queue r JOIN saga.sagas s ON s.id = saga_id ORDER BY random() LIMIT CASE WHEN calm THEN 100 ELSE 4 END
 	LOOP
 		chance := random();
 		step := q.step;
 		IF q.step IS NULL THEN
 			what := CASE WHEN chance < 0.6 AND NOT calm THEN 'reopened' WHEN chance < 0.8 AND NOT calm THEN 'rolling back' ELSE 'abandoned' END;
 			step := q.last_completed;
-		ELSIF chance < 0.05 AND NOT calm THEN
+		ELSIF q.approval THEN
+			what := CASE WHEN chance < 0.8 THEN 'approve' ELSE 'refuse' END;
+		ELSIF chance < 0.05 AND NOT calm AND NOT q.forward THEN
 			what := 'abandoned';
 		ELSIF chance < 0.2 AND NOT calm THEN
 			what := 'rolling back';
@@ -232,8 +341,12 @@ BEGIN
 				PERFORM saga.resume(q.saga, 'said ' || who);
 			ELSIF NOT pg_has_role('app_a', 'USAGE') OR q.deadline IS NOT NULL THEN
 				NULL;
-			ELSIF q.state = 'running' AND chance < 0.1 THEN
+			ELSIF q.state = 'running' AND chance < 0.1 AND NOT calm THEN
+				-- It completes by itself, or fails by a person's word.
+				PERFORM saga.complete(q.saga, when_done => true);
+			ELSIF q.state = 'running' AND chance < 0.2 THEN
 				PERFORM saga.complete(q.saga, ignore_failed => true);
+				INSERT INTO ended_by_hand VALUES (q.saga);
 			ELSIF q.state = 'running' AND (calm OR chance < 0.3) THEN
 				PERFORM saga.fail(q.saga, 'said ' || who);
 			END IF;

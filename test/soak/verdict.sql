@@ -6,6 +6,8 @@ CREATE TABLE saga_now AS SELECT * FROM saga.sagas;
 CREATE TABLE step_now AS SELECT * FROM saga.steps;
 CREATE TABLE event_now AS SELECT * FROM saga.events;
 CREATE TABLE undo_attempts AS SELECT * FROM saga.attempts WHERE phase = 'compensation';
+CREATE TABLE act_attempts AS
+	SELECT a.* FROM saga.attempts a JOIN saga.steps t USING (saga_id, seq) WHERE phase = 'forward' AND t.action IS NOT NULL;
 -- Steps whose result came when their undo was over, or under way
 CREATE TABLE late AS
 	SELECT DISTINCT saga_id, seq FROM event_now WHERE event = 'late result' AND detail->>'compensation_gets_output' = 'no'
@@ -32,10 +34,14 @@ SELECT saga_id, step, why FROM saga.review_queue
 -- == nothing waits for a listener
 SELECT p.* FROM saga.pending_compensations p JOIN saga_now s ON s.id = saga_id WHERE s.state <> 'abandoned'
 
+-- == nor for a service
+SELECT p.* FROM saga.pending_tasks p JOIN saga_now s ON s.id = saga_id WHERE s.state <> 'abandoned'
+
 -- == every run of a step has its witness, and no witness is without
 SELECT t.saga_id, t.seq, t.key, w.* FROM step_now t
 FULL JOIN starts w ON w.saga = t.saga_id AND w.seq = t.seq AND w.key = t.key AND w.style = t.name
-WHERE t.saga_id IS NULL OR w.saga IS NULL
+-- What the server runs, and what an action recorded, it begins by itself again.
+WHERE t.saga_id IS NULL OR w.saga IS NULL AND t.on_failure IS NULL AND t.recorded_by IS NULL
 
 -- == every effect has its step, and is there once
 SELECT e.saga, e.seq, count(*) FROM effects e
@@ -45,6 +51,47 @@ GROUP BY e.saga, e.seq HAVING count(*) > 1 OR count(t.key) = 0
 -- == every step that commits with its effect has it
 SELECT saga_id, seq, key FROM step_now t
 WHERE name = 'same' AND NOT EXISTS (SELECT FROM effects WHERE saga = saga_id AND seq = t.seq)
+
+-- == an action or a task has its effect if and only if it is completed, unless a person did it
+SELECT t.saga_id, t.seq, t.key, t.status, e.n FROM step_now t
+LEFT JOIN effects e ON e.saga = t.saga_id AND e.seq = t.seq
+WHERE t.name IN ('act', 'job') AND (e.n IS NOT NULL) <> (t.status = 'completed')
+	AND (e.n IS NOT NULL OR NOT EXISTS (SELECT FROM resolved r WHERE r.saga_id = t.saga_id AND r.seq = t.seq AND r.what = 'done'))
+
+-- == and succeeded once
+SELECT saga_id, seq, count(*) FROM act_attempts WHERE outcome = 'succeeded' GROUP BY 1, 2 HAVING count(*) > 1
+
+-- == what an action recorded is there with its mark
+SELECT t.saga_id, t.seq, t.key, b.status FROM step_now t
+LEFT JOIN step_now b ON b.saga_id = t.saga_id AND b.seq = t.recorded_by
+WHERE t.recorded_by IS NOT NULL AND b.status IS DISTINCT FROM 'completed'
+
+-- == all branches are there, or none
+SELECT t.saga_id, t.seq, t.key, t.status, t.args->>'branches' AS branches, count(DISTINCT c.key) FROM step_now t
+LEFT JOIN step_now c ON c.saga_id = t.saga_id AND c.recorded_by = t.seq AND c.name = 'act'
+WHERE t.name = 'act' AND t.args ? 'branches'
+	AND (t.saga_id, t.seq) NOT IN (SELECT saga_id, seq FROM resolved WHERE what = 'done')
+GROUP BY 1, 2, 3, 4, 5
+HAVING count(DISTINCT c.key) <> CASE t.status WHEN 'completed' THEN (t.args->>'branches')::int ELSE 0 END
+
+-- == a completed saga did all that it was to do
+SELECT t.saga_id, t.seq, t.key, t.status, t.on_failure FROM step_now t JOIN saga_now s ON s.id = t.saga_id
+WHERE s.state = 'completed' AND t.on_failure IS NOT NULL AND t.rolled_back_at IS NULL
+	AND t.status NOT IN ('completed', 'skipped') AND NOT (t.status = 'failed' AND t.on_failure = 'skip')
+	-- A person completed it whatever had failed.
+	AND (t.status = 'waiting' OR s.id NOT IN (SELECT saga FROM ended_by_hand))
+
+-- == what was not approved did not begin
+SELECT t.saga_id, t.seq, t.key, t.status FROM step_now t
+WHERE t.approval IS NOT NULL AND t.status = 'completed'
+	AND NOT EXISTS (SELECT FROM resolved r WHERE r.saga_id = t.saga_id AND r.seq = t.seq AND r.what IN ('approve', 'done'))
+
+-- == no action began before those that it waits for were done
+SELECT e.saga, e.key, b.key, b.status FROM effects e
+JOIN step_now t ON t.saga_id = e.saga AND t.seq = e.seq AND t.after IS NOT NULL
+JOIN step_now b ON b.saga_id = e.saga AND b.key = ANY (t.after) AND b.rolled_back_at IS NOT DISTINCT FROM t.rolled_back_at
+LEFT JOIN effects d ON d.saga = b.saga_id AND d.seq = b.seq
+WHERE b.status NOT IN ('completed', 'skipped') AND NOT (b.status = 'failed' AND b.on_failure = 'skip') OR d.n > e.n
 
 -- == what was rolled back to a savepoint is not there
 SELECT saga_id, key FROM step_now WHERE key LIKE 'ghost%' OR key = 'never'
@@ -96,7 +143,7 @@ SELECT u.saga, u.seq, t.key, t.kind, t.compensation_status, s.state FROM (
 	SELECT t.saga_id, t.seq FROM calls c JOIN step_now t ON t.compensation_key = c.key) u
 LEFT JOIN step_now t ON t.saga_id = u.saga AND t.seq = u.seq
 LEFT JOIN saga_now s ON s.id = u.saga
-WHERE t.saga_id IS NULL OR t.kind = 'retriable' OR t.name NOT IN ('same', 'outside', 'listener', 'review')
+WHERE t.saga_id IS NULL OR t.kind = 'retriable' OR t.name NOT IN ('same', 'outside', 'listener', 'review', 'act', 'job')
 	OR s.state = 'completed' AND t.rolled_back_at IS NULL
 
 -- == nobody asked before it was claimed
@@ -138,6 +185,8 @@ JOIN done b ON b.saga = a.saga AND b.seq > a.seq AND b.n > a.n
 JOIN starts w ON w.saga = b.saga AND w.seq = b.seq
 -- A later run starts when the earlier one has been undone.
 WHERE w.n < a.n
+	-- What the server ran began at another time than it was recorded.
+	AND NOT EXISTS (SELECT FROM step_now t WHERE t.saga_id = a.saga AND t.seq IN (a.seq, b.seq) AND t.begun IS NOT NULL)
 	-- A late result of a run that was rolled back has that one undone again, alone.
 	AND NOT EXISTS (SELECT FROM step_now o WHERE o.saga_id = a.saga AND o.seq = a.seq AND o.rolled_back_at IS NOT NULL
 		AND (o.saga_id, o.seq) IN (SELECT saga_id, seq FROM late))
@@ -148,9 +197,20 @@ WHERE w.n < a.n
 		SELECT FROM event_now e JOIN saga.ledger_saga s ON s.id = e.saga_id
 		WHERE e.saga_id = b.saga AND e.seq = b.seq AND e.event = 'late acknowledgement' AND s.on_failure = 'c')
 
+-- == and so does that of what the server ran, by the order in which it began
+SELECT a.saga, a.seq, b.seq FROM undos a
+JOIN undos b ON b.saga = a.saga AND b.n > a.n
+JOIN step_now ta ON ta.saga_id = a.saga AND ta.seq = a.seq
+JOIN step_now tb ON tb.saga_id = b.saga AND tb.seq = b.seq AND coalesce(tb.begun, tb.seq) > coalesce(ta.begun, ta.seq)
+JOIN (SELECT saga, seq, n FROM effects UNION ALL SELECT saga, seq, n FROM starts) e
+	ON e.saga = b.saga AND e.seq = b.seq AND e.n < a.n
+WHERE (tb.begun IS NOT NULL OR ta.begun IS NOT NULL)
+	AND NOT EXISTS (SELECT FROM late l WHERE l.saga_id = a.saga AND l.seq IN (a.seq, b.seq))
+	AND NOT EXISTS (SELECT FROM resolved r WHERE r.saga_id = b.saga AND r.seq = b.seq)
+
 -- == what people decided is in the history, with their name, and nothing else
 SELECT d.*, e.* FROM (
-	SELECT saga, CASE WHEN what IN ('retry', 'done', 'skip') THEN step END AS step, what, who, count(*) AS times
+	SELECT saga, CASE WHEN what IN ('retry', 'done', 'skip', 'approve', 'refuse') THEN step END AS step, what, who, count(*) AS times
 	FROM decisions GROUP BY 1, 2, 3, 4) d
 FULL JOIN (
 	SELECT saga_id AS saga, CASE event WHEN 'resolved' THEN step END AS step,
@@ -203,6 +263,7 @@ WHERE NOT EXISTS (SELECT FROM event_now e WHERE e.saga_id = saga AND e.event IN 
 SELECT ack.*, s.state FROM ack LEFT JOIN saga_now s ON s.id = ack.saga
 WHERE NOT CASE what
 	WHEN 'begin' THEN s.id IS NOT NULL
+	WHEN 'signal' THEN EXISTS (SELECT FROM saga.signals g WHERE g.saga_id = saga AND g.key = ack.key)
 	WHEN 'step' THEN EXISTS (SELECT FROM step_now t WHERE t.saga_id = saga AND t.key = ack.key)
 	WHEN 'output' THEN EXISTS (SELECT FROM step_now t WHERE t.saga_id = saga AND t.key = ack.key AND t.output = to_jsonb(t.key))
 	WHEN 'completed' THEN s.state = 'completed'
@@ -218,6 +279,13 @@ LEFT JOIN (
 	SELECT saga_id, seq, count(*) AS attempts, count(*) FILTER (WHERE outcome IN ('failed', 'timed out')) AS failed
 	FROM undo_attempts GROUP BY 1, 2) a ON a.saga_id = l.saga AND a.seq = l.seq
 WHERE coalesce(l.comp_attempts, 0) <> coalesce(a.attempts, 0) OR l.comp_charged > coalesce(a.failed, 0)
+
+-- == no attempt of an action ended in a way that nobody asked for
+SELECT a.saga_id, a.seq, a.attempt, outcome, sqlstate, a.error FROM act_attempts a
+WHERE NOT (outcome IS NULL
+	OR outcome IN ('succeeded', 'interrupted')
+	OR outcome = 'deferred' AND sqlstate = 'SG007'
+	OR outcome = 'failed' AND (a.error IN ('not now', 'serialize', 'refused at commit', 'not deployed', 'never') OR sqlstate = '40P01'))
 
 -- == no attempt ended in a way that nobody asked for
 SELECT a.saga_id, a.seq, a.attempt, outcome, sqlstate, a.error FROM undo_attempts a

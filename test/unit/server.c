@@ -14,17 +14,20 @@
 #include <stdarg.h>
 
 #include "access/xact.h"
+#include "base/calendar.h"
 #include "base/guc.h"
 #include "base/json.h"
 #include "base/rights.h"
 #include "common/pg_prng.h"
 #include "common/hashfn.h"
+#include "flow/inbox.h"
 #include "flow/notify.h"
 #include "fmgr.h"
 #include "ledger/ledger.h"
 #include "ledger/start_order.h"
 #include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
+#include "server.h"
 #include "shared/wakeup.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -285,6 +288,12 @@ saga_notify_compensate(const char *channel, const pg_uuid_t *saga, int64 seq)
 }
 
 void
+saga_notify_task(const char *channel, const pg_uuid_t *saga, int64 seq)
+{
+	printf(" task");
+}
+
+void
 saga_notify_review(const char *channel, const pg_uuid_t *saga, int64 seq)
 {
 	printf(" ask about " INT64_FORMAT, seq);
@@ -302,7 +311,8 @@ saga_notify_state(const char *channel, const pg_uuid_t *saga, SagaState state)
 
 MemoryContext CurrentMemoryContext = NULL;
 
-/* Lists of steps by key are not among the cases yet. */
+int			unit_signals = 0;
+
 static void
 not_here(const char *what)
 {
@@ -310,18 +320,44 @@ not_here(const char *what)
 	abort();
 }
 
+/* A hash table is a list of its entries here. */
+struct HTAB
+{
+	HASHCTL		control;
+	int			count;
+	char	   *entry[64];
+};
+
 HTAB *
 hash_create(const char *tabname, long nelem, const HASHCTL *info, int flags)
 {
-	not_here("hash_create");
-	return NULL;
+	HTAB	   *table = palloc(sizeof(HTAB));
+
+	table->control = *info;
+	return table;
 }
 
 void *
 hash_search(HTAB *hashp, const void *keyPtr, HASHACTION action, bool *foundPtr)
 {
-	not_here("hash_search");
-	return NULL;
+	bool		unused;
+	bool	   *found = foundPtr != NULL ? foundPtr : &unused;
+	Size		keysize = hashp->control.keysize;
+
+	for (int i = 0; i < hashp->count; i++)
+	{
+		*found = hashp->control.match(keyPtr, hashp->entry[i], keysize) == 0;
+		if (*found)
+			return hashp->entry[i];
+	}
+	*found = false;
+	if (action == HASH_FIND)
+		return NULL;
+	if (hashp->count == lengthof(hashp->entry))
+		abort();
+	hashp->entry[hashp->count] = palloc(hashp->control.entrysize);
+	memcpy(hashp->entry[hashp->count], keyPtr, keysize);
+	return hashp->entry[hashp->count++];
 }
 
 void
@@ -335,11 +371,29 @@ hash_bytes(const unsigned char *k, int keylen)
 	return 0;
 }
 
+/* An array is the list that it was made of. */
+ArrayType *
+unit_keys(const char *list)
+{
+	return (ArrayType *) cstring_to_text(list);
+}
+
 void
 deconstruct_array(ArrayType *array, Oid elmtype, int elmlen, bool elmbyval,
 				  char elmalign, Datum **elemsp, bool **nullsp, int *nelemsp)
 {
-	not_here("deconstruct_array");
+	char	   *list = text_to_cstring((text *) array);
+	char	   *rest = list;
+
+	*elemsp = palloc(sizeof(Datum) * (strlen(list) + 1));
+	*nelemsp = 0;
+	while (*rest != '\0')
+	{
+		size_t		length = strcspn(rest, ",");
+
+		(*elemsp)[(*nelemsp)++] = PointerGetDatum(cstring_to_text(strndup(rest, length)));
+		rest += length + (rest[length] == ',' ? 1 : 0);
+	}
 }
 
 struct varlena *
@@ -351,22 +405,70 @@ pg_detoast_datum(struct varlena *datum)
 List *
 lappend_int(List *list, int datum)
 {
-	not_here("lappend_int");
-	return NULL;
+	list = lappend(list, NULL);
+	list->elements[list->length - 1].int_value = datum;
+	list->type = T_IntList;
+	return list;
 }
 
-Datum
-timestamptz_pl_interval(PG_FUNCTION_ARGS)
+List *
+lcons(void *datum, List *list)
 {
-	not_here("timestamptz_pl_interval");
-	return (Datum) 0;
+	list = lappend(list, NULL);
+	memmove(&list->elements[1], &list->elements[0],
+			(list->length - 1) * sizeof(ListCell));
+	list->elements[0].ptr_value = datum;
+	return list;
 }
 
-Datum
-DirectFunctionCall2Coll(PGFunction func, Oid collation, Datum arg1, Datum arg2)
+void
+list_free_deep(List *list)
 {
-	not_here("DirectFunctionCall2Coll");
-	return (Datum) 0;
+}
+
+SagaWritten
+saga_ledger_update_signal(SagaSignal *signal, SagaPatience patience)
+{
+	printf(" signal");
+	return SAGA_WRITTEN;
+}
+
+/*
+ * Which signal a step takes is another matter, of inbox.c, which reads the ledger.
+ * Here there is one at most.
+ */
+static SagaStep *taker;
+
+bool
+saga_inbox_take(SagaChange *change, SagaStep *step)
+{
+	static SagaSignal signal;
+
+	if (unit_signals == 0)
+		return false;
+	unit_signals--;
+	taker = step;
+	change->signals = lappend(change->signals, &signal);
+	step->signal = UNIT_SIGNAL;
+	step->ready_at = change->now;
+	saga_change_step(change, step);
+	return true;
+}
+
+void
+saga_inbox_give_back(SagaChange *change)
+{
+	if (change->signals == NIL || taker->status != SAGA_STEP_WAITING)
+		return;
+	taker->signal = NULL;
+	change->signals = NIL;
+}
+
+TimestampTz
+saga_calendar_add(TimestampTz at, const Interval *interval, Jsonb *settings)
+{
+	not_here("saga_calendar_add");
+	return 0;
 }
 
 /* Larger than what the cases give their steps */
@@ -385,9 +487,9 @@ saga_ledger_lock_step(SagaStep *step, SagaPatience patience)
 }
 
 bool
-saga_ledger_insert_step(SagaStep *step)
+saga_ledger_insert_step(const SagaRow *saga, SagaStep *step)
 {
-	printf(" new run %d of step " INT64_FORMAT, step->run, step->seq);
+	printf(" new run %d of %s", step->run, text_to_cstring(step->key));
 	return true;
 }
 
@@ -411,4 +513,25 @@ void *
 palloc0(Size size)
 {
 	return palloc(size);
+}
+
+void *
+palloc_extended(Size size, int flags)
+{
+	return palloc(size);
+}
+
+void
+saga_stat_saga(Oid owner, const text *name, SagaStatSaga counter)
+{
+}
+
+void
+saga_stat_channel(Oid owner, const text *channel, SagaStatChannel counter)
+{
+}
+
+void
+saga_stat_time(SagaStatTime what, int64 time)
+{
 }

@@ -69,6 +69,24 @@ like($standby->safe_psql('postgres', "SELECT next_action FROM saga.sagas WHERE i
 is($standby->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type IN ('saga worker', 'saga executor')}),
 	0, 'nothing of ours works there');
 
+# What saga.wait returns is on a synchronous standby, too, though executors do not wait
+# for one: here for one that there is not.
+my $local = record($primary, 'only here');
+$primary->safe_psql('postgres', q{ALTER SYSTEM SET synchronous_standby_names = 'nobody'; SELECT pg_reload_conf()});
+my @waiting = map { session($primary) } 1 .. 2;
+my $waits_for_it = q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND wait_event = 'SyncRep'};
+background($waiting[0], 'CREATE TABLE in_force ()');
+wait_until($primary, $waits_for_it, 1);
+$primary->safe_psql('postgres', "SET synchronous_commit = local; SELECT saga.fail('$local')");
+is($primary->safe_psql('postgres', "SET synchronous_commit = local; SELECT saga.wait('$local')"), 'compensated',
+	'executors wait for no standby, nor does saga.wait where commits do not');
+background($waiting[1], "SELECT saga.wait('$local')");
+wait_until($primary, $waits_for_it, 2);
+is($primary->safe_psql('postgres', "SELECT saga.wait('$running', '10 ms')"), 'running', 'what has not come to rest is on no standby anyway');
+$primary->safe_psql('postgres', q{ALTER SYSTEM RESET synchronous_standby_names; SELECT pg_reload_conf()});
+is($waiting[1]->query_safe('SELECT 1') =~ s/\s+/ /gr, 'compensated 1', 'where they do, it waits for the standby');
+$_->quit foreach @waiting;
+
 # What is left to undo when the primary goes away
 $primary->append_conf('postgresql.conf', 'saga.enabled = off');
 $primary->reload;
@@ -106,7 +124,7 @@ is($standby->safe_psql('postgres', q{SELECT DISTINCT saga.complete_compensation(
 wait_state($standby, $_, 'compensated') foreach $held, $waits, $late;
 wait_until($standby, "SELECT to_announce IS NULL FROM saga.ledger_saga WHERE id = '$late'");
 is($standby->safe_psql('postgres', q{SELECT saga, string_agg(step, ' ' ORDER BY n) FROM undone GROUP BY saga ORDER BY saga}),
-	"before the backup|b a\ndeadline|a\nheld|b a\nleft|b a\nprepared|b a\nrunning|b a\nundone|b a\nwaits|b a", 'each is undone once');
+	"before the backup|b a\ndeadline|a\nheld|b a\nleft|b a\nonly here|b a\nprepared|b a\nrunning|b a\nundone|b a\nwaits|b a", 'each is undone once');
 
 # It stays at home.
 $standby->restart;

@@ -236,7 +236,7 @@ $listener = check_copy($copy, 'untriggered', 'untriggered');
 $copy->safe_psql('untriggered', 'SELECT saga.adopt()');
 check_adopted($copy, 'untriggered', $listener, 'untriggered');
 is($copy->safe_psql('untriggered', q{SELECT count(*), string_agg(DISTINCT tgenabled::text, '') FROM pg_trigger
-	WHERE tgfoid = 'saga.internal_guard'::regproc}), '16|A', 'untriggered: guarded again');
+	WHERE tgfoid = 'saga.internal_guard'::regproc}), '22|A', 'untriggered: guarded again');
 wait_until($copy, qq{SELECT count(*) = 1 FROM saga.sagas WHERE idempotency_key = '$_' AND state = 'compensated'}, 't', 'untriggered') foreach @open;
 guarantees($copy, 'untriggered');
 

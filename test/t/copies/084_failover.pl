@@ -100,6 +100,9 @@ wait_until($two, q{SELECT count(*) = 0 FROM pg_stat_wal_receiver});
 $holder->query_safe('ROLLBACK');
 $holder->quit;
 wait_state($one, $lost, 'compensated');
+# More numbers of the start order than the standby has in reserve
+place($one, 'unknown', map { [ "s$_", $undo ] } 1 .. 40);
+my $drawn = $one->safe_psql('postgres', 'SELECT max(seq) FROM saga.steps');
 
 # --- The primary crashes; the promoted one does, too, twice
 
@@ -139,6 +142,8 @@ is($two->safe_psql('postgres', q{SELECT saga.complete_compensation(compensation_
 is($two->safe_psql('postgres', qq{
 	SELECT status FROM saga.step('$forward', 'c', $undo);
 	SELECT string_agg(key, ' ' ORDER BY position) FROM saga.steps WHERE saga_id = '$forward'}), "started\na b c", 'the start order goes on');
+is($two->safe_psql('postgres', "SELECT seq > $drawn FROM saga.steps WHERE saga_id = '$forward' AND key = 'c'"), 't',
+	'after all numbers that were drawn, and so no key of an effect outside is that of another step');
 fail_it($two, $forward);
 wait_state($two, $forward, 'compensated');
 is(undone_steps($two, 'forward'), 'c b a', 'and is undone in its reverse');

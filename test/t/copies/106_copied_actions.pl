@@ -50,6 +50,11 @@ sub effects
 
 my $busy = $node->safe_psql('postgres', q{SELECT make('busy', 'gate')});
 my $sleeps = $node->safe_psql('postgres', q{SELECT make('sleeps', delay => '2 s')});
+my $signals = $node->safe_psql('postgres', q{SELECT saga.begin('order', 'signals')});
+$node->safe_psql('postgres', qq{
+	SELECT saga.step('$signals', 'x', signals => '{go}'), saga.step('$signals', 'y', signals => '{come,gone}'),
+		saga.complete('$signals', when_done => true);
+	SELECT saga.signal('$signals', 'come', '"early"', 'k1'), saga.signal('$signals', 'other', NULL, 'k2')});
 my $day = $node->safe_psql('postgres', q{SELECT make('day', delay => '1 day')});
 wait_until($node, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND backend_type = 'saga executor'});
 is(effects($node, 'busy'), 'first', 'an action is under way');
@@ -88,7 +93,16 @@ foreach my $database ('restored', 'twin')
 	is(effects($node, 'busy', $database), 'first', "$database: nor the one that was under way");
 	is(effects($node, 'in the copy', $database), '', "$database: nor one that was recorded there");
 	guarantees($node, $database);
+	# A signal is recorded in the copy, and used by nobody.
+	is($node->safe_psql($database, "SELECT saga.signal('$signals', 'go', NULL, 'k3')"), 'running', "$database: it takes a signal");
+	is($node->safe_psql($database, "SELECT string_agg(key || coalesce(used_by_step, ''), ' ') FROM saga.signals WHERE saga_id = '$signals'"),
+		'k1 k2 k3', "$database: what was sent was copied, and is unused");
+	like($node->safe_psql($database, "SELECT waits_for FROM saga.steps WHERE saga_id = '$signals' AND key = 'x'"), qr/adopt/,
+		"$database: a step whose signal is there says what is missing");
 	$node->safe_psql($database, 'SELECT saga.adopt()');
+	wait_until($node, "SELECT state = 'completed' FROM saga.sagas WHERE id = '$signals'", 't', $database);
+	is($node->safe_psql($database, "SELECT string_agg(key || coalesce(used_by_step, ''), ' ' ORDER BY key) FROM saga.signals WHERE saga_id = '$signals'"),
+		'k1y k2 k3x', "$database: adopted, it goes on with what was copied");
 	wait_until($node, q{
 		SELECT count(*) = 3 FROM saga.steps t JOIN saga.sagas s ON s.id = saga_id
 		WHERE t.key = 'middle' AND t.status = 'completed' AND idempotency_key IN ('busy', 'sleeps', 'in the copy')}, 't', $database);

@@ -23,7 +23,8 @@ my $fingerprint = q{
 	SELECT md5(string_agg(r, ',' ORDER BY r)) FROM (
 		SELECT t::text AS r FROM saga.ledger_saga t UNION ALL SELECT t::text FROM saga.ledger_step t
 		UNION ALL SELECT t::text FROM saga.ledger_attempt t UNION ALL SELECT t::text FROM saga.ledger_event t
-		UNION ALL SELECT t::text FROM saga.ledger_due t UNION ALL SELECT t::text FROM saga.ledger_queue t) rows};
+		UNION ALL SELECT t::text FROM saga.ledger_due t UNION ALL SELECT t::text FROM saga.ledger_queue t
+		UNION ALL SELECT t::text FROM saga.ledger_signal t) rows};
 
 # For each table, calls that insert and that update a row of it.
 my %calls = (
@@ -39,7 +40,8 @@ my %calls = (
 		q{SELECT saga.complete_compensation(:'held')}, q{SELECT saga.fail_compensation(:'held', 1, 'no')} ],
 	ledger_attempt => [ q{SELECT saga.fail_step(:'id', 'open', 'no')},
 		q{SELECT saga.step(:'id', 'open', compensation => 'SELECT 1')},
-		q{SELECT saga.complete_compensation(:'held')}, q{SELECT saga.fail_compensation(:'held', 1, 'no')} ]);
+		q{SELECT saga.complete_compensation(:'held')}, q{SELECT saga.fail_compensation(:'held', 1, 'no')} ],
+	ledger_signal => [ q{SELECT saga.signal(:'id', 'go', '1')}, q{SELECT saga.signal(:'id', 'go', '1', 'k')} ]);
 
 # Rules that not every call can break: what the undo goes back to, where there
 # is one; and that a step is held only while it is dispatched, where it is not.

@@ -101,6 +101,47 @@ sub see_three
 	}
 }
 
+# And three whose charge is a task: charged and done; charged, and refunded after
+# what comes next has failed; refused.
+sub record_tasks
+{
+	my ($channel) = @_;
+	my %cents = (done => 499, undone => 500, refused => 14);
+	my %saga;
+	foreach my $kind (sort keys %cents)
+	{
+		$saga{$kind} = shop(qq{
+			SET ROLE shop_sagas;
+			SELECT saga.begin('order') AS s \\gset
+			RESET ROLE;
+			SELECT :'s' FROM saga.step(:'s', 'charge', task => '$channel', notify => '$channel',
+				args => '{"cents": $cents{$kind}}', retry => $retry, compensation_retry => $retry) a,
+				saga.step(:'s', 'ship', action => 'SELECT saga.require(@{[$kind eq 'done' ? 'true' : 'false']}, ''out of stock'')') b,
+				saga.complete(:'s', when_done => true)});
+	}
+	return \%saga;
+}
+
+sub see_tasks
+{
+	my ($language, $saga) = @_;
+	wait_state($node, $saga->{done}, 'completed');
+	wait_state($node, $saga->{$_}, 'compensated') foreach qw(undone refused);
+	is($node->safe_psql('postgres', "SELECT reason FROM saga.sagas WHERE id = '$saga->{undone}'"), 'out of stock', "$language: the next step failed");
+	like($node->safe_psql('postgres', "SELECT reason FROM saga.sagas WHERE id = '$saga->{refused}'"), qr/^402 .*refused/,
+		"$language: a task that is refused for good fails the saga, and is told");
+	my @effects = grep { $_->{effect} } payments_record($payments);
+	foreach my $kind (sort keys %$saga)
+	{
+		my ($key, $undo, $output) = split /\|/, $node->safe_psql('postgres',
+			"SELECT forward_key, compensation_key, output ->> 'charge' FROM saga.steps WHERE saga_id = '$saga->{$kind}' AND key = 'charge'");
+		my ($charge) = grep { $_->{path} eq '/charges' && $_->{key} eq $key } @effects;
+		is($output, $charge && $charge->{answer}{charge} // '', "$language: $kind: charged once, and told with which output");
+		is(join(' ', map { $_->{status} } grep { $_->{key} eq $undo } @effects),
+			{ done => '', undone => '200', refused => '404' }->{$kind}, "$language: $kind: refunded as it should");
+	}
+}
+
 my @languages = qw(python node sh);
 my %before = map { $_ => fail_three("refunds $_") } @languages;
 my %listener = map { $_ => start_listener($node, $payments, $_, "refunds $_", user => 'refunder', lease => 10) } @languages;
@@ -108,7 +149,9 @@ see_three("$_, what waited for it", $before{$_}) foreach @languages;
 
 # They have nothing to do now, and wait.
 my %then = map { $_ => fail_three("refunds $_") } @languages;
+my %tasks = map { $_ => record_tasks("refunds $_") } @languages;
 see_three("$_, woken", $then{$_}) foreach @languages;
+see_tasks($_, $tasks{$_}) foreach @languages;
 
 $node->restart;
 %then = map { $_ => fail_three("refunds $_") } @languages;

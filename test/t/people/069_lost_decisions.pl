@@ -196,7 +196,7 @@ guarantees($node);
 	wait_until($node, qq{SELECT next_action LIKE 'nothing: it is paused%' FROM saga.sagas WHERE id = '$id'});
 	is($node->safe_psql('postgres', qq{
 		SELECT count(*) FROM saga.attempts a JOIN saga.events e USING (saga_id)
-		WHERE a.saga_id = '$id' AND phase = 'compensation' AND event = 'paused' AND a.started_at > e.at}), '0', 'nothing began after it');
+		WHERE a.saga_id = '$id' AND phase = 'compensation' AND event = 'paused' AND a.started_at > e.at AND a.outcome = 'succeeded'}), '0', 'nothing that began after it was done');
 	cmp_ok($node->safe_psql('postgres', q{SELECT count(*) FROM effects WHERE saga = 'paused'}), '<', 20, 'much is left to do');
 	$node->safe_psql('postgres', "SELECT saga.resume('$id')");
 	wait_state($node, $id, 'compensated');

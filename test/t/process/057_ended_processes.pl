@@ -167,16 +167,25 @@ $node->append_conf('postgresql.conf', 'max_worker_processes = 3');
 $offset = log_offset($node);
 $node->restart;
 my $queued = sql_as($node, 'bob', q{SELECT failed('queued')});
+my $acting = sql_as($node, 'bob', q{SELECT s FROM (SELECT s,
+	saga.step(s, 'act', action => $c$INSERT INTO undone (saga) VALUES ('acting')$c$), saga.complete(s, when_done => true)
+	FROM saga.begin('acting') AS s) x});
 wait_log($node, qr/WARNING: .*out of background worker slots\n.*DETAIL: .*\n.*HINT: .*max_worker_processes/, $offset);
 is($node->safe_psql('postgres', "SELECT state FROM saga.sagas WHERE id = '$queued'"), 'compensating', 'without a place, it waits');
 like($node->safe_psql('postgres', "SELECT next_action FROM saga.sagas WHERE id = '$queued'"),
 	qr/as soon as (the server has room for a process \(max_worker_processes\)|this database has a worker)/, 'which its next action says');
+is($node->safe_psql('postgres', "SELECT state || ' ' || status FROM saga.sagas s JOIN saga.steps t ON t.saga_id = s.id WHERE s.id = '$acting'"),
+	'running waiting', 'so does an action');
+like($node->safe_psql('postgres', "SELECT waits_for FROM saga.steps WHERE saga_id = '$acting'"),
+	qr/^(an executor of role "bob"|a look at its gates), as soon as (the server has room for a process \(max_worker_processes\)|this database has a worker)/,
+	'which its step says');
 $node->safe_psql('postgres', 'SELECT pg_sleep(2.5)');
 my $said = () = PostgreSQL::Test::Utils::slurp_file($node->logfile, $offset) =~ /out of background worker slots/g;
 is($said, 1, 'which is said once, with a hint');
 $node->append_conf('postgresql.conf', 'max_worker_processes = 8');
 $node->restart;
 wait_state($node, $queued, 'compensated');
+wait_state($node, $acting, 'completed');
 is($node->safe_psql('postgres', "SELECT string_agg(outcome, ' ') FROM saga.attempts WHERE saga_id = '$queued' AND phase = 'compensation'"), 'succeeded',
 	'and is done when there is one');
 

@@ -177,6 +177,28 @@ background($waiter, qq{SELECT clock_timestamp() AS begun \\gset
 wait_until($node, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query ~ '^SELECT saga.wait' AND wait_event_type IN ('Extension', 'IPC')});
 $node->safe_psql('one', q{COMMIT PREPARED 'completed'});
 like($waiter->query("SELECT 'and on'"), qr/completed soon/, 'COMMIT PREPARED wakes who waits for the saga');
+
+# --- Who waits for a step, which others complete: the application, and an action
+
+my $holds = session($node, database => 'one');
+$holds->query_safe('SELECT pg_advisory_lock(78)');
+my $stepwise = $node->safe_psql('one', q{SELECT saga.begin('order') AS id \gset
+	SELECT saga.step(:'id', 'by hand') \g /dev/null
+	SELECT saga.step(:'id', 'held', after => '{}', action => 'SELECT pg_advisory_xact_lock_shared(78)') \g /dev/null
+	SELECT :'id'});
+foreach (
+	[ 'by hand', sub { $node->safe_psql('one', "SELECT saga.complete_step('$stepwise', 'by hand')") } ],
+	[ 'held', sub { $holds->query_safe('SELECT pg_advisory_unlock(78)') } ])
+{
+	my ($step, $complete) = @$_;
+	background($waiter, qq{SELECT clock_timestamp() AS begun \\gset
+		SELECT status || CASE WHEN clock_timestamp() - :'begun' < interval '50 s' THEN ' soon' ELSE ' late' END FROM saga.wait_step('$stepwise', '$step', '10 min')});
+	wait_until($node, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query ~ 'FROM saga.wait_step' AND wait_event_type IN ('Extension', 'IPC')
+		AND pid <> pg_backend_pid()});
+	$complete->();
+	like($waiter->query("SELECT 'and on'"), qr/completed soon/, "who waits for the step \"$step\" is woken");
+}
+$holds->quit;
 $waiter->quit;
 
 # --- Roles that wait for an executor

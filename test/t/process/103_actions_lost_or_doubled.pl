@@ -280,6 +280,66 @@ ok($crashes == $attempts || $crashes == $attempts + 1, 'what an action recorded 
 $node->safe_psql('postgres', "SELECT saga.resolve('$poison', 'poison', 'skip', 'not needed')");
 wait_state($node, $poison, 'completed');
 guarantees($node, undef, idle => 1);
+# --- An action that has done its work when its saga fails does not commit, though
+# nobody has told its process yet
+
+set_faults($node, 'executor.before_mark=wait once,worker.before_turn=wait after');
+my $outlived = (split /\n/, $node->safe_psql('postgres', q{
+	SELECT saga.begin('order', 'outlived') AS id \gset
+	SELECT saga.step(:'id', 'a', action => 'SELECT act($1)', compensation => 'SELECT witness.undo($1)') \g /dev/null
+	SELECT :'id'}))[-1];
+wait_struck($node);
+$node->safe_psql('postgres', "SELECT saga.fail('$outlived', 'changed our mind')");
+set_faults($node, 'worker.before_turn=wait');
+wait_until($node, "SELECT count(*) = 0 FROM saga.running WHERE saga_id = '$outlived'");
+is($node->safe_psql('postgres', "SELECT count(*) FROM witness.effect WHERE saga = '$outlived'"), 0, 'F2: nothing is done that ends after the failure');
+set_faults($node, '');
+wait_state($node, $outlived, 'compensated');
+is($node->safe_psql('postgres', "SELECT status FROM saga.steps WHERE saga_id = '$outlived'"), 'skipped', 'F2: it never began');
+guarantees($node);
+
+# --- The undo waits until it is written down how an action ended that ran when its
+# saga failed: what must be undone although nothing of it is committed
+
+set_faults($node, 'executor.before_record_failure=wait once');
+my $cut = (split /\n/, $node->safe_psql('postgres', q{
+	SELECT saga.begin('order', 'cut') AS id \gset
+	SELECT saga.step(:'id', 'a', action => 'SELECT act($1)', compensation => 'SELECT witness.undo($1)') \g /dev/null
+	SELECT saga.step(:'id', 'b', action => 'SELECT pg_sleep(600)', compensation => 'SELECT witness.undo($1)', compensate_on => 'started') \g /dev/null
+	SELECT :'id'}))[-1];
+wait_until($node, "SELECT count(*) = 1 FROM saga.running WHERE saga_id = '$cut' AND step = 'b'");
+$node->safe_psql('postgres', "SELECT saga.fail('$cut', 'changed our mind')");
+wait_struck($node);
+# What comes after it in the lane of the worker has its turn.
+$node->safe_psql('postgres', q{
+	SELECT saga.begin('order', 'after that') AS id \gset
+	SELECT saga.step(:'id', 'a', notify => 'after that') \g /dev/null
+	SELECT saga.fail(:'id')});
+wait_until($node, "SELECT count(*) = 1 FROM saga.pending_compensations WHERE channel = 'after that' AND since IS NOT NULL");
+is($node->safe_psql('postgres', "SELECT state FROM saga.sagas WHERE id = '$cut'"), 'compensating', 'the undo waits for what was cut short');
+set_faults($node, '');
+wait_state($node, $cut, 'compensated');
+is($node->safe_psql('postgres', "SELECT string_agg(concat_ws(' ', key, status, compensation_status), ', ' ORDER BY seq) FROM saga.steps WHERE saga_id = '$cut'"),
+	'a completed compensated, b failed compensated', 'which is undone first');
+is($node->safe_psql('postgres', "SELECT string_agg(key, ' ' ORDER BY n) FROM witness.effect WHERE saga = '$cut' AND hand = 'sql'"), 'b a', 'and in that order');
+guarantees($node);
+
+# --- A step has failed for good, and the look that makes its saga fail is yet to come:
+# the application does not complete it meanwhile
+
+set_faults($node, 'executor.before_record_failure=wait once,worker.before_turn=wait after');
+my $given_up = (split /\n/, $node->safe_psql('postgres', q{
+	SELECT saga.begin('order', 'given up') AS id \gset
+	SELECT saga.step(:'id', 'a', action => 'SELECT saga.require(false, $$no$$)') \g /dev/null
+	SELECT :'id'}))[-1];
+wait_struck($node);
+set_faults($node, 'executor.before_look=wait,worker.before_turn=wait');
+wait_until($node, "SELECT status = 'failed' FROM saga.steps WHERE saga_id = '$given_up'");
+my (undef, undef, $refused) = $node->psql('postgres', "SELECT saga.complete('$given_up', ignore_failed => true)");
+like($refused, qr/cannot complete: it is about to fail\nDETAIL:  Step "a" has failed for good/, 'a saga that is about to fail does not complete');
+set_faults($node, '');
+wait_state($node, $given_up, 'compensated');
+guarantees($node);
 note("slowest: $slowest{name}, $slowest{time} s");
 $node->stop;
 done_testing();

@@ -43,6 +43,8 @@ my %lost = (
 	locked => [ 'ALTER ROLE %s NOLOGIN', qr/log in/ ],
 	dropped => [ 'DROP ROLE %s', qr/no longer exists/ ],
 	recreated => [ 'DROP ROLE %s; CREATE ROLE %s LOGIN', qr/no longer exists|another role/ ]);
+# From 17 on, a process can run such a role.
+delete $lost{locked} if $node->pg_version >= 17;
 my (%saga, %oid);
 foreach my $how (sort keys %lost)
 {
@@ -76,9 +78,9 @@ is($node->safe_psql('postgres', q{
 	SELECT saga.wait(id) FROM saga.sagas WHERE idempotency_key = 'other'}), 'completed', 'others go on');
 
 # The ways on
-$node->safe_psql('postgres', "ALTER ROLE role_locked LOGIN");
+$node->safe_psql('postgres', "ALTER ROLE role_locked LOGIN; GRANT USAGE ON SCHEMA saga TO role_locked") if $lost{locked};
 $node->safe_psql('postgres', "SELECT saga.reassign($oid{$_}, 'heir') ") foreach qw(dropped recreated);
-$node->safe_psql('postgres', "SELECT saga.reassign($oid{renamed}, 'role_renamed_new'); GRANT USAGE ON SCHEMA saga TO role_renamed_new, role_locked");
+$node->safe_psql('postgres', "SELECT saga.reassign($oid{renamed}, 'role_renamed_new'); GRANT USAGE ON SCHEMA saga TO role_renamed_new");
 $node->safe_psql('postgres', q{SELECT saga.resolve(saga_id, step, 'retry', 'mended') FROM saga.review_queue});
 foreach my $how (sort keys %lost)
 {

@@ -44,24 +44,30 @@ acknowledged($node, {}, [ 'begin', $saga ], [ 'step', $saga, 'd' ], [ 'fail', $s
 	[ 'complete_compensation', $saga, 'b' ], [ 'event', $saga, 'resolved' ], [ 'no step', $saga, 'e' ], [ 'no begin', undef, 'x' ]);
 guarantees($node);
 
-# What saga runs: one goes forward, with a step that waits for time and one that is
-# parked; one is undone.
+# What saga runs: one goes forward, with a step that waits for time, one that waits for
+# a signal, and one that is parked; one is undone.
 my ($forward, $back) = map { $node->safe_psql('postgres', $_) } q{
 	SELECT saga.begin('order', 'forward') AS id \gset
 	SELECT saga.step(:'id', 'a', action => 'SELECT act($1)', compensation => 'SELECT witness.undo($1)') \g /dev/null
 	SELECT saga.step(:'id', 'b', action => 'SELECT act($1)') \g /dev/null
 	SELECT saga.step(:'id', 'w', after => '{}', delay => '2 days', timeout => '4 days') \g /dev/null
 	SELECT saga.step(:'id', 'p', after => '{}', action => 'SELECT nowhere()') \g /dev/null
+	SELECT saga.step(:'id', 's', after => '{}', signals => '{go}') \g /dev/null
+	SELECT saga.step(:'id', 'q', after => '{}', signals => '{come}') \g /dev/null
+	SELECT saga.signal(:'id', 'go', '1', 'k1'), saga.signal(:'id', 'go', '2', 'k2') \g /dev/null
 	SELECT :'id'}, q{
 	SELECT saga.begin('order', 'back') AS id \gset
+	BEGIN;
 	SELECT saga.step(:'id', 'a', action => 'SELECT act($1)', compensation => 'SELECT witness.undo($1)') \g /dev/null
 	SELECT saga.step(:'id', 'b', action => 'SELECT act($1)', compensation => 'SELECT witness.undo($1)') \g /dev/null
 	SELECT saga.step(:'id', 'c', action => 'SELECT 1 / 0', retry => saga.retry_policy(max_attempts => 1)) \g /dev/null
 	SELECT saga.complete(:'id', when_done => true) \g /dev/null
+	COMMIT;
 	SELECT :'id'};
 wait_state($node, $back, 'compensated');
-wait_until($node, "SELECT count(*) FILTER (WHERE status = 'completed') = 2 AND count(*) FILTER (WHERE parked IS NOT NULL) = 1
+wait_until($node, "SELECT count(*) FILTER (WHERE status = 'completed') = 3 AND count(*) FILTER (WHERE parked IS NOT NULL) = 1
 	FROM saga.steps WHERE saga_id = '$forward'");
+acknowledged($node, {}, map { [ 'signal', $forward, $_ ] } qw(k1 k2));
 guarantees($node, undef, idle => 1);
 is($node->safe_psql('postgres', "SELECT string_agg(hand || ' ' || key, ', ' ORDER BY n) FROM witness.effect WHERE saga = '$saga'"),
 	'sql d, person c, listener b, sql a', 'the witness saw everything');
@@ -83,6 +89,7 @@ sub finds
 		ALTER TABLE saga.ledger_due DISABLE TRIGGER ALL;
 		ALTER TABLE saga.ledger_held DISABLE TRIGGER ALL;
 		ALTER TABLE saga.ledger_event DISABLE TRIGGER ALL;
+		ALTER TABLE saga.ledger_signal DISABLE TRIGGER ALL;
 		CREATE TABLE IF NOT EXISTS kept_effect AS TABLE witness.effect;
 		CREATE TABLE IF NOT EXISTS kept_step AS TABLE saga.ledger_step;
 		CREATE TABLE IF NOT EXISTS kept_attempt AS TABLE saga.ledger_attempt;
@@ -90,6 +97,7 @@ sub finds
 		CREATE TABLE IF NOT EXISTS kept_due AS TABLE saga.ledger_due;
 		CREATE TABLE IF NOT EXISTS kept_held AS TABLE saga.ledger_held;
 		CREATE TABLE IF NOT EXISTS kept_event AS TABLE saga.ledger_event;
+		CREATE TABLE IF NOT EXISTS kept_signal AS TABLE saga.ledger_signal;
 		$sql;
 		COMMIT});
 	my @violations = guarantee_violations($node, undef, idle => 1);
@@ -103,6 +111,7 @@ sub finds
 		DELETE FROM saga.ledger_due;
 		DELETE FROM saga.ledger_held;
 		DELETE FROM saga.ledger_event;
+		DELETE FROM saga.ledger_signal;
 		INSERT INTO witness.effect SELECT * FROM kept_effect;
 		INSERT INTO saga.ledger_step SELECT * FROM kept_step;
 		INSERT INTO saga.ledger_attempt SELECT * FROM kept_attempt;
@@ -110,6 +119,7 @@ sub finds
 		INSERT INTO saga.ledger_due SELECT * FROM kept_due;
 		INSERT INTO saga.ledger_held SELECT * FROM kept_held;
 		INSERT INTO saga.ledger_event SELECT * FROM kept_event;
+		INSERT INTO saga.ledger_signal SELECT * FROM kept_signal;
 		COMMIT});
 	return;
 }
@@ -164,6 +174,15 @@ finds('F2', 'a step that began behind its gates', "$set opened_at = NULL " . of(
 finds('F2', 'a gate that opened too soon', "$set completed_at = completed_at + interval '1 hour' " . of('a'));
 finds('F2', 'an action that began before its time', "$set ready_at = ready_at + interval '1 hour' " . of('b'));
 finds('F2', 'an action that began after the failure', "$set attempt_at = attempt_at + interval '1 hour' " . of('b', $back));
+my $signal = "saga.ledger_signal WHERE saga = '$forward' AND key";
+finds('G1', 'a lost signal', "DELETE FROM $signal = 'k2'");
+finds('F3', 'a lost signal that was used', "DELETE FROM $signal = 'k1'");
+finds('F3', 'a signal that was used twice', "$set signals = '{go}', signal = (SELECT signal FROM saga.ledger_step @{[ of('s') ]}) " . of('q'));
+finds('F3', 'one that used two', "UPDATE saga.ledger_signal SET used_by = @{[ seq('s') ]} WHERE saga = '$forward' AND key = 'k2'");
+finds('F3', 'a signal used by a step that waited for none', "UPDATE saga.ledger_signal SET used_by = @{[ seq('a') ]} WHERE saga = '$forward' AND key = 'k2'");
+finds('F3', 'another payload', "UPDATE saga.ledger_signal SET payload = '3' WHERE saga = '$forward' AND key = 'k1'");
+finds('F3', 'a signal that nobody looks at', "UPDATE saga.ledger_signal SET name = 'come' WHERE saga = '$forward' AND key = 'k2'");
+finds('F3', 'a signal without its saga', "UPDATE saga.ledger_signal SET saga = '00000000-0000-7000-8000-000000000000' WHERE saga = '$forward' AND key = 'k2'");
 finds('F4', 'a timer that is early', "$set ready_at = opened_at " . of('w'));
 finds('F4', 'a timeout that is early', "INSERT INTO saga.ledger_event (saga, at, seq, event, actor)
 	VALUES ('$forward', now(), @{[ seq('w') ]}, 'step timed out', 'saga')");
@@ -173,7 +192,7 @@ finds('F4', 'a deadline that is early', "UPDATE saga.ledger_saga SET failure_kin
 finds('F5', 'a step that waits at an open gate', "$set opened_at = NULL, ready_at = NULL " . of('w'));
 finds('F5', 'a saga that is to fail', "$set parked = NULL " . of('p'));
 finds('F5', 'a sealed saga of which all is done', "UPDATE saga.ledger_saga SET runs = 's' WHERE id = '$forward';
-	$set status = 'k', parked = NULL WHERE saga = '$forward' AND key IN ('p', 'w')");
+	$set status = 'k', parked = NULL WHERE saga = '$forward' AND key IN ('p', 'w', 'q')");
 finds('F5', 'a step that nobody wakes up', "DELETE FROM saga.ledger_due WHERE saga = '$forward' AND due < now() + interval '3 days'");
 finds('F5', 'a timeout that nobody sees', "DELETE FROM saga.ledger_due WHERE saga = '$forward' AND due > now() + interval '3 days'");
 finds('F5', 'due work of no step', "INSERT INTO saga.ledger_due VALUES (10, now() + interval '1 day', '$forward', @{[ seq('a') ]}, 1, 'a')");

@@ -26,34 +26,11 @@ my $undo = q{compensation => $c$INSERT INTO undone (saga, key, tenant)
 
 # ---------------------------------------------------------------- PgBouncer
 
-my ($program) = grep { -x $_ } map { "$_/pgbouncer" } split(/:/, $ENV{PATH}), '/usr/sbin', '/usr/local/sbin';
-die "no pgbouncer: run .ci/setup\n" if !defined $program;
-
-# Two server connections for each role.  The port is only part of the socket's
-# name, in a folder of our own.
-my $dir = PostgreSQL::Test::Utils::tempdir_short();
+# Two server connections for each role
 my $pool = 2;
-append_to_file("$dir/users", join '', map { qq("$_" ""\n) } qw(shop refunder stranger));
-append_to_file("$dir/pgbouncer.ini", qq{
-[databases]
-postgres = host=@{[ $node->host ]} port=@{[ $node->port ]}
-[pgbouncer]
-listen_addr =
-listen_port = 6432
-unix_socket_dir = $dir
-auth_type = trust
-auth_file = $dir/users
-pool_mode = transaction
-default_pool_size = $pool
-min_pool_size = 0
-max_client_conn = 100
-stats_users = shop
-ignore_startup_parameters = extra_float_digits
-pidfile = $dir/pid
-});
-my $pgbouncer = start_program('pgbouncer', {}, $program, "$dir/pgbouncer.ini");
+my $pgbouncer = start_pgbouncer($node, $pool, qw(shop refunder stranger)) or die "no pgbouncer: run .ci/setup\n";
 
-sub pooled { return "host=$dir port=6432 dbname=postgres user=" . ($_[0] // 'shop'); }
+sub pooled { return "host=$pgbouncer->{host} port=$pgbouncer->{port} dbname=postgres user=" . ($_[0] // 'shop'); }
 
 # psql's last -d counts.
 sub pooled_session
@@ -68,14 +45,6 @@ sub pooled_psql
 	my $code = $node->psql('postgres', "\\set VERBOSITY verbose\n$sql", stdout => \my $out, stderr => \my $err,
 		connstr => pooled($user), on_error_stop => 1);
 	return $code == 0 ? $out : "$out$err";
-}
-
-for my $try (1 .. 50 * $PostgreSQL::Test::Utils::timeout_default)
-{
-	last if $node->psql('postgres', 'SELECT 1', connstr => pooled()) == 0;
-	die 'PgBouncer does not start: ' . slurp_file($pgbouncer->{log})
-	  if $try == 50 * $PostgreSQL::Test::Utils::timeout_default || waitpid($pgbouncer->{pid}, 1) != 0;
-	select undef, undef, undef, 0.02;
 }
 
 # ------------------------------------------ one saga, one call after another
@@ -204,6 +173,8 @@ decide('current', q{SELECT saga.current() IS NULL}, 't');
 decide('pause', q{SELECT saga.pause('SAGA', 'why')}, 'running');
 decide('resume', q{SELECT saga.resume('SAGA', 'why')}, 'running');
 decide('plan', q{SELECT position, step, action FROM saga.plan('SAGA')}, '1|b|person');
+decide('timeline', q{SELECT count(*) > 1 FROM saga.timeline('SAGA')}, 't');
+decide('picture', q{SELECT saga.picture('SAGA') ~ '^<svg'}, 't');
 decide('rollback_to', q{SELECT saga.rollback_to('SAGA', 'a', 'why')}, 'compensating');
 wait_state($node, $saga, 'needs_review');
 decide('review_queue', q{SELECT step, why <> '' FROM saga.review_queue WHERE saga_id = 'SAGA'}, 'b|t');
@@ -220,11 +191,20 @@ decide('reopen', q{SELECT saga.reopen('SAGA', 'why')}, 'running');
 decide('complete', q{SELECT saga.complete('SAGA')}, 'completed');
 decide('purge', q{SELECT saga.purge('0') > 0}, 't');
 decide('what is purged', q{SELECT count(*) FROM saga.sagas WHERE id = 'SAGA'}, 0);
+$saga = decide('start', q{SELECT saga.start('tasks')}, qr/^[0-9a-f-]{36}$/);
+decide('task', q{SELECT status FROM saga.step('SAGA', 'task', task => 'pooled', after => '{}', compensate_on => 'completed')}, 'waiting');
+decide('signal', q{SELECT saga.signal('SAGA', 'ring', '1')}, 'running');
+decide('limit', q{SELECT saga.limit('pooled', 5)}, '');
+my ($task, $attempt_at_it) = split /\|/, decide('claim_tasks', q{SELECT task_key, attempt FROM saga.claim_tasks('pooled')}, qr/^[0-9a-f-]+-[0-9]+\|1$/);
+decide('fail_task', qq{SELECT saga.fail_task('$task', $attempt_at_it, 'no')}, 'failed');
+decide('complete_task', qq{SELECT saga.complete_task('$task')}, 'completed');
+like(pooled_psql(q{SELECT saga.again()}), qr/ERROR:  SG002: /, 'again is for actions');
 $holder->query_safe('COMMIT');
 $holder->quit;
 # Calls of whoever owns the database; adopt is one of a copy.
 like(pooled_psql($_), qr/ERROR:  SG010: /, ($_ =~ /(saga\.\w+)/)[0] . ' is not for everybody')
   foreach q{SELECT saga.adopt()}, q{SELECT saga.reassign('shop'::regrole, 'shop')};
+like(pooled_psql(q{SELECT saga.stat_reset()}), qr/ERROR:  42501: /, 'nor is resetting the counters');
 
 # What is there, is here.
 my $text = slurp_file(__FILE__);
@@ -281,7 +261,7 @@ $_->quit foreach values %client;
 # They notice that nothing wakes them, say so, and poll.
 my $payments = start_payments('payments');
 my @languages = qw(python node sh);
-my %listener = map { $_ => start_listener($node, $payments, $_, "pooled $_", user => 'refunder', host => $dir, port => 6432) } @languages;
+my %listener = map { $_ => start_listener($node, $payments, $_, "pooled $_", user => 'refunder', host => $pgbouncer->{host}, port => $pgbouncer->{port}) } @languages;
 
 sub wait_listener
 {

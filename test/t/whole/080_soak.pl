@@ -156,7 +156,8 @@ while (time < $until || keys %times < keys %events)
 		SELECT FROM saga.ledger_due d
 		JOIN saga.ledger_saga s ON s.id = d.saga
 		JOIN saga.ledger_step t ON t.saga = d.saga
-		WHERE s.state = 'u' AND t.comp_crashes > 0 AND t.comp_status IN ('r', 'p'))});
+		WHERE s.state = 'u' AND t.comp_crashes > 0 AND t.comp_status IN ('r', 'p')
+			OR s.state = 'r' AND NOT s.paused AND t.crashes > 0 AND t.retry_at IS NOT NULL)});
 }
 note("event: $_") foreach @history;
 is(join(', ', sort keys %times), join(', ', sort keys %events), 'everything befell them that there is');
@@ -212,6 +213,16 @@ my %count = map { split /\|/ } split /\n/, $node->safe_psql('postgres', q{
 	UNION ALL SELECT 'sagas ' || state, count(*) FROM saga_now GROUP BY state
 	UNION ALL SELECT 'runs of steps', count(*) FROM step_now
 	UNION ALL SELECT 'effects', count(*) FROM effects
+	UNION ALL SELECT 'actions completed', count(*) FROM step_now WHERE name = 'act' AND status = 'completed'
+	UNION ALL SELECT 'tasks completed', count(*) FROM step_now WHERE name = 'job' AND status = 'completed'
+	UNION ALL SELECT 'tasks undone', count(*) FROM step_now JOIN undos ON saga = saga_id AND undos.seq = step_now.seq WHERE name = 'job'
+	UNION ALL SELECT 'signals', count(*) FROM saga.signals
+	UNION ALL SELECT 'signals used', count(*) FROM saga.signals WHERE used_by_step IS NOT NULL
+	UNION ALL SELECT 'rounds', sum(rounds) FROM step_now WHERE args ? 'rounds'
+	UNION ALL SELECT 'actions again', count(*) FROM step_now WHERE name = 'act' AND status = 'completed' AND run > 1
+	UNION ALL SELECT 'actions undone', count(*) FROM step_now JOIN undos ON saga = saga_id AND undos.seq = step_now.seq WHERE name = 'act'
+	UNION ALL SELECT 'branches', count(*) FROM step_now WHERE recorded_by IS NOT NULL AND status = 'completed'
+	UNION ALL SELECT 'forward attempts ' || outcome, count(*) FROM act_attempts GROUP BY outcome
 	UNION ALL SELECT 'undos', count(*) FROM undos
 	UNION ALL SELECT 'calls of listeners', count(*) FROM calls
 	UNION ALL SELECT 'partial undos', count(*) FROM event_now WHERE event = 'rolled back'
@@ -225,7 +236,7 @@ report(sprintf 'soak: %d events, %d recoveries from a crash: %s', scalar @histor
 	join ', ', map { "$times{$_} x $_" } sort keys %times);
 report('soak: ' . join ', ', map { "$count{$_} $_" } sort keys %count);
 cmp_ok($count{$_} // 0, '>', $seconds < 30 ? 0 : 20, "$_: enough of them")
-  foreach 'effects', 'undos', 'calls of listeners', 'partial undos', 'states heard', 'clients were told', 'decisions: retry';
+  foreach 'effects', 'actions completed', 'tasks completed', 'signals used', 'rounds', 'actions undone', 'branches', 'decisions: approve', 'undos', 'calls of listeners', 'partial undos', 'states heard', 'clients were told', 'decisions: retry';
 
 # The log: no crash that is not ours, and no error of our processes but those
 # that user SQL raised.

@@ -466,15 +466,18 @@ foreach my $action (qw(error kill wait))
 			wait_state($node, sql("SELECT s('$key else')"), 'needs_review');
 		}
 		halt_worker($node);
-		# In one transaction, of which an idle executor is handed the first only
+		# Idle executors are handed what this transaction fails, the last of them perhaps, too.
+		my $early = $action eq 'wait' && $point =~ /record_failure/;
+		my $offset = log_offset($node);
+		set_faults($node, $action eq 'wait' ? $what : "$what once") if $early;
 		sql("\\o /dev/null\nBEGIN;\n" . join('', map { "SELECT saga.fail(make('$key $_', '{$orders[$_]}'));\n" } 0 .. $#orders) . qq{
 			SELECT saga.begin('order', '$key fails') AS id \\gset
 			SELECT saga.step(:'id', 'a', compensation => 'SELECT witness.undo(\$1), 1 / ((\$1->>''attempt'')::integer - 1)',
 				compensation_retry => saga.retry_policy(max_attempts => 1000, delay => '10 ms', backoff => 'constant'));
 			SELECT saga.fail(:'id');
 			COMMIT});
-		my $offset = log_offset($node);
-		set_faults($node, $action eq 'wait' ? $what : "$what once");
+		$offset = log_offset($node) if !$early;
+		set_faults($node, $action eq 'wait' ? $what : "$what once") if !$early;
 		# (Around its SQL, an executor keeps its messages to itself.)
 		if ($action eq 'wait')
 		{

@@ -1,5 +1,5 @@
 # The documentation is true: every code block of README.md, doc/*.md, and the
-# READMEs of src and test runs,
+# READMEs of console, src and test runs,
 # and prints what the text says it prints; the reference names everything that
 # there is, and nothing else.
 #
@@ -170,7 +170,7 @@ sub run_conf
 
 my %count;
 my @documents = map { s{^\Q$root\E/}{}r } map { sort glob "$root/$_" }
-  qw(README.md CONTRIBUTING.md SECURITY.md doc/*.md src/README.md test/README.md);
+  qw(README.md CONTRIBUTING.md SECURITY.md doc/*.md console/README.md src/README.md test/README.md);
 foreach my $file (@documents)
 {
 	(my $database = lc $file) =~ s{\.md$}{};
@@ -339,9 +339,11 @@ foreach my $name (slurp_file("$root/src/README.md") =~ m{`((?:calls|process|flow
 	ok(-f "$root/src/$name", "src/README.md: $name") if !-f "$root/src/$name";
 }
 
-# Links between the documents lead somewhere.
+# Links between the documents lead somewhere.  (The blocks of monitoring/, clients/ and
+# examples/ are run by the tests of those.)
 my %linked;
-foreach my $file (@documents, 'CHANGELOG.md')
+my @clients = map { s{^\Q$root\E/}{}r } sort glob "$root/clients/*/README.md";
+foreach my $file (@documents, 'CHANGELOG.md', 'monitoring/README.md', 'examples/README.md', @clients)
 {
 	my $text = slurp_file("$root/$file") =~ s/^```.*?^```//gmsr;
 	while ($text =~ /\]\(([^)]*)\)/g)
@@ -358,7 +360,7 @@ foreach my $file (@documents, 'CHANGELOG.md')
 		ok($anchors{$anchor}, "$file: link to $target#$anchor");
 	}
 }
-is(join(' ', grep { !$linked{$_} } @documents), '', 'every document is linked');
+is(join(' ', grep { !$linked{$_} } @documents, @clients), '', 'every document is linked');
 
 $node->stop;
 done_testing();

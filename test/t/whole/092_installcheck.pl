@@ -17,7 +17,7 @@ $node->start;
 
 # In a copy of its own: it writes its results where it is called.
 my $dir = PostgreSQL::Test::Utils::tempdir();
-system('cp', '-a', (map { "$root/$_" } qw(Makefile src sql expected test saga.control saga--1.0.sql)), $dir) == 0
+system('cp', '-a', (map { "$root/$_" } qw(Makefile src sql expected test saga.control saga--1.0.sql saga_cluster.sql)), $dir) == 0
   or die 'could not copy the sources';
 
 sub shared_objects

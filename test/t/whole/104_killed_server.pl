@@ -1,7 +1,8 @@
 # A server is killed with -9 at random points under a load of actions: chains,
 # branches that an action records and a join, failures that undo, steps that the
-# application runs among those of saga's, transient errors.  In the end nothing is
-# unfinished, all balances and counters are exact, and the guarantees hold.
+# application runs among those of saga's, transient errors; and of what others do for
+# sagas: tasks, signals, approvals; and of loops.  In the end nothing is unfinished, all
+# balances and counters are exact, and the guarantees hold.
 #
 #   SAGA_KILLS=1000 test/run --tap 104_killed_server    # 60 in the suite
 #   SAGA_SEED=4711 ...                                   # the same points in time
@@ -112,6 +113,83 @@ $node->safe_psql('postgres', q{
 		END IF;
 		PERFORM saga.complete(id, when_done => true);
 	END $$;
+	-- Counts one in each round
+	CREATE FUNCTION count_rounds(context jsonb) RETURNS bigint LANGUAGE plpgsql AS $$
+	BEGIN
+		UPDATE counter SET n = n + 1 WHERE id = (context->'args'->>'counter')::integer;
+		IF (context->>'round')::integer < (context->'args'->>'rounds')::integer THEN
+			PERFORM saga.again(CASE WHEN random() < 0.5 THEN interval '0' ELSE '5 ms' END, context->'round');
+		END IF;
+		RETURN witness.act(context);
+	END $$;
+	CREATE FUNCTION count_rounds_back(context jsonb) RETURNS void LANGUAGE sql AS $$
+		UPDATE counter SET n = n - (context->>'rounds')::integer WHERE id = (context->'args'->>'counter')::integer;
+		SELECT witness.undo(context) $$;
+	-- What others do for it: a signal, a person, a service that moves the money; and a loop
+	CREATE PROCEDURE asked() LANGUAGE plpgsql AS $$
+	DECLARE
+		args jsonb := jsonb_build_object('rounds', 1 + (random() * 9)::integer, 'counter', (random() * 9)::integer);
+		amount integer := random() * 100;
+		id uuid := saga.begin('asked', input => args);
+	BEGIN
+		PERFORM saga.step(id, 'loop', action => 'SELECT count_rounds($1)', compensation => 'SELECT count_rounds_back($1)', args => args),
+			saga.step(id, 'answer', after => '{}', signals => '{answer}', compensation => 'SELECT witness.undo($1)');
+		PERFORM add_pay(id, 'take', (random() * 9)::integer, -amount);
+		IF random() < 0.5 THEN
+			PERFORM saga.step(id, 'allowed', approval => 'may it?');
+		END IF;
+		PERFORM saga.step(id, 'give', task => 'work', compensation => 'SELECT pay_back($1)', compensate_on => 'completed',
+			args => jsonb_build_object('account', (random() * 9)::integer, 'amount', amount),
+			retry => saga.retry_policy(max_attempts => 1000, delay => '20 ms', backoff => 'constant'));
+		IF random() < 0.3 THEN
+			PERFORM saga.step(id, 'refuse', action => 'SELECT refuse($1)');
+		END IF;
+		PERFORM saga.complete(id, when_done => true);
+	END $$;
+	-- The money that services moved, by key
+	CREATE TABLE moved (task_key text, account integer, amount integer);
+	CREATE PROCEDURE serve() LANGUAGE plpgsql AS $$
+	DECLARE
+		t record;
+	BEGIN
+		FOR t IN SELECT task_key, attempt, (context->'args'->>'account')::integer AS account, (context->'args'->>'amount')::integer AS amount
+			FROM saga.claim_tasks('work', 5, '2 s')
+		LOOP
+			COMMIT;
+			BEGIN
+				IF random() < 0.1 THEN
+					PERFORM saga.fail_task(t.task_key, t.attempt, 'not now');
+				ELSIF random() > 0.05 THEN
+					UPDATE account SET balance = balance + t.amount WHERE id = t.account;
+					INSERT INTO moved VALUES (t.task_key, t.account, t.amount);
+					PERFORM saga.complete_task(t.task_key, to_jsonb(t.amount), t.attempt);
+				END IF;
+			EXCEPTION WHEN SQLSTATE 'SG002' THEN
+				-- It is over: another has it, or its saga has failed.
+				NULL;
+			END;
+			COMMIT;
+		END LOOP;
+	END $$;
+	CREATE FUNCTION tell(id uuid) RETURNS text LANGUAGE plpgsql AS $$
+	BEGIN
+		RETURN saga.signal(id, 'answer', '42', 'answer-1');
+	EXCEPTION WHEN SQLSTATE 'SG002' OR SQLSTATE 'SG005' THEN
+		RETURN 'too late';
+	END $$;
+	CREATE PROCEDURE decide() LANGUAGE plpgsql AS $$
+	DECLARE
+		q record;
+	BEGIN
+		FOR q IN SELECT saga_id, step FROM saga.review_queue WHERE why LIKE 'approval: %' LOOP
+			BEGIN
+				PERFORM saga.resolve(q.saga_id, q.step, CASE WHEN random() < 0.9 THEN 'approve' ELSE 'refuse' END, 'no');
+			EXCEPTION WHEN SQLSTATE 'SG002' THEN
+				NULL;
+			END;
+			COMMIT;
+		END LOOP;
+	END $$;
 	-- With a step in the middle that the application runs
 	CREATE PROCEDURE mixed() LANGUAGE plpgsql AS $$
 	DECLARE
@@ -139,16 +217,27 @@ $node->safe_psql('postgres', q{
 # Clients, who come again when the server does
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my %scripts = (
+	asked => "CALL asked();\nSELECT pg_sleep(random() * 0.1);\n" x 50,
 	chain => "CALL chain();\nSELECT pg_sleep(random() * 0.1);\n" x 50,
 	branches => "CALL branches();\nSELECT pg_sleep(random() * 0.1);\n" x 50,
 	mixed => "CALL mixed();\nSELECT pg_sleep(random() * 0.1);\n" x 50);
-my @clients;
-foreach my $name (sort keys %scripts)
+# ... and those who do something for the sagas, until all is at rest
+my %servants = (
+	service => "CALL serve();\nSELECT pg_sleep(0.02);\n" x 20,
+	person => "CALL decide();\nSELECT pg_sleep(0.1);\n" x 5,
+	# (What psql shows is committed.)
+	sender => "SELECT 'told ' || id || ' ' || tell(id) FROM (SELECT id FROM saga.sagas WHERE state = 'running' AND name = 'asked'
+		AND NOT EXISTS (SELECT FROM saga.signals WHERE saga_id = id) ORDER BY random() LIMIT 3) s;\nSELECT pg_sleep(0.02);\n" x 20);
+my (@clients, @servants);
+sub start_client
 {
-	append_to_file("$dir/$name.sql", "\\set ON_ERROR_STOP 0\n" . $scripts{$name});
-	push @clients, start_program($name, { PGHOST => $node->host, PGPORT => $node->port, PGDATABASE => 'postgres' },
-		'bash', '-c', "while [ ! -e $dir/stop ]; do psql -Xq -f $dir/$name.sql > /dev/null 2>> $dir/$name.err || sleep 0.05; done");
+	my ($name, $sql, $end) = @_;
+	append_to_file("$dir/$name.sql", "\\set ON_ERROR_STOP 0\n" . $sql);
+	return start_program($name, { PGHOST => $node->host, PGPORT => $node->port, PGDATABASE => 'postgres' },
+		'bash', '-c', "while [ ! -e $dir/$end ]; do psql -XqAt -f $dir/$name.sql >> $dir/$name.out 2>> $dir/$name.err || sleep 0.05; done");
 }
+push @clients, start_client($_, $scripts{$_}, 'stop') foreach sort keys %scripts;
+push @servants, start_client($_, $servants{$_}, 'rest') foreach sort keys %servants;
 
 # The server's processes, by kind, without asking it
 sub processes
@@ -208,20 +297,23 @@ for (my $n = 0; $n < $kills && time - $begun < $seconds;)
 	next if rand() < 0.15;
 	wait_server($node);
 	# Being there at three crashes, alone, is what parks, and none of this test.
-	wait_until($node, q{SELECT NOT EXISTS (SELECT FROM saga.ledger_step WHERE crashes > 0 AND retry_at IS NOT NULL
-		OR comp_crashes > 0 AND comp_status IN ('r', 'p'))}) if rand() < 0.5;
+	# (Asked of what is due, for there may be a great many steps.)
+	wait_until($node, q{SELECT NOT EXISTS (SELECT FROM saga.ledger_due d JOIN saga.ledger_step t USING (saga)
+		WHERE t.crashes > 0 AND t.retry_at IS NOT NULL OR t.comp_crashes > 0 AND t.comp_status IN ('r', 'p'))}) if rand() < 0.5;
 }
 report(sprintf 'kills in %.0f s: %s', time - $begun, join ', ', map { "$_ $killed{$_}" } sort keys %killed);
 append_to_file("$dir/stop", '');
 wait_program($_) foreach @clients;
 wait_server($node);
-foreach my $name (sort keys %scripts)
+sub no_errors
 {
+	my ($name) = @_;
 	my $errors = slurp_file("$dir/$name.err");
 	$errors =~ s/^(psql:\S+ )?(FATAL|WARNING|DETAIL|HINT|server closed|\tThis probably|\tbefore or while|.*connection to server|psql: error|CONTEXT|PANIC).*\n//mg;
 	my @odd = grep { /ERROR/ && !/ERROR:  (not now)/ } split /\n/, $errors;
-	is(join("\n", @odd), '', "$name: no call failed but by a crash");
+	return is(join("\n", @odd), '', "$name: no call failed but by a crash");
 }
+no_errors($_) foreach sort keys %scripts;
 
 # ------------------------------------------------------------------ verdict
 
@@ -237,6 +329,12 @@ report("$suspects suspects") if $suspects;
 my $calm = time;
 wait_until($node, q{SELECT NOT EXISTS (SELECT FROM saga.sagas WHERE state NOT IN ('completed', 'compensated'))})
   or BAIL_OUT('no end');
+append_to_file("$dir/rest", '');
+wait_program($_) foreach @servants;
+no_errors($_) foreach sort keys %servants;
+my %told = map { /^told (\S+) running$/ ? ($1 => 1) : () } split /\n/, slurp_file("$dir/sender.out");
+acknowledged($node, 'signal', $_, 'answer-1') foreach sort keys %told;
+cmp_ok(scalar keys %told, '>', 20, 'signals were acknowledged') if !$ENV{SAGA_KILLS};
 report(sprintf 'at rest after %.1f s: %s', time - $calm, $node->safe_psql('postgres', q{
 	SELECT string_agg(format('%s %s %s', n, name, state), ', ' ORDER BY name, state)
 	FROM (SELECT count(*) AS n, name, state FROM saga.sagas GROUP BY name, state) s}) . ', '
@@ -248,18 +346,31 @@ is($node->safe_psql('postgres', q{
 	LEFT JOIN (
 		SELECT (args->>'account')::integer AS id, sum((args->>'amount')::integer) AS expected
 		FROM saga.steps t JOIN saga.sagas s ON s.id = saga_id
-		WHERE s.state = 'completed' AND action LIKE '%pay(%' GROUP BY 1) t USING (id)
+		WHERE s.state = 'completed' AND (action LIKE '%pay(%' OR task = 'work') GROUP BY 1) t USING (id)
 	WHERE a.balance <> coalesce(t.expected, 0)}), '', 'every account has what completed sagas moved, and nothing else');
 is($node->safe_psql('postgres', q{
 	SELECT c.id, c.n, t.expected FROM counter c
 	LEFT JOIN (
-		SELECT (input->>'counter')::integer AS id, sum((input->>'branches')::integer) AS expected
-		FROM saga.sagas WHERE state = 'completed' AND name = 'branches' GROUP BY 1) t USING (id)
-	WHERE c.n <> coalesce(t.expected, 0)}), '', 'every branch counted once');
+		SELECT (input->>'counter')::integer AS id, sum(coalesce(input->>'branches', input->>'rounds')::integer) AS expected
+		FROM saga.sagas WHERE state = 'completed' AND name IN ('branches', 'asked') GROUP BY 1) t USING (id)
+	WHERE c.n <> coalesce(t.expected, 0)}), '', 'every branch and every round counted once');
+is($node->safe_psql('postgres', q{
+	SELECT t.saga_id, t.status, t.attempts, m.times FROM saga.steps t
+	FULL JOIN (SELECT task_key, count(*) AS times FROM moved GROUP BY 1) m ON m.task_key = t.forward_key
+	WHERE (task = 'work' OR m.task_key IS NOT NULL) AND (t.status = 'completed') IS DISTINCT FROM (coalesce(m.times, 0) = 1)}), '',
+	'a task is done once, if and only if it says so');
+is($node->safe_psql('postgres', q{
+	SELECT t.saga_id, t.output, count(g.used_by_step) FROM saga.steps t LEFT JOIN saga.signals g ON g.saga_id = t.saga_id
+	WHERE t.key = 'answer' AND t.status = 'completed' GROUP BY 1, 2 HAVING count(g.used_by_step) <> 1 OR count(*) <> 1}), '',
+	'each step that waited for a signal has used one');
+is($node->safe_psql('postgres', q{
+	SELECT t.saga_id FROM saga.steps t WHERE t.approval IS NOT NULL AND t.status = 'completed' AND NOT EXISTS (
+		SELECT FROM saga.events e WHERE e.saga_id = t.saga_id AND e.seq = t.seq AND e.event = 'resolved' AND e.detail->>'resolution' = 'approve')}), '',
+	'nothing is done that was not approved');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM too_early'), 0, 'no join began too early');
 is($node->safe_psql('postgres', q{
 	SELECT s.id, s.name, s.reason FROM saga.sagas s WHERE state = 'compensated'
-		AND reason NOT IN ('never', 'no', 'left')}), '', 'no saga failed that was not to');
+		AND reason NOT IN ('never', 'no', 'refused: no', 'left')}), '', 'no saga failed that was not to');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM saga.ledger_due}), 0, 'nothing is due');
 guarantees($node, undef, idle => 1);
 $node->stop;

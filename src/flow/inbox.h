@@ -1,0 +1,16 @@
+/*-------------------------------------------------------------------------
+ *
+ * inbox.h
+ *	  The unused signals of a saga, as one look takes them for its steps.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_INBOX_H
+#define SAGA_INBOX_H
+
+#include "flow/change.h"
+
+extern bool saga_inbox_take(SagaChange *change, SagaStep *step);
+extern void saga_inbox_give_back(SagaChange *change);
+
+#endif							/* SAGA_INBOX_H */
