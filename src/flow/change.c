@@ -354,7 +354,8 @@ write_counts(SagaChange *change)
 static SagaWritten
 write_steps(SagaChange *change)
 {
-	SagaPatience patience = change->steps_only && (change->may & SAGA_MAY_WAIT) ?
+	/* A process may still be ending an action that was canceled. */
+	SagaPatience patience = (change->may & SAGA_MAY_WAIT) ?
 		SAGA_WAIT : SAGA_NOWAIT;
 	SagaWritten written = SAGA_WRITTEN;
 	ListCell   *lc;

@@ -685,8 +685,10 @@ my @guarantees = (
 			what => 'no step began behind a gate', query => q{
 			SELECT saga, seq, key, status, opened_at, ready_at, attempts FROM saga.ledger_step t
 			WHERE give_up IS NOT NULL AND (begun IS NOT NULL OR status = 'c')
-				AND (opened_at IS NULL OR ready_at IS NULL OR signals IS NOT NULL AND signal IS NULL
-					OR approval IS NOT NULL AND approved IS NOT TRUE)
+				AND (opened_at IS NULL OR ready_at IS NULL OR approval IS NOT NULL AND approved IS NOT TRUE
+					-- its own row has it no more once it was redacted
+					OR signals IS NOT NULL AND signal IS NULL
+						AND NOT EXISTS (SELECT FROM saga.ledger_signal g WHERE g.saga = t.saga AND g.used_by = t.seq))
 				-- a person decided; or the saga had gone back, which takes a task off the queue, when its report came
 				AND NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = t.saga AND v.seq = t.seq AND v.event IN ('resolved', 'late result'))}
 		},
@@ -770,8 +772,11 @@ my @guarantees = (
 		'no timer, retry or timeout fires before its time',
 		{
 			what => 'time opens a gate when it is due', clock => 1, query => q{
-			SELECT saga, seq, key, opened_at, delay, not_before, ready_at FROM saga.ledger_step
-			WHERE ready_at < opened_at + delay OR ready_at < not_before OR ready_at < opened_at}
+			SELECT t.saga, t.seq, t.key, t.opened_at, t.delay, t.not_before, t.ready_at FROM saga.ledger_step t
+			WHERE (t.ready_at < t.opened_at + t.delay OR t.ready_at < t.not_before OR t.ready_at < t.opened_at)
+			-- Its gates had been open before, when it was let run again, with all its time.
+				AND NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = t.saga AND v.at = t.opened_at
+					AND v.event IN ('resolved', 'reopened', 'running again', 'rolled back') AND t.ready_at >= t.opened_at)}
 		},
 		{
 			what => 'a step is out of time when its time is over', clock => 1, query => q{

@@ -298,6 +298,36 @@ wait_state($node, $outlived, 'compensated');
 is($node->safe_psql('postgres', "SELECT status FROM saga.steps WHERE saga_id = '$outlived'"), 'skipped', 'F2: it never began');
 guarantees($node);
 
+# --- Nor does it when a person already decides about what became of the saga: who
+# writes the step's row waits until its process is done with it
+
+foreach my $case (
+	[ 'redact', '', 'compensatable', 'compensated', 'skipped', 0 ],
+	[ 'reopen', ", 'go on'", 'pivot', 'running', 'completed', 1 ])
+{
+	my ($call, $note, $kind, $state, $status, $times) = @$case;
+	set_faults($node, 'executor.before_mark=wait once,worker.before_turn=wait after');
+	my $id = (split /\n/, $node->safe_psql('postgres', qq{
+		SELECT saga.begin('order', '$call') AS id \\gset
+		SELECT saga.step(:'id', 'first', kind => '$kind', completed => true) \\g /dev/null
+		SELECT saga.step(:'id', 'a', action => 'SELECT act(\$1)') \\g /dev/null
+		SELECT :'id'}))[-1];
+	wait_struck($node);
+	$node->safe_psql('postgres', "SELECT saga.fail('$id', 'changed our mind')");
+	my $person = session($node);
+	background($person, "SELECT saga.$call('$id'$note)");
+	wait_until($node, "SELECT count(*) = 1 FROM pg_stat_activity WHERE query ~ '^SELECT saga.$call' AND wait_event_type = 'Lock'");
+	set_faults($node, '');
+	$person->query_safe('SELECT 1');
+	$person->quit;
+	wait_until($node, "SELECT status = '$status' FROM saga.steps WHERE saga_id = '$id' AND key = 'a'");
+	is($node->safe_psql('postgres', "SELECT state FROM saga.sagas WHERE id = '$id'"), $state, "saga.$call meanwhile: the decision stands");
+	is($node->safe_psql('postgres', "SELECT count(*) FROM witness.effect WHERE saga = '$id' AND key = 'a'"), $times,
+		"saga.$call meanwhile: its action is done as often as the history says");
+}
+$node->safe_psql('postgres', "SELECT saga.complete(id) FROM saga.sagas WHERE idempotency_key = 'reopen'");
+guarantees($node);
+
 # --- The undo waits until it is written down how an action ended that ran when its
 # saga failed: what must be undone although nothing of it is committed
 
