@@ -259,6 +259,28 @@ SELECT saga.wait(:'id');
 SELECT step, run, status, compensation FROM test.forward('fails on the way');
 SELECT test.undone('fails on the way');
 
+-- The same where the step that a person is asked about had failed: they are still asked. How a step before the
+-- savepoint goes on, nobody is asked any more.
+SELECT test.begin('asked on the way') AS id \gset
+SELECT status FROM saga.step(:'id', 'held', action => 'SELECT test.act_after($1, 2)', on_failure => 'review', retry => saga.retry_policy(max_attempts => 1),
+  compensate_on => 'started', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.wait_step(:'id', 'held');
+SELECT status FROM saga.step(:'id', 'a', after => '{}', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.wait_step(:'id', 'a');
+SELECT status FROM saga.step(:'id', 'b', after => '{a}', action => 'SELECT test.act_after($1, 2)', on_failure => 'skip', retry => saga.retry_policy(max_attempts => 1),
+  compensate_on => 'started', review => 'look', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.wait_step(:'id', 'b');
+SELECT step, why FROM saga.review_queue WHERE saga_id = :'id' ORDER BY step;
+SELECT saga.rollback_to(:'id', 'a');
+SELECT saga.wait(:'id');
+SELECT step, why FROM saga.review_queue WHERE saga_id = :'id' ORDER BY step;
+SELECT saga.fail(:'id', 'after all');
+SELECT step, why FROM saga.review_queue WHERE saga_id = :'id' ORDER BY step;
+SELECT saga.resolve(:'id', 'b', 'skip', 'it had done nothing');
+SELECT saga.wait(:'id');
+SELECT step, status, compensation FROM test.forward('asked on the way');
+SELECT event, step FROM test.events('asked on the way') WHERE event IN ('parked', 'step parked', 'rolling back', 'failing', 'resolved', 'compensated');
+
 -- Whoever settles the last step of a partial undo ends it: a listener, with a report in time or a late one, or a person
 SELECT count(test.begin('ended by a listener, ' || k)) FROM unnest('{in time,late}'::text[]) k;
 SELECT k, (saga.step(test.id('ended by a listener, ' || k), 'a', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)')).status FROM unnest('{in time,late}'::text[]) k;

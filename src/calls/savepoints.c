@@ -154,8 +154,8 @@ decide_rollback(SagaChange *change, void *arg)
 
 	if (!may_roll_back(change, target))
 		return SAGA_NOTHING_TO_WRITE;
+	saga_afresh_withdraw(change, target);
 	saga_change_undo(change, SAGA_UNDO_PARTIAL, target);
-	saga_afresh_withdraw(change);
 	saga->failure_kind = SAGA_FAILURE_NONE;
 	saga->reason = request->reason;
 	saga->details = NULL;

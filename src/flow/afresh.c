@@ -46,9 +46,13 @@ end_tasks(SagaChange *change)
 	}
 }
 
-/* The undo is to begin: of what it is about, nobody is asked any longer how to go on. */
+/*
+ * The undo is to begin, or to go further: of the steps that it comes to be about,
+ * those that started after a point, nobody is asked any longer how to go on.  Whom
+ * the undo so far has asked about a step is still asked.
+ */
 void
-saga_afresh_withdraw(SagaChange *change)
+saga_afresh_withdraw(SagaChange *change, int64 savepoint)
 {
 	SagaSteps  *steps = change->steps;
 
@@ -60,7 +64,8 @@ saga_afresh_withdraw(SagaChange *change)
 		SagaStep   *step = &steps->step[i];
 
 		if (!saga_rows_step_held(step) || step->late ||
-			!saga_next_in_range(change->saga, step) ||
+			saga_next_in_range(change->saga, step) ||
+			saga_rows_order(step) <= savepoint ||
 			step->status == SAGA_STEP_COMPLETED ||
 			step->comp_status == SAGA_COMP_FAILED)
 			continue;

@@ -11,7 +11,7 @@
 
 #include "flow/change.h"
 
-extern void saga_afresh_withdraw(SagaChange *change);
+extern void saga_afresh_withdraw(SagaChange *change, int64 savepoint);
 extern void saga_afresh_restart(SagaChange *change);
 extern void saga_afresh_begin(SagaChange *change, SagaStep *step);
 

@@ -94,8 +94,8 @@ fail(SagaChange *change, SagaFailureKind kind, text *reason, Jsonb *details,
 	saga->details = details;
 	saga->failed_seq = failed_seq != 0 ? failed_seq :
 		saga_next_failed_step(steps);
+	saga_afresh_withdraw(change, PG_INT64_MIN);
 	saga_change_undo(change, SAGA_UNDO_FULL, 0);
-	saga_afresh_withdraw(change);
 	/* The worker ends the actions that run: they cannot commit any more. */
 	if (saga->runs != SAGA_RUNS_NONE)
 		saga_wakeup_due(change->now);
