@@ -18,6 +18,7 @@
 
 #include "base/clock.h"
 #include "base/errors.h"
+#include "base/fault.h"
 #include "flow/look.h"
 #include "flow/next.h"
 #include "ledger/purge.h"
@@ -161,6 +162,7 @@ saga_looking_at(const SagaDue *rows, int count, int may, Oid role,
 	if (running)
 	{
 		saga_ledger_get_steps_now(&saga.id, &steps);
+		SAGA_FAULT("look.after_read");
 		saga_change_begin(&change, &saga, &steps, may, saga_clock_now());
 		result = saga_look(&change);
 		if (result == SAGA_LOOK_ENDS)

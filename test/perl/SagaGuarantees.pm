@@ -689,6 +689,9 @@ my @guarantees = (
 					-- its own row has it no more once it was redacted
 					OR signals IS NOT NULL AND signal IS NULL
 						AND NOT EXISTS (SELECT FROM saga.ledger_signal g WHERE g.saga = t.saga AND g.used_by = t.seq))
+				-- It waits afresh since its saga went back; that it was tried once, and when, is kept.
+				AND NOT (status = 'w' AND EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = t.saga AND v.at > t.attempt_at
+					AND v.event IN ('reopened', 'running again', 'rolled back')))
 				-- a person decided; or the saga had gone back, which takes a task off the queue, when its report came
 				AND NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = t.saga AND v.seq = t.seq AND v.event IN ('resolved', 'late result'))}
 		},

@@ -398,7 +398,7 @@ sub set_faults
 		$fault =~ s/ after$/ " after " . ($token \/\/ die "$faults: after what?")/e;
 		if ($fault =~ s/ once\b(?! \d)/ " once " . ($token = "$$-" . ++$strikes)/e)
 		{
-			push @struck, { token => $token, ends => $fault =~ /=(?:kill|fatal) / };
+			push @struck, { token => $token, ends => scalar($fault =~ /=(?:kill|fatal) /) };
 		}
 		push @set, $fault;
 	}

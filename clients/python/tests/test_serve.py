@@ -250,8 +250,8 @@ class Services:
         def restart(what):
             if not did.count(what):
                 # It goes on beside what meets the server while it is down.
-                did.append(what)
                 restarts.append(subprocess.Popen(crash, shell=True, stdout=subprocess.DEVNULL))
+                did.append(what)
 
         async def handler(task):
             restart("task")
