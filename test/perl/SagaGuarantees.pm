@@ -34,7 +34,7 @@ use warnings;
 use Exporter 'import';
 use Test::More;
 
-our @EXPORT = qw(witness acknowledged guarantees guarantee_violations);
+our @EXPORT = qw(witness acknowledged guarantees guarantee_violations tell_stories);
 
 =head1 THE WITNESSES
 
@@ -1043,10 +1043,10 @@ One test for each guarantee.  Call it at the end of every test, and after every
 crash.  Option C<clock_went_back>: leave out what compares times; C<idle>: all is
 quiet, so that nothing may be due.
 
-=head2 guarantee_violations($node, $database, %options)
+=head2 guarantee_violations($node, $database, %options), tell_stories($node, $database, @violations)
 
 The same as a list of lines, one for each row that must not be; up to ten a
-query.
+query.  Tells all that the ledger knows of the first sagas that such lines name.
 
 =cut
 
@@ -1056,6 +1056,28 @@ sub guarantee_violations
 	my %violations = violations($node, $database, %opt);
 
 	return map { @{ $violations{$_} } } sort keys %violations;
+}
+
+sub tell_stories
+{
+	my ($node, $database, @violations) = @_;
+	my %seen;
+	my @sagas = grep { !$seen{$_}++ } map { /\b([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\b/g } @violations;
+
+	foreach my $saga (splice @sagas, 0, 3)
+	{
+		diag($node->safe_psql($database // 'postgres', qq{
+			SELECT 'saga ' || jsonb_strip_nulls(to_jsonb(s))::text FROM saga.ledger_saga s WHERE id = '$saga';
+			SELECT 'step ' || jsonb_strip_nulls(to_jsonb(t))::text FROM saga.ledger_step t WHERE saga = '$saga' ORDER BY seq;
+			SELECT what FROM (
+				SELECT at, 'event ' || jsonb_strip_nulls(to_jsonb(e) - 'saga')::text FROM saga.ledger_event e WHERE saga = '$saga'
+				UNION ALL
+				SELECT finished_at, 'attempt ' || jsonb_strip_nulls(to_jsonb(a) - 'saga')::text FROM saga.ledger_attempt a WHERE saga = '$saga'
+				UNION ALL
+				SELECT at, 'signal ' || jsonb_strip_nulls(to_jsonb(g) - 'saga')::text FROM saga.ledger_signal g WHERE saga = '$saga') o (at, what)
+			ORDER BY at}));
+	}
+	return;
 }
 
 sub guarantees
@@ -1071,6 +1093,7 @@ sub guarantees
 		next if !$violations{$name};
 		$ok &= is(join("\n", @{ $violations{$name} }), '', "$name: $guarantees[ $i + 1 ][0]");
 	}
+	tell_stories($node, $database, map { @$_ } values %violations) if !$ok;
 	return $ok;
 }
 
