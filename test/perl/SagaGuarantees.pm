@@ -34,7 +34,7 @@ use warnings;
 use Exporter 'import';
 use Test::More;
 
-our @EXPORT = qw(witness acknowledged guarantees guarantee_violations tell_stories);
+our @EXPORT = qw(witness acknowledged guarantees guarantee_violations guarantee_checks tell_stories);
 
 =head1 THE WITNESSES
 
@@ -307,12 +307,9 @@ my @guarantees = (
 				AND (before_rolled_back_at IS NULL OR before_rolled_back_at = rolled_back_at)}
 		},
 		{
-			what => 'positions count from 1 by start order', query => q{
-			SELECT * FROM (
-				SELECT saga_id, seq, position,
-					row_number() OVER (PARTITION BY saga_id ORDER BY coalesce(begun, seq)) AS expected
-				FROM saga.steps) s
-			WHERE position <> expected}
+			what => 'no two steps have the same place in the start order', query => q{
+			SELECT saga, coalesce(begun, seq) AS place, count(*) FROM saga.ledger_step
+			GROUP BY 1, 2 HAVING count(*) > 1}
 		}
 	],
 
@@ -444,10 +441,9 @@ my @guarantees = (
 			WHERE coalesce(t.comp_attempts, 0) <> coalesce(a.count, 0)}
 		},
 		{
-			what => 'every attempt that is over says how', query => q{
-			SELECT a.* FROM saga.attempts a JOIN saga.steps t USING (saga_id, seq)
-			WHERE a.outcome IS NULL AND NOT (phase = 'forward' AND t.status = 'started'
-				OR phase = 'compensation' AND t.compensation_status = 'dispatched')}
+			what => 'no attempt goes on in a saga that is at its end', query => q{
+			SELECT a.*, s.state FROM saga.attempts a JOIN saga.sagas s ON s.id = a.saga_id
+			WHERE a.outcome IS NULL AND s.finished_at IS NOT NULL}
 		},
 		{
 			what => 'a step is compensated by an attempt that succeeded, a listener or a person', query => q{
@@ -485,9 +481,9 @@ my @guarantees = (
 					AND compensated_at IS NOT NULL}
 		},
 		{
-			what => 'events are in order', query => q{
-			SELECT saga_id, position FROM saga.events
-			GROUP BY saga_id, position HAVING count(*) > 1}
+			what => 'the first event is the begin', clock => 1, query => q{
+			SELECT saga_id, at, event, step FROM saga.events
+			WHERE (position = 1) <> (event = 'begun')}
 		}
 	],
 
@@ -1048,7 +1044,23 @@ quiet, so that nothing may be due.
 The same as a list of lines, one for each row that must not be; up to ten a
 query.  Tells all that the ledger knows of the first sagas that such lines name.
 
+=head2 guarantee_checks()
+
+What each query looks for, as such a line begins.
+
 =cut
+
+sub guarantee_checks
+{
+	my @checks;
+
+	for (my $i = 0; $i < @guarantees; $i += 2)
+	{
+		my ($words, @queries) = @{ $guarantees[ $i + 1 ] };
+		push @checks, map { "$guarantees[$i], $_->{what}: " } @queries;
+	}
+	return @checks;
+}
 
 sub guarantee_violations
 {
@@ -1144,6 +1156,7 @@ sub violations
 		}
 		push @{ $violations{$name} }, "$name, $what: $line";
 	}
+	die "database $database has no ledger to look at" if !%violations;
 	return %violations;
 }
 

@@ -44,7 +44,7 @@ use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(saga_cluster saga_conf is_test_build wait_until wait_state show_ledger
   session background log_offset wait_log no_log worker_pid executor_pids
-  witness acknowledged guarantees guarantee_violations tell_stories sql_as sql_error report
+  witness acknowledged guarantees guarantee_violations guarantee_checks tell_stories sql_as sql_error report
   set_faults wait_struck halt_worker try_psql wait_server wait_lines listen_to listen_again heard wait_heard
   wait_queued killed_after_commit idle_executor
   interpreter start_pgbouncer start_program wait_program stop_program kill_program start_payments payments_record start_listener);
@@ -781,7 +781,7 @@ sub start_listener
 		@command, $channel);
 }
 
-=head2 witness, acknowledged, guarantees, guarantee_violations, tell_stories
+=head2 witness, acknowledged, guarantees, guarantee_violations, guarantee_checks, tell_stories
 
 See L<SagaGuarantees> and L<SagaFixtures>.
 

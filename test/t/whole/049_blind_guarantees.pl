@@ -8,7 +8,7 @@ use lib "$FindBin::RealBin/../../perl";
 use SagaTest;
 use Test::More;
 
-my $node = saga_cluster('main', conf => "autovacuum = off\n");
+my $node = saga_cluster('main', conf => "autovacuum = off\nsaga.executor_idle_timeout = 10min\n");
 
 # More than a pipe holds, for a psql that is refused
 is($node->psql('nowhere', "SELECT 1;\n" x 100_000, stderr => \my $refused), 2, 'a program that leaves before it has read its input is no exception');
@@ -68,14 +68,29 @@ wait_state($node, $back, 'compensated');
 wait_until($node, "SELECT count(*) FILTER (WHERE status = 'completed') = 3 AND count(*) FILTER (WHERE parked IS NOT NULL) = 1
 	FROM saga.steps WHERE saga_id = '$forward'");
 acknowledged($node, {}, map { [ 'signal', $forward, $_ ] } qw(k1 k2));
+# A task that a service holds, and one that nobody does, in a saga with a deadline; and
+# of two steps for listeners one that a listener holds.
+my ($served, $heard) = map { $node->safe_psql('postgres', $_) } q{
+	SELECT saga.begin('order', 'served', timeout => '1 day') AS id \gset
+	SELECT saga.step(:'id', 't', task => 'work'), saga.step(:'id', 'u', task => 'work', after => '{}') \g /dev/null
+	SELECT :'id'}, q{
+	SELECT saga.begin('order', 'heard') AS id \gset
+	SELECT saga.step(:'id', k, notify => 'hear', compensation_retry => saga.retry_policy(timeout => '2 hours')) FROM unnest('{m,n}'::text[]) k \g /dev/null
+	SELECT saga.fail(:'id') \g /dev/null
+	SELECT :'id'};
+wait_queued($node, 'work', 2);
+wait_queued($node, 'hear', 1);
+is($node->safe_psql('postgres', q{SELECT step FROM saga.claim_tasks('work', 1, '1 hour') UNION ALL SELECT step FROM saga.claim_compensations('hear', 1, '1 hour')}),
+	"t\nn", 'one of each is claimed');
 guarantees($node, undef, idle => 1);
 is($node->safe_psql('postgres', "SELECT string_agg(hand || ' ' || key, ', ' ORDER BY n) FROM witness.effect WHERE saga = '$saga'"),
 	'sql d, person c, listener b, sql a', 'the witness saw everything');
 
 # Each of these is an accident, of which there is to be a trace.
+my %found;
 sub finds
 {
-	my ($guarantee, $what, $sql) = @_;
+	my ($guarantee, $what, $sql, $mend) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
 	# A superuser may; it would make the ledger a copy.
@@ -90,6 +105,8 @@ sub finds
 		ALTER TABLE saga.ledger_held DISABLE TRIGGER ALL;
 		ALTER TABLE saga.ledger_event DISABLE TRIGGER ALL;
 		ALTER TABLE saga.ledger_signal DISABLE TRIGGER ALL;
+		ALTER TABLE saga.ledger_home DISABLE TRIGGER ALL;
+		ALTER TABLE saga.ledger_queue DISABLE TRIGGER ALL;
 		CREATE TABLE IF NOT EXISTS kept_effect AS TABLE witness.effect;
 		CREATE TABLE IF NOT EXISTS kept_step AS TABLE saga.ledger_step;
 		CREATE TABLE IF NOT EXISTS kept_attempt AS TABLE saga.ledger_attempt;
@@ -98,10 +115,16 @@ sub finds
 		CREATE TABLE IF NOT EXISTS kept_held AS TABLE saga.ledger_held;
 		CREATE TABLE IF NOT EXISTS kept_event AS TABLE saga.ledger_event;
 		CREATE TABLE IF NOT EXISTS kept_signal AS TABLE saga.ledger_signal;
+		CREATE TABLE IF NOT EXISTS kept_home AS TABLE saga.ledger_home;
+		CREATE TABLE IF NOT EXISTS kept_queue AS TABLE saga.ledger_queue;
 		$sql;
 		COMMIT});
 	my @violations = guarantee_violations($node, undef, idle => 1);
 	ok(scalar(grep { /^$guarantee,/ } @violations), "$guarantee finds $what") or diag(join "\n", @violations);
+	foreach my $check (guarantee_checks())
+	{
+		$found{$check} = 1 if grep { index($_, $check) == 0 } @violations;
+	}
 	$node->safe_psql('postgres', q{
 		BEGIN;
 		DELETE FROM witness.effect;
@@ -112,6 +135,8 @@ sub finds
 		DELETE FROM saga.ledger_held;
 		DELETE FROM saga.ledger_event;
 		DELETE FROM saga.ledger_signal;
+		DELETE FROM saga.ledger_home;
+		DELETE FROM saga.ledger_queue;
 		INSERT INTO witness.effect SELECT * FROM kept_effect;
 		INSERT INTO saga.ledger_step SELECT * FROM kept_step;
 		INSERT INTO saga.ledger_attempt SELECT * FROM kept_attempt;
@@ -120,7 +145,10 @@ sub finds
 		INSERT INTO saga.ledger_held SELECT * FROM kept_held;
 		INSERT INTO saga.ledger_event SELECT * FROM kept_event;
 		INSERT INTO saga.ledger_signal SELECT * FROM kept_signal;
+		INSERT INTO saga.ledger_home SELECT * FROM kept_home;
+		INSERT INTO saga.ledger_queue SELECT * FROM kept_queue;
 		COMMIT});
+	$node->safe_psql('postgres', $mend) if $mend;
 	return;
 }
 
@@ -150,6 +178,60 @@ finds('G9', 'another role', "UPDATE witness.effect SET role = 'app' WHERE saga =
 finds('G10', 'a step that started behind the failure', "UPDATE saga.ledger_step SET started_at = started_at + interval '1 hour' $step = 'a'");
 finds('G10', 'a result that came late and was not said to', "UPDATE saga.ledger_step SET status = 'c', completed_at = now() + interval '1 hour' $step = 'a'");
 
+# A copy of a row, in which something is different; and what lets there be one that has
+# the same key
+sub copy
+{
+	my ($table, $where, $other) = @_;
+	return "INSERT INTO saga.$table SELECT (jsonb_populate_record(r, '$other')).* FROM saga.$table r WHERE $where";
+}
+sub without
+{
+	my ($index) = @_;
+	return ("SET LOCAL allow_system_table_mods = on;
+		UPDATE pg_index SET indisready = false, indisvalid = false WHERE indexrelid = 'saga.$index'::regclass;", "REINDEX INDEX saga.$index");
+}
+# A function, of which what is to be found is the fault, returns this text; and as it was
+sub returns
+{
+	my ($function, $text) = @_;
+	my $was = $node->safe_psql('postgres', "SELECT pg_get_functiondef('saga.$function'::regproc)");
+	(my $is = $was) =~ s/ LANGUAGE c\b(.*?)AS .*/ LANGUAGE sql$1AS \$\$SELECT '$text'::text\$\$/s;
+	return ($is, $was);
+}
+my ($off, $on) = without('ledger_saga_key_name_owner');
+finds('G4', 'a saga that is there twice', $off . copy('ledger_saga', "id = '$done'", '{"id": "00000000-0000-7000-8000-000000000001"}'), $on);
+($off, $on) = without('ledger_step_key');
+finds('G4', 'a step that is there twice', $off . copy('ledger_step', "saga = '$done' AND key = 'a'", '{"seq": 999999}'), $on);
+finds('G4', 'a run that is missing', "UPDATE saga.ledger_step SET run = 3 $step = 'a'");
+finds('G4', 'steps with one key for services', returns('internal_forward_key', 'same'));
+finds('G1', 'a step that was rolled back', "UPDATE saga.ledger_step SET key = 'e' $step = 'd'");
+my $attempt = "saga = '$saga' AND phase = 'c' AND seq = (SELECT seq FROM saga.ledger_step $step = 'a')";
+finds('G2', 'an attempt that succeeded again', copy('ledger_attempt', $attempt, '{"attempt": 2}'));
+finds('G6', 'an attempt that began before the one before it was over',
+	copy('ledger_attempt', $attempt, '{"attempt": 2, "started_at": "2020-01-01"}'));
+finds('G6', 'an undo of which nobody knows when', "UPDATE saga.ledger_step SET compensated_at = NULL $step = 'a'");
+finds('G6', 'a failure of which nobody knows', "DELETE FROM saga.ledger_event WHERE saga = '$saga' AND event = 'failing'");
+finds('G6', 'a step from before the begin', "UPDATE saga.ledger_step SET started_at = '2020-01-01' $step = 'a'");
+finds('G6', 'a listener that holds a step of what is over', "UPDATE saga.ledger_saga SET state = 'c', finished_at = now(), due = NULL, lane = NULL WHERE id = '$heard'");
+finds('G5', 'a review of which nobody knows', "UPDATE saga.ledger_saga SET state = 'p', finished_at = NULL WHERE id = '$done'");
+finds('G5', 'a deadline that comes late', "UPDATE saga.ledger_saga SET due = due + interval '1 hour' WHERE id = '$served'");
+finds('G5', 'an announcement that nobody makes', "UPDATE saga.ledger_saga SET to_announce = 'completed' WHERE id = '$done'");
+finds('G5', 'a lease whose end nobody sees', "UPDATE saga.ledger_step SET lease_until = lease_until - interval '1 minute' WHERE saga = '$heard' AND key = 'n'");
+finds('G5', 'a saga that nobody looks at', "DELETE FROM saga.ledger_due WHERE saga = '$heard'");
+finds('G5', 'a saga that does not say what comes next', returns('internal_next_action', ''));
+finds('G7', 'a task that is in no queue', "DELETE FROM saga.ledger_queue WHERE saga = '$served'");
+finds('G7', 'two steps at a time with listeners', "UPDATE saga.ledger_step SET comp_status = 'd', dispatched_at = now() WHERE saga = '$heard' AND key = 'm'");
+finds('G7', 'a listener that holds a step for years', "UPDATE saga.ledger_step SET lease_until = claimed_at + interval '2 years' WHERE saga = '$heard' AND key = 'n'");
+finds('G7', 'a listener that had claimed nothing', "INSERT INTO witness.effect (hand, saga, seq, key, attempt) SELECT hand, saga, seq, key, 77 FROM $effect = 'b'");
+finds('G8', 'one that was given up before its retries were used up', "UPDATE saga.ledger_step SET parked = 'retries exhausted', comp_charged = 0 $step = 'a'");
+finds('G9', 'a table that was granted', 'GRANT SELECT ON saga.ledger_saga TO app', 'REVOKE SELECT ON saga.ledger_saga FROM app');
+finds('G10', 'a late result that is nowhere', "INSERT INTO saga.ledger_event (saga, at, seq, event, actor)
+	SELECT saga, now(), seq, 'late result', 'saga' FROM saga.ledger_step WHERE saga = '$saga' AND key = 'a'");
+finds('G11', 'a ledger that is at home nowhere', 'DELETE FROM saga.ledger_home');
+cmp_ok(scalar executor_pids($node), '>', 0, 'there is an executor');
+finds('G11', 'an executor of a copy', 'UPDATE saga.ledger_home SET copied = true');
+
 # The same of what saga runs
 sub of
 {
@@ -164,6 +246,10 @@ sub seq
 my $set = 'UPDATE saga.ledger_step SET';
 my $insert_effect = "INSERT INTO witness.effect (hand, saga, seq, key, attempt) SELECT";
 finds('F1', 'an effect that is there twice', "$insert_effect hand, saga, seq, key, attempt FROM witness.effect " . of('a'));
+finds('F1', 'a round that is there twice', "INSERT INTO witness.effect (hand, saga, seq, key, attempt, round)
+	SELECT hand, saga, seq, key, attempt, round FROM witness.effect " . of('a'));
+finds('F1', 'an action that made no round', "$set rounds = NULL " . of('a'));
+finds('F7', 'a second round without a first', 'UPDATE witness.effect SET round = 2 ' . of('a'));
 finds('F1', 'an effect without its mark', "$insert_effect 'action', saga, seq, key, 1 FROM saga.ledger_step " . of('p'));
 finds('F1', 'a mark without its effect', "DELETE FROM witness.effect " . of('b'));
 finds('F1', 'another output', "$set output = '-1' " . of('b'));
@@ -214,5 +300,6 @@ finds('F8', 'another role', "UPDATE witness.effect SET role = 'app' WHERE saga =
 finds('F8', 'a step that came to a sealed saga', "$set started_at = started_at + interval '1 hour' " . of('a', $back));
 finds('F8', 'a saga that does not know of its steps', "UPDATE saga.ledger_saga SET runs = NULL WHERE id = '$forward'");
 is(join("\n", guarantee_violations($node, undef, idle => 1)), '', 'and nothing where there is nothing');
+is(join("\n", grep { !$found{$_} } guarantee_checks()), '', 'each of the queries has found something');
 $node->stop;
 done_testing();
