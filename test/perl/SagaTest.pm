@@ -45,7 +45,7 @@ use Time::HiRes qw(usleep);
 our @EXPORT = qw(saga_cluster saga_conf is_test_build wait_until wait_state show_ledger
   session background log_offset wait_log no_log worker_pid executor_pids
   witness acknowledged guarantees guarantee_violations guarantee_checks tell_stories sql_as sql_error report
-  set_faults wait_struck halt_worker try_psql wait_server wait_lines listen_to listen_again heard wait_heard
+  set_faults wait_struck halt_worker try_psql insist wait_server start_again restart_killed wait_lines listen_to listen_again heard wait_heard
   wait_queued killed_after_commit idle_executor
   interpreter start_pgbouncer start_program wait_program stop_program kill_program start_payments payments_record start_listener);
 push @EXPORT, @SagaFixtures::EXPORT;
@@ -65,6 +65,27 @@ push @EXPORT, @SagaFixtures::EXPORT;
 		die $@ if $@ !~ /^\Q$broken\E:/;
 		return length $_[1];
 	};
+}
+
+# A psql that waits for ever, for a lock that nobody gives back, ends the test and
+# says so.
+{
+	no warnings 'redefine';
+	my $psql = \&PostgreSQL::Test::Cluster::psql;
+
+	*PostgreSQL::Test::Cluster::psql = sub {
+		my ($node, $database, $sql, %params) = @_;
+
+		return $psql->(@_) if $params{timed_out};
+		my $late;
+		my $seconds = $params{timeout} // 3 * $PostgreSQL::Test::Utils::timeout_default;
+		my @bound = (timeout => $seconds, timed_out => \$late);
+		my @result = wantarray ? $psql->(@_, @bound) : scalar $psql->(@_, @bound);
+		return wantarray ? @result : $result[0] if !$late;
+		show_ledger($node, undef, $database);
+		die "no end of psql after $seconds s: $sql";
+	};
+	*PostgreSQL::Test::Cluster::poll_query_until = \&poll_query_until;
 }
 
 =head1 FUNCTIONS
@@ -162,6 +183,25 @@ Polls until the query answers $expected ('t'), through crashes, too; fails the
 test after PG_TEST_TIMEOUT_DEFAULT seconds, showing what there is.
 
 =cut
+
+sub poll_query_until
+{
+	my ($node, $database, $query, $expected) = @_;
+	my $end = time + $PostgreSQL::Test::Utils::timeout_default;
+	my ($out, $err, $late);
+
+	$expected //= 't';
+	do
+	{
+		$node->psql($database, $query, on_error_stop => 0, stdout => \$out, stderr => \$err,
+			timeout => $PostgreSQL::Test::Utils::timeout_default, timed_out => \$late);
+		return 1 if !$late && $out eq $expected && $err eq '';
+		usleep(100_000);
+	} while (time < $end);
+	diag("this query timed out:\n$query\nexpected:\n$expected\nthe last answer"
+		  . ($late ? ' did not come' : '') . ":\n$out\n$err");
+	return 0;
+}
 
 sub wait_until
 {
@@ -376,10 +416,17 @@ before it has struck, at the moment that it has.
 
 Makes the worker stand still before its next turn, until other faults are set.
 
-=head2 try_psql($node, $sql), wait_server($node), wait_lines($node, $regex, $offset, $count)
+=head2 try_psql($node, $sql), insist($node, $sql, $done), wait_server($node), wait_lines($node, $regex, $offset, $count)
 
-For a server that crashes: undef if the SQL failed, else its output.  Waits until
+For a server that crashes: undef if the SQL failed, else its output.  Runs it until
+nothing strikes it down, or until the query $done answers 't'.  Waits until
 the server takes connections again.  Waits for so many (one) lines of the log.
+
+=head2 restart_killed($node), start_again($node)
+
+Kills the postmaster with SIGKILL, waits until none of its processes is left, which
+keep its memory until they notice, and starts it again.  Starts a server that has
+been stopped or killed, as soon as nothing is in its way.
 
 =cut
 
@@ -449,6 +496,53 @@ sub try_psql
 	my ($out, $err) = ('', '');
 	my $code = $node->psql('postgres', $sql, stdout => \$out, stderr => \$err);
 	return $code == 0 ? $out : undef;
+}
+
+sub insist
+{
+	my ($node, $sql, $done) = @_;
+
+	for my $try (1 .. 50 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		return '' if defined $done && (try_psql($node, $done) // '') eq 't';
+		my $out = try_psql($node, $sql);
+		return $out if defined $out;
+		usleep(20_000);
+	}
+	die "in vain: $sql";
+}
+
+sub start_again
+{
+	my ($node) = @_;
+	my $end = time + $PostgreSQL::Test::Utils::timeout_default;
+
+	do
+	{
+		# After a failure it takes the old server's file for a running one.
+		$node->{_pid} = undef;
+		return if $node->start(fail_ok => 1);
+		usleep(200_000);
+	} while (time < $end);
+	die 'the server does not start again';
+}
+
+sub restart_killed
+{
+	my ($node) = @_;
+	my $postmaster = $node->{_pid};
+	my @pids = ($postmaster, `ps -o pid= --ppid $postmaster` =~ /(\d+)/g);
+	my $end = time + $PostgreSQL::Test::Utils::timeout_default;
+
+	$node->kill9;
+	# Until init has collected it, its file is taken for that of a running one.
+	while (my @left = grep { kill 0, $_ } @pids)
+	{
+		die "there are still, of the server that was killed:\n" . `ps -o pid,stat,args -p @{[ join ',', @left ]}` if time > $end;
+		usleep(20_000);
+	}
+	# One that was just being started may be left.
+	return start_again($node);
 }
 
 sub wait_server

@@ -72,20 +72,6 @@ $node->safe_psql('postgres', q{
 		END IF;
 	END $$;});
 
-# Calls it until nobody strikes it down.
-sub insist
-{
-	my ($sql) = @_;
-	my ($out, $err);
-
-	for my $try (1 .. 50 * $PostgreSQL::Test::Utils::timeout_default)
-	{
-		return $out if $node->psql('postgres', $sql, stdout => \$out, stderr => \$err) == 0;
-		usleep(20_000);
-	}
-	die "in vain: $sql";
-}
-
 # --- Killed on the way into a park and back to a savepoint; then again on the way
 # out, when a person has decided and the saga goes on
 
@@ -105,7 +91,7 @@ sub struck
 	}
 	wait_struck($node);
 	set_faults($node, '');
-	insist($_) foreach @sql;
+	insist($node, $_) foreach @sql;
 	return;
 }
 
@@ -126,8 +112,8 @@ sub round
 	# A crash may have made a suspect of it that is parked in its turn.
 	for my $try (1 .. 20 * $PostgreSQL::Test::Utils::timeout_default)
 	{
-		last if insist(qq{SELECT count(*) FROM saga.sagas WHERE idempotency_key LIKE '$name %' AND state = 'compensated'}) eq '3';
-		insist("SELECT decide('$name')");
+		last if insist($node, qq{SELECT count(*) FROM saga.sagas WHERE idempotency_key LIKE '$name %' AND state = 'compensated'}) eq '3';
+		insist($node, "SELECT decide('$name')");
 		usleep(50_000);
 	}
 	is($node->safe_psql('postgres', qq{
@@ -169,7 +155,7 @@ guarantees($node);
 		SET saga.test_faults = 'wakeup.after_commit=kill'; SELECT saga.resolve('$id', 'a', 'retry', 'go on')},
 		stdout => \$out, stderr => \$err);
 	like($err, qr/server closed the connection|terminating connection/, 'a crash between the commit of a decision and the wake-up');
-	insist('SELECT 1');
+	insist($node, 'SELECT 1');
 	wait_state($node, $id, 'compensated');
 	is($node->safe_psql('postgres', q{SELECT string_agg(step, ' ' ORDER BY n) FROM effects WHERE saga = 'told nobody'}), 'a 1',
 		'is made up for');

@@ -13,7 +13,7 @@ use lib "$FindBin::RealBin/../../perl";
 use PostgreSQL::Test::Utils;
 use SagaTest;
 use Test::More;
-use Time::HiRes qw(time usleep);
+use Time::HiRes qw(time);
 
 plan skip_all => 'needs the test build' if !is_test_build();
 
@@ -112,14 +112,13 @@ sub round
 {
 	my ($name, $faults, $evidence) = @_;
 	my ($looked, $session, $steps) = $name =~ /look/ ? look($name) : ();
-	my $exists = "EXISTS (SELECT FROM saga.sagas WHERE idempotency_key = '$name twice')";
-	my $make = "SELECT make_all('$name') WHERE NOT $exists";
-	my $there = '';
+	my $make = "SELECT make_all('$name') WHERE NOT EXISTS (SELECT FROM saga.sagas WHERE idempotency_key = '$name twice')";
 
 	set_faults($node, $faults);
 	if ($looked)
 	{
-		$node->psql('postgres', $steps, stderr => \my $lost);
+		# (Beside a transaction that stays open)
+		$node->psql('postgres', $steps, stderr => \my $lost, timeout => $PostgreSQL::Test::Utils::timeout_default);
 		wait_struck($node);
 		eval { $session->quit };
 	}
@@ -128,17 +127,9 @@ sub round
 	if (defined $evidence) { wait_until($node, $evidence); }
 	else { wait_struck($node); }
 	set_faults($node, '');
-	for (1 .. 50 * $PostgreSQL::Test::Utils::timeout_default)
-	{
-		$there = try_psql($node, "$make; SELECT $exists") // '';
-		if ($looked && (try_psql($node, "SELECT runs = 's' OR state <> 'r' FROM saga.ledger_saga WHERE id = '$looked'") // '') ne 't')
-		{
-			try_psql($node, "$steps; SELECT saga.complete('$looked', when_done => true)");
-			$there = '';
-		}
-		last if $there =~ /t$/;
-		usleep(20_000);
-	}
+	insist($node, $make);
+	insist($node, "$steps; SELECT saga.complete('$looked', when_done => true)",
+		"SELECT runs = 's' OR state <> 'r' FROM saga.ledger_saga WHERE id = '$looked'") if $looked;
 	my $wanted = $looked ? 5 : 4;
 	my $begun = time;
 	wait_until($node, qq{
@@ -210,24 +201,31 @@ my $offset = log_offset($node);
 sub make_poison
 {
 	my ($key, $steps) = @_;
-	my $id = '';
 
-	for (1 .. 50 * $PostgreSQL::Test::Utils::timeout_default)
-	{
-		try_psql($node, "SELECT s, $steps, saga.complete(s, when_done => true) FROM saga.begin('order', '$key') AS s
-			WHERE NOT EXISTS (SELECT FROM saga.sagas WHERE idempotency_key = '$key')");
-		$id = try_psql($node, "SELECT id FROM saga.sagas WHERE idempotency_key = '$key'") // '';
-		last if $id ne '';
-		usleep(20_000);
-	}
-	return $id;
+	insist($node, "SELECT s, $steps, saga.complete(s, when_done => true) FROM saga.begin('order', '$key') AS s
+		WHERE NOT EXISTS (SELECT FROM saga.sagas WHERE idempotency_key = '$key')");
+	return insist($node, "SELECT id FROM saga.sagas WHERE idempotency_key = '$key'");
+}
+
+# Waits until its step "poison" is given up; returns how many crashes there were since
+# that offset of the log, and the outcomes of its attempts.
+sub given_up
+{
+	my ($id, $offset) = @_;
+
+	wait_until($node, "SELECT parked LIKE 'the server crashed 3 times%' FROM saga.steps WHERE saga_id = '$id' AND key = 'poison'");
+	my $outcomes = $node->safe_psql('postgres', qq{
+		SELECT string_agg(outcome, ' ' ORDER BY attempt) FROM saga.attempts a JOIN saga.steps t USING (saga_id, seq)
+		WHERE saga_id = '$id' AND key = 'poison' AND phase = 'forward'});
+	my $crashes = () = slurp_file($node->logfile, $offset) =~ /terminated by signal 9/g;
+	return ($crashes, split / /, $outcomes);
 }
 my $poison = make_poison('poison', q{
 	saga.step(s, 'before', action => 'SELECT act($1)', compensation => 'SELECT witness.undo($1)'),
 	saga.step(s, 'poison', action => $$COPY (SELECT 1) TO PROGRAM 'kill -9 $PPID'$$),
 	saga.step(s, 'behind', action => 'SELECT act($1)')});
 foreach my $i (1 .. 3) { $node->psql('postgres', qq{SELECT make('innocent $i', 'records')}); }
-wait_until($node, "SELECT parked LIKE 'the server crashed 3 times%' FROM saga.steps WHERE saga_id = '$poison' AND key = 'poison'");
+given_up($poison, $offset);
 foreach my $i (1 .. 3)
 {
 	$node->safe_psql('postgres', qq{
@@ -241,15 +239,11 @@ is($node->safe_psql('postgres', "SELECT state, next_action FROM saga.sagas WHERE
 	'running|step "poison" waits for a person: the server crashed 3 times while nothing but this action ran', 'which its next action says');
 is($node->safe_psql('postgres', "SELECT why LIKE '%crashed 3 times%' FROM saga.review_queue WHERE saga_id = '$poison'"), 't',
 	'and a person is asked');
-my $outcomes = $node->safe_psql('postgres', qq{
-	SELECT string_agg(outcome, ' ' ORDER BY attempt) FROM saga.attempts a JOIN saga.steps t USING (saga_id, seq)
-	WHERE saga_id = '$poison' AND key = 'poison' AND phase = 'forward'});
-like($outcomes, qr/^interrupted interrupted interrupted( interrupted)?$/, 'its attempts were interrupted');
+my ($crashes, @outcomes) = given_up($poison, $offset);
+like("@outcomes", qr/^interrupted interrupted interrupted( interrupted)?$/, 'its attempts were interrupted');
 # The first may have lost what came before it, and so that it was there.
-my $crashes = () = slurp_file($node->logfile, $offset) =~ /terminated by signal 9/g;
-my $attempts = split / /, $outcomes;
-ok($crashes == $attempts || $crashes == $attempts + 1, 'one crash for each of them, and one that nobody knows of')
-  or diag("$crashes crashes, $attempts attempts");
+ok($crashes == @outcomes || $crashes == @outcomes + 1, 'one crash for each of them, and one that nobody knows of')
+  or diag("$crashes crashes: @outcomes");
 is($node->safe_psql('postgres', q{
 	SELECT t.key, charged FROM saga.ledger_step t JOIN saga.ledger_saga s ON s.id = t.saga
 	WHERE (s.key LIKE 'innocent%' OR s.key = 'poison') AND coalesce(charged, 0) <> 0}), '', 'nobody is charged');
@@ -269,14 +263,9 @@ $node->safe_psql('postgres', q{
 	END $f$});
 $poison = make_poison('spread', q{
 	saga.step(s, 'spread', action => 'SELECT spread($1)', compensation => 'SELECT witness.undo($1)')});
-wait_until($node, "SELECT parked LIKE 'the server crashed 3 times%' FROM saga.steps WHERE saga_id = '$poison' AND key = 'poison'");
-$outcomes = $node->safe_psql('postgres', qq{
-	SELECT string_agg(outcome, ' ' ORDER BY attempt) FROM saga.attempts a JOIN saga.steps t USING (saga_id, seq)
-	WHERE saga_id = '$poison' AND key = 'poison' AND phase = 'forward'});
-$crashes = () = slurp_file($node->logfile, $offset) =~ /terminated by signal 9/g;
-$attempts = split / /, $outcomes;
-ok($crashes == $attempts || $crashes == $attempts + 1, 'what an action recorded is found out, too')
-  or diag("$crashes crashes, $attempts attempts");
+($crashes, @outcomes) = given_up($poison, $offset);
+ok($crashes == @outcomes || $crashes == @outcomes + 1, 'what an action recorded is found out, too')
+  or diag("$crashes crashes: @outcomes");
 $node->safe_psql('postgres', "SELECT saga.resolve('$poison', 'poison', 'skip', 'not needed')");
 wait_state($node, $poison, 'completed');
 guarantees($node, undef, idle => 1);

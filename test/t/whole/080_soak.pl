@@ -67,20 +67,6 @@ sub wait_true
 
 sub wait_up { return wait_true('SELECT true'); }
 
-# The processes that an orphaned child keeps busy make a start fail.
-sub start
-{
-	my $end = time + $PostgreSQL::Test::Utils::timeout_default;
-	while (time < $end)
-	{
-		# After a failure it takes the old server's file for a running one.
-		$node->{_pid} = undef;
-		return 1 if $node->start(fail_ok => 1);
-		usleep(300_000);
-	}
-	die 'the server does not start again';
-}
-
 sub some_pid
 {
 	my ($type) = @_;
@@ -96,15 +82,9 @@ sub some_pid
 my @processes = ('client backend', 'saga executor', 'saga worker', 'saga launcher');
 my %events = (
 	'kill a server process' => sub { return signal_some('KILL', one_of('checkpointer', 'walwriter', 'background writer')); },
-	'immediate restart' => sub { $node->stop('immediate', fail_ok => 1); start(); return 1; },
-	'fast restart' => sub { $node->stop('fast', fail_ok => 1); start(); return 1; },
-	'kill the postmaster' => sub {
-		my $pid = $node->{_pid};
-		$node->kill9;
-		for (1 .. 500) { last if !kill 0, $pid; usleep(20_000); }
-		start();
-		return 1;
-	},
+	'immediate restart' => sub { $node->stop('immediate', fail_ok => 1); start_again($node); return 1; },
+	'fast restart' => sub { $node->stop('fast', fail_ok => 1); start_again($node); return 1; },
+	'kill the postmaster' => sub { restart_killed($node); return 1; },
 	'terminate all' => sub {
 		return try_sql(q{SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 			WHERE pid <> pg_backend_pid() AND datid IS NOT NULL});

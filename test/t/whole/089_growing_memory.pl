@@ -11,7 +11,7 @@ use POSIX ();
 use PostgreSQL::Test::Utils;
 use SagaTest;
 use Test::More;
-use Time::HiRes qw(time usleep);
+use Time::HiRes qw(time);
 
 plan skip_all => 'needs /proc' if !-r '/proc/self/status';
 
@@ -132,14 +132,7 @@ foreach my $kind ('saga executor', 'saga worker', 'postmaster')
 	my $offset = log_offset($node);
 	if ($kind eq 'postmaster')
 	{
-		$node->kill9;
-		# As long as its children are there, the server does not start.
-		for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
-		{
-			$node->{_pid} = undef;
-			last if $node->start(fail_ok => 1);
-			usleep(100_000);
-		}
+		restart_killed($node);
 	}
 	else
 	{
