@@ -11,8 +11,8 @@ use FindBin;
 use lib "$FindBin::RealBin/../../perl";
 use PostgreSQL::Test::Utils;
 use SagaTest;
+use List::Util qw(shuffle);
 use Test::More;
-use Time::HiRes qw(usleep);
 
 plan skip_all => 'needs the test build' if !is_test_build();
 
@@ -263,6 +263,8 @@ guarantees($node, undef, idle => 1);
 # Services do their work and report it in one transaction; some claims they extend, some
 # they forget, and some come to their end before.
 sql(q{
+	-- Not empty: no more sagas come.
+	CREATE TABLE enough (killed integer);
 	CREATE PROCEDURE serve(who text) LANGUAGE plpgsql AS $$
 	DECLARE
 		t record;
@@ -303,34 +305,35 @@ sql(q{
 				END IF;
 			END LOOP;
 			COMMIT;
-			EXIT WHEN NOT EXISTS (SELECT FROM saga.sagas WHERE idempotency_key LIKE 'random %' AND state = 'running');
+			EXIT WHEN EXISTS (SELECT FROM enough)
+				AND NOT EXISTS (SELECT FROM saga.sagas WHERE idempotency_key LIKE 'random %' AND state = 'running');
 			PERFORM pg_sleep(0.01);
 			COMMIT;
 		END LOOP;
-	END $$;
-	SELECT count(make('random ' || n, 'work', 15)) FROM generate_series(1, 30) n});
+	END $$});
 my @services = map {
 	start_program("service$_", {}, 'bash', '-c', qq{
 		until psql -XAtq -v ON_ERROR_STOP=1 -d '@{[ $node->connstr('postgres') ]}' -c "CALL serve('service $_')"; do sleep 0.05; done})
 } 1 .. 3;
-my %killed;
-for (my $n = 0; $n < 12; $n++)
+my %process = (
+	service => q{query LIKE 'CALL serve%'}, executor => q{backend_type = 'saga executor'}, worker => q{backend_type = 'saga worker'});
+my $killed = 0;
+foreach my $kind (shuffle((qw(service service executor worker)) x 3))
 {
-	my $enough = sql(q{SELECT count(*) FROM done}) + 15;
-	my $rest = q{NOT EXISTS (SELECT FROM saga.sagas WHERE idempotency_key LIKE 'random %' AND state = 'running')};
-	wait_until($node, qq{SELECT count(*) >= $enough OR $rest FROM done});
-	my $kind = (qw(service service executor worker))[ rand 4 ];
-	my @pids = split /\n/, sql(q{SELECT pid FROM pg_stat_activity WHERE } . {
-		service => q{query LIKE 'CALL serve%'}, executor => q{backend_type = 'saga executor'}, worker => q{backend_type = 'saga worker'} }->{$kind});
-	next if !@pids;
+	# Until then, enough of them
+	my $done = sql(qq{
+		SELECT count(make('random $killed.' || n, 'work', 15)) FROM generate_series(1, 5) n \\g /dev/null
+		SELECT count(*) FROM done});
+	wait_until($node, "SELECT count(*) >= $done + 15 FROM done");
+	wait_until($node, "SELECT count(*) > 0 FROM pg_stat_activity WHERE $process{$kind}");
+	my ($pid) = shuffle split /\n/, sql("SELECT pid FROM pg_stat_activity WHERE $process{$kind}");
 	my $offset = log_offset($node);
-	my $pid = $pids[ rand @pids ];
-	next if !kill 'KILL', $pid;
-	$killed{$kind}++;
+	ok(kill('KILL', $pid), "$kind killed");
 	wait_lines($node, qr/\(PID $pid\) was terminated by signal 9/, $offset);
 	wait_server($node);
+	$killed++;
 }
-report(sprintf 'killed: %s', join ', ', map { "$killed{$_} $_" } sort keys %killed);
+sql("INSERT INTO enough VALUES ($killed)");
 # Being there at three crashes, alone, is what parks.
 wait_until($node, q{
 	WITH again AS (SELECT saga.resolve(saga_id, step, 'retry', 'killed by the test') FROM saga.review_queue WHERE why LIKE '%crashed%')

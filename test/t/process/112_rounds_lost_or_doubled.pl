@@ -66,14 +66,7 @@ sub seen
 sub make
 {
 	my ($key, $arguments) = @_;
-	my $there = '';
-	for (1 .. 50 * $PostgreSQL::Test::Utils::timeout_default)
-	{
-		try_psql($node, "SELECT make('$key', $arguments)");
-		$there = try_psql($node, "SELECT count(*) FROM saga.sagas WHERE idempotency_key = '$key'") // '';
-		last if $there eq '1';
-		usleep(20_000);
-	}
+	insist($node, "SELECT make('$key', $arguments)", "SELECT count(*) = 1 FROM saga.sagas WHERE idempotency_key = '$key'");
 	return;
 }
 foreach my $action (qw(error fatal kill))
@@ -103,13 +96,15 @@ is($node->safe_psql('postgres', q{
 # --- Killed at random
 
 make("random $_", $_ % 2 ? "500, 'plain'" : "500, 'plain', '1 ms'") foreach 1 .. 4;
+my $killed = 0;
 for (my $n = 0; $n < 12; $n++)
 {
 	usleep(int(rand 300_000));
 	my @pids = split /\n/, (try_psql($node, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'saga executor'") // '');
-	kill 'KILL', $pids[ rand @pids ] if @pids;
+	$killed += kill 'KILL', $pids[ rand @pids ] if @pids;
 	wait_server($node) if rand() < 0.8;
 }
+cmp_ok($killed, '>', 3, 'executors were killed');
 wait_server($node);
 wait_until($node, q{SELECT count(*) = 4 FROM saga.sagas WHERE idempotency_key LIKE 'random%'
 	AND (state = 'completed' OR EXISTS (SELECT FROM saga.review_queue q WHERE q.saga_id = id AND why LIKE '%crashed%'))});
