@@ -21,7 +21,7 @@ BEGIN
     IF scan IS NOT NULL AND line !~ 'Index Cond' THEN
       RETURN NEXT scan;
     END IF;
-    scan := (regexp_match(line, '((Seq Scan|Index .*Scan).* on ledger_(saga|step|attempt|event)\y)'))[1];
+    scan := (regexp_match(line, '((Seq Scan|Index .*Scan).* on ledger_(saga|step|attempt|event|signal)\y)'))[1];
   END LOOP;
   IF scan IS NOT NULL THEN
     RETURN NEXT scan;
@@ -58,7 +58,7 @@ SELECT count((saga.step(id, s, completed => true)).step)
 FROM (SELECT saga.begin('filler', i::text) AS id FROM generate_series(1, 2000) i OFFSET 0) f, unnest('{a,b,c}'::text[]) s;
 SELECT count(saga.complete(id)) FROM saga.sagas WHERE name = 'filler';
 VACUUM (ANALYZE) saga.ledger_saga, saga.ledger_step, saga.ledger_attempt, saga.ledger_event, saga.ledger_due, saga.ledger_queue,
-  saga.ledger_held;
+  saga.ledger_held, saga.ledger_signal;
 SET ROLE regress_lookups;
 
 -- What it tells of questions that cannot be answered otherwise
@@ -105,6 +105,24 @@ FROM unnest('{steps,attempts,events}'::text[]) v,
     $$, test.named n WHERE n.id = saga_id AND n.name = 'x'$$]) WITH ORDINALITY u (c, n),
   LATERAL (SELECT string_agg(l, ', ') AS r FROM test.reads(format('SELECT v.* FROM saga.%I v %s', v, c)) l) r
 WHERE r IS NOT NULL ORDER BY v, n;
+SELECT c, r AS reads
+FROM unnest(ARRAY[
+    $$WHERE saga_id = '01900000-0000-7000-8000-000000000000'$$,
+    $$WHERE saga_id IN (SELECT id FROM saga.sagas WHERE idempotency_key = 'k')$$,
+    $$JOIN saga.sagas s ON s.id = saga_id WHERE s.idempotency_key = 'k'$$]) WITH ORDINALITY u (c, n),
+  LATERAL (SELECT string_agg(l, ', ') AS r FROM test.reads(format('SELECT v.* FROM saga.signals v %s', c)) l) r
+WHERE r IS NOT NULL ORDER BY n;
+-- NOT EXISTS and LEFT JOIN do not hand the saga on, unless OFFSET 0 keeps them apart.
+SELECT form, string_agg(v, ', ' ORDER BY n) FILTER (WHERE r IS NOT NULL) AS reads
+FROM unnest('{steps,attempts,events,signals}'::text[]) WITH ORDINALITY u (v, n), (VALUES
+    (1, 'NOT EXISTS', $$WHERE s.idempotency_key = 'k' AND NOT EXISTS (SELECT FROM saga.%I WHERE saga_id = s.id)$$),
+    (2, 'LEFT JOIN', $$LEFT JOIN saga.%I v ON v.saga_id = s.id WHERE s.idempotency_key = 'k'$$),
+    (3, 'NOT EXISTS, OFFSET 0', $$WHERE s.idempotency_key = 'k' AND NOT EXISTS (SELECT FROM saga.%I WHERE saga_id = s.id OFFSET 0)$$),
+    (4, 'LEFT JOIN, OFFSET 0', $$LEFT JOIN LATERAL (SELECT * FROM saga.%I WHERE saga_id = s.id OFFSET 0) v ON true WHERE s.idempotency_key = 'k'$$),
+    (5, 'LEFT JOIN, by the id', $$LEFT JOIN saga.%I v ON v.saga_id = s.id WHERE s.id = '01900000-0000-7000-8000-000000000000'$$))
+  f (m, form, query),
+  LATERAL (SELECT string_agg(l, ', ') AS r FROM test.reads(format('SELECT s.id FROM saga.sagas s ' || query, v)) l) r
+GROUP BY m, form ORDER BY m;
 -- The newest events of the newest sagas: these are the end of the index.
 SELECT test.reads($$SELECT e.at, s.name, e.event FROM (SELECT id, name FROM saga.sagas ORDER BY id DESC LIMIT 20) s
   JOIN saga.events e ON e.saga_id = s.id ORDER BY e.at DESC LIMIT 20$$);

@@ -209,7 +209,7 @@ export function review(query, who, id) {
 			WHERE q.saga_id = k.saga_id AND q.seq IS NOT DISTINCT FROM k.seq OFFSET 0) s
 		LEFT JOIN LATERAL (
 			SELECT x.run_as, x.compensation, x.compensation_kind, x.task FROM saga.steps x
-			WHERE x.saga_id = s.saga_id AND x.seq = s.seq) t ON true
+			WHERE x.saga_id = s.saga_id AND x.seq = s.seq OFFSET 0) t ON true
 		ORDER BY s.since, s.saga_id, s.seq`, values);
 }
 
