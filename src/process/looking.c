@@ -184,6 +184,7 @@ saga_looking_at(const SagaDue *rows, int count, int may, Oid role,
 			return SAGA_LOOK_LATER;
 		if (next != NULL)
 			saga_looking_choose_next(&change, role, next);
+		SAGA_FAULT("look.before_write");
 		if ((result != SAGA_LOOK_NOTHING || change.notices != NIL) &&
 			saga_change_write(&change) != SAGA_WRITTEN)
 			ereport(ERROR,
