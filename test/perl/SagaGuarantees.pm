@@ -708,6 +708,10 @@ my @guarantees = (
 				AND CASE WHEN t.after IS NULL
 					THEN b.recorded_by IS NOT DISTINCT FROM t.recorded_by AND coalesce(b.place, b.seq) < coalesce(t.place, t.seq)
 					ELSE b.key = ANY (t.after) END
+				-- One that was given up, and so let it pass, waits afresh when the saga goes back; what was done stays.
+				AND NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = t.saga
+					AND v.event IN ('reopened', 'running again', 'rolled back')
+					AND v.at BETWEEN t.opened_at AND u.completed_at AND (t.completed_at <= v.at OR t.rounds > 0))
 				-- late results, and what a person decided afterwards
 				AND NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = t.saga AND v.event IN ('late result', 'resolved'))}
 		},

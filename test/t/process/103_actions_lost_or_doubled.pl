@@ -358,6 +358,23 @@ my (undef, undef, $refused) = $node->psql('postgres', "SELECT saga.complete('$gi
 like($refused, qr/cannot complete: it is about to fail\nDETAIL:  Step "a" has failed for good/, 'a saga that is about to fail does not complete');
 set_faults($node, '');
 wait_state($node, $given_up, 'compensated');
+# --- A step that was given up, and was passed by, runs again when its saga goes back to
+# one after it, which stays as it is
+
+my $passed_by = (split /\n/, $node->safe_psql('postgres', q{
+	CREATE TABLE allowed ();
+	SELECT saga.begin('order', 'passed by') AS id \gset
+	SELECT saga.step(:'id', 'a', action => 'SELECT saga.require(EXISTS (SELECT FROM allowed), $$not yet$$)', on_failure => 'skip') \g /dev/null
+	SELECT saga.step(:'id', 'b', action => 'SELECT act($1)') \g /dev/null
+	SELECT saga.wait_step(:'id', 'b') \g /dev/null
+	INSERT INTO allowed DEFAULT VALUES;
+	SELECT saga.rollback_to(:'id', 'b') \g /dev/null
+	SELECT saga.wait_step(:'id', 'a') \g /dev/null
+	SELECT saga.complete(:'id', when_done => true) \g /dev/null
+	SELECT :'id'}))[-1];
+wait_state($node, $passed_by, 'completed');
+is($node->safe_psql('postgres', "SELECT string_agg(concat_ws(' ', key, run, status), ', ' ORDER BY seq) FROM saga.steps WHERE saga_id = '$passed_by'"),
+	'a 1 completed, b 1 completed', 'a step that was passed by is done in the end');
 guarantees($node);
 note("slowest: $slowest{name}, $slowest{time} s");
 $node->stop;
