@@ -20,7 +20,7 @@ from dataclasses import fields
 from datetime import timedelta
 from functools import partial
 from typing import (TYPE_CHECKING, Any, AsyncIterator, Awaitable, Callable, Coroutine, Dict, Iterator, List, Optional,
-                    Tuple, Type, TypeVar, Union)
+                    Tuple, Type, TypeVar, Union, cast)
 
 import psycopg
 from psycopg import sql
@@ -93,7 +93,7 @@ def message(e: BaseException) -> str:
 
 def of(what: Type[T], row: Row) -> T:
     """A row as that dataclass."""
-    return what(**{field.name: row[field.name] for field in fields(what) if field.name in row})
+    return what(**{field.name: row[field.name] for field in fields(cast(Any, what)) if field.name in row})
 
 
 def minutes(timeout: Seconds) -> Iterator[timedelta]:
