@@ -15,7 +15,9 @@
  * a file in the data directory, which is made before the process is struck and
  * holds its process id: it has to outlive a crash, which shared memory does
  * not.  "name=action after TOKEN" counts only once the fault with that token
- * has struck; so what is to happen after a crash is set before it.
+ * has struck; so what is to happen after a crash is set before it.  (If that
+ * one kills, it counts for processes that have started since: the others are
+ * ended by the same crash.)
  *
  *-------------------------------------------------------------------------
  */
@@ -36,6 +38,7 @@
 #include "postmaster/interrupt.h"
 #include "storage/latch.h"
 #include "utils/guc.h"
+#include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
 #define SAGA_FAULT_ENTRY_LEN	128
@@ -90,30 +93,52 @@ has_struck(const char *token)
 	return stat(path, &st) == 0;
 }
 
-/*
- * Whether this process is the one that the fault with this token strikes.  An
- * error would be wrong where it may be called, after a commit.
- */
+/* Whether the fault with this token has struck, so far as others go by it */
 static bool
-take_strike(const char *token)
+has_struck_before(const char *token)
 {
 	char		path[MAXPGPATH];
-	char		pid[16];
-	int			fd;
+	FILE	   *file;
+	long long	killed = 0;
+	int			count;
 
 	struck_path(token, path);
-	fd = open(path, O_WRONLY | O_CREAT | O_EXCL, pg_file_create_mode);
-	if (fd < 0)
-	{
-		if (errno != EEXIST)
-			elog(LOG, "could not create file \"%s\": %m", path);
+	file = fopen(path, "r");
+	if (file == NULL)
 		return false;
-	}
-	snprintf(pid, sizeof(pid), "%d\n", MyProcPid);
-	if (write(fd, pid, strlen(pid)) != (ssize_t) strlen(pid))
-		elog(LOG, "could not write file \"%s\": %m", path);
-	close(fd);
-	return true;
+	count = fscanf(file, "%*d %lld", &killed);
+	fclose(file);
+	return count == 1 && killed < (long long) MyStartTimestamp;
+}
+
+/*
+ * Whether this process is the one that the fault with this token strikes.  The
+ * file appears with all that is in it: the process, and when it is killed, or 0.
+ * An error would be wrong where it may be called, after a commit.
+ */
+static bool
+take_strike(const char *token, bool kills)
+{
+	char		path[MAXPGPATH];
+	char		written[MAXPGPATH];
+	char text[	64];
+	int			fd;
+	bool		taken;
+
+	struck_path(token, path);
+	snprintf(written, sizeof(written), "%s.%d", path, MyProcPid);
+	snprintf(text, sizeof(text), "%d\n%lld\n", MyProcPid,
+			 kills ? (long long) GetCurrentTimestamp() : 0);
+	fd = open(written, O_WRONLY | O_CREAT | O_TRUNC, pg_file_create_mode);
+	if (fd < 0 || write(fd, text, strlen(text)) != (ssize_t) strlen(text))
+		elog(LOG, "could not write file \"%s\": %m", written);
+	if (fd >= 0)
+		close(fd);
+	taken = link(written, path) == 0;
+	if (!taken && errno != EEXIST)
+		elog(LOG, "could not create file \"%s\": %m", path);
+	unlink(written);
+	return taken;
 }
 
 /* Reads "action [once TOKEN] [after TOKEN]"; a bare name has no action. */
@@ -167,9 +192,10 @@ find_fault(const char *setting, const char *name, const char *mine,
 			if (entry > len)
 				strlcpy(spec, at + len + 1, Min(entry - len, sizeof(spec)));
 			parse_fault(spec, fault);
-			if ((fault->after[0] == '\0' || has_struck(fault->after)) &&
+			if ((fault->after[0] == '\0' || has_struck_before(fault->after)) &&
 				(fault->once[0] == '\0' || strcmp(fault->once, mine) == 0 ||
-				 (!has_struck(fault->once) && take_strike(fault->once))))
+				 (!has_struck(fault->once) &&
+				  take_strike(fault->once, strcmp(fault->action, "kill") == 0))))
 				return true;
 		}
 		at += entry;
