@@ -43,7 +43,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(saga_cluster saga_conf is_test_build wait_until wait_state show_ledger
-  session background log_offset wait_log no_log worker_pid executor_pids
+  session hang_up background log_offset wait_log no_log worker_pid executor_pids
   witness acknowledged guarantees guarantee_violations guarantee_checks tell_stories sql_as sql_error report
   set_faults wait_struck halt_worker try_psql insist wait_server start_again restart_killed wait_lines listen_to listen_again heard wait_heard
   wait_queued killed_after_commit idle_executor
@@ -290,10 +290,29 @@ sub session
 	my @params;
 
 	push @params, '-U', $opt{user} if defined $opt{user};
-	return $node->background_psql(
+	my $session = $node->background_psql(
 		$opt{database} // 'postgres',
 		on_error_stop => $opt{on_error_stop} // 0,
 		extra_params => \@params);
+	# What else a test waits for meanwhile is not its time.
+	$session->set_query_timer_restart;
+	return $session;
+}
+
+=head2 hang_up($session)
+
+Ends a session, and with it its transaction, also one whose server is no more, or
+whose time is over.
+
+=cut
+
+sub hang_up
+{
+	my ($session) = @_;
+
+	$session->{timeout}->start;
+	eval { $session->quit; 1 } or $session->{run}->kill_kill(grace => 1);
+	return;
 }
 
 =head2 background($session, $query)
@@ -464,19 +483,27 @@ sub wait_struck
 	my ($node) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
+	my @left;
 	for my $try (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default)
 	{
-		my $left = 0;
+		@left = ();
 		foreach my $strike (@{ $node->{saga_strikes} })
 		{
 			my $file = $node->data_dir . "/saga_fault.$strike->{token}";
 			my ($pid) = -e $file && slurp_file($file) =~ /^(\d+)\n/;
-			$left++ if !$pid || $strike->{ends} && kill 0, $pid;
+			if (!$pid) { push @left, "$strike->{token} did not strike"; }
+			# Another may have got its number since.
+			elsif ($strike->{ends} && kill(0, $pid)
+				&& `ps -o etimes= -p $pid` =~ /(\d+)/ && $1 + 2 > time - (stat $file)[9])
+			{
+				push @left, "$strike->{token} struck $pid, which is still there: " . `ps -o stat=,etimes=,args= -p $pid`;
+			}
 		}
-		return 1 if !$left;
+		return 1 if !@left;
 		usleep(10_000);
 	}
 	fail('timed out waiting for faults to strike: ' . slurp_file($node->data_dir . '/postgresql.auto.conf'));
+	diag(join "\n", @left);
 	show_ledger($node);
 	return 0;
 }
@@ -666,7 +693,7 @@ sub listen_again
 	eval { $listener->query('SELECT'); };
 	take_heard($listener, $listener->{stdout});
 	my @before = @{ $listener->{saga_heard} };
-	eval { $listener->quit };
+	hang_up($listener);
 	$listener = listen_to($node, @channels);
 	$listener->{saga_heard} = \@before;
 	return $listener;

@@ -56,10 +56,8 @@ sub run
 	my $saga = $node->safe_psql('postgres', q{SELECT saga.begin('order')});
 	$node->safe_psql('postgres', qq{TRUNCATE undone, seen; SELECT saga.step('$saga', 'first', completed => true)});
 
-	my ($out, $err) = ('', '');
-	my $bench = IPC::Run::start(
-		[ 'pgbench', '-n', '-c', 8, '-j', 2, '-t', 40, '-D', "saga='$saga'", '-f', $file, '--max-tries=1', $node->connstr('postgres') ],
-		'>', \$out, '2>', \$err);
+	my $bench = start_program('bench', {},
+		'pgbench', '-n', '-c', 8, '-j', 2, '-t', 40, '-D', "saga='$saga'", '-f', $file, '--max-tries=1', $node->connstr('postgres'));
 	if ($tamper)
 	{
 		my $writer = session($node, user => 'writer');
@@ -74,7 +72,7 @@ sub run
 		$writer->query_safe(q{SELECT setval('saga.start_order', 1)});
 		$writer->quit;
 	}
-	ok(IPC::Run::finish($bench), "$what: every client got through") or diag($out . $err);
+	is(wait_program($bench), 0, "$what: every client got through") or diag(slurp_file($bench->{log}));
 
 	is($node->safe_psql('postgres', qq{
 		SELECT count(*) - count(DISTINCT seq), count(*) - count(DISTINCT key), count(*) > 200, max(position) = count(*)

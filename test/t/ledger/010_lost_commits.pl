@@ -53,7 +53,7 @@ $session->query_safe(qq{BEGIN;
 	SELECT saga.fail('$open');
 	SELECT saga.begin('order', 'never')});
 kill_backend($pid);
-eval { $session->quit };
+hang_up($session);
 is(steps($open), 'running a:completed:1 b:started', 'killed before the commit: nothing of it is there');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM saga.sagas WHERE idempotency_key = 'never'}), 0, 'nor a new saga');
 is($node->safe_psql('postgres', "SELECT status FROM saga.complete_step('$open', 'b', '3')"), 'completed', 'and no lock is left');

@@ -72,7 +72,7 @@ sub kill_session
 	my $pid = $session->query_safe('SELECT pg_backend_pid()');
 	kill 'KILL', $pid;
 	wait_lines($node, qr/\(PID $pid\) was terminated by signal 9/, $offset);
-	eval { $session->quit };
+	hang_up($session);
 	wait_server($node);
 	return;
 }

@@ -307,7 +307,7 @@ foreach my $n (1 .. 2)
 		wait_heard($told, qr/$id/);
 		wait_heard($told, qr/$id.*$wanted/) if $kind eq 'compensated';
 		$node->stop('immediate');
-		eval { $told->quit };
+		hang_up($told);
 		# So that it does not go on before we look
 		$node->append_conf('postgresql.conf', 'saga.enabled = off');
 		$node->start;
@@ -331,6 +331,6 @@ foreach my $n (1 .. 2)
 }
 guarantees($node);
 
-eval { $listener->quit };
+hang_up($listener);
 $node->stop;
 done_testing();

@@ -247,7 +247,7 @@ foreach my $point (qw(worker.before_turn worker.before_commit worker.after_commi
 		try_psql($node, "$spare SELECT make('$key look', '$channel', 2)");
 	}
 	wait_struck($node) or die "$point does not come";
-	eval { $holder->quit } if $holder;
+	hang_up($holder) if $holder;
 	wait_server($node);
 	set_faults($node, '');
 	sql("SELECT make('$key look', '$channel', 2)");

@@ -81,13 +81,12 @@ sub round
 	set_faults($node, $faults);
 	# It may be struck down itself; then it is repeated below.
 	$node->psql('postgres', $fail, stderr => \my $err);
-	if (defined $evidence) { wait_until($node, $evidence); }
-	else { wait_struck($node); }
+	(defined $evidence ? wait_until($node, $evidence) : wait_struck($node)) or die "$name does not come to its point";
 	set_faults($node, '');
 	insist($node, $fail);
 	wait_until($node, qq{
 		SELECT count(*) = 3 FROM saga.sagas
-		WHERE idempotency_key LIKE '$name %' AND state = 'compensated'});
+		WHERE idempotency_key LIKE '$name %' AND state = 'compensated'}) or die "$name does not come to its end";
 
 	is($node->safe_psql('postgres', qq{
 		SELECT saga, string_agg(step, ', ' ORDER BY n) FROM effects

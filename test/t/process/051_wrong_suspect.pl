@@ -129,7 +129,7 @@ $offset = log_offset($node);
 my $victim = session($node);
 kill 'KILL', $victim->query_safe('SELECT pg_backend_pid()');
 wait_log($node, qr/all server processes terminated; reinitializing/, $offset);
-eval { $victim->quit };
+hang_up($victim);
 $node->poll_query_until('postgres', 'SELECT true');
 failed("bystander $_", q{SELECT pass('c', $1)}) foreach 3 .. 6;
 wait_until($node, q{SELECT count(*) = 6 FROM saga.sagas WHERE idempotency_key LIKE 'bystander%' AND state = 'compensated'});

@@ -70,7 +70,7 @@ sub undone_at_once
 	$session->query_safe("BEGIN; SELECT saga.step('$kept', 'open'); SELECT saga.fail('$kept')");
 	$node->stop('immediate');
 	$node->start;
-	eval { $session->quit };
+	hang_up($session);
 	acknowledged($node, {}, [ 'begin', $kept ], [ 'step', $kept, 'a' ], [ 'complete_step', $kept, 'b', '2' ], [ 'step', $kept, 'c' ],
 		[ 'no begin', undef, 'ghost' ], [ 'no step', $kept, 'ghost' ], [ 'no output', $kept, 'a' ], [ 'no step', $kept, 'open' ],
 		[ 'no fail', $kept ]);

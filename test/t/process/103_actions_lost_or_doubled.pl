@@ -119,13 +119,13 @@ sub round
 	{
 		# (Beside a transaction that stays open)
 		$node->psql('postgres', $steps, stderr => \my $lost, timeout => $PostgreSQL::Test::Utils::timeout_default);
-		wait_struck($node);
-		eval { $session->quit };
+		wait_struck($node) or die "$name does not come to its point";
+		hang_up($session);
 	}
 	# It may be struck down itself; then it is repeated below.
 	$node->psql('postgres', $make, stderr => \my $err);
-	if (defined $evidence) { wait_until($node, $evidence); }
-	else { wait_struck($node); }
+	# One that does not come to its end leaves nothing behind that others could begin with.
+	(defined $evidence ? wait_until($node, $evidence) : wait_struck($node)) or die "$name does not come to its point";
 	set_faults($node, '');
 	insist($node, $make);
 	insist($node, "$steps; SELECT saga.complete('$looked', when_done => true)",
@@ -133,7 +133,8 @@ sub round
 	my $wanted = $looked ? 5 : 4;
 	my $begun = time;
 	wait_until($node, qq{
-		SELECT count(*) = $wanted FROM saga.sagas WHERE idempotency_key LIKE '$name %' AND state IN ('completed', 'compensated')});
+		SELECT count(*) = $wanted FROM saga.sagas WHERE idempotency_key LIKE '$name %' AND state IN ('completed', 'compensated')})
+	  or die "$name does not come to its end";
 	my $took = time - $begun;
 	%slowest = (time => $took, name => $name) if $took > $slowest{time};
 	note(sprintf '%s: %.2f s', $name, $took);
@@ -358,6 +359,7 @@ my (undef, undef, $refused) = $node->psql('postgres', "SELECT saga.complete('$gi
 like($refused, qr/cannot complete: it is about to fail\nDETAIL:  Step "a" has failed for good/, 'a saga that is about to fail does not complete');
 set_faults($node, '');
 wait_state($node, $given_up, 'compensated');
+
 # --- A step that was given up, and was passed by, runs again when its saga goes back to
 # one after it, which stays as it is
 
@@ -369,9 +371,9 @@ my $passed_by = (split /\n/, $node->safe_psql('postgres', q{
 	SELECT saga.wait_step(:'id', 'b') \g /dev/null
 	INSERT INTO allowed DEFAULT VALUES;
 	SELECT saga.rollback_to(:'id', 'b') \g /dev/null
-	SELECT saga.wait_step(:'id', 'a') \g /dev/null
-	SELECT saga.complete(:'id', when_done => true) \g /dev/null
 	SELECT :'id'}))[-1];
+wait_state($node, $passed_by, 'running');
+$node->safe_psql('postgres', "SELECT saga.complete('$passed_by', when_done => true)");
 wait_state($node, $passed_by, 'completed');
 is($node->safe_psql('postgres', "SELECT string_agg(concat_ws(' ', key, run, status), ', ' ORDER BY seq) FROM saga.steps WHERE saga_id = '$passed_by'"),
 	'a 1 completed, b 1 completed', 'a step that was passed by is done in the end');

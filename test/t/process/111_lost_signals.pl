@@ -92,11 +92,11 @@ foreach my $point (
 			$gate->quit;
 		}
 		wait_struck($node) or die "$point does not come";
-		eval { $holder->quit } if $holder;
+		hang_up($holder) if $holder;
 		is_up();
 		set_faults($node, '');
 		insist($node, $help);
-		wait_state($node, $saga, 'completed');
+		wait_state($node, $saga, 'completed') or die "$point $how does not come to its end";
 		is($node->safe_psql('postgres', qq{
 				SELECT string_agg(name || ' ' || used_by_step, ', ' ORDER BY name) FROM saga.signals WHERE saga_id = '$saga'}),
 			'paid paid, shipped ship, told told', "$point $how: each is there once, and used once")

@@ -78,9 +78,10 @@ foreach my $action (qw(error fatal kill))
 			my $key = "$point $action $how";
 			set_faults($node, "$point=$action once");
 			make($key, "7, '$how'");
-			wait_struck($node);
+			wait_struck($node) or die "$key does not come to its point";
 			set_faults($node, '');
-			wait_until($node, qq{SELECT state = 'completed' FROM saga.sagas WHERE idempotency_key = '$key'});
+			wait_until($node, qq{SELECT state = 'completed' FROM saga.sagas WHERE idempotency_key = '$key'})
+			  or die "$key does not come to its end";
 			like(seen($key), qr/^completed\|7\|7\|7\|7\|/, "$key: each round once")
 			  or show_ledger($node, "idempotency_key = '$key'");
 		}
