@@ -20,6 +20,7 @@
 #include "base/clock.h"
 #include "calls/access.h"
 #include "calls/call.h"
+#include "shared/durable.h"
 #include "utils/builtins.h"
 
 static LOCKMODE
@@ -91,8 +92,12 @@ saga_call(const pg_uuid_t *id, SagaReach reach, SagaCallLock lock,
 		saga_change_begin(&change, &saga, NULL, SAGA_MAY_WAIT,
 						  lock == SAGA_CALL_SHARED ? 0 : saga_clock_now());
 		verdict = decide(&change, arg);
-		if (verdict == SAGA_NOTHING_TO_WRITE ||
-			(verdict == SAGA_WRITE && saga_change_write(&change) == SAGA_WRITTEN))
+		if (verdict == SAGA_NOTHING_TO_WRITE)
+		{
+			saga_durable_answered();
+			break;
+		}
+		if (verdict == SAGA_WRITE && saga_change_write(&change) == SAGA_WRITTEN)
 			break;
 		newest = false;
 	}

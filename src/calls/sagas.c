@@ -28,6 +28,7 @@
 #include "flow/look.h"
 #include "ledger/ledger.h"
 #include "miscadmin.h"
+#include "shared/durable.h"
 #include "utils/builtins.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_begin);
@@ -147,6 +148,7 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 		if (key != NULL && find_by_key(name, key, &saga))
 		{
 			check_same_content(&saga, input, subject);
+			saga_durable_answered();
 			break;
 		}
 

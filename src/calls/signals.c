@@ -28,6 +28,7 @@
 #include "ledger/start_order.h"
 #include "miscadmin.h"
 #include "shared/current.h"
+#include "shared/durable.h"
 #include "shared/wakeup.h"
 #include "utils/builtins.h"
 
@@ -114,6 +115,7 @@ saga_sql_signal(PG_FUNCTION_ARGS)
 			saga_ledger_get_signal_by_key(id, name, key, &signal) == SAGA_FOUND)
 		{
 			check_same_payload(&signal, payload);
+			saga_durable_answered();
 			break;
 		}
 		late = admit(&saga, record_late);

@@ -42,6 +42,7 @@
 #include "ledger/start_order.h"
 #include "miscadmin.h"
 #include "shared/current.h"
+#include "shared/durable.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -439,6 +440,7 @@ saga_sql_step(PG_FUNCTION_ARGS)
 		{
 			if (step.rolled_back_at == 0)
 			{
+				saga_durable_answered();
 				/* A later release must find its way through what is sealed. */
 				if (saga.runs == SAGA_RUNS_SEALED && saga_rows_is_run(&step))
 					return saga_steps_result(&step, true);

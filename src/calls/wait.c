@@ -16,8 +16,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "access/xlog.h"
-#include "access/xlog_internal.h"
 #include "base/clock.h"
 #include "base/errors.h"
 #include "base/ids.h"
@@ -26,7 +24,7 @@
 #include "calls/steps.h"
 #include "ledger/home.h"
 #include "miscadmin.h"
-#include "replication/syncrep.h"
+#include "shared/durable.h"
 #include "shared/wakeup.h"
 #include "utils/builtins.h"
 
@@ -56,33 +54,6 @@ check_worker(const SagaRow *saga)
 					saga_ids_string(&saga->id)),
 			 errdetail("The reason: %s.", why),
 			 errhint("Fix the cause first, or query saga.sagas instead of waiting. A copy of a database needs saga.adopt().")));
-}
-
-/*
- * Flushes all that was written to the log so far; and "everywhere": where the
- * caller's commits would be, by synchronous_commit, on standbys, too.  Like a
- * commit, that has no time limit, and a cancel ends it with a warning.
- *
- * When the log ends with a page, the insert position is behind the header of
- * the next one, which is not there yet, and XLogFlush would refuse it.
- */
-static void
-flush_log(bool everywhere)
-{
-	XLogRecPtr	end = GetXLogInsertRecPtr();
-
-	if (XLogSegmentOffset(end, wal_segment_size) == SizeOfXLogLongPHD)
-		end -= SizeOfXLogLongPHD;
-	else if (end % XLOG_BLCKSZ == SizeOfXLogShortPHD)
-		end -= SizeOfXLogShortPHD;
-	XLogFlush(end);
-	if (everywhere)
-	{
-		HOLD_INTERRUPTS();
-		SyncRepWaitForLSN(end, false);
-		RESUME_INTERRUPTS();
-		CHECK_FOR_INTERRUPTS();
-	}
 }
 
 /* A wait must not stand in the way of what it waits for. */
@@ -146,7 +117,7 @@ wait_until(const pg_uuid_t *id, int64 timeout, AwaitedCheck is_met, void *arg,
 		saga_wakeup_wait_end();
 	}
 	PG_END_TRY();
-	flush_log(met);
+	saga_durable_flush(met);
 }
 
 static int64

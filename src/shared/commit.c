@@ -3,6 +3,9 @@
  * commit.c
  *	  What the end of a transaction brings about outside of it.
  *
+ * Before its commit, durable.c sees to it that what it answered is as durable as
+ * what it wrote; that may wait, and raise an error.
+ *
  * While a transaction runs, rooms remember in this backend what follows from
  * its end outside of it.  This is done in the following order:
  *
@@ -25,7 +28,7 @@
  * callback of their own, in fault.c, which comes after this one.)
  *
  * The end of a transaction cannot be taken back: nothing called from here may
- * raise an error or allocate memory.
+ * raise an error or allocate memory once it is committed.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,6 +39,7 @@
 #include "miscadmin.h"
 #include "shared/again.h"
 #include "shared/commit.h"
+#include "shared/durable.h"
 #include "shared/evict.h"
 #include "shared/queue_front.h"
 #include "shared/stat.h"
@@ -76,6 +80,9 @@ commit_end_transaction(XactEvent event, void *arg)
 {
 	switch (event)
 	{
+		case XACT_EVENT_PRE_COMMIT:
+			saga_durable_before_commit();
+			return;
 		case XACT_EVENT_COMMIT:
 			saga_evict_release();
 			saga_queue_front_committed();
@@ -104,6 +111,7 @@ commit_end_transaction(XactEvent event, void *arg)
 	saga_stat_forget();
 	saga_wakeup_forget();
 	saga_again_forget();
+	saga_durable_forget();
 }
 
 static void

@@ -87,6 +87,40 @@ $primary->safe_psql('postgres', q{ALTER SYSTEM RESET synchronous_standby_names; 
 is($waiting[1]->query_safe('SELECT 1') =~ s/\s+/ /gr, 'compensated 1', 'where they do, it waits for the standby');
 $_->quit foreach @waiting;
 
+# A client that cancels while its commit waits for the standby repeats its call: what it is
+# told then is on the standby, too, though its transaction writes nothing.
+my %repeated = (
+	begin => "SELECT saga.begin('order', 'repeated')",
+	step => "SELECT saga.step(ID, 'b', completed => true, output => '2')",
+	'saga-run step' => "SELECT saga.step(ID, 'c', task => 'ship', after => '{b}')",
+	complete_step => "SELECT saga.complete_step(ID, 'a', '1')",
+	signal => "SELECT saga.signal(ID, 'go', '1', 'key')",
+	complete_task => "SELECT saga.complete_task((SELECT forward_key FROM saga.steps WHERE saga_id = ID AND key = 'c'))",
+	seal => "SELECT saga.complete(ID, when_done => true)",
+	fail => "SELECT saga.fail('$local')");
+my $id = "(SELECT id FROM saga.sagas WHERE idempotency_key = 'repeated')";
+s/ID/$id/ foreach values %repeated;
+$primary->safe_psql('postgres', "$repeated{begin}; SELECT saga.step($id, 'a')");
+$primary->safe_psql('postgres', q{ALTER SYSTEM SET synchronous_standby_names = 'nobody'; SELECT pg_reload_conf()});
+my $in_force = session($primary);
+background($in_force, 'DROP TABLE in_force');
+wait_until($primary, $waits_for_it, 1);
+foreach my $call ('begin', 'step', 'saga-run step', 'complete_step', 'signal', 'complete_task', 'seal', 'fail')
+{
+	my $again = session($primary);
+	# It is done here: by a commit that does not wait, which is the same.
+	$primary->safe_psql('postgres', "SET synchronous_commit = local; $repeated{$call}");
+	background($again, $repeated{$call});
+	wait_until($primary, $waits_for_it, 2);
+	$primary->safe_psql('postgres', q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE 'SELECT saga.%'});
+	like($again->query('SELECT 1'), qr/1$/, "a repeated call waits for the standby: $call");
+	$again->quit;
+	$primary->safe_psql('postgres', "SET synchronous_commit = local; $repeated{$call}");
+}
+is($primary->safe_psql('postgres', 'SELECT count(*) FROM saga.claim_tasks($$nothing$$)'), 0, 'who claims in vain has been told of nothing, and does not wait');
+$primary->safe_psql('postgres', q{ALTER SYSTEM RESET synchronous_standby_names; SELECT pg_reload_conf()});
+$in_force->quit;
+
 # What is left to undo when the primary goes away
 $primary->append_conf('postgresql.conf', 'saga.enabled = off');
 $primary->reload;

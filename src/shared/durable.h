@@ -1,0 +1,16 @@
+/*-------------------------------------------------------------------------
+ *
+ * durable.h
+ *	  What a call says is there must be where a commit would be.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGA_DURABLE_H
+#define SAGA_DURABLE_H
+
+extern void saga_durable_flush(bool everywhere);
+extern void saga_durable_answered(void);
+extern void saga_durable_before_commit(void);
+extern void saga_durable_forget(void);
+
+#endif							/* SAGA_DURABLE_H */
