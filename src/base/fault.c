@@ -121,16 +121,16 @@ take_strike(const char *token, bool kills)
 {
 	char		path[MAXPGPATH];
 	char		written[MAXPGPATH];
-	char text[	64];
+	char		line[64];
 	int			fd;
 	bool		taken;
 
 	struck_path(token, path);
 	snprintf(written, sizeof(written), "%s.%d", path, MyProcPid);
-	snprintf(text, sizeof(text), "%d\n%lld\n", MyProcPid,
+	snprintf(line, sizeof(line), "%d\n%lld\n", MyProcPid,
 			 kills ? (long long) GetCurrentTimestamp() : 0);
 	fd = open(written, O_WRONLY | O_CREAT | O_TRUNC, pg_file_create_mode);
-	if (fd < 0 || write(fd, text, strlen(text)) != (ssize_t) strlen(text))
+	if (fd < 0 || write(fd, line, strlen(line)) != (ssize_t) strlen(line))
 		elog(LOG, "could not write file \"%s\": %m", written);
 	if (fd >= 0)
 		close(fd);
