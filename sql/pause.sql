@@ -172,7 +172,8 @@ DECLARE
   it uuid;
   since timestamptz;
 BEGIN
-  -- An executor may not have heard yet that it is to be held, or that it no longer is.
+  -- An executor may not have heard yet that it is to be held: then it has undone the saga, or hears it at its
+  -- second step, and stays there.
   LOOP
     since := clock_timestamp();
     it := saga.begin('held');
@@ -183,7 +184,7 @@ BEGIN
     CALL test.wait_until(format('SELECT state = ''compensated'' OR EXISTS (SELECT FROM pg_stat_activity
       WHERE backend_type = ''saga executor'' AND wait_event_type = ''Extension'' AND xact_start > %L)
       FROM saga.sagas WHERE id = %L', since, it));
-    EXIT WHEN (SELECT state <> 'compensated' FROM saga.sagas WHERE id = it);
+    EXIT WHEN (SELECT compensation_status <> 'compensated' FROM saga.steps WHERE saga_id = it AND key = 'b');
   END LOOP;
   INSERT INTO test.named VALUES (name, it);
 END $$;
