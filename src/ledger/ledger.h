@@ -67,7 +67,6 @@ extern bool saga_ledger_get_few_steps(const pg_uuid_t *id, int limit,
 									  SagaSteps *steps);
 extern void saga_ledger_get_steps_at(const pg_uuid_t *id, Snapshot snapshot,
 									 SagaSteps *steps);
-extern Snapshot saga_ledger_snapshot_now(void);
 extern bool saga_ledger_get_few_steps_now(const pg_uuid_t *id, int limit,
 										  SagaSteps *steps);
 extern void saga_ledger_get_steps_now(const pg_uuid_t *id, SagaSteps *steps);

@@ -17,6 +17,7 @@
 #include "ledger/keys.h"
 #include "ledger/ledger.h"
 #include "ledger/oids.h"
+#include "ledger/table.h"
 #include "shared/stat.h"
 #include "shared/step_writes.h"
 #include "shared/wakeup.h"
@@ -387,15 +388,6 @@ saga_ledger_get_steps_at(const pg_uuid_t *id, Snapshot snapshot, SagaSteps *step
 	(void) read_steps_at(id, snapshot, INT_MAX - 1, steps);
 }
 
-/* What is committed at this moment, and own changes; registered. */
-Snapshot
-saga_ledger_snapshot_now(void)
-{
-	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
-		CommandCounterIncrement();
-	return RegisterSnapshot(GetLatestSnapshot());
-}
-
 /*
  * The same as they are at this moment, own changes included, if they are not more
  * than so many.  Steps of a running saga are replaced without its row, by several
@@ -405,7 +397,7 @@ saga_ledger_snapshot_now(void)
 bool
 saga_ledger_get_few_steps_now(const pg_uuid_t *id, int limit, SagaSteps *steps)
 {
-	Snapshot	snapshot = saga_ledger_snapshot_now();
+	Snapshot	snapshot = saga_table_snapshot();
 	bool		few;
 
 	few = read_steps_at(id, snapshot, limit, steps);

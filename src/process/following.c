@@ -36,6 +36,7 @@
 #include "flow/gates.h"
 #include "flow/next.h"
 #include "ledger/ledger.h"
+#include "ledger/table.h"
 #include "process/following.h"
 #include "shared/step_writes.h"
 #include "utils/builtins.h"
@@ -118,7 +119,7 @@ make(SagaRow *saga, bool *alone)
 	row_at = saga->version.tuple->t_self;
 	row_by = HeapTupleHeaderGetRawXmin(saga->version.tuple->t_data);
 	writes = saga_step_writes_get(&saga->id);
-	snapshot = saga_ledger_snapshot_now();
+	snapshot = saga_table_snapshot();
 	(void) saga_ledger_lock(&saga->id, ShareLock, SAGA_NOWAIT);
 	saga_ledger_unlock(&saga->id, ExclusiveLock);
 	*alone = false;
