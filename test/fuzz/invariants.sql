@@ -378,19 +378,6 @@ BEGIN
   WHERE e.position <> e.n;
 END $$;
 
--- What there is to tell of a saga, for whoever looks into a finding.
-CREATE FUNCTION fuzz.story(id text) RETURNS SETOF text LANGUAGE sql AS $$
-  SELECT concat('saga ', jsonb_strip_nulls(to_jsonb(s))) FROM saga.ledger_saga s WHERE s.id::text = $1
-  UNION ALL
-  (SELECT concat('step ', jsonb_strip_nulls(to_jsonb(t) - 'saga')) FROM saga.ledger_step t WHERE t.saga::text = $1 ORDER BY t.seq)
-  UNION ALL
-  (SELECT concat('attempt ', jsonb_strip_nulls(to_jsonb(h) - 'saga')) FROM saga.ledger_attempt h
-    WHERE h.saga::text = $1 ORDER BY h.finished_at)
-  UNION ALL
-  (SELECT concat('event ', e.at, ' ', e.event, ' ', e.step, ' ', e.detail) FROM saga.events e
-    WHERE e.saga_id::text = $1 ORDER BY e.position)
-$$;
-
 -- Undos that have that many attempts before them are paused, not waited for.
 CREATE TABLE fuzz.set_aside (saga uuid PRIMARY KEY);
 CREATE VIEW fuzz.patient AS

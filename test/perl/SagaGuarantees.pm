@@ -32,6 +32,8 @@ use strict;
 use warnings;
 
 use Exporter 'import';
+use FindBin;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 our @EXPORT = qw(witness acknowledged guarantees guarantee_violations guarantee_checks tell_stories);
@@ -1080,18 +1082,10 @@ sub tell_stories
 	my %seen;
 	my @sagas = grep { !$seen{$_}++ } map { /\b([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\b/g } @violations;
 
+	my $story = slurp_file("$FindBin::RealBin/../../story.sql");
 	foreach my $saga (splice @sagas, 0, 3)
 	{
-		diag($node->safe_psql($database // 'postgres', qq{
-			SELECT 'saga ' || jsonb_strip_nulls(to_jsonb(s))::text FROM saga.ledger_saga s WHERE id = '$saga';
-			SELECT 'step ' || jsonb_strip_nulls(to_jsonb(t))::text FROM saga.ledger_step t WHERE saga = '$saga' ORDER BY seq;
-			SELECT what FROM (
-				SELECT at, 'event ' || jsonb_strip_nulls(to_jsonb(e) - 'saga')::text FROM saga.ledger_event e WHERE saga = '$saga'
-				UNION ALL
-				SELECT finished_at, 'attempt ' || jsonb_strip_nulls(to_jsonb(a) - 'saga')::text FROM saga.ledger_attempt a WHERE saga = '$saga'
-				UNION ALL
-				SELECT at, 'signal ' || jsonb_strip_nulls(to_jsonb(g) - 'saga')::text FROM saga.ledger_signal g WHERE saga = '$saga') o (at, what)
-			ORDER BY at}));
+		diag($node->safe_psql($database // 'postgres', "\\set schema pg_temp\n$story SELECT * FROM pg_temp.story('$saga')"));
 	}
 	return;
 }

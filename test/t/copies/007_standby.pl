@@ -115,7 +115,6 @@ foreach my $call ('begin', 'step', 'saga-run step', 'complete_step', 'signal', '
 	$primary->safe_psql('postgres', q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE 'SELECT saga.%'});
 	like($again->query('SELECT 1'), qr/1$/, "a repeated call waits for the standby: $call");
 	$again->quit;
-	$primary->safe_psql('postgres', "SET synchronous_commit = local; $repeated{$call}");
 }
 is($primary->safe_psql('postgres', 'SELECT count(*) FROM saga.claim_tasks($$nothing$$)'), 0, 'who claims in vain has been told of nothing, and does not wait');
 $primary->safe_psql('postgres', q{ALTER SYSTEM RESET synchronous_standby_names; SELECT pg_reload_conf()});

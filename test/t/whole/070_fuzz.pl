@@ -51,6 +51,7 @@ $node->safe_psql('postgres', slurp_file("$dir/roles.sql"));
 foreach my $database (@databases)
 {
 	$node->safe_psql($database, slurp_file("$dir/$_.sql")) foreach qw(schema invariants);
+	$node->safe_psql($database, "\\set schema fuzz\n" . slurp_file("$dir/../story.sql"));
 	$node->safe_psql($database, q{
 		CREATE FUNCTION fuzz.advance_clock(interval) RETURNS void
 		AS 'saga', 'saga_sql_test_advance_clock' LANGUAGE C STRICT}) if is_test_build();
