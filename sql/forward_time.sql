@@ -46,6 +46,12 @@ LATERAL (SELECT date_trunc('day', t.delay), t.delay - date_trunc('day', t.delay)
 WHERE t.saga_id = :'id' AND t.delay > '1 month' ORDER BY t.seq;
 SELECT saga.cancel(:'id');
 
+-- Less than nothing is nothing, by the clock or by the calendar: it begins when its gate opens.
+SELECT test.begin('negative') AS id \gset
+SELECT count(saga.step(:'id', d::text, after => '{}', delay => d)) FROM unnest('{-1 second,1 day -25 hours,1 mon -32 days}'::interval[]) d;
+SELECT count(saga.wait_step(:'id', d::text)) FROM unnest('{-1 second,1 day -25 hours,1 mon -32 days}'::interval[]) d;
+SELECT key, status, ready_at = opened_at AS at_once FROM saga.ledger_step WHERE saga = :'id' ORDER BY seq;
+
 -- A timeout counts from the opening of gate 1: while it waits,
 BEGIN;
 SELECT test.begin('waiting') AS id \gset

@@ -78,13 +78,15 @@ add_on_the_wall(TimestampTz at, const Interval *calendar, pg_tz *zone)
 
 /*
  * So long after a moment.  Days and months are those of the time zone in the
- * settings (an object, or NULL); of the session, if they have none.
+ * settings (an object, or NULL); of the session, if they have none.  Less than
+ * nothing is nothing: what waits is due at that moment, not before it.
  */
 TimestampTz
 saga_calendar_add(TimestampTz at, const Interval *interval, Jsonb *settings)
 {
 	Interval	calendar = *interval;
 	Interval	rest = *interval;
+	TimestampTz later = at;
 	pg_tz	   *zone = NULL;
 
 	if (saga_calendar_needs_zone(interval))
@@ -93,9 +95,10 @@ saga_calendar_add(TimestampTz at, const Interval *interval, Jsonb *settings)
 	{
 		calendar.time = 0;
 		rest.month = rest.day = 0;
-		at = add_on_the_wall(at, &calendar, zone);
+		later = add_on_the_wall(at, &calendar, zone);
 	}
-	return DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-												   TimestampTzGetDatum(at),
-												   IntervalPGetDatum(&rest)));
+	later = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+													TimestampTzGetDatum(later),
+													IntervalPGetDatum(&rest)));
+	return Max(at, later);
 }
