@@ -243,6 +243,15 @@ sub rows
 	return @rows;
 }
 
+# What a section lists, arguments or columns: the rows of its tables, or of the line
+# `saga.name(name type, name type = default)` that takes their place.
+sub listed
+{
+	my ($name, $text) = @_;
+	my ($list) = $text =~ /^`saga\.\Q$name\E ?\((.*?)\)`/ms or return rows($text);
+	return map { [ /^(\w+) (.*?)(?: = '?(.*?)'?)?$/ ] } split /, /, $list =~ s/\s+/ /gr;
+}
+
 foreach my $line (split /\n/, $node->safe_psql('postgres', q{
 	SELECT proname, pg_get_function_arguments(oid)
 	FROM pg_proc WHERE pronamespace = 'saga'::regnamespace AND proname NOT LIKE 'internal%'
@@ -251,14 +260,14 @@ foreach my $line (split /\n/, $node->safe_psql('postgres', q{
 		AND oid <> 'saga.retry_policy(jsonb)'::regprocedure
 	ORDER BY 1}))
 {
-	my ($name, $arguments) = split /\|/, $line;
+	my ($name, $arguments) = split /\|/, $line, 2;
 	$arguments =~ s/timestamp with time zone/timestamptz/;
 	my $text = section("saga.$name");
 	ok(defined $text, "reference: saga.$name") or next;
 	my @expected = map { /^(\w+) (.*?)(?: DEFAULT (.*))?$/ ? [ $1, $2, $3 // '' ] : () } split /, /, $arguments;
 	$_->[2] =~ s/::[\w. ]+(?:\[\])?$// foreach @expected;
 	$_->[2] =~ s/^'(.*)'$/$1/ foreach @expected;
-	my @got = map { [ $_->[0], $_->[1], ($_->[2] // '') =~ s/^`|`$//gr ] } rows($text);
+	my @got = map { [ $_->[0], $_->[1], ($_->[2] // '') =~ s/^`|`$//gr ] } listed($name, $text);
 	is(join("\n", map { lc join ' ', @$_[ 0 .. 2 ] } @got),
 		join("\n", map { lc join ' ', @$_ } @expected), "reference: arguments of saga.$name");
 }
@@ -269,7 +278,8 @@ foreach my $relation (split /\n/, $node->safe_psql('postgres', q{
 {
 	my $text = section("The view saga.$relation") // section("The type saga.$relation");
 	ok(defined $text, "reference: saga.$relation") or next;
-	my @columns = rows($text =~ /^The columns are those of \[.*?\]\(#(.*?)\)/m ? section_of_anchor($1) : $text);
+	my @columns = $text =~ /^The columns are those of \[saga\.(\w+)\]\(#(.*?)\)/m ?
+	  listed($1, section_of_anchor($2)) : listed($relation, $text);
 	is(join("\n", map { "$_->[0] $_->[1]" } @columns),
 		$node->safe_psql('postgres', qq{
 			SELECT attname || ' ' || replace(format_type(atttypid, atttypmod), 'timestamp with time zone', 'timestamptz')
