@@ -11,8 +11,12 @@
 #include "datatype/timestamp.h"
 #include "utils/uuid.h"
 
+/* Characters of an id's text */
+#define SAGA_IDS_LENGTH 36
+
 extern void saga_ids_generate(pg_uuid_t *uuid);
 extern void saga_ids_first(TimestampTz at, pg_uuid_t *uuid);
+extern char *saga_ids_write(const pg_uuid_t *uuid, char *to);
 extern char *saga_ids_string(const pg_uuid_t *uuid);
 
 /* For qsort and bsearch, too */

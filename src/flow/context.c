@@ -31,10 +31,15 @@
 static text *
 make_key(const pg_uuid_t *saga, int64 seq, const char *suffix)
 {
-	char	   *key = psprintf("%s-" INT64_FORMAT "%s",
-							   saga_ids_string(saga), seq, suffix);
+	size_t		suffix_size = strlen(suffix) + 1;
+	text	   *key = palloc(VARHDRSZ + SAGA_IDS_LENGTH + 1 + MAXINT8LEN + suffix_size);
+	char	   *end = saga_ids_write(saga, VARDATA(key));
 
-	return cstring_to_text(key);
+	*end++ = '-';
+	end += pg_lltoa(seq, end);
+	memcpy(end, suffix, suffix_size);
+	SET_VARSIZE(key, end + suffix_size - 1 - (char *) key);
+	return key;
 }
 
 /* The idempotency key for the forward effect of a run of a step. */
