@@ -18,8 +18,9 @@
  * saga's row is where two writers meet, as everywhere once the undo has begun.
  *
  * What a person is asked stands in ledger_step.parked, the reason in words.  It is
- * set when the walk comes to a step that only a person can settle (change.c), when
- * an attempt is given up (outcome.c), and by a late result (events.c).  The saga's
+ * set when the walk comes to a step that only a person can settle (follow.c), when
+ * an attempt is given up (outcome.c), by a late result (events.c), and when the
+ * gates of an approval are open (look.c).  The saga's
  * own "parked" says why the saga as a whole waits.  saga.review_queue is a view of
  * both.
  *

@@ -192,7 +192,7 @@ saga_change_undo(SagaChange *change, SagaUndo undo, int64 savepoint)
 	change->saga->undo = undo;
 	change->saga->savepoint = savepoint;
 	if (change->steps != NULL)
-		change->steps->frontier = change->steps->count;
+		change->steps->to_walk = change->steps->count;
 }
 
 /*

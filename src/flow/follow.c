@@ -112,7 +112,7 @@ skip_passed_over(SagaChange *change, int index)
 {
 	SagaSteps  *steps = change->steps;
 
-	for (int i = steps->frontier - 1; i > index; i--)
+	for (int i = steps->to_walk - 1; i > index; i--)
 	{
 		SagaStep   *step = &steps->step[i];
 

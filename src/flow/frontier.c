@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * frontier.c
- *	  Which first gates open when one more step of a saga is done.
+ *	  Going forward: which first gates open when one more step of a saga is done.
  *
  * gates.c says which gates are open, from all steps of the saga.  Here the same
  * is kept in memory and brought forward step by step: the work of each is its

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * next.c
- *	  The reverse walk: given a saga and its steps, what is next.
+ *	  The order of the undo: given a saga and its steps, what is undone next.
  *
  * The walk goes from the step that started last to the one that started first
  * (or to the savepoint), and never passes a step that is not settled.  It has
@@ -171,7 +171,7 @@ saga_next(const SagaRow *saga, SagaSteps *steps, SagaTask *task)
 	task->kind = SAGA_TASK_NONE;
 	task->index = -1;
 	task->why = NULL;
-	for (int i = steps->frontier - 1; i >= 0; i--)
+	for (int i = steps->to_walk - 1; i >= 0; i--)
 	{
 		const SagaStep *step = &steps->step[i];
 		StepView	view = saga_next_in_range(saga, step) ?
@@ -181,8 +181,8 @@ saga_next(const SagaRow *saga, SagaSteps *steps, SagaTask *task)
 		{
 			case STEP_SETTLED:
 			case STEP_GIVEN_UP:
-				if (i == steps->frontier - 1)
-					steps->frontier = i;
+				if (i == steps->to_walk - 1)
+					steps->to_walk = i;
 				continue;
 			case STEP_PASSED_OVER:
 				continue;

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * outcome.c
- *	  How an attempt of a compensation ended, and what that means for its step.
+ *	  How an attempt of an action or a compensation ended, and what that means
+ *	  for its step.  The next round of a loop is recorded here, too.
  *
  * What is charged, what is free, when it is tried again, and when it is given
  * up for a person to settle: see the table in doc/reference.md.  Only the

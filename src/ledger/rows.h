@@ -315,8 +315,8 @@ typedef struct SagaEvent
 typedef struct SagaSteps
 {
 	int			count;
-	int			frontier;		/* those from here on have nothing left to
-								 * undo */
+	int			to_walk;		/* of them, the first: those after have
+								 * nothing left to undo */
 	bool		claimed;		/* a listener held a compensation when they
 								 * were read */
 	SagaStep   *step;

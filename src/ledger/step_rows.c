@@ -284,7 +284,7 @@ sort_steps(SagaSteps *steps)
 static void
 finish_steps(SagaSteps *steps)
 {
-	steps->frontier = steps->count;
+	steps->to_walk = steps->count;
 	steps->claimed = false;
 	for (int i = 0; i < steps->count; i++)
 		steps->claimed |= saga_rows_undo_claimed(&steps->step[i]);

@@ -557,7 +557,7 @@ main(void)
 			new->stored_queued = saga_rows_queued(new, &new->stored_queue_phase);
 			steps.claimed = steps.claimed || new->claimed_at != 0;
 		}
-		steps.frontier = steps.count;
+		steps.to_walk = steps.count;
 		memcpy(before, step, sizeof(before));
 		saga_change_begin(&change, &saga, &steps, SAGA_MAY_WAIT, NOW);
 		if (!happen(&change, part[parts - 1]))

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * rounds.c
+ * ask_again.c
  *	  saga.again: an action asks to be run again.
  *
  * Nothing is written here.  The request is kept with the transaction of the action
