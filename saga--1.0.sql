@@ -258,7 +258,7 @@ COMMENT ON COLUMN saga.ledger_step.saga IS 'The saga.';
 COMMENT ON COLUMN saga.ledger_step.seq IS 'Start order, from saga.start_order.';
 COMMENT ON COLUMN saga.ledger_step.started_at IS 'When the first saga.step of this run was called.';
 COMMENT ON COLUMN saga.ledger_step.run IS 'Run of the key: one more each time it starts afresh after it was rolled back.';
-COMMENT ON COLUMN saga.ledger_step.run_as IS 'current_user at saga.step: the role that its SQL compensation runs as.';
+COMMENT ON COLUMN saga.ledger_step.run_as IS 'current_user at saga.step: the role that its SQL runs as.';
 COMMENT ON COLUMN saga.ledger_step.kind IS 'c(ompensatable), p(ivot), r(etriable).';
 COMMENT ON COLUMN saga.ledger_step.compensate_on IS 'Undone once s(tarted) or only once c(ompleted).';
 COMMENT ON COLUMN saga.ledger_step.acknowledge IS 'false: the committed notification is all.';
@@ -268,7 +268,7 @@ COMMENT ON COLUMN saga.ledger_step.name IS 'The step''s name, null when it equal
 COMMENT ON COLUMN saga.ledger_step.compensation IS 'Compensating SQL.';
 COMMENT ON COLUMN saga.ledger_step.channel IS 'Channel of the listeners that compensate.';
 COMMENT ON COLUMN saga.ledger_step.review IS 'Words for the person who must look first.';
-COMMENT ON COLUMN saga.ledger_step.args IS 'Arguments for the compensation.';
+COMMENT ON COLUMN saga.ledger_step.args IS 'Arguments for the action or task, and for the compensation.';
 COMMENT ON COLUMN saga.ledger_step.content_hash IS 'Of a redacted step: the SHA-256 of its args, then of its output.';
 COMMENT ON COLUMN saga.ledger_step.search_path IS 'The caller''s search_path, null when the built-in default.';
 COMMENT ON COLUMN saga.ledger_step.settings IS 'Captured settings.';
@@ -349,7 +349,7 @@ COMMENT ON COLUMN saga.ledger_attempt.saga IS 'The saga.';
 COMMENT ON COLUMN saga.ledger_attempt.seq IS 'The step.';
 COMMENT ON COLUMN saga.ledger_attempt.started_at IS 'Start of the attempt.';
 COMMENT ON COLUMN saga.ledger_attempt.finished_at IS 'End of the attempt.';
-COMMENT ON COLUMN saga.ledger_attempt.rows IS 'Rows of the last statement of a SQL compensation.';
+COMMENT ON COLUMN saga.ledger_attempt.rows IS 'Rows of the last statement of its SQL.';
 COMMENT ON COLUMN saga.ledger_attempt.attempt IS 'Number, from 1, without gaps.';
 COMMENT ON COLUMN saga.ledger_attempt.phase IS 'f(orward) or c(ompensation).';
 COMMENT ON COLUMN saga.ledger_attempt.outcome IS 's(ucceeded), f(ailed), i(nterrupted), t(imed out), d(eferred).';
@@ -580,7 +580,7 @@ CREATE FUNCTION saga.step(
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.step(uuid, text, text, text, jsonb, text, boolean, text, jsonb, boolean, text, text, saga.retry_policy, saga.retry_policy, text, text, text[], interval, timestamptz, text[], text, interval, text) IS
-  'With a gate (after, delay, not_before) or an action, records a step that saga runs: it waits until its gates are open, then an executor runs the action as the recording role, exactly once. Without, records that a step starts, before its effect, and what undoes it; for a step already recorded, returns what is known. What undoes it stays as recorded: a different value raises a NOTICE (saga.amend changes it). Commit it before an effect outside the database. SG001, SG002; SG003: a known key with other args; SG005: the undo has begun; SG009.';
+  'With an action, a task or a gate (after, delay, not_before, signals, approval), records a step that saga runs: it waits until its gates are open, then an executor runs the action as the recording role, exactly once, or a service claims the task. Without, records that a step starts, before its effect, and what undoes it; for a step already recorded, returns what is known. What undoes it stays as recorded: a different value raises a NOTICE (saga.amend changes it). Commit it before an effect outside the database. SG001, SG002; SG003: a known key with other args; SG005: the undo has begun; SG009.';
 
 CREATE FUNCTION saga.complete_step(
   saga_id uuid, step text, output jsonb DEFAULT NULL,
@@ -855,7 +855,7 @@ CREATE FUNCTION saga.pause(saga_id uuid, note text) RETURNS text
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.pause(uuid, text) IS
-  'Nothing of the saga is undone until saga.resume; an attempt under way ends, and a deadline that passes waits. Returns its state. SG001; SG002: it is finished.';
+  'Nothing of the saga is run or undone until saga.resume; an attempt under way ends, and a deadline that passes waits. Returns its state. SG001; SG002: it is finished.';
 
 CREATE FUNCTION saga.resume(saga_id uuid, note text DEFAULT NULL) RETURNS text
   AS 'MODULE_PATHNAME', 'saga_sql_resume'
@@ -895,7 +895,7 @@ CREATE FUNCTION saga.purge(
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.purge(interval, integer) IS
-  'Deletes the caller''s sagas that finished more than older_than ago, oldest first. Returns how many; an event records it. Deletes those of all owners for superusers and the owner of the database.';
+  'Deletes the caller''s sagas that finished more than older_than ago, oldest first. Returns how many; saga.purges tells it. Deletes those of all owners for superusers and the owner of the database.';
 
 -- ---------------------------------------------------------------------------
 -- Functions of the DBA
@@ -1424,10 +1424,10 @@ COMMENT ON COLUMN saga.steps.output IS 'Its output.';
 COMMENT ON COLUMN saga.steps.error IS 'Error of its last failed attempt.';
 COMMENT ON COLUMN saga.steps.compensation_kind IS 'sql, notify, review, or null.';
 COMMENT ON COLUMN saga.steps.compensation IS 'Compensating SQL.';
-COMMENT ON COLUMN saga.steps.args IS 'Arguments for the compensation.';
+COMMENT ON COLUMN saga.steps.args IS 'Arguments for the action or task, and for the compensation.';
 COMMENT ON COLUMN saga.steps.channel IS 'Channel of the listeners that compensate.';
 COMMENT ON COLUMN saga.steps.review IS 'Words for the person who must look first.';
-COMMENT ON COLUMN saga.steps.run_as IS 'The role that its SQL compensation runs as.';
+COMMENT ON COLUMN saga.steps.run_as IS 'The role that its SQL runs as.';
 COMMENT ON COLUMN saga.steps.compensation_status IS 'none, registered, pending, running, dispatched, compensated, failed or skipped.';
 COMMENT ON COLUMN saga.steps.compensation_attempts IS 'Attempts of the compensation so far.';
 COMMENT ON COLUMN saga.steps.next_attempt_at IS 'When the compensation is tried next.';
@@ -1528,7 +1528,7 @@ COMMENT ON COLUMN saga.attempts.attempt IS 'Number, from 1, without gaps.';
 COMMENT ON COLUMN saga.attempts.outcome IS 'succeeded, failed, interrupted, timed out, deferred; null while under way.';
 COMMENT ON COLUMN saga.attempts.sqlstate IS 'SQLSTATE of the failure.';
 COMMENT ON COLUMN saga.attempts.error IS 'Message of the failure.';
-COMMENT ON COLUMN saga.attempts.rows IS 'Rows of the last statement of a SQL compensation.';
+COMMENT ON COLUMN saga.attempts.rows IS 'Rows of the last statement of its SQL.';
 COMMENT ON COLUMN saga.attempts.started_at IS 'Its start.';
 COMMENT ON COLUMN saga.attempts.finished_at IS 'Its end.';
 COMMENT ON COLUMN saga.attempts.consumer IS 'The service that made it, as it calls itself.';

@@ -152,17 +152,17 @@ saga_guc_define(void)
 							 &saga_guc_retry_jitter, saga_policy_plain.jitter, 0.0, 1.0,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("saga.compensation_timeout",
-							"Longest run of one attempt of a compensation, where the policy does not say.",
+							"Longest run of one attempt of an action or compensation, where the policy does not say.",
 							"0 sets no limit.",
 							&saga_guc_compensation_timeout, saga_policy_plain.timeout, 0, INT_MAX,
 							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("saga.lock_timeout",
-							"Longest wait of a compensation for one lock.",
+							"Longest wait of an action or compensation for one lock.",
 							"0 sets no limit.",
 							&saga_guc_lock_timeout, 10000, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("saga.max_deferrals",
-							"How often a compensation may ask to be called later.",
+							"How often an action or compensation may ask to be called later.",
 							NULL,
 							&saga_guc_max_deferrals, 1000, 0, INT_MAX,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
@@ -208,24 +208,24 @@ saga_guc_define(void)
 							   &saga_guc_operator_role, "",
 							   PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomStringVariable("saga.capture_settings",
-							   "Settings kept with each step and set again for its compensation.",
+							   "Settings kept with each step and set again for its SQL.",
 							   "A comma separated list of names.",
 							   &saga_guc_capture_settings, "",
 							   PGC_USERSET, GUC_LIST_INPUT,
 							   check_name_list, NULL, NULL);
 	DefineCustomStringVariable("saga.stateless_libraries",
 							   "Libraries whose functions leave nothing in a session.",
-							   "After a compensation that used another one, its process is not used again.",
+							   "After an action or compensation that used another one, its process is not used again.",
 							   &saga_guc_stateless_libraries, "",
 							   PGC_SIGHUP, GUC_LIST_INPUT,
 							   check_name_list, NULL, NULL);
 	DefineCustomBoolVariable("saga.allow_superuser",
-							 "Lets superusers register SQL compensations.",
+							 "Lets superusers record SQL that saga runs.",
 							 NULL,
 							 &saga_guc_allow_superuser, true,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("saga.log_sql",
-							 "Lets the SQL and the errors of compensations appear in the server log and in pg_stat_activity.",
+							 "Lets the SQL and the errors of actions and compensations appear in the server log and in pg_stat_activity.",
 							 NULL,
 							 &saga_guc_log_sql, false,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
