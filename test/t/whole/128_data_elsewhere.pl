@@ -245,10 +245,15 @@ SKIP:
 my $other = saga_cluster('other');
 $other->safe_psql('postgres', 'CREATE TABLE effect (saga text)');
 
+# How often the effect is made when the server crashes once, at that point.
 sub killed
 {
-	my ($point, $commit, $key) = @_;
+	my ($point, $commit, $by) = @_;
+	my $key = "$point $commit $by";
 	my $connection = 'host=' . $other->host . ' port=' . $other->port . ' dbname=postgres';
+	my %compensation = (
+		dblink => "SELECT dblink_exec('$connection', format('INSERT INTO effect VALUES (%L)', \$1->>'args'))",
+		postgres_fdw => "INSERT INTO effect_there VALUES (\$1->>'args')");
 
 	$main->append_conf('postgresql.conf', "saga.synchronous_commit = $commit");
 	# What was not flushed by the commit itself is lost for certain: nobody else writes it.
@@ -257,8 +262,7 @@ sub killed
 	set_faults($main, "$point=kill once");
 	my $id = $main->safe_psql('postgres', qq{
 		SELECT saga.begin('order', '$key') AS id \\gset
-		SELECT FROM saga.step(:'id', 'a', args => '"$key"', compensation =>
-			\$c\$SELECT dblink_exec('$connection', format('INSERT INTO effect VALUES (%L)', \$1->>'args'))\$c\$) \\gset
+		SELECT FROM saga.step(:'id', 'a', args => '"$key"', compensation => \$c\$$compensation{$by}\$c\$) \\gset
 		SELECT :'id'});
 	# It commits; whether it gets an answer before the server crashes is chance.
 	$main->psql('postgres', "SELECT saga.fail('$id')");
@@ -270,17 +274,25 @@ sub killed
 	return $other->safe_psql('postgres', "SELECT count(*) FROM effect WHERE saga = '$key'");
 }
 
-SKIP:
+foreach my $by ('dblink', 'postgres_fdw')
 {
-	skip 'needs dblink and the test build', 1 if !$has_dblink || !is_test_build();
-	$main->safe_psql('postgres', 'CREATE EXTENSION dblink');
-	is(killed('executor.after_commit', 'off', 'off'), 2, 'off: a commit that a crash takes back is made again, and its effect elsewhere, too');
-	is(killed('executor.after_commit', 'local', 'local'), 1, 'local: it is on disk');
-	is(killed('executor.after_commit', 'on', 'on'), 1, 'on: likewise');
-	is(killed('executor.before_commit', 'local', 'between'), 2, 'local: but between the commit there and that here, the effect is made again');
-	$main->append_conf('postgresql.conf', 'saga.synchronous_commit = off');
-	$main->reload;
+  SKIP:
+	{
+		skip "needs $by and the test build", 1 if !-e "$extension/$by.control" || !is_test_build();
+		$main->safe_psql('postgres', "CREATE EXTENSION $by");
+		$main->safe_psql('postgres', q{
+			CREATE SERVER other FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '} . $other->host . q{', port '} . $other->port . q{', dbname 'postgres');
+			CREATE USER MAPPING FOR CURRENT_USER SERVER other;
+			CREATE FOREIGN TABLE effect_there (saga text) SERVER other OPTIONS (table_name 'effect')}) if $by eq 'postgres_fdw';
+		is(killed('executor.after_commit', 'off', $by), 2, "$by, off: a commit that a crash takes back is made again, and its effect elsewhere, too");
+		is(killed('executor.after_commit', 'local', $by), 1, 'local: it is on disk');
+		is(killed('executor.after_commit', 'on', $by), 1, 'on: likewise');
+		# The statement of dblink is a transaction there; postgres_fdw commits there as part of the commit here.
+		is(killed('executor.before_commit', 'local', $by), $by eq 'dblink' ? 2 : 1, 'local: what is committed there before the commit here is made again');
+	}
 }
+$main->append_conf('postgresql.conf', 'saga.synchronous_commit = off');
+$main->reload;
 
 # What an executor really has, and for whom
 sub commits
