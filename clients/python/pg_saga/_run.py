@@ -50,7 +50,7 @@ async def run(core: Core, name: str, key: str, input: Any, function: Callable[..
     if key is None:
         raise UsageError("a run needs a key, which makes its repetition safe")
     owner = taken.pop("owner", None)
-    ending = {name: taken.pop(name) for name in ("when_done", "ignore_failed") if name in taken}
+    ending: Row = {name: taken.pop(name) for name in ("when_done", "ignore_failed") if name in taken}
 
     async def begin(c: Any) -> Row:
         if owner is not None:
