@@ -35,8 +35,8 @@ forget_oids(Datum arg, Oid relid)
 {
 	if (!OidIsValid(relid) || relid == oids.saga || relid == oids.step ||
 		relid == oids.attempt || relid == oids.event || relid == oids.due ||
-		relid == oids.queue || relid == oids.signal || relid == oids.limit ||
-		relid == oids.claimed || relid == oids.home ||
+		relid == oids.queue || relid == oids.held || relid == oids.signal ||
+		relid == oids.limit || relid == oids.claimed || relid == oids.home ||
 		relid == oids.start_order)
 	{
 		valid = false;

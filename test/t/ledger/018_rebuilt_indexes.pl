@@ -198,6 +198,35 @@ $node->safe_psql('postgres', 'DROP INDEX saga.dba_twin, saga.dba_follows, saga.d
 	check_indexes('beside what a rebuild left');
 }
 
+# A session that has used the indexes of a table goes on after they were
+# rebuilt, whichever table it is.
+foreach my $table (split /\n/, $node->safe_psql('postgres', q{
+	SELECT relname FROM pg_class WHERE relnamespace = 'saga'::regnamespace AND relkind = 'r' ORDER BY 1}))
+{
+	my $life = q{
+		SELECT saga.start('rebuilt', 'KEY') AS id \gset
+		SELECT saga.pause(:'id', 'a while'), saga.resume(:'id');
+		SELECT saga.set_timeout(:'id', '1 hour');
+		SELECT saga.set_timeout(:'id', '2 hours');
+		SELECT saga.signal(:'id', 'paid', idempotency_key => 'once'), saga.signal(:'id', 'paid', idempotency_key => 'once');
+		SELECT saga.limit('work', 2);
+		SELECT saga.limit('work', 1);
+		SELECT forward_key FROM saga.step(:'id', 'a', task => 'work', after => '{}') \gset
+		SELECT saga.complete_task(:'forward_key');
+		SELECT saga.fail(:'id');
+		SELECT saga.redact(:'id');
+		SELECT 'lived';};
+
+	foreach my $when ('before', 'after')
+	{
+		my $key = "$table $when";
+
+		like($first->query($life =~ s/KEY/$key/r), qr/lived/, "$when $table is rebuilt");
+		is(errors_of($first), '', "$when $table is rebuilt: without an error");
+		$node->safe_psql('postgres', "REINDEX TABLE CONCURRENTLY saga.$table") if $when eq 'before';
+	}
+}
+
 # Again and again, with nobody holding them up
 {
 	my $ddl = session($node);
