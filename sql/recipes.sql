@@ -1,5 +1,5 @@
--- The recipes of doc/recipes.md, and what they warn of: what happens when the
--- program is started again, comes too late, or meets the other outcome.
+-- Situations of doc/recipes.md, mostly with steps that the application runs, and what is warned of there:
+-- what happens when the program is started again, comes too late, or meets the other outcome.
 \set ECHO none
 \i sql/include/helpers.sql
 SET search_path = test;
