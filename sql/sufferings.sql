@@ -1,5 +1,5 @@
 -- What users of other engines suffer from, and what happens here instead: a test for each, under its name.
--- (Those that need crashes, restarts or long histories are TAP tests; test/README.md lists them all.)
+-- (What needs crashes, restarts or long histories is in TAP tests, which test/README.md names.)
 \set ECHO none
 \i sql/include/helpers.sql
 \i sql/include/forward.sql
