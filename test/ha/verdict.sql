@@ -33,7 +33,8 @@ SELECT k.*, coalesce(lsn > left_at, false) AS in_lost_tail, CASE what
 		AND t.status = 'completed' AND t.output = k.value::jsonb)
 	WHEN 'complete' THEN s.state = 'completed'
 	WHEN 'fail' THEN EXISTS (SELECT FROM saga.events e WHERE saga_id = saga AND event = 'failing')
-	WHEN 'seal' THEN EXISTS (SELECT FROM saga.events e WHERE saga_id = saga AND event = 'sealed')
+	-- One with nothing left to do completes at once.
+	WHEN 'seal' THEN EXISTS (SELECT FROM saga.events e WHERE saga_id = saga AND event IN ('sealed', 'completed'))
 	-- At its end, and nothing came after that
 	WHEN 'wait' THEN s.state = k.key AND extract(epoch FROM s.finished_at)::text = k.value
 	WHEN 'complete_task' THEN EXISTS (SELECT FROM saga.steps t WHERE t.saga_id = saga

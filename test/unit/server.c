@@ -378,8 +378,14 @@ unit_keys(const char *list)
 	return (ArrayType *) cstring_to_text(list);
 }
 
+#if PG_VERSION_NUM < 190000
+#define CONST_ARRAY ArrayType
+#else
+#define CONST_ARRAY const ArrayType
+#endif
+
 void
-deconstruct_array(ArrayType *array, Oid elmtype, int elmlen, bool elmbyval,
+deconstruct_array(CONST_ARRAY *array, Oid elmtype, int elmlen, bool elmbyval,
 				  char elmalign, Datum **elemsp, bool **nullsp, int *nelemsp)
 {
 	char	   *list = text_to_cstring((text *) array);
