@@ -15,8 +15,8 @@
 #include "flow/outcome.h"
 
 /*
- * The saga goes back: no service is given a task of it, and none holds one.  What
- * was claimed may have had an effect.
+ * The saga goes back: no service may claim a task of it any more, and claims end.  A
+ * task that was claimed may have had an effect, so the attempt is recorded.
  */
 static void
 end_tasks(SagaChange *change)
@@ -47,9 +47,9 @@ end_tasks(SagaChange *change)
 }
 
 /*
- * The undo is to begin, or to go further: of the steps that it comes to be about,
- * those that started after a point, nobody is asked any longer how to go on.  Whom
- * the undo so far has asked about a step is still asked.
+ * The undo is about to begin, or to go further back.  The steps that come into its
+ * range, those that started after "savepoint", no longer wait for a decision on how
+ * to go forward.  What the undo so far has asked a person stays asked.
  */
 void
 saga_afresh_withdraw(SagaChange *change, int64 savepoint)
@@ -109,8 +109,8 @@ saga_afresh_begin(SagaChange *change, SagaStep *step)
 /*
  * After a rollback the saga runs again.  Of the steps that were recorded from
  * outside, those that were undone wait as a new run, in the place of the old one;
- * those that had been given up, or had never begun, wait afresh.  What an action
- * recorded that was rolled back goes with it, and is recorded anew.
+ * those that had been given up, or had never begun, wait afresh.  Steps that a
+ * rolled-back action recorded go with it; the action records them anew.
  */
 void
 saga_afresh_restart(SagaChange *change)

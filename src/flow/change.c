@@ -125,8 +125,9 @@ saga_change_only_step(SagaChange *change, SagaStep *step)
 }
 
 /*
- * Asks for a look at the saga: "seq" is that of the step that changed, negated.
- * A later one of the same change replaces it.
+ * Asks for a look at the saga.  "seq": that of the step that changed, negated;
+ * PG_INT64_MIN: any of them may have; 0: takes the request back.  A later call for
+ * the same change replaces an earlier one.
  */
 void
 saga_change_look(SagaChange *change, int64 seq)
@@ -134,7 +135,7 @@ saga_change_look(SagaChange *change, int64 seq)
 	change->look = seq;
 }
 
-/* The step, which was rolled back, is to be done again, as a new run. */
+/* Adds a new run of a step that was rolled back. */
 void
 saga_change_new_run(SagaChange *change, const SagaStep *step)
 {
@@ -183,8 +184,8 @@ saga_change_state(SagaChange *change, SagaState state)
 }
 
 /*
- * Sets what is being undone, from now on.  Other steps may be in range by that,
- * so how far they were found settled no longer holds.
+ * Sets what is being undone, from now on.  Other steps may be in range then, so how
+ * far they were found settled no longer holds.
  */
 void
 saga_change_undo(SagaChange *change, SagaUndo undo, int64 savepoint)
@@ -233,7 +234,7 @@ saga_change_event(SagaChange *change, const char *event, int64 seq,
 	saga_change_past_event(change, event, seq, detail, change->now);
 }
 
-/* The same, of something that the rows have shown until now. */
+/* The same for something at an earlier time, which the rows have shown until now. */
 void
 saga_change_past_event(SagaChange *change, const char *event, int64 seq,
 					   Jsonb *detail, TimestampTz at)
@@ -302,7 +303,7 @@ add_count(SagaChange *change, SagaChangeCountKind kind, int counter)
 	return new;
 }
 
-/* What a service did, or did not, on a channel. */
+/* Counts what a service did, or failed to do, on a channel. */
 void
 saga_change_count_channel(SagaChange *change, const text *channel,
 						  SagaStatChannel counter)
@@ -310,14 +311,14 @@ saga_change_count_channel(SagaChange *change, const text *channel,
 	add_count(change, COUNT_CHANNEL, counter)->channel = channel;
 }
 
-/* The saga fails because a step was given up. */
+/* Counts that the saga fails because a step was given up. */
 void
 saga_change_count_step_failed(SagaChange *change)
 {
 	(void) add_count(change, COUNT_SAGA, SAGA_STAT_STEP_FAILED);
 }
 
-/* Something took so long to begin, in microseconds. */
+/* Counts how long something waited before it began (microseconds). */
 void
 saga_change_count_wait(SagaChange *change, SagaStatTime what, int64 time)
 {
@@ -354,7 +355,7 @@ write_counts(SagaChange *change)
 static SagaWritten
 write_steps(SagaChange *change)
 {
-	/* A process may still be ending an action that was canceled. */
+	/* With SAGA_MAY_WAIT: a process may still be ending a canceled action. */
 	SagaPatience patience = (change->may & SAGA_MAY_WAIT) ?
 		SAGA_WAIT : SAGA_NOWAIT;
 	SagaWritten written = SAGA_WRITTEN;
@@ -393,9 +394,9 @@ write_signals(SagaChange *change)
 }
 
 /*
- * Writes a change.  Anything but SAGA_WRITTEN: another transaction was there
- * first, and nothing is written; but of a look, which may change many steps and
- * use signals without the saga's row, some may be, and the caller aborts.
+ * Writes a change.  Anything but SAGA_WRITTEN: another transaction was first, and
+ * nothing is written.  The exception is a look, which may change many steps and use
+ * signals without the saga's row: some of that may be written, so the caller aborts.
  */
 SagaWritten
 saga_change_write(SagaChange *change)

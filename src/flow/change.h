@@ -16,13 +16,14 @@
 /* What the process that makes a change may do; a bit mask. */
 #define SAGA_MAY_WAIT		0x01	/* for another transaction that writes the
 									 * saga; our own processes do not */
-#define SAGA_MAY_FAIL		0x04	/* a saga whose deadline has passed; only
-									 * under the saga's lock, if steps of it
-									 * may be on their way in */
-#define SAGA_WILL_LOOK		0x08	/* at the saga, itself: nobody need be
-									 * woken for that */
-#define SAGA_MAY_NOTIFY		0x02	/* listeners; only the worker does */
-#define SAGA_IS_WORKER		0x10	/* which may be unable to notify now */
+#define SAGA_MAY_FAIL		0x04	/* end the forward phase of the saga; only
+									 * under its exclusive lock, if steps of
+									 * it may be on their way in */
+#define SAGA_WILL_LOOK		0x08	/* it looks at the saga itself, so nobody
+									 * need be woken for that */
+#define SAGA_MAY_NOTIFY		0x02	/* notify listeners; only the worker does */
+#define SAGA_IS_WORKER		0x10	/* it is the worker, which may be unable
+									 * to notify now */
 
 /*
  * A change of one saga.  The code that decides sets fields of the rows, marks the
@@ -36,8 +37,8 @@ typedef struct SagaChange
 	TimestampTz now;
 	int			may;			/* SAGA_MAY_... */
 	bool		steps_only;		/* the saga's own row stays as it is */
-	bool		busy;			/* a step whose time is over is in somebody's
-								 * hands, to be looked at again */
+	bool		busy;			/* the time of a step is over, but another
+								 * process holds its row: look again */
 	uint64		number;			/* of this change in this process */
 	List	   *changed;		/* of SagaStep: rows to write */
 	List	   *new_runs;		/* of SagaStep: rows to insert */

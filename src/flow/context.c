@@ -154,7 +154,7 @@ add_policy(SagaJson *json, const char *key, const text *encoded)
 									  VARSIZE(last)));
 }
 
-/* What works and their undo get alike: the saga, and the step so far. */
+/* What both a work and its undo get: the saga, and the step so far. */
 static void
 add_common(SagaJson *json, const SagaRow *saga, const SagaStep *step)
 {

@@ -162,7 +162,7 @@ count_first_undo(SagaChange *change, const SagaStep *step,
 
 /*
  * An attempt of the compensation of a step has ended.  For a success this is
- * the mark: it belongs into the transaction that did the work.
+ * the mark: it belongs in the transaction that did the work.
  *
  * The undo may have been parked or abandoned while the attempt was under way;
  * what it did is recorded, and nothing follows from it.

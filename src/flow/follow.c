@@ -19,7 +19,8 @@
 #include "utils/builtins.h"
 
 /*
- * What waits for a listener waits no longer, since the walk stands still.
+ * Takes compensations that wait for a listener back from it, since the walk stands
+ * still.
  */
 void
 saga_follow_withdraw(SagaChange *change)
@@ -47,10 +48,9 @@ saga_follow_is_late(const SagaRow *saga, TimestampTz now)
 }
 
 /*
- * The saga is being undone and waits: it must be looked at at "when" (0: once
- * something happens to it); at its deadline, which makes a full undo of a
- * partial one; or at the end of a claim, which need not be that of the step
- * that is next.
+ * The saga is being undone and waits.  It is due at "when" (0: once something
+ * happens to it); at its deadline, which makes a full undo of a partial one; or at
+ * the end of a claim, which need not be that of the step that is next.
  */
 void
 saga_follow_wait(SagaChange *change, TimestampTz when, Oid lane)
@@ -71,8 +71,8 @@ saga_follow_wait(SagaChange *change, TimestampTz when, Oid lane)
 }
 
 /*
- * The saga is not being undone: it must be looked at at its deadline, or at the
- * end of a claim that goes on.
+ * The saga is not being undone: it is due at its deadline, or at the end of a
+ * claim that goes on.
  */
 void
 saga_follow_rest(SagaChange *change)

@@ -1,13 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * frontier.c
- *	  Going forward: which first gates open when one more step of a saga is done.
+ *	  Which first gates open when one more step of a saga is done.
  *
  * gates.c says which gates are open, from all steps of the saga.  Here the same
- * is kept in memory and brought forward step by step: the work of each is its
- * share of the lists and of what was recorded, so that the whole of a saga takes
- * time in proportion to its size, and a chain of thousands of steps is not read
- * anew for each of them.
+ * is kept in memory and brought forward step by step.  Each step costs its share of
+ * the lists and of what was recorded, so that a whole saga takes time in proportion
+ * to its size, and a chain of thousands of steps is not read anew for each of them.
  *
  * What is kept:
  *
@@ -19,7 +18,7 @@
  *
  * A step that is done stays so while the saga goes forward.  Whatever else may
  * happen (steps recorded, completed by the application, given up, decided upon,
- * rolled back) makes this out of date, and it is the caller's to know that.
+ * rolled back) makes this out of date; the caller must notice (following.c).
  *
  * Nothing is read or written here.
  *
@@ -91,14 +90,14 @@ find_number(const SagaFrontier *frontier, int64 seq)
 	return found != NULL ? found->number : -1;
 }
 
-/* Whose steps stand in one order, as first_open numbers them */
+/* The recorder of a step, as first_open numbers recorders */
 static int
 group_of(const SagaFrontier *frontier, const FrontierNode *node)
 {
 	return node->recorder >= 0 ? node->recorder : frontier->count;
 }
 
-/* The entries of the list of a step that are not done. */
+/* Counts the entries of a step's list that are not done, and notes it with them. */
 static void
 read_list(SagaFrontier *frontier, HTAB *keys, const int *numbers, int number,
 		  const SagaStep *step)
@@ -112,7 +111,7 @@ read_list(SagaFrontier *frontier, HTAB *keys, const int *numbers, int number,
 		int			index = saga_gates_find_key(keys, lfirst(lc));
 		int			of = index >= 0 ? numbers[index] : -1;
 
-		/* One that is not there is waited for. */
+		/* The step waits for one that is not there, too. */
 		if (of < 0)
 			node->missing++;
 		else if (of != node->recorder && !frontier->node[of].done)
@@ -129,8 +128,8 @@ read_list(SagaFrontier *frontier, HTAB *keys, const int *numbers, int number,
 }
 
 /*
- * What there is to know of the steps of a saga, in a memory context of its own;
- * NULL if it is not kept: some were rolled back.
+ * Builds it from the steps of a saga, in a memory context that holds nothing else.
+ * NULL if some steps were rolled back: for those it is not kept.
  */
 SagaFrontier *
 saga_frontier_make(const SagaSteps *steps, MemoryContext context)
@@ -228,7 +227,10 @@ open_gate(FrontierNode *node, List **opened)
 	*opened = lappend(*opened, &node->step);
 }
 
-/* A step is done, if it is, and then perhaps the one whose action recorded it. */
+/*
+ * Marks a step as done, if it is, and then the one whose action recorded it, if
+ * that was the last thing missing, and so on.
+ */
 static void
 frontier_settle(SagaFrontier *frontier, int number, List **opened)
 {
@@ -263,9 +265,9 @@ frontier_settle(SagaFrontier *frontier, int number, List **opened)
 }
 
 /*
- * The work of a step is completed.  "opened" becomes the steps whose first gate
- * opens by that, of SagaFrontierStep, in the current memory context.  False: the
- * step is not known.
+ * The work of a step is completed.  Sets "opened" to the steps whose first gate opens
+ * because of that (SagaFrontierStep *), a list in the current memory context.  False:
+ * the step is not known.
  */
 bool
 saga_frontier_completed(SagaFrontier *frontier, int64 seq, List **opened)
@@ -282,7 +284,7 @@ saga_frontier_completed(SagaFrontier *frontier, int64 seq, List **opened)
 
 /*
  * Has the action of the step recorded steps?  Some of them may be open from the
- * beginning, which no step's end says.
+ * beginning, which does not follow from the end of any step.
  */
 bool
 saga_frontier_recorded(const SagaFrontier *frontier, int64 seq)
@@ -293,8 +295,8 @@ saga_frontier_recorded(const SagaFrontier *frontier, int64 seq)
 }
 
 /*
- * The steps whose outputs a step without a list gets, as saga_gates_inputs has
- * them, of SagaFrontierStep.  False: the step is not known.
+ * The steps whose outputs a step without a list gets, as in saga_gates_inputs
+ * (SagaFrontierStep *).  False: the step is not known.
  */
 bool
 saga_frontier_inputs(const SagaFrontier *frontier, int64 seq, List **inputs)

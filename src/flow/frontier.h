@@ -14,7 +14,7 @@
 
 typedef struct SagaFrontier SagaFrontier;
 
-/* One of its steps */
+/* One of its steps, as it returns them */
 typedef struct SagaFrontierStep
 {
 	char	   *key;

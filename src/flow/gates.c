@@ -4,7 +4,7 @@
  *	  Which steps of a running saga are done, and which may begin.
  *
  * A step that saga runs has up to four gates: other steps, time, a signal, a
- * person.  Here is the first, which follows from the other steps' rows alone;
+ * person.  This file has the first, which follows from the other steps' rows alone;
  * look.c has the others.
  *
  * A step is done when it is completed or skipped, or given up where that skips
@@ -18,9 +18,9 @@
  * recorded it: both commit together.
  *
  * "Before" goes by the first run of a key (saga_rows_place): a step that runs
- * again after a rollback keeps its place.  Runs that were rolled back count no
- * more; but a step of the application's that was, and that it has not started
- * again, is not done: what comes after it waits for that.
+ * again after a rollback keeps its place.  Runs that were rolled back no longer
+ * count.  But a step of the application that was rolled back, and that it has not
+ * started again, is not done: what comes after it waits for that.
  *
  * Nothing is read or written here.  Time grows with the number of steps and the
  * length of their lists.
@@ -58,7 +58,7 @@ saga_gates_keys(const ArrayType *keys)
 	return list;
 }
 
-/* Was the last attempt of the step the last one, for good? */
+/* Is the step given up: failed, with no other attempt and no decision to come? */
 bool
 saga_gates_given_up(const SagaStep *step)
 {
@@ -93,7 +93,7 @@ saga_gates_work_done(const SagaStep *step)
 	return false;
 }
 
-/* Of the present runs, by place; sorted with the steps at hand. */
+/* The steps that the two comparisons below look into, while qsort runs. */
 static const SagaSteps *sorted = NULL;
 
 static int
@@ -164,8 +164,8 @@ saga_gates_find_key(HTAB *keys, const char *key)
 
 /*
  * Adds the steps that the application is to start again: the newest runs of keys
- * that have no present run.  What an action recorded that was rolled back went
- * with it.
+ * that have no present run.  Not those that an action recorded which was itself
+ * rolled back: they are gone with it.
  */
 static void
 add_rolled_back(SagaGates *gates, const int *by_number)
@@ -203,7 +203,10 @@ add_rolled_back(SagaGates *gates, const int *by_number)
 	hash_destroy(keys);
 }
 
-/* The first step of a list that is not done; -1: they all are. */
+/*
+ * The first step of a list that is not done; -1: they all are; -2: it has no present
+ * run.
+ */
 static int
 first_of_list(const SagaGates *gates, HTAB *keys, const SagaStep *step)
 {
@@ -225,7 +228,8 @@ first_of_list(const SagaGates *gates, HTAB *keys, const SagaStep *step)
 }
 
 /*
- * Evaluates gate 1 of the steps of a saga, into the current memory context.
+ * Evaluates gate 1 of the steps of a saga.  The result is in the current memory
+ * context, and points to the steps.
  */
 void
 saga_gates_read(SagaGates *gates, const SagaSteps *steps)

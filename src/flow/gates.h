@@ -20,7 +20,8 @@ typedef struct SagaGates
 	int		   *order;			/* their indexes, in the order of recording */
 	bool	   *done;
 	int		   *before;			/* the first step that keeps gate 1 closed;
-								 * -1: it is open */
+								 * -1: it is open; -2: closed by a step that
+								 * is not recorded again yet */
 	int		   *barrier;		/* of a step without "after": the last sibling
 								 * without one before it; -1: none */
 	int		   *recorder;		/* of a present run: the step whose action

@@ -3,13 +3,13 @@
  * inbox.c
  *	  The unused signals of a saga, as one look takes them for its steps.
  *
- * A step that waits for signals takes the oldest unused one of its names.  What is
- * unused is read once in a look: all of it, where that is little, as it mostly is.
- * Otherwise a queue for each name that is asked for is read bit by bit, so that
+ * A step that waits for signals takes the oldest unused one of its names.  A look
+ * reads the unused signals once: all of them, where they are few, as they mostly are.
+ * Otherwise it reads, part by part, a queue for each name that is asked for, so that
  * neither a great many signals nor a great many steps make a look quadratic.
  *
- * Whatever is committed when it is read may be taken.  What another look is using
- * at the same time is taken all the same, so that the order is kept: the change
+ * A signal that is committed when it is read may be taken.  One that another look is
+ * using at the same time is taken all the same, so that the order is kept: the change
  * then cannot be written, and the look is made again.
  *
  *-------------------------------------------------------------------------
@@ -22,9 +22,9 @@
 #include "flow/inbox.h"
 #include "utils/builtins.h"
 
-/* Number of unused signals of a saga that are read at once, of whatever names */
+/* Number of unused signals of a saga, of any names, from which on there are many */
 #define FEW			64
-/* Of a name: at first; then twice as many each time, up to that */
+/* Signals of a name read at first; then twice as many each time, up to the second */
 #define FIRST_PART	16
 #define LARGEST_PART	4096
 
@@ -43,8 +43,8 @@ struct SagaInbox
 {
 	HTAB	   *queues;
 	bool		complete;		/* a name without a queue has no signals */
-	List	   *steps;			/* of SagaStep: which took the signals of the
-								 * change, in the same order */
+	List	   *steps;			/* of SagaStep: those that took the signals of
+								 * the change, in the same order */
 };
 
 /* The queue of a name, perhaps a new one that is empty. */
@@ -64,7 +64,7 @@ queue_of(struct SagaInbox *inbox, char *name)
 	return queue;
 }
 
-/* Reads what is unused, if that is little. */
+/* Reads the unused signals, if they are few. */
 static struct SagaInbox *
 open_inbox(const pg_uuid_t *id)
 {
@@ -77,7 +77,7 @@ open_inbox(const pg_uuid_t *id)
 	inbox->complete = count < FEW;
 	if (!inbox->complete)
 		return inbox;
-	/* Name by name, and so are the queues. */
+	/* They come name by name, so each queue is a part of the array. */
 	for (int i = 0; i < count; i++)
 	{
 		Queue	   *queue = queue_of(inbox, text_to_cstring(signals[i].name));
@@ -149,8 +149,8 @@ saga_inbox_take(SagaChange *change, SagaStep *step)
 }
 
 /*
- * The saga fails in the look that let steps use signals: those that wait are
- * never to begin, and their signals stay unused.
+ * The saga fails in the look that let steps use signals: steps that still wait will
+ * never begin, and their signals stay unused.
  */
 void
 saga_inbox_give_back(SagaChange *change)

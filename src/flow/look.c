@@ -12,10 +12,10 @@
  * The caller holds the saga's lock at least shared, so that it neither fails nor
  * ends meanwhile, and has the newest rows.  Another look at the same saga may be
  * under way: both write the same steps, and the second finds them changed, writes
- * nothing, and looks again.  Where a saga ends or fails, or a step is done by the look
- * itself, the caller must hold the lock exclusively (SAGA_MAY_FAIL): nobody is asked
- * to look because of such a step, so no other look may be under way that does not
- * see it, and this one must see what was done by others meanwhile.
+ * nothing, and looks again.  Where a saga ends or fails, or the look itself completes
+ * or gives up a step, the caller must hold the lock exclusively (SAGA_MAY_FAIL): no
+ * row asks for another look because of such a step, so no look that does not see it
+ * may be under way, and this one must see what others have done meanwhile.
  *
  * A step whose action runs is not written here: its process holds its row, and
  * writes how that ended, with a row that asks for another look.
@@ -34,7 +34,7 @@
 #include "ledger/start_order.h"
 #include "utils/builtins.h"
 
-/* Gate 1 of a step opens now: when does time open the second? */
+/* Gate 1 of a step opens now.  Sets the time at which gate 2 opens. */
 void
 saga_look_open_first_gate(SagaStep *step, TimestampTz now)
 {
@@ -46,7 +46,7 @@ saga_look_open_first_gate(SagaStep *step, TimestampTz now)
 	step->ready_at = Max(ready, step->not_before);
 }
 
-/* The end of an attempt, in the step's row and in the history */
+/* Enters the end of an attempt into the step's row and the history. */
 static void
 enter_attempt(SagaChange *change, SagaStep *step, const SagaAttemptEnd *end)
 {
@@ -82,7 +82,7 @@ end_claim_of_task(SagaChange *change, SagaStep *step, const char *why)
 	enter_attempt(change, step, &end);
 }
 
-/* The time of a step is over that nobody runs. */
+/* The time of a step that no process runs is over. */
 void
 saga_look_time_out(SagaChange *change, SagaStep *step)
 {
@@ -95,9 +95,9 @@ saga_look_time_out(SagaChange *change, SagaStep *step)
 }
 
 /*
- * The same, unless somebody holds its row: the process that runs its action, which
- * ends it at that time, too; or a transaction that may yet be rolled back.  Then the
- * result is false.
+ * The same, unless somebody holds the step's row: the process that runs its action,
+ * which ends the action at that time, too; or a transaction that may yet be rolled
+ * back.  Returns false then.
  */
 static bool
 time_out_unless_running(SagaChange *change, SagaStep *step)
@@ -130,8 +130,8 @@ ask_for_approval(SagaChange *change, SagaStep *step)
 }
 
 /*
- * The gates of a step that waits.  True if it is done by that, so that gates of
- * others may be open now.
+ * Opens the gates of a waiting step, as far as they may open now.  Returns true if
+ * the step is done by that, so that gates of others may be open now.
  */
 static bool
 open_gates(SagaChange *change, const SagaGates *gates, SagaStep *step)
@@ -157,7 +157,7 @@ open_gates(SagaChange *change, const SagaGates *gates, SagaStep *step)
 	if (step->action != NULL || step->task != NULL)
 		return false;
 
-	/* It has no work: that its gates are open is all. */
+	/* It has no work: it is completed as soon as its gates are open. */
 	step->begun = saga_start_order_next(&step->saga);
 	step->status = SAGA_STEP_COMPLETED;
 	step->completed_at = change->now;
@@ -169,8 +169,9 @@ open_gates(SagaChange *change, const SagaGates *gates, SagaStep *step)
 }
 
 /*
- * Opens what can be opened; the first step that fails the saga, or NULL.  "done":
- * whether steps are done by that, or given up.
+ * Opens the gates that may open, and ends what has run out of time.  Returns the
+ * first step that fails the saga, or NULL.  "done": whether steps were completed or
+ * given up by that, or a claim ended.
  */
 static SagaStep *
 move_steps(SagaChange *change, SagaGates *gates, bool *done)
@@ -211,10 +212,10 @@ move_steps(SagaChange *change, SagaGates *gates, bool *done)
 }
 
 /*
- * Services are notified of tasks that may be claimed now, and were not to be
- * before, and those who watch for decisions of steps that were given up.  Only the
- * worker notifies; others leave that to it.  Tasks that it cannot announce now can be
- * claimed nevertheless, and their channels are notified again (channels.c).
+ * Notifies services of tasks that have become claimable, and those who watch for
+ * decisions of steps that a person must decide about.  Only the worker notifies;
+ * others ask it for a look.  A task that the worker cannot announce now can be claimed
+ * nevertheless, and its channel is notified again (channels.c).
  */
 static void
 announce(SagaChange *change)
@@ -245,7 +246,7 @@ announce(SagaChange *change)
 	}
 }
 
-/* What a sealed saga has as its result, if none was given. */
+/* The result of a sealed saga to which none was given. */
 Jsonb *
 saga_look_result(const SagaSteps *steps)
 {
@@ -307,13 +308,13 @@ saga_look(SagaChange *change)
 
 /*
  * An attempt of a step's work has ended, or a round of it.  For a success this is
- * the mark: it belongs into the transaction that did the work.
+ * the mark: it belongs in the transaction that did the work.
  */
 void
 saga_look_attempt(SagaChange *change, SagaStep *step, const SagaAttemptEnd *end)
 {
 	enter_attempt(change, step, end);
-	/* Gates may open by it; or a person is to be notified. */
+	/* Gates may open because of it; or a person must be notified. */
 	if (step->forward.retry_at == 0)
 		saga_change_look(change, -step->seq);
 }

@@ -16,8 +16,8 @@ typedef enum SagaLookResult
 	SAGA_LOOK_NOTHING,			/* nothing moves */
 	SAGA_LOOK_STEPS,			/* steps move: the change is to be written */
 	SAGA_LOOK_ENDS				/* it ends, or fails, or a step is done by the
-								 * look: to be written with SAGA_MAY_FAIL, and
-								 * otherwise to be looked at again with that */
+								 * look: write it if the change has
+								 * SAGA_MAY_FAIL, else look again with that */
 } SagaLookResult;
 
 extern SagaLookResult saga_look(SagaChange *change);

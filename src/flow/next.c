@@ -280,8 +280,8 @@ saga_next_find_asked(const SagaRow *saga, const SagaSteps *steps,
 }
 
 /*
- * The step that a listener compensates and whose claim ends first, or NULL.  There are two only where a late
- * result opened a step again while a listener held another.
+ * The step that a listener compensates and whose claim ends first, or NULL.  There
+ * are two only where a late result opened a step again while a listener held another.
  */
 SagaStep *
 saga_next_claimed(const SagaSteps *steps)

@@ -12,15 +12,16 @@
  * other in the whole server, which would be too much for an application's
  * transaction.
  *
- * Dispatch.  The worker marks the step dispatched, inserts its row of the queue,
- * and notifies, all in one transaction: a listener that is woken finds the row.
+ * Dispatch.  The worker marks the compensation of a step dispatched, inserts its row
+ * of the queue, and notifies, all in one transaction: a listener that is woken finds
+ * the row.  (A task's row is there before; look.c says when its channel is notified.)
  * What is sent leaves the database, so its transaction waits for the disk, which
  * others of the worker do not.  It puts up to 100 due sagas into one transaction.
  *
  * States.  saga_change_state notes each state to be announced on the saga's
  * row, a letter each, which makes the saga due in the worker's lane.  The worker
  * sends them in order, clears them, and does what else is due without
- * dispatching: a step is dispatched in a later turn, after the state.
+ * dispatching: a step is dispatched in a later pass, after the state.
  *
  * A full queue.  The server's notification queue is full when a session that
  * listens stays in a transaction for long.  Then the commit of a dispatch fails as

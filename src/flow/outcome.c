@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * outcome.c
- *	  How an attempt of an action or a compensation ended, and what that means
- *	  for its step.  The next round of a loop is recorded here, too.
+ *	  How an attempt of an action, a task or a compensation ended, and what that
+ *	  means for its step.  A round of an action is entered here, too.
  *
  * What is charged, what is free, when it is tried again, and when it is given
  * up for a person to settle: see the table in doc/reference.md.  Only the
@@ -40,8 +40,8 @@
  * SQL has run when the server cannot record that it is about to, or when the
  * session is read-only before it begins.
  *
- * The same holds for a step's action.  But an error of class 42, 0A000 or SG009
- * parks it at once, whatever its policy: it is most likely one of a deployment,
+ * The table is for actions, too.  But an error of class 42, 3F000, 0A000 or SG009
+ * parks an action at once, whatever its policy: most likely a deployment is at fault,
  * which a person mends, and nothing is to be undone for that.
  *
  *-------------------------------------------------------------------------
@@ -63,7 +63,7 @@
 #define CONFLICT_DELAY_MS		10
 #define CONFLICT_MAX_DELAY_MS	1000
 
-/* Give up on a compensation after this many crashes with nothing else running */
+/* Crashes with nothing else running after which SQL is not run again */
 #define MAX_CRASHES_ALONE		3
 
 /*
@@ -210,7 +210,7 @@ take_failure(SagaStep *step, const SagaAttemptEnd *end, TimestampTz now)
 		step->parked = cstring_to_text(why);
 }
 
-/* A work that has all its attempts before it again */
+/* Gives a work all its attempts again. */
 static void
 forgive(SagaWork *work)
 {
@@ -241,8 +241,8 @@ take_round(SagaStep *step, const SagaAttemptEnd *end, TimestampTz now)
 }
 
 /*
- * The end of an attempt of a step's work, entered into the step's row.  What follows
- * for the saga is look.c's.  Who did a task stays on the row of one that is done.
+ * Enters the end of an attempt of a step's work into the step's row.  What follows
+ * for the saga is look.c's to say.  The row of a task that is done keeps its consumer.
  */
 void
 saga_outcome_take_forward(SagaStep *step, const SagaAttemptEnd *end,
@@ -289,8 +289,8 @@ saga_outcome_take_forward(SagaStep *step, const SagaAttemptEnd *end,
 }
 
 /*
- * The work of a step is given up: it has failed, or a person is asked, who reads
- * why.
+ * Gives up the work of a step: it has failed or, if the step says so, a person is
+ * asked, and shown why.
  */
 void
 saga_outcome_give_up(SagaStep *step, const char *error, const char *why)
@@ -303,14 +303,14 @@ saga_outcome_give_up(SagaStep *step, const char *error, const char *why)
 		step->parked = cstring_to_text(why);
 }
 
-/* An action that has all its attempts before it again */
+/* Gives a step's action or task all its attempts again. */
 void
 saga_outcome_forgive_forward(SagaStep *step)
 {
 	forgive(&step->forward);
 }
 
-/* A compensation that has all its attempts before it again. */
+/* Gives a step's compensation all its attempts again. */
 void
 saga_outcome_forgive(SagaStep *step)
 {
@@ -326,7 +326,10 @@ forget_holder(SagaStep *step)
 	step->consumer = NULL;
 }
 
-/* Enters the end of an attempt into the step's row, which is yet to be written. */
+/*
+ * Enters the end of an attempt of a compensation into the step's row, which is yet to
+ * be written.
+ */
 void
 saga_outcome_take(const SagaRow *saga, SagaStep *step,
 				  const SagaAttemptEnd *end, TimestampTz now)
@@ -369,14 +372,14 @@ is_trouble(int code)
 	}
 }
 
-/* What an error means whose cause, as far as known, is the SQL. */
+/* What an error means that, as far as is known, the SQL has caused. */
 static void
 judge_code(SagaAttemptPhase phase, int code, SagaAttemptEnd *end)
 {
 	bool		of_sql = phase == SAGA_ATTEMPT_SQL ||
 		phase == SAGA_ATTEMPT_COMMITTING;
 
-	/* Most likely of a deployment: to undo what was done would not mend it. */
+	/* Most likely a deployment's fault: undoing would not mend it. */
 	end->mend = of_sql &&
 		(ERRCODE_TO_CATEGORY(code) == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION ||
 		 code == ERRCODE_INVALID_SCHEMA_NAME ||

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * outcome.h
- *	  How an attempt of a compensation ended, and what that means for its step.
+ *	  How an attempt of an action, a task or a compensation ended, and what that
+ *	  means for its step.
  *
  *-------------------------------------------------------------------------
  */
@@ -40,7 +41,7 @@ typedef struct SagaAttemptEnd
 	int64		rows;			/* -1: unknown */
 	const char *sqlstate;		/* NULL on success */
 	const char *error;
-	const char *consumer;		/* the listener that made it, or NULL */
+	const char *consumer;		/* the service that made it, or NULL */
 	bool		charged;		/* counts against the policy */
 	bool		conflict;		/* serialization, deadlock or lock timeout */
 	bool		trouble;		/* the server's, so that others meet it too */
