@@ -4,9 +4,9 @@
  *	  One attempt of a step's action, and the look that follows.
  *
  *	1. Find the row of the due work that the ticket names, the saga, and the step;
- *	   lock the step's row, so that no other process runs it.  Nothing of the
- *	   saga is locked: it can be paused, canceled, failed, and steps be recorded
- *	   and completed, meanwhile.
+ *	   lock the step's row, so that no other process runs it.  Nothing else of the
+ *	   saga is locked: meanwhile it can be paused, canceled and failed, and steps
+ *	   can be recorded and completed.
  *	2. Draw its place in the start order.  What the action records comes later.
  *	3. Note in the in-flight file that it is about to run, and run it.
  *	4. Take the saga's lock, without waiting for anybody.  If the saga still runs,
@@ -19,17 +19,17 @@
  *
  * What follows is for a look to say (flow/look.c), and there are three ways:
  *
- * - Of a saga with few steps, of which nobody else does anything at this moment,
- *	 the look is made with the mark, in the same transaction.  That nobody does is
- *	 known by the saga's lock, had exclusively until the commit: so all that
- *	 others did to it is committed and seen, and what they do next they do after
- *	 this commit, and see it.  No row need ask for the look.
- * - If others are at work, the lock is had shared, and the mark comes with a row
- *	 that asks for a look, since neither may see what the other does.  This process
- *	 makes that look itself, after its commit.
+ * - If the saga has few steps and nobody else is at work on it, the look is made with
+ *	 the mark, in the same transaction.  The saga's lock, held exclusively until the
+ *	 commit, ensures the latter: all that others did to the saga is committed and seen,
+ *	 and what they do next, they do after this commit, and see it.  No row need ask
+ *	 for the look.
+ * - If others are at work on it, the lock is held shared, and the mark comes with a
+ *	 row that asks for a look, since neither may see what the other does.  This
+ *	 process makes that look itself, after its commit.
  * - Looks at a saga with many steps are the worker's, which makes one for many
  *	 changes.  While this process has more of the saga to run, they are in no hurry.
- *	 But if it has none, and nobody else does anything of the saga, as with a chain,
+ *	 But if it has no more, and nobody else is at work on the saga, as with a chain,
  *	 it knows what the step opens (following.c), and opens that with the mark.
  *
  * After a look of its own, the process goes on with what has become ready for its
@@ -96,7 +96,7 @@ static int64 chain_begun = 0;
 /* What a look that was made with the mark has found for this process; or seq 0 */
 static SagaTicket found_next;
 
-/* The saga with too many steps that was met last */
+/* The saga met last that has more than OWN_LOOK_STEPS steps */
 static pg_uuid_t large_saga;
 
 /* ------------------------------------------------------------------------
@@ -113,7 +113,7 @@ read_inputs(const SagaRow *saga, const SagaStep *step)
 		saga_context_inputs_of(saga, keys) : saga_context_inputs(saga, step);
 }
 
-/* The policy of the action, with what is left of the step's own time. */
+/* The policy of the action, its timeout cut to what is left of the step's own. */
 static void
 limit_time(const SagaStep *step, SagaPolicy *policy)
 {
@@ -132,7 +132,7 @@ limit_time(const SagaStep *step, SagaPolicy *policy)
  * After the action
  * ------------------------------------------------------------------------ */
 
-/* Waits a little for what others are about to be done with. */
+/* Waits a moment for another transaction; false if that took too long already. */
 static bool
 wait_a_little(int *waited)
 {
@@ -145,9 +145,9 @@ wait_a_little(int *waited)
 }
 
 /*
- * Makes sure that the saga still runs, and goes on to until the commit; an error
- * if it does not.  With "alone", returns whether nobody else has a part in it
- * until then.
+ * Makes sure that the saga is running and stays so until the commit; raises an error
+ * if it is not.  With "alone", returns whether the lock could be had exclusively, so
+ * that nobody else has a part in the saga until then.
  */
 static bool
 hold_running(SagaRow *saga, bool alone)
@@ -202,8 +202,8 @@ must_let_others_in(void)
 }
 
 /*
- * The same, with the look, for whom nobody else has a part in the saga.  False:
- * somebody writes a step of it nevertheless; nothing is done.
+ * Marks the step and looks, when nobody else has a part in the saga.  False: somebody
+ * writes a step of it nevertheless; nothing is done.
  */
 static bool
 mark_and_look(SagaRow *saga, const SagaStep *step, SagaSteps *steps)
@@ -225,7 +225,7 @@ mark_and_look(SagaRow *saga, const SagaStep *step, SagaSteps *steps)
 	marked->forward.output = step->forward.output;
 	saga_change_begin(&change, saga, steps, SAGA_MAY_FAIL, saga_clock_now());
 	saga_look_attempt(&change, marked, &hand->end);
-	/* What this look cannot do, it asks for by itself. */
+	/* This look is made here; for what it cannot do, it asks for another. */
 	saga_change_look(&change, 0);
 	(void) saga_look(&change);
 	if (!must_let_others_in())
@@ -237,8 +237,8 @@ mark_and_look(SagaRow *saga, const SagaStep *step, SagaSteps *steps)
 }
 
 /*
- * The same for a saga with many steps, with what the step opens instead of a
- * look.  False: that is not known; nothing is done.
+ * Marks a step of a saga with many, and opens what that opens, instead of a look.
+ * False: that is not known; nothing is done.
  */
 static bool
 mark_and_follow(SagaRow *saga, SagaStep *step, const SagaDue *due, bool *alone)
@@ -298,8 +298,8 @@ succeed(SagaRow *saga, SagaStep *step, const SagaDue *due)
 }
 
 /*
- * Marks the step whose action asked to be run again: a round.  What it recorded may
- * need a look, which is the worker's.
+ * Marks the step whose action asked to be run again: a round.  If what the action
+ * recorded needs a look, that is the worker's.
  */
 static void
 succeed_round(SagaRow *saga, SagaStep *step, const SagaAgain *again)
@@ -327,7 +327,7 @@ after_round(TimestampTz due)
 {
 	bool		full;
 
-	/* The commit has woken who hands it out then. */
+	/* The commit has woken the worker, which hands it out then. */
 	if (due != hand->ticket.due)
 		return SAGA_WALK_DONE;
 	if (!must_let_others_in())
@@ -450,7 +450,7 @@ saga_action_taken(void)
  * The attempt
  * ------------------------------------------------------------------------ */
 
-/* The row of the due work is about nothing any more. */
+/* Deletes a row of the due work that stands for nothing any more. */
 static SagaWalkOn
 drop(const SagaDue *due)
 {
@@ -634,8 +634,8 @@ saga_action_try(bool alone)
  * ------------------------------------------------------------------------ */
 
 /*
- * Of a saga that goes forward no more, an attempt of an action is recorded only
- * where it must be undone although nothing of it is committed.
+ * Records an attempt of a saga that no longer goes forward.  That is done only where
+ * the step must be undone although nothing of the action is committed.
  */
 static SagaRecorded
 record_begun(SagaRow *saga, SagaSteps *steps, SagaStep *step,
@@ -744,10 +744,9 @@ saga_action_record_failure(void)
  * ------------------------------------------------------------------------ */
 
 /*
- * Ends the actions of all sagas that go forward no more, in the worker's
- * transaction: each executor may have such a one in hand, and then none is left
- * for the undo that would end it.  True if it is to be called again soon: one of
- * them does not run yet, or is about to be recorded.
+ * Ends the actions of all sagas that no longer go forward, in the worker's
+ * transaction.  Every executor may have one in hand, and then none is left for the
+ * undo, which would end it.  Returns true if any is in hand still: call again soon.
  */
 bool
 saga_action_end_failing(void)
@@ -772,9 +771,9 @@ saga_action_end_failing(void)
 }
 
 /*
- * The undo of a saga has begun: ends what still runs of its actions, none of
- * which can commit.  True if a process has one in hand: the undo waits until
- * that is put down, for how the attempt ended may make the step one that must be
+ * The undo of a saga has begun: ends those of its actions that still run, none of
+ * which can commit.  Returns true if a process has one in hand.  The undo waits until
+ * that is put down, since the end of the attempt may make the step one that must be
  * undone.  Without "cancel", only looks.
  */
 bool

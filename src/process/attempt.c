@@ -3,9 +3,9 @@
  * attempt.c
  *	  One attempt of a step's SQL, in one transaction.
  *
- * What follows is the way of a compensation, which is in this room; that of an
- * action is alike, and in action.c.  What both share is here: the record in
- * flight, running the SQL, judging its error, and leaving.
+ * An attempt of a compensation is in this room; one of an action is alike, and in
+ * action.c.  What both share is in in_hand.c (the record in flight, running the
+ * SQL) and here (judging the error, recording the failure, leaving).
  *
  *	1. Find the saga, its steps, and the next task.
  *	2. Note in the in-flight file which step is about to run (inflight.c).
@@ -22,9 +22,9 @@
  *
  * The steps of a saga are read once and kept as long as the saga's row is the
  * version that this process wrote last: a transaction that changes a step of a
- * failing saga replaces that row, too.  What an attempt leaves behind in the
- * walk's context is freed by reading the steps again, once per as many attempts
- * as there are steps; so time is linear and memory flat.
+ * failing saga replaces that row, too.  What attempts leave in the walk's context
+ * is freed when the steps are read again, which is once in as many attempts as there
+ * are steps; so time is linear and memory flat.
  *
  * Memory: the attempt's context, reset before each attempt; walk_context, for the
  * steps, reset when they are read again.
@@ -76,7 +76,7 @@ typedef struct Walk
 	bool		valid;
 	SagaSteps	steps;
 	int			uses;			/* attempts since they were read */
-	bool		spent;			/* the process is not to run another attempt */
+	bool		spent;			/* the process must not run another attempt */
 	ItemPointerData saga_tid;	/* the version of the saga's row that we know */
 	TransactionId saga_xmin;
 	uint64		generation;		/* of the tables, when the steps were read */
@@ -91,7 +91,7 @@ static MemoryContext walk_context = NULL;
  * Leaving
  * ------------------------------------------------------------------------ */
 
-/* What the worker is to write down. */
+/* Leaves what is known of the attempt's end to the worker, which writes it down. */
 static void
 leave_to_worker(void)
 {
@@ -120,8 +120,8 @@ leave_to_worker(void)
 }
 
 /*
- * The process ends while an attempt is under way: is its SQL the cause?  It may
- * end only later what it told itself to end.
+ * The process ends while an attempt is under way: is its SQL the cause?  A signal
+ * that the SQL sent to its own process may take effect only later.
  */
 static bool
 ended_itself(void)
@@ -651,7 +651,7 @@ saga_attempt_init(Oid role)
 										 ALLOCSET_DEFAULT_SIZES);
 }
 
-/* A ticket is taken in hand. */
+/* Takes a ticket in hand. */
 void
 saga_attempt_take(const SagaTicket *ticket, bool handed_over)
 {
@@ -663,14 +663,14 @@ saga_attempt_take(const SagaTicket *ticket, bool handed_over)
 	walk.valid = false;
 
 	/*
-	 * Before the worker hands one out, it asks; the session that failed it
-	 * did not.
+	 * Before the worker hands out a ticket, it asks whether this is a copy;
+	 * the transaction that made something due did not.
 	 */
 	hand->doubt_home = handed_over;
 	saga_bgworker_at(&hand->saga, 0);
 }
 
-/* Runs the next attempt of the saga in hand, and records it if it failed. */
+/* Runs the next attempt of the ticket in hand, and records it if it failed. */
 SagaWalkOn
 saga_attempt_run(bool alone)
 {
@@ -708,7 +708,7 @@ saga_attempt_in_trouble(void)
 	return hand->trouble != SAGA_TROUBLE_NONE;
 }
 
-/* The saga is put down. */
+/* The ticket is put down. */
 void
 saga_attempt_put_down(void)
 {

@@ -3,10 +3,11 @@
  * channels.c
  *	  Announcing again what listeners have not claimed.
  *
- * A step is announced as it is dispatched.  A listener that missed that (no
- * listener was there, or it lost its connection) finds the step by claiming;
- * so that nothing depends on that either, a channel on which something waits
- * is notified again, ever less often, for as long as it does.
+ * A task is announced when it may be claimed, and a compensation as it is
+ * dispatched.  A listener that missed that (no listener was there, or it lost its
+ * connection) finds the step by claiming.  So that nothing depends on that either, a
+ * channel on which something waits is notified again, ever less often, for as long as
+ * it does.
  *
  * One notification a channel is enough, since any wakes every listener, and
  * they claim by channel.  So this writes no rows.  What is remembered is the
@@ -45,11 +46,11 @@
 /* Between two notifications of a channel, in milliseconds. */
 #define AGAIN_FIRST		1000
 #define AGAIN_LAST		60000
-/* In one pass: channels read, channels notified, sagas of gone owners parked. */
+/* In one pass: channels read, channels notified, steps of gone owners parked. */
 #define LOOK_BATCH		500
 #define NOTIFY_BATCH		100
 #define PARK_BATCH		100
-/* Reading them may take one part in so many of the time. */
+/* Spend at most 1/LOOK_SHARE of the time reading them. */
 #define LOOK_SHARE		10
 /* While somebody has locked the ledger. */
 #define BLOCKED			200
@@ -147,7 +148,7 @@ saga_channels_forget_pauses(void)
 	saga_channels_read_again();
 }
 
-/* Adds a channel, unless it is known, and has its time. */
+/* Adds a channel that is not known yet, and sets when to notify it. */
 static void
 add_channel(const SagaQueued *queued, TimestampTz now)
 {
@@ -178,8 +179,8 @@ add_channel(const SagaQueued *queued, TimestampTz now)
 }
 
 /*
- * The first of the next owner for which something waits on the channel; false if
- * there is none.
+ * The first row of the next owner for which something waits on the channel in the
+ * phase; false if there is none.
  */
 static bool
 next_on(SagaQueued *queue, TimestampTz now)
@@ -308,7 +309,7 @@ park_gone(const char *name, SagaPhase phase, int *parked, TimestampTz now)
 			CHECK_FOR_INTERRUPTS();
 			if (saga_ledger_get_saga(&queue.saga, &saga) != SAGA_FOUND)
 				continue;
-			/* Nor have the other sagas of that owner another. */
+			/* The rows that follow in this queue have the same owner. */
 			why = saga_rights_why_gone(saga.owner, saga.owner_name);
 			if (why == NULL)
 				break;

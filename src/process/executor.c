@@ -1,11 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * executor.c
- *	  The process that runs one role's compensating SQL.
+ *	  The process that runs one role's SQL: actions and compensations.
  *
  * It is connected as the role (session.c says what follows from that).  It takes
- * tickets from its mailbox (mailbox.c) and walks each saga as far as the next
- * task is SQL of this role that is due, one attempt after the other (attempt.c).
+ * tickets from its mailbox (mailbox.c) and makes one attempt after the other
+ * (attempt.c).  A saga that is undone it walks back, and a running one it follows
+ * (action.c), as far as what comes next is SQL of this role that is due.
  *
  * After an attempt whose session cannot be made as good as new, and before one
  * for which it is not (leftover.c), the process leaves what is due to another.
@@ -51,7 +52,7 @@ executor_quit(SIGNAL_ARGS)
 	_exit(2);
 }
 
-/* Walks the saga of a ticket.  False: the process should end. */
+/* Does what a ticket stands for, and what follows.  False: the process should end. */
 static bool
 walk_saga(const SagaTicket *ticket, bool handed_over)
 {
@@ -66,7 +67,7 @@ walk_saga(const SagaTicket *ticket, bool handed_over)
 		if (saga_pool_must_leave() ||
 			!saga_pool_enter_sql(alone ? saga_attempt_alone_ms() : 0))
 		{
-			/* Its next task is due, and is another process's now. */
+			/* What comes next is due, and another process's now. */
 			result = SAGA_WALK_SKIP;
 			break;
 		}

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * executor.h
- *	  The process that runs one role's compensating SQL.
+ *	  The process that runs one role's SQL: actions and compensations.
  *
  * Its entry point, saga_executor_main, is declared in bgworker.h.
  *

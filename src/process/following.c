@@ -8,8 +8,8 @@
  * the next one gets.  So it keeps in memory what there is to know of the saga it
  * goes along (flow/frontier.c), and brings that forward with each mark.
  *
- * What is kept is right only if it knows of every change.  It is used by a
- * process that has the saga's lock exclusively until its commit, and only if
+ * What is kept is right only if no change was missed.  It is used only while this
+ * process holds the saga's lock exclusively until its commit, and only if
  *
  * - the saga's row is the very version that it was, so that nothing was rolled
  *	 back, and no step is written without the lock;
@@ -19,8 +19,8 @@
  *
  * Otherwise it is made anew, or, if that has taken much of the time lately, the
  * mark asks for a look, as the mark of any step does (process/action.c).  What is
- * kept only tells which rows to read: that a step waits and what it waits for is
- * taken from its row.
+ * kept only says which rows to read: that a step waits, and what for, is taken from
+ * its row.
  *
  * Making it takes long.  Meanwhile the saga's lock is held shared, so that others
  * go on; then it is used only if they did not.
@@ -45,7 +45,7 @@
 
 /* Most steps whose gates are opened with one mark; more are the worker's. */
 #define FOLLOW_STEPS	64
-/* Between making it and making it anew there are so many times as long as it took. */
+/* Pause before it is made anew, as a multiple of the time that making it took */
 #define FOLLOW_PAUSE	3
 /* Largest number of steps of a saga of which assertions read all */
 #define FOLLOW_CHECKED	500
@@ -55,7 +55,7 @@ static SagaFrontier *frontier = NULL;	/* NULL: nothing is */
 static pg_uuid_t followed;		/* of that saga ... */
 static ItemPointerData row_at;	/* ... with this version of its row ... */
 static TransactionId row_by;
-static uint32 writes;			/* ... and so many writes of its steps */
+static uint32 writes;			/* ... and this count of its steps' writes */
 static bool uncommitted = false;	/* brought forward in a transaction of
 									 * which nobody knows yet whether it
 									 * commits */
@@ -97,8 +97,9 @@ same_row(const SagaRow *saga)
 }
 
 /*
- * Makes what is kept, for the saga's lock held exclusively, and lets others in
- * meanwhile.  The lock is had exclusively again if nobody has come.
+ * Makes what is kept.  The caller holds the saga's lock exclusively.  Others are let
+ * in meanwhile; "alone": whether the lock could be had exclusively again after that,
+ * and the saga's row is as it was.  If not, it is held shared.
  */
 static void
 make(SagaRow *saga, bool *alone)
@@ -151,9 +152,9 @@ more_is_due(const SagaDue *due)
 }
 
 /*
- * Is it known what the end of a step of the saga opens?  The saga is running, and
- * "alone" its lock is held exclusively until the commit; it may be held shared
- * afterward.  "due": the row of the step's due work.
+ * Is it known what the end of a step of the saga opens?  The caller holds the lock of
+ * the saga, which is running, exclusively.  "alone" becomes false if it is held only
+ * shared afterward.  "due": the row of the step's due work.
  */
 bool
 saga_following_ready(SagaRow *saga, const SagaDue *due, bool *alone)
@@ -163,7 +164,7 @@ saga_following_ready(SagaRow *saga, const SagaDue *due, bool *alone)
 	if (frontier == NULL || !saga_ids_equal(&followed, &saga->id) ||
 		!same_row(saga) || saga_step_writes_get(&saga->id) != writes)
 	{
-		/* Many steps at once are no chain: they are about to be handed out. */
+		/* If more is due, it is no chain: a look of the worker serves all. */
 		if (saga_clock_steady() < make_again || more_is_due(due))
 			return false;
 		make(saga, alone);
@@ -173,7 +174,7 @@ saga_following_ready(SagaRow *saga, const SagaDue *due, bool *alone)
 }
 
 #ifdef USE_ASSERT_CHECKING
-/* The steps that wait, and whose first gate is open */
+/* Says of each step whether it waits while its first gate is open. */
 static void
 read_open(const SagaSteps *steps, bool *open)
 {
@@ -187,8 +188,9 @@ read_open(const SagaSteps *steps, bool *open)
 }
 
 /*
- * Are they the steps that all steps of the saga say open by that one?  Not asked of
- * sagas with very many, or this would take as long as what it stands in for.
+ * Does gates.c, which reads all steps of the saga, find the same steps opened by the
+ * end of that one?  Not asked of sagas with very many steps, where it would take as
+ * long as what this room saves.
  */
 static bool
 are_right(const SagaStep *step, const List *opened)
@@ -221,9 +223,9 @@ are_right(const SagaStep *step, const List *opened)
 #endif
 
 /*
- * The work of a step is completed: reads the steps whose first gate opens by that,
- * and that an executor may begin then (SagaStep *).  "all": there is nothing left
- * that asks for a look.  False: what is kept is of no use.
+ * The work of a step is completed.  Reads the steps whose first gate opens because of
+ * that, and that have no other gate than time (SagaStep *).  "all": those are all that
+ * follows, and no look is needed.  False: what is kept is of no use.
  */
 bool
 saga_following_opens(const SagaRow *saga, const SagaStep *step, List **opens,
@@ -266,7 +268,7 @@ saga_following_opens(const SagaRow *saga, const SagaStep *step, List **opens,
 	return true;
 }
 
-/* The change is written, by this process alone. */
+/* The change is written: counts what this process wrote itself as known. */
 void
 saga_following_written(const pg_uuid_t *saga)
 {
@@ -275,7 +277,7 @@ saga_following_written(const pg_uuid_t *saga)
 
 /*
  * The keys of the steps whose outputs a step without a list gets.  False: they are
- * not known.  They are those that there were when its gate opened, whatever was
+ * not known.  They are the steps that were there when its gate opened, whatever was
  * recorded since.
  */
 bool

@@ -32,7 +32,7 @@
 /* Static, for it must survive a longjmp */
 static SagaInHand hand;
 
-/* An attempt was begun, and nobody has written down yet how it ended. */
+/* An attempt has begun, and its end is not written down yet. */
 static volatile sig_atomic_t open_attempt = false;
 
 SagaInHand *
@@ -90,7 +90,7 @@ saga_in_hand_begin_record(bool *otherwise)
 	return true;
 }
 
-/* Is an attempt begun of which nobody has written down yet how it ended? */
+/* Has an attempt begun whose end is not written down yet? */
 bool
 saga_in_hand_is_open(void)
 {
@@ -141,7 +141,10 @@ saga_in_hand_close(void)
 	saga_session_disarm();
 }
 
-/* The SQL, between its record and its mark; returns what it was about, in rows. */
+/*
+ * Runs the SQL, between the attempt's record in flight and its mark.  Returns the
+ * number of rows that it processed; -1: unknown.
+ */
 int64
 saga_in_hand_run_sql(const SagaStep *step, const SagaPolicy *policy,
 					 Jsonb *context, DestReceiver *output)
@@ -161,7 +164,7 @@ saga_in_hand_run_sql(const SagaStep *step, const SagaPolicy *policy,
 	return rows;
 }
 
-/* Before any of the SQL: it is how the session is, and is not its fault. */
+/* Called before the SQL runs: that the session is read-only is not its fault. */
 void
 saga_in_hand_check_writable(const SagaStep *step)
 {
@@ -174,6 +177,7 @@ saga_in_hand_check_writable(const SagaStep *step)
 					text_to_cstring(step->run_as_name))));
 }
 
+/* Raises the error that rolls an attempt back because its saga was changed. */
 void
 saga_in_hand_was_changed(void)
 {
@@ -185,8 +189,8 @@ saga_in_hand_was_changed(void)
 }
 
 /*
- * For how long a suspect keeps everyone else waiting: the longer, the more
- * crashes it was there at.
+ * How long a suspect keeps everyone else waiting (ms): the longer, the more crashes
+ * it was running at.
  */
 int64
 saga_in_hand_window(const SagaWork *work)

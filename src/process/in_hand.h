@@ -13,17 +13,18 @@
 #include "shared/shmem.h"
 #include "tcop/dest.h"
 
-/* Pause after trouble that is not the compensation's (ms). */
+/* Pause after trouble that is not the fault of the SQL (ms). */
 #define SAGA_ATTEMPT_TROUBLE_MS	1000
 
 /* What to do after a transaction. */
 typedef enum SagaWalkOn
 {
-	SAGA_WALK_ON,				/* look at the saga again */
+	SAGA_WALK_ON,				/* go on with the ticket in hand */
 	SAGA_WALK_ALONE,			/* again, with the right to run alone */
-	SAGA_WALK_LOOK,				/* look what may begin now */
-	SAGA_WALK_DONE,				/* the next saga */
-	SAGA_WALK_SKIP,				/* the next saga; this one is somebody's */
+	SAGA_WALK_LOOK,				/* see what may begin now */
+	SAGA_WALK_DONE,				/* the next ticket */
+	SAGA_WALK_SKIP,				/* the next ticket; somebody holds this one's
+								 * saga */
 	SAGA_WALK_RECORD,			/* write down how the attempt failed */
 	SAGA_WALK_LEAVE				/* this process is of no more use */
 } SagaWalkOn;
@@ -51,7 +52,7 @@ typedef struct SagaInHand
 	SagaAttemptTrouble trouble;
 	TimestampTz look_due;		/* of the row that asks for a look; 0: none */
 	MemoryContext context;		/* reset before each attempt */
-	int64		alone_ms;		/* for which the next step should run alone */
+	int64		alone_ms;		/* how long the next attempt should run alone */
 	bool		doubt_home;		/* nobody asked yet whether this is a copy */
 } SagaInHand;
 

@@ -46,7 +46,7 @@
 #define SAGA_INFLIGHT_MAGIC		0x53414749	/* changes with the layout */
 #define SAGA_INFLIGHT_PREFIX	"saga."
 
-/* What is written before each attempt: a SagaInflight without state and end. */
+/* What is written before each attempt: a SagaInflight without state and end */
 typedef struct InflightRecord
 {
 	uint64		life;
@@ -125,7 +125,7 @@ file_fill(InflightFile *file, const SagaInflight *record)
 	file->crc = record_crc(&file->record);
 }
 
-/* Errors are raised: without the file no compensation may run. */
+/* Errors are raised: without the file no SQL of a step may run. */
 static void
 create_file(void)
 {

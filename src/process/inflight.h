@@ -59,7 +59,7 @@ typedef struct SagaInflight
 	TimestampTz started_at;
 } SagaInflight;
 
-/* The executor's side.  write() fills in all that is about the executor. */
+/* The executor's side.  write() fills in what identifies the executor. */
 extern void saga_inflight_open(int slot, uint32 generation);
 extern void saga_inflight_write(const SagaInflight *record);
 extern void saga_inflight_mark(SagaInflightState state);

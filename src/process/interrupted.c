@@ -183,8 +183,8 @@ interrupted_record(const SagaInflight *record)
 }
 
 /*
- * Likewise, with the errors of one attempt kept from the others.  Only the
- * first of a pass gets a line in the log ("failed" is false until then): a full
+ * Likewise, but an error of one attempt does not keep the others back.  Only the
+ * first error of a pass gets a line in the log ("failed" is false until then): a full
  * disk fails them all, and the log must not fill it further.
  */
 static bool

@@ -31,7 +31,7 @@
  *	 this one does not count on it;
  * - a worker that was asked to leave became idle: it leaves, see above;
  * - databases came, went, or changed: CREATE, DROP and ALTER DATABASE
- *	 (evict.c).  A superuser's UPDATE of pg_database is found by looking
+ *	 (evict.c, statements.c).  A superuser's UPDATE of pg_database is found by looking
  *	 again each minute while a database that has a slot may have no worker;
  * - nobody is to be kept away from a database any more: evict.c;
  * - settings: the postmaster's signal;
@@ -101,7 +101,7 @@ typedef struct Turn
 	int64		asked;			/* since when its worker is asked to leave */
 } Turn;
 
-/* The slots as they were at the beginning of a pass. */
+/* The slots as they were at the beginning of a turn. */
 typedef struct Seen
 {
 	Oid			database;

@@ -1,31 +1,31 @@
 /*-------------------------------------------------------------------------
  *
  * leftover.c
- *	  What a compensation leaves in its process, which no reset takes back.
+ *	  What the SQL of a step leaves in its process that no reset takes back.
  *
- * session.c resets what the server knows how to reset.  The rest goes
- * in one way only: with the end of the process.  So an executor leaves,
+ * session.c resets what the server knows how to reset.  Only the end of the process
+ * takes back the rest.  So an executor leaves,
  * and the worker starts another for what is due, a matter of some 5 ms:
  *
- *	- After a compensation that used a library which may remember something:
+ *	- After SQL that used a library which may remember something:
  *	  connections of dblink and postgres_fdw, with their remote transactions;
  *	  global variables of PL/Python and PL/Perl.  That it was used is noted when
  *	  the server looks up one of its functions, or a function of its language;
  *	  that it was loaded otherwise (LOAD), from the server's list of libraries.
  *	  The libraries named below are known to keep nothing between transactions
- *	  that a compensation could see; a DBA may know of others
+ *	  that the SQL of another step could see; a DBA may know of others
  *	  (saga.stateless_libraries).
  *
- *	- After a compensation that made the session one of a replication origin.
+ *	- After SQL that made the session one of a replication origin.
  *
- *	- Before a compensation, if ALTER ROLE or ALTER DATABASE changed the
+ *	- Before SQL runs, if ALTER ROLE or ALTER DATABASE changed the
  *	  settings that its session would begin with.
  *
- *	- Before a compensation whose text, or whose functions' texts, would be read
- *	  by other rules than those of the compensations before it: the texts of
- *	  functions are read once in a process.
+ *	- Before SQL whose text, or whose functions' texts, would be read by other
+ *	  rules than the texts before it were: the texts of functions are read once in
+ *	  a process.
  *
- *	- Before a compensation to which a captured setting of another step would
+ *	- Before SQL to which a captured setting of another step would
  *	  be visible, if only as an empty one: a custom setting cannot be removed.
  *
  * The latter two are properties of the steps; where all steps of a role are

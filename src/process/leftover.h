@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * leftover.h
- *	  What a compensation leaves in its process, which no reset takes back.
+ *	  What the SQL of a step leaves in its process that no reset takes back.
  *
  *-------------------------------------------------------------------------
  */

@@ -3,14 +3,15 @@
  * looking.c
  *	  A look at a running saga, by the worker or by an executor.
  *
- * In the caller's transaction.  The rows that ask for the look were read before;
- * they are deleted here, after the steps have been read: so the look knows of
- * whatever was committed with them.
+ * A look is made in the caller's transaction.  The rows that ask for it were read
+ * before.  They are deleted here, after the steps have been read, so the look has
+ * seen whatever was committed with them.
  *
- * Nobody is waited for.  If the saga's lock or a row is somebody else's, nothing
- * is written, the rows stay, and the caller comes back.  A look whose writing
- * began and then met another writer raises an error (SQLSTATE 40001): the
- * transaction must be rolled back, and the look made again.
+ * Locks: the saga's, shared; exclusively for what look.c does under that only.
+ * Nobody is waited for.  If the lock cannot be had, nothing is written, the rows
+ * stay, and the caller comes back.  A look that meets another writer as it writes
+ * raises an error (SQLSTATE 40001): the transaction must be rolled back, and the look
+ * made again.
  *
  *-------------------------------------------------------------------------
  */
@@ -81,7 +82,7 @@ saga_looking_choose_next(SagaChange *change, Oid role, SagaTicket *next)
 	next->due = saga_rows_work_due(chosen);
 }
 
-/* Each channel on which a task of the saga may be claimed is notified, once. */
+/* Notifies each channel on which a task of the saga may be claimed, once. */
 static void
 notify_all_channels(SagaChange *change)
 {
@@ -105,9 +106,9 @@ notify_all_channels(SagaChange *change)
 }
 
 /*
- * Steps of which a row says that they changed, or that their time has come, and
- * that a person must decide about, or a service may claim: those who wait for that
- * are notified, by the worker.
+ * A row says that a step changed, or that its time has come.  If a person must decide
+ * about the step, or a service may claim it, the worker notifies those who wait for
+ * that; another process asks the worker for a look.
  */
 static void
 notify(SagaChange *change, const SagaDue *rows, int count)
@@ -179,7 +180,7 @@ saga_looking_at(const SagaDue *rows, int count, int may, Oid role,
 		if (!saga.paused)
 			notify(&change, rows, count);
 
-		/* The worker comes back once it may notify, for the executors, too. */
+		/* The worker could not notify: it comes back once it can. */
 		if (change.look != 0 && next == NULL)
 			return SAGA_LOOK_LATER;
 		if (next != NULL)
@@ -194,7 +195,7 @@ saga_looking_at(const SagaDue *rows, int count, int may, Oid role,
 	}
 	for (int i = 0; i < count; i++)
 	{
-		/* What is due by the time is due until it has been done. */
+		/* What time made due stays due until it has been done. */
 		if (busy && rows[i].seq > 0)
 			kept = true;
 		else

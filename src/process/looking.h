@@ -16,7 +16,8 @@ typedef enum SagaLooked
 	SAGA_LOOKED,				/* what follows is written */
 	SAGA_LOOKED_IN_VAIN,		/* nothing follows */
 	SAGA_LOOK_LATER				/* somebody holds the saga, and nothing is
-								 * written; or a step whose time is over */
+								 * written; or somebody holds a step whose
+								 * time is over */
 } SagaLooked;
 
 extern SagaLooked saga_looking_at(const SagaDue *rows, int count, int may,

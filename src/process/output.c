@@ -123,7 +123,7 @@ saga_output_receiver(MemoryContext context)
 	return &receiver->pub;
 }
 
-/* What came; NULL: null. */
+/* The output, of the row that came; NULL: null. */
 Jsonb *
 saga_output_take(DestReceiver *receiver)
 {

@@ -1,18 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * own_lane.c
- *	  The worker's own lane: sagas that are due and need no role.
+ *	  The worker's own lane: sagas and steps that are due and need no role.
  *
  * Deadlines, parking, announcing, dispatching to listeners, and sending sagas
- * to the lane of the right role.
+ * to the lane of the right role; and looks at running sagas, where a row asks for
+ * one or the time of a step has come.
  *
  * Many sagas are done in one transaction, so that many notifications cost one
  * flush of the log.  Rows about their steps are gathered by saga, and looked at
- * together: many changes of one saga cost one look.  A saga that another transaction is writing is passed over;
- * after an error, those of the transaction are done again one by one, so that the
- * one that raised it delays no other.  The worker waits for no lock that an
- * application may hold: it passes over, and comes back soon.  (NOTIFY makes
- * commits wait for each other, but only for as long as a commit takes.)
+ * together: many changes of one saga cost one look.  A saga that another transaction
+ * is writing is passed over.  After an error, the sagas of the transaction are done
+ * again one by one, so that the one that raised it delays no other.  The worker waits
+ * for no lock that an application may hold: it passes the saga over, and comes back
+ * soon.  (NOTIFY makes commits wait for each other, but only for as long as a commit
+ * takes.)
  *
  * A turn is short, however much is due: it ends after a slice of time, and the
  * next goes on where it ended.
@@ -48,16 +50,18 @@
 #define NOTIFY_AGAIN	5000	/* when the queue of notifications was full */
 
 /*
- * Most sagas done in one transaction, and rows about steps seen to; and rows if they
- * are all about one saga, of which a look reads all steps, however few the rows.
+ * Limits of one transaction: sagas; rows about steps; and such rows if they are all
+ * about one saga, since a look at it reads all its steps, however few the rows.
  */
 #define OWN_BATCH		100
 #define OWN_ROWS		1000
 #define OWN_ROWS_OF_ONE	100000
 /* Time slice after which the worker goes on to the other lanes (ms). */
 #define OWN_SLICE		50
-/* A look takes long from that on (ms); how often as long, and how long at most
- * (ms), the next one is put off. */
+/*
+ * Time from which on a look took long (ms); for how long the next one is put off, as
+ * a multiple of the time it took, and at most (ms).
+ */
 #define OWN_LONG		2
 #define OWN_LONG_FACTOR	3
 #define OWN_LONG_MAX	2000
@@ -69,7 +73,7 @@
 
 static MemoryContext saga_context = NULL;	/* reset after each saga */
 
-/* How far the worker's own lane was read, and what was passed by. */
+/* How far the worker's own lane was read, and what was passed over. */
 static SagaDue own_position;
 static int	own_retry_ms = RETRY_FIRST;
 static TimestampTz own_retry_at = 0;
@@ -78,7 +82,7 @@ static bool own_put_off = false;
 static bool own_more = false;	/* the last turn did not come to its end */
 static int64 own_begun = 0;		/* when it was last read from the start, by
 								 * the steady clock */
-static int	own_count = 0;		/* rows that the transaction came to */
+static int	own_count = 0;		/* rows read in the transaction */
 
 /*
  * Of those, the ones about steps, in TopTransactionContext, and the sagas they
@@ -95,19 +99,19 @@ static int	own_singles = 0;
 
 /*
  * A look at a saga with very many steps takes long, and while they run in great
- * numbers it mostly finds that nothing may begin yet.  So the next look at the saga
- * of which that was last true is put off for some times as long as it took, and
- * then sees all changes since.
+ * numbers it mostly finds that nothing may begin yet.  So after such a look the next
+ * one at that saga is put off for a multiple of the time, and then sees all changes
+ * since.  One saga is remembered.
  */
 static pg_uuid_t own_long_saga;
 static TimestampTz own_long_again = 0;	/* 0: none is put off */
 
-/* The queue of notifications was full: before that, none is sent. */
+/* The queue of notifications was full: none is sent before that time. */
 static TimestampTz own_notify_at = DT_NOBEGIN;
 
 typedef enum OwnResult
 {
-	OWN_DONE,					/* some were looked after: the next */
+	OWN_DONE,					/* some were done: the next */
 	OWN_AGAIN,					/* an error: the same ones again */
 	OWN_END,					/* nothing more is due */
 	OWN_BLOCKED,				/* the ledger is locked */
@@ -124,9 +128,9 @@ own_position_at_start(void)
 }
 
 /*
- * May the lane be read from the start again?  Not before its end, or those at
- * the end would never have their turn while many at the start are held; nor
- * never, if more comes all the time.
+ * May the lane be read from the start again?  Not before its end was reached, or
+ * those at the end would never have their turn while many at the start are held; but
+ * after some time in any case, if more comes all the time.
  */
 bool
 saga_own_lane_may_begin_anew(void)
@@ -167,7 +171,7 @@ own_saga(const pg_uuid_t *id, TimestampTz now)
 		case SAGA_BUSY:
 			return false;
 	}
-	/* Since the end of a partial undo, or a late result. */
+	/* A partial undo has ended since, or a late result came. */
 	if (saga_rows_may_get_steps(&saga) && !locked)
 		return false;
 	if (saga.due == 0 || saga.due > now || OidIsValid(saga.lane))
@@ -222,7 +226,7 @@ own_gather(const SagaDue *found)
 		memcpy(row->key, found->key, VARSIZE_ANY(found->key));
 	}
 
-	/* Mostly of the saga before it. */
+	/* Mostly it is of the same saga as the row before. */
 	while (i > 0 && !saga_ids_equal(&own_looks[i - 1], &found->saga))
 		i--;
 	if (i == 0)
@@ -319,8 +323,8 @@ own_takes_on(const SagaDue *found, bool single)
 }
 
 /*
- * One transaction: as many sagas as are done in one, or one ("single");
- * own_count tells how many rows it came to.
+ * One transaction: as many sagas as one may do, or one ("single").  Sets own_count
+ * to the number of rows that it read.
  */
 static OwnResult
 own_batch(TimestampTz now, bool single, TimestampTz *next)
@@ -383,7 +387,7 @@ own_batch(TimestampTz now, bool single, TimestampTz *next)
 	}
 	if (own_rows_count > 0)
 		own_look_at_gathered();
-	/* What the commit meets is no saga's. */
+	/* An error of the commit is no saga's. */
 	saga_bgworker_at(NULL, 0);
 	MemoryContextSwitchTo(caller);
 	SAGA_FAULT("worker.before_commit");
@@ -392,7 +396,7 @@ own_batch(TimestampTz now, bool single, TimestampTz *next)
 	return result;
 }
 
-/* The same, with the errors of one saga kept from the others. */
+/* The same, but an error of one saga does not keep the others back. */
 static OwnResult
 own_batch_caught(MemoryContext turn_context, TimestampTz now,
 				 TimestampTz *next)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * own_lane.h
- *	  The worker's own lane: sagas that are due and need no role.
+ *	  The worker's own lane: sagas and steps that are due and need no role.
  *
  *-------------------------------------------------------------------------
  */

@@ -3,14 +3,13 @@
  * plans.c
  *	  The plans that an executor keeps, and when they may be used again.
  *
- * Parsing, analyzing and planning a compensation costs as much as running it,
- * so an executor keeps the plans of the texts that it ran last; and the
- * functions that they call keep plans of their own (PL/pgSQL; from 18 on, SQL).
- * All of those are saved plans of the server's plan cache.
+ * Parsing, analyzing and planning the SQL of an action or a compensation costs as
+ * much as running it, so an executor keeps the plans of the texts that it ran last;
+ * and the functions that they call keep plans of their own (PL/pgSQL; from 18 on,
+ * SQL).  All of those are saved plans of the server's plan cache.
  *
- * A compensation must not notice.  What was decided when a text was analyzed
- * and planned holds for another compensation only if it would be decided in
- * the same way again.  The plan cache takes care of objects that a plan refers
+ * No run may notice.  What was decided when a text was analyzed and planned holds
+ * for another run only if it would be decided in the same way again.  The plan cache takes care of objects that a plan refers
  * to and that change, of search_path, and of row security.  The rest is here,
  * and always ends in ResetPlanCache, as DISCARD PLANS does, after which every
  * saved plan is analyzed again before its next use:
@@ -32,10 +31,10 @@
  *	  author may be wrong ("the tenant of this session").  Hooks of the analysis
  *	  and of the planner look for both, the latter also into functions in SQL
  *	  that may be inlined.  Where they find any, or cannot be sure, the plans
- *	  are discarded after the compensation (saga_plans_end).
+ *	  are discarded after the run (saga_plans_end).
  *
  * Whether something is "passing" is always decided on the safe side: to be
- * wrong in that direction costs a compensation its analysis.
+ * wrong in that direction only costs a run its analysis.
  *
  * Constants that were stored with an object (a view, a column's default, a
  * function's body in SQL-standard form) were decided when it was created;
@@ -110,13 +109,13 @@ static KeptText texts[SAGA_PLANS_TEXTS];
 static Size total_bytes = 0;
 static uint64 use_counter = 0;
 
-/* The text of the running compensation; NULL: not kept (yet). */
+/* The text that is running; NULL: not kept (yet). */
 static KeptText *current = NULL;
 
-/* Something was decided that holds for the running compensation only. */
+/* Something was decided that holds for the present run only. */
 static bool passing = false;
 
-/* The captured settings of the last compensation; NULL: there was none yet. */
+/* The captured settings of the last run; NULL: there was none yet. */
 static char *last_settings = NULL;
 
 static post_parse_analyze_hook_type prev_analyze_hook = NULL;
@@ -133,7 +132,7 @@ static const int watched_caches[] = {
 };
 
 /* ------------------------------------------------------------------------
- * What holds for one compensation only
+ * What holds for one run only
  * ------------------------------------------------------------------------ */
 
 /*
@@ -348,7 +347,7 @@ may_be_folded(Node *node, const Reading *reading)
 }
 
 /*
- * Is there anything that holds for one compensation only in a function in SQL
+ * Is there anything that holds for one run only in a function in SQL
  * that the planner may inline?  It may be one if it consists of one SELECT; if
  * it returns a set, it must not be volatile, otherwise select from nothing.
  * (The planner analyzes those, too; of others, no error is to be brought about.)
@@ -448,7 +447,7 @@ calls_passing_body(Node *node, const Reading *reading)
 	return check_functions_in_node(node, look_into, &search);
 }
 
-/* Is there anything in the query that holds for one compensation only? */
+/* Is there anything in the query that holds for one run only? */
 static bool
 find_passing(Node *node, Reading *reading)
 {
@@ -536,8 +535,8 @@ saga_plans_init(void)
 }
 
 /*
- * A compensation is about to run with these captured settings of the server,
- * in words.
+ * A text is about to run with these captured settings of the server, written as
+ * one string.
  */
 void
 saga_plans_use_settings(const char *settings)
@@ -673,8 +672,8 @@ measure(const KeptText *k)
 }
 
 /*
- * The compensation is over, and its transaction.  Forgets what held for it
- * only, and what there is no room for.
+ * The run is over, and its transaction.  Forgets what held for it only, and what
+ * there is no room for.
  */
 void
 saga_plans_end(void)

@@ -10,7 +10,7 @@
 
 #include "executor/spi.h"
 
-/* The plans of a compensation's text, one per statement. */
+/* The plans of a text, one per statement. */
 typedef struct SagaKept
 {
 	int			count;

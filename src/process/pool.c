@@ -12,7 +12,7 @@
  * idle executor of another role is dismissed at once.  While others wait, a
  * role holds at most half of the executors, rounded up, and one that waited
  * longer than a slice of time without getting any takes the place of the
- * executor that has run longest.  Dismissed executors finish the saga in hand.
+ * executor that has run longest.  Dismissed executors finish the ticket in hand.
  *
  * A worker that was refused an executor is woken when that may have changed:
  * when one leaves or becomes idle, in whatever database, when somebody gives
@@ -63,7 +63,7 @@ static uint32 my_generation = 0;
 static void (*my_at_exit) (int code) = NULL;
 
 /*
- * Asks an executor to leave when the saga in hand is done, which may take
+ * Asks an executor to leave when the ticket in hand is done, which may take
  * long.  What waits in its mailbox is for the worker to hand out again.  The
  * caller holds "lock" exclusively.
  */
@@ -204,8 +204,8 @@ count_role(Oid database, Oid role)
 }
 
 /*
- * No place is free: see whose this role may take, once that one has finished
- * the saga in hand.  A role that has an executor takes that of an idle one.
+ * No slot is free: chooses an executor whose slot this role may have, and dismisses
+ * it.  A role that has an executor already may only have that of an idle one.
  */
 static void
 make_room_for_role(Oid role, bool has_some, int64 since, int64 now)
@@ -629,7 +629,7 @@ saga_pool_attach(const SagaProcess *process, void (*at_exit) (int code))
 	return my_slot != NULL;
 }
 
-/* The process is connected and can take sagas. */
+/* The process is connected and can take tickets. */
 void
 saga_pool_ready(void)
 {
@@ -638,7 +638,7 @@ saga_pool_ready(void)
 	LWLockRelease(saga_shmem->lock);
 }
 
-/* A record is left for the worker, about the saga that is still in hand. */
+/* A record is left for the worker, about the ticket that is still in hand. */
 void
 saga_pool_leave_record(void)
 {
@@ -679,7 +679,7 @@ saga_pool_must_leave(void)
 
 /*
  * Waits for the right to run SQL, alone for that time or beside others (0);
- * false if the saga in hand must be given back instead.
+ * false if the ticket in hand must be given back instead.
  */
 bool
 saga_pool_enter_sql(int64 alone_ms)

@@ -1,20 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * quarantine.c
- *	  The right to run SQL with no other compensation beside it.
+ *	  The right of executors to run SQL, beside others or alone.
  *
- * A compensation that was running when the server crashed is a suspect, and
- * runs alone in the whole server, so that another crash can be laid at its
- * door and at no other's.  Suspects run one at a time.
+ * An action or a compensation that was running when the server crashed is a
+ * suspect.  It runs alone in the whole server, so that another crash can be blamed
+ * on it and on nothing else.  Suspects run one at a time.
  *
  * But most suspects are innocent, and may take long, and everyone else's work
  * must go on.  So the right is bounded by a window of time, which grows with
- * every crash that the suspect was there at: it announces itself ("alone"),
- * from which moment no other begins, and waits for those that run until the
- * window is over; then it runs, and again nobody else begins for a window.
- * What kills the server at once is thus found out at once, and what kills it
- * late is found out when the window has grown; how long others wait follows
- * from crashes, not from how long a compensation runs.
+ * every crash at which the suspect was running.  The suspect announces itself
+ * ("alone"): from then on no other begins.  It waits for those that run until the
+ * window is over; then it runs, and again nobody else begins for a window.  What
+ * kills the server at once is thus found out at once, and what kills it late is
+ * found out when the window has grown.  How long others wait follows from crashes,
+ * not from how long the suspect runs.
  *
  * Right and count are given back on every way out of the process (pool.c).
  *

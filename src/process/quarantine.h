@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * quarantine.h
- *	  The right to run SQL with no other compensation beside it.
+ *	  The right of executors to run SQL, beside others or alone.
  *
  *-------------------------------------------------------------------------
  */

@@ -1,10 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * role_lanes.c
- *	  Handing due sagas to the executors of the roles that run their SQL.
+ *	  Handing due sagas and steps to the executors of the roles that run their SQL.
  *
- * A lane is the due work of one role, in the order in which it is due.  Used
- * by the worker of the database, and nobody else.
+ * A lane is the due work of one role, in the order in which it is due: sagas to be
+ * undone, and steps whose action is to be run.  Only the worker of the database comes
+ * here, and no lock is needed but those of pool.c and mailbox.c.
  *
  * Position.  Of each lane the worker remembers how far it has read: everything
  * up to there was handed out, or is being held by somebody.  So a backlog of a
@@ -58,7 +59,7 @@
 #define BLOCKED			200		/* while somebody has locked the ledger */
 /* Time after which a lane at its end is read from the start again */
 #define READ_AGAIN		10000
-/* Looking for new lanes may take one part in so many of the time. */
+/* Spend at most 1/DISCOVER_SHARE of the time looking for new lanes. */
 #define DISCOVER_SHARE	10
 /* Time after which to look again whether what had to end has ended (ms) */
 #define END_AGAIN		10
@@ -163,7 +164,10 @@ saga_role_lanes_posted(TimestampTz due)
 	}
 }
 
-/* The array stays the caller's, and must stay. */
+/*
+ * Sagas that must not be handed out until the next call.  The array stays the
+ * caller's, which must keep it until then.
+ */
 void
 saga_role_lanes_withhold(const pg_uuid_t *ids, int count)
 {
@@ -420,8 +424,8 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 }
 
 /*
- * Parks the step of a lane whose role cannot run anything, in the caller's
- * transaction.  False: it is to be rolled back, and tried again later.
+ * Parks a step of a lane whose role cannot run anything, in the caller's
+ * transaction.  False: the caller must roll that back, and try again later.
  */
 static bool
 park_action(const SagaDue *found, TimestampTz now)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * role_lanes.h
- *	  Handing due sagas to the executors of the roles that run their SQL.
+ *	  Handing due sagas and steps to the executors of the roles that run their SQL.
  *
  *-------------------------------------------------------------------------
  */

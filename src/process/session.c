@@ -14,10 +14,10 @@
  * transaction begins.
  *
  * Order of a run.  Settings, then timeouts, then the statements one after the
- * other (each is planned when the one before it has run, for it may use what
- * that one made), then what was deferred: so that when the caller goes on to
- * write to the ledger, next to nothing of the user's is still to come.  Hold
- * cursors are run at commit; therefore the caller disarms only after it.
+ * other (each is planned when the one before it has run, since it may use what
+ * that one made), then what was deferred.  So when the caller goes on to write to
+ * the ledger, next to nothing of the user's SQL is still to come.  Hold cursors are
+ * run at commit; therefore the caller disarms only after it.
  *
  * What may be seen.  Errors are for the caller to catch.  Everything else the
  * server would log while the SQL runs is held back, with the context of what
@@ -77,14 +77,14 @@
 #include "utils/timeout.h"
 
 #define SAGA_SESSION_SEARCH_PATH	"\"$user\", public"
-/* Time after its timeout at which an executor that still runs is ended */
+/* Time after its timeout at which an executor that still runs is ended (ms) */
 #define SAGA_SESSION_GRACE_MS		5000
-/* So often within deadlock_timeout does it look for a deadlock that it is in. */
+/* Looks for a deadlock that it is in, per deadlock_timeout; shortest pause (ms) */
 #define SAGA_SESSION_DEADLOCK_LOOKS	10
 #define SAGA_SESSION_DEADLOCK_MIN_MS	10
 
 
-/* Is the time of the compensation limited? */
+/* Is the time of the SQL limited? */
 static bool armed = false;
 static TimeoutId grace_timeout;
 static TimeoutId deadlock_look;
@@ -134,9 +134,9 @@ set_option(const char *name, const char *value)
 }
 
 /*
- * A crash loses all of an attempt or nothing, so that nobody need wait for its
- * commit; but for SQL that has effects in another server, which the crash does not
- * take back.
+ * A crash loses all of an attempt or nothing, so its commit need not wait for the
+ * disk.  The exception is SQL that has effects in another server, which the crash
+ * does not take back: saga.synchronous_commit.
  */
 static void
 apply_commit(void)
@@ -243,8 +243,8 @@ saga_session_reset(void)
 }
 
 /*
- * May this process run the step's compensation?  NULL, or why not, in words
- * for the person who will look at the parked step.
+ * May this process run the step's SQL?  NULL, or why not, in words for the person
+ * who will look at the parked step.
  */
 const char *
 saga_session_check_identity(const SagaRow *saga, const SagaStep *step)
@@ -309,10 +309,10 @@ saga_session_isolation(const SagaStep *step)
 }
 
 /*
- * Would a new session not be as this one is, before the step's compensation
- * runs?  Has the role become a superuser, or ceased to be one, the session
- * keeps what only a superuser may do (SET SESSION AUTHORIZATION, settings of
- * the role).  To be asked when the identity was found right.
+ * Would a new session differ from this one, before the step's SQL runs?  If the role
+ * has become a superuser, or ceased to be one, this session keeps the rights that it
+ * began with (SET SESSION AUTHORIZATION, settings of the role).  To be asked when the
+ * identity was found right.
  */
 bool
 saga_session_is_outdated(const SagaStep *step)
@@ -429,9 +429,9 @@ saga_session_timed_out(void)
 }
 
 /*
- * The compensation is over, with its commit or its error.  Takes back a
- * cancel that came too late, too; to be called with interrupts held when
- * there was an error, lest it strike in the middle of the recovery.
+ * The SQL is over, with its commit or its error.  Also takes back a cancel that came
+ * too late; to be called with interrupts held when there was an error, lest the
+ * cancel strike in the middle of the recovery.
  */
 void
 saga_session_disarm(void)
@@ -456,8 +456,8 @@ saga_session_disarm(void)
  * ------------------------------------------------------------------------ */
 
 /*
- * Runs one planned statement; returns how many rows it was about, or -1.  "dest"
- * gets the rows that it returns.
+ * Runs one planned statement.  Returns the number of rows that it processed, or -1 if
+ * that is unknown.  "dest" gets the rows that it returns.
  */
 static int64
 run_plan(SPIPlanPtr plan, bool takes_context, Jsonb *context, DestReceiver *dest)
@@ -491,7 +491,7 @@ run_plan(SPIPlanPtr plan, bool takes_context, Jsonb *context, DestReceiver *dest
 	if (code < 0)
 		elog(ERROR, "could not run a statement of %s: %s", saga_current_one(),
 			 SPI_result_code_string(code));
-	/* DO and CALL do not say what they were about. */
+	/* DO and CALL do not say how many rows they processed. */
 	if (code == SPI_OK_UTILITY && SPI_processed == 0)
 		return -1;
 	return (int64) SPI_processed;
@@ -518,7 +518,7 @@ can_take_context(const Node *statement)
 	}
 }
 
-/* Who gets the rows of a statement: only the last one's are an output. */
+/* What gets the rows of a statement: only the last one's are an output. */
 static DestReceiver *
 receiver_of(int statement, int count, DestReceiver *output)
 {
@@ -570,9 +570,9 @@ saga_session_sql(const SagaStep *step, SagaPhase phase)
 }
 
 /*
- * Makes the session that of the step, up to where its SQL begins: errors are not
- * the SQL's.  Followed by saga_session_disarm, in any
- * case, when the transaction is over.  Returns the search_path.
+ * Prepares the session for the step's SQL: settings, then timeouts.  The caller calls
+ * saga_session_disarm when the transaction is over, in any case.  Returns the
+ * search_path.
  */
 const char *
 saga_session_prepare(const SagaStep *step, SagaPhase phase,
@@ -603,9 +603,9 @@ saga_session_prepare(const SagaStep *step, SagaPhase phase,
 }
 
 /*
- * Runs a step's action or its compensation with its context.  Returns how many
- * rows the last statement was about; every other outcome is an error.  "output"
- * gets the rows that it returns, or is NULL.
+ * Runs a step's action or its compensation with its context.  Returns the number of
+ * rows that the last statement processed (-1: unknown); every other outcome is an
+ * error.  "output" gets the rows that it returns, or is NULL.
  */
 int64
 saga_session_run(const SagaStep *step, SagaPhase phase, const char *search_path,

@@ -4,7 +4,7 @@
  *	  One transaction of one of our processes on the ledger.
  *
  * Our processes never wait for a lock that an application may hold.  So a
- * turn begins by asking for the locks on the ledger's tables that it will
+ * transaction begins by asking for the locks on the ledger's tables that it will
  * need, and is over at once if somebody (LOCK TABLE, CREATE INDEX, DROP
  * EXTENSION) has one that conflicts: the caller comes back later.  What is
  * locked here stays locked to the end, so that opening the tables later in
@@ -118,10 +118,11 @@ saga_transaction_begin_at(int isolation)
 }
 
 /*
- * A crash has lost what had made an action due that ran then, so that nobody
- * knows that it may be to blame.  Until the next crash, what was committed is on
- * disk before what follows from it runs: otherwise a chain could crash the server
- * forever, each time before anything of it is on disk.
+ * Flushes the commit if the database is marked "careful".  It is after a crash that
+ * lost what had made the running action due, so that the crash could not be recorded
+ * against that action.  From then until the next crash, what was committed is on disk
+ * before what follows from it runs: otherwise a chain could crash the server forever,
+ * each time before anything of it is on disk.
  */
 static void
 flush_if_careful(void)

@@ -9,11 +9,11 @@
  * wake-up) and then takes a turn:
  *
  *	1. Attempts that were cut short are recorded (interrupted.c).
- *	2. Its own lane: deadlines, parking, and sending sagas to the right lane
- *	   (own_lane.c).
+ *	2. Its own lane: deadlines, parking, sending sagas to the right lane, and looks
+ *	   at running sagas (own_lane.c).
  *	3. Channels on which something waits unclaimed (channels.c).
  *	4. Finished sagas that are older than they are to be kept (retention.c).
- *	5. The lanes of roles: sagas are handed to executors (role_lanes.c).
+ *	5. The lanes of roles: sagas and steps are handed to executors (role_lanes.c).
  *
  * A turn is short, however much is due in one lane, so that nobody's executors
  * wait for what the worker has to do for somebody else.
@@ -273,7 +273,7 @@ worker_turn(void)
 	{
 		saga_interrupted_look_again();
 		saga_role_lanes_read_again();
-		/* One may have left before a look for which it woke nobody. */
+		/* One may have left before the look that it was to make itself. */
 		saga_own_lane_rewind();
 	}
 
