@@ -1,13 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * due.c
- *	  When each saga must be looked at next, and by which process.
+ *	  What is due of sagas and steps, when, and for which process.
  *
- * What is due, or held, is written on the saga's row.  Two tables repeat it,
- * so that it is found without reading every saga: ledger_due has a row per
- * saga of which something is due, ledger_held one per saga that a person
- * holds.  A transaction that replaces the saga's row brings them in line, in
- * the same transaction.
+ * What is due, or waits for a person, follows from the rows of sagas and steps.  Two
+ * tables repeat it, so that it is found without reading every saga: ledger_due and
+ * ledger_held.  A transaction that replaces a saga's or a step's row brings them in
+ * line, in the same transaction.
+ *
+ * In ledger_due, a saga has at most one row of its own (seq 0), in the lane of a role
+ * or in the worker's.  A step that saga runs has a row in the lane of its role when
+ * its action is due, and rows in the worker's lane for the time at which its gate
+ * opens or its claim ends, and for the end of its timeout.  A row that asks for a look
+ * belongs to no other row: whoever looks deletes it.
  *
  *-------------------------------------------------------------------------
  */
@@ -105,8 +110,9 @@ saga_ledger_find_due(Oid lane, TimestampTz due, const pg_uuid_t *id,
 }
 
 /*
- * Asks for a look at a saga: "seq" is that of the step that changed, negated.
- * Unless it looks itself, the caller also wakes the worker (wakeup.c).
+ * Asks for a look at a saga.  "seq": that of the step that changed, negated; or
+ * PG_INT64_MIN: any of them may have.  A caller that does not look itself also wakes
+ * the worker (wakeup.c).
  */
 void
 saga_ledger_insert_look(const pg_uuid_t *id, int64 seq, TimestampTz due)
@@ -207,7 +213,10 @@ move_row(const SagaStep *step, Oid lane, TimestampTz before, TimestampTz due)
 	table_close(heap, NoLock);
 }
 
-/* The same of a row of ledger_held, which is there while a person holds it. */
+/*
+ * Inserts or deletes the row of ledger_held of a step, or (seq 0) of a saga, which is
+ * there while that waits for a person.
+ */
 static void
 set_held(const pg_uuid_t *id, int64 seq, bool held)
 {
@@ -273,7 +282,10 @@ saga_ledger_forget_step(const SagaStep *step)
 		set_held(&step->saga, step->seq, false);
 }
 
-/* The views find there what no machine will look at again. */
+/*
+ * Brings a saga's row of ledger_held in line with its own row, just written.  There
+ * the views find what no process will look at by itself.
+ */
 void
 saga_ledger_follow_held(SagaRow *row)
 {
@@ -285,10 +297,10 @@ saga_ledger_follow_held(SagaRow *row)
 }
 
 /*
- * The first row of the due work after the one given, by lane, time, saga and
- * seq, for the caller's snapshot; false if there is none.  Its key is copied.  "in_lane" keeps to the
- * lane of the one given: a look beyond its end would have to step over all
- * that is dead in the next.
+ * The first row of the due work after the one given, by lane, time, saga and seq,
+ * for the caller's snapshot; false if there is none.  Its key is copied.  "in_lane"
+ * keeps to the lane of the one given: beyond its end, the scan would have to step
+ * over all that is dead in the next.
  */
 bool
 saga_ledger_next_due(const SagaDue *after, bool in_lane, SagaDue *found)

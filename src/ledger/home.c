@@ -3,12 +3,12 @@
  * home.c
  *	  Is this the ledger, or a copy of it?
  *
- * A copy of a database holds the same failed sagas as the original; were both
- * to undo them, every card would be refunded twice.  So a ledger knows its
+ * A copy of a database holds the same failed sagas as the original; if both undid
+ * them, every card would be refunded twice.  So a ledger knows its
  * home: the server and the database it was created in or adopted by, the
  * restores from backups that were adopted, and whether rows came to it other
- * than through our functions.  Away from home it records, but does not
- * compensate, until saga.adopt() is called.
+ * than through our functions.  Away from home it records, but nothing is run or
+ * undone until saga.adopt() is called.
  *
  * A restore from a backup leaves the system identifier as it was.  It is seen
  * when the server starts, by the files that ask for recovery without asking
@@ -98,7 +98,7 @@ enum
 /* The transaction in which this session last marked the ledger as a copy. */
 static TransactionId marked_in = InvalidTransactionId;
 
-/* Rows that are being rewritten by a call of ours are no copy. */
+/* A call of ours is rewriting rows: that does not make the ledger a copy. */
 static bool rewriting = false;
 
 /* It is written before the server starts, and read once. */
@@ -327,7 +327,7 @@ saga_home_preload_line(void)
 	return line.data;
 }
 
-/* Why this ledger must not compensate here; NULL if it may. */
+/* Why nothing of this ledger may be run or undone here; NULL if it may. */
 const char *
 saga_home_away(void)
 {
@@ -541,10 +541,9 @@ saga_sql_guard(PG_FUNCTION_ARGS)
 }
 
 /*
- * Makes sure that the guard triggers are enabled again.  And:
- *
- * Roles are known here by OID and name.  In another server the same name has
- * another OID: bring the OIDs in line with the names.  A name that is not
+ * Enables the guard triggers again, if they are not.  And brings the OIDs of roles in
+ * line with their names: rows have both, and in another server the same name has
+ * another OID.  A name that is not
  * there is left, and its steps will be parked with that reason.  So is one
  * that the caller could not act as: a role by that name may be another.
  */
@@ -645,7 +644,7 @@ adopt(void *arg)
 	write_home(false);
 }
 
-/* saga.adopt(): from now on, this copy of the database compensates. */
+/* saga.adopt(): from now on, this copy of the database runs and undoes. */
 Datum
 saga_sql_adopt(PG_FUNCTION_ARGS)
 {

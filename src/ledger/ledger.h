@@ -9,14 +9,14 @@
  * the fields after "mutable from here on" and call the update.
  *
  * Eleven tables.  ledger_saga, ledger_step (a row per run), ledger_attempt,
- * ledger_event and ledger_signal hold the facts.  ledger_due (a row per saga of which something is
- * due, and rows of its steps that saga runs), ledger_queue (a row per step that waits for a listener to claim it) and
- * ledger_held (a row per saga that a person holds) repeat what the rows of sagas
- * and steps say, so that the views and processes find what is open without
- * reading what is finished.  ledger_limit and ledger_claimed hold the limits of those who
- * claim, and what is claimed under them.  ledger_home says where the ledger is at home.  The
- * rows of sagas and steps alone record the happy path; saga.attempts and
- * saga.events derive it.
+ * ledger_event and ledger_signal hold the facts.  Three repeat what the rows of sagas
+ * and steps say, so that the views and processes find what is open without reading
+ * what is finished: ledger_due (what is due of sagas, and of steps that saga runs; and
+ * rows that ask for a look), ledger_queue (steps that wait for a service to claim
+ * them) and ledger_held (sagas and steps that wait for a person).  ledger_limit and
+ * ledger_claimed hold the limits of those who claim, and what is claimed under them.
+ * ledger_home says where the ledger is at home.  The rows of sagas and steps alone
+ * record the happy path; saga.attempts and saga.events derive it.
  *
  * No column that changes is indexed, and pages keep some room, so an update on
  * the happy path stays on its page (HOT).  Before a new row turns from a full
@@ -35,7 +35,10 @@
 
 #include "ledger/rows.h"
 
-/* The lock that serialises starting steps with the end of their saga. */
+/*
+ * The lock that serializes recording and ending steps with the end of their saga:
+ * saga_rows.c
+ */
 extern bool saga_ledger_lock(const pg_uuid_t *id, LOCKMODE mode,
 							 SagaPatience patience);
 extern void saga_ledger_unlock(const pg_uuid_t *id, LOCKMODE mode);
@@ -129,7 +132,7 @@ extern SagaWritten saga_ledger_update_signal(SagaSignal *signal,
 											 SagaPatience patience);
 
 /*
- * What waits for services: queue.c.  A queue is that of an owner on a channel in a
+ * What waits for services: queue.c.  There is a queue for each owner, channel and
  * phase.
  */
 extern bool saga_ledger_next_channel(SagaQueued *queue);

@@ -4,13 +4,13 @@
  *	  Limits of roles on channels, and what is claimed under them.
  *
  * ledger_limit has a row for each limit that a role has set for itself on a
- * channel.  ledger_claimed has one for each claim that was made under it.  That is
- * only where to look: whether the claim goes on, the step's own row says.  So the
- * end of a claim, however it comes, costs nothing, and those who claim under a limit
- * delete what is over.
+ * channel.  ledger_claimed has one for each claim that was made under it.  That row
+ * only says where to look: whether the claim goes on, the step's own row says.  So
+ * the end of a claim, however it comes, costs nothing here, and those who claim under
+ * a limit delete the rows of claims that are over.
  *
- * Who counts and claims does so under a lock of the limit, which is given back once
- * the rows of the claims are written: rows of open transactions count, too.
+ * Claims are counted and made under a lock of the limit, which is released as soon as
+ * their rows are written: rows of open transactions count, too.
  *
  *-------------------------------------------------------------------------
  */
@@ -87,8 +87,8 @@ find_limit(Relation heap, const SagaLimit *limit, SagaTuple *version)
 }
 
 /*
- * Reads the limit that "channel" and "role" name, as it is committed, or own.
- * False: there is none.
+ * Reads the limit that "channel" and "role" name: the newest that is committed, or an
+ * own one.  False: there is none.
  */
 bool
 saga_ledger_get_limit(SagaLimit *limit)
@@ -113,8 +113,8 @@ saga_ledger_get_limit(SagaLimit *limit)
 }
 
 /*
- * Until when the claims of a role on a channel are paused, by a query's snapshot, of
- * several roles that of the last; 0: by none.
+ * Until when claims on a channel are paused, to a query's snapshot; 0: they are not.
+ * If several roles have paused theirs, the latest time, with that role.
  */
 TimestampTz
 saga_ledger_paused_until(text *channel, Snapshot snapshot, char **role)
@@ -211,7 +211,7 @@ saga_ledger_set_limit(const SagaLimit *limit)
 		forget_claimed(limit);
 }
 
-/* Does the claim go on that a row tells of?  One that may have ended, does. */
+/* Does the claim of a row go on?  One whose end is not committed yet does. */
 static bool
 goes_on(Relation heap, HeapTuple tuple)
 {
@@ -260,7 +260,7 @@ saga_ledger_count_claimed(const SagaLimit *limit)
 	return count;
 }
 
-/* A step was claimed under a limit. */
+/* Notes that a step was claimed under a limit. */
 void
 saga_ledger_insert_claimed(const SagaLimit *limit, const SagaStep *step)
 {

@@ -14,8 +14,8 @@
  * when and by which role.  Such events are deleted, in turn, with the sagas that
  * finished before them, so that they do not pile up.
  *
- * Only what is settled is deleted: completed, compensated, abandoned, and with
- * nothing due, which keeps a saga whose step a listener still holds.
+ * Only sagas at rest are deleted: completed, compensated or abandoned, and with
+ * nothing due, so that a saga whose step a listener still holds is kept.
  *
  *-------------------------------------------------------------------------
  */
@@ -77,7 +77,7 @@ delete_rows(Oid relid, Oid index_relid, const pg_uuid_t *id)
 	table_close(heap, NoLock);
 }
 
-/* What waits for steps that saga was to run, and never began. */
+/* Deletes what ledger_due and ledger_held have of steps that saga never began. */
 static void
 forget_steps(const pg_uuid_t *id)
 {
@@ -121,7 +121,7 @@ delete_saga(SagaRow *row, SagaPatience patience)
 
 /*
  * Deletes what was sent to a saga in a transaction that was open while the saga
- * was purged.  Who sends a signal locks nothing.
+ * was purged: sending a signal locks nothing.
  */
 void
 saga_purge_late(const pg_uuid_t *id)

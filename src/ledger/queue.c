@@ -1,13 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * queue.c
- *	  What waits for listeners.
+ *	  What waits for services.
  *
  * ledger_queue has a row for each step whose task, or whose compensation, waits for
  * a service to claim it.  It repeats what the step's row says: a transaction that
- * replaces that row brings the queue in line, in the same transaction.  A queue is
- * that of an owner on a channel in a phase; queue_front.c remembers where it
- * begins.
+ * replaces that row brings the queue in line, in the same transaction.  There is a
+ * queue for each owner, channel and phase; queue_front.c remembers where it begins.
  *
  * A compensation is queued when it is dispatched.  A task is queued for the time
  * at which it may begin, which may lie in the future: then no write is needed when
@@ -107,7 +106,7 @@ saga_ledger_follow_queue(const SagaRow *saga, SagaStep *step)
 }
 
 /*
- * The first rows of ledger_queue, in the order of its index, that fulfil the
+ * Reads the first rows of ledger_queue, in the order of its index, that match the
  * keys; returns how many.
  */
 static int
@@ -145,9 +144,9 @@ read_queue(Snapshot snapshot, ScanKey keys, int nkeys, SagaQueued *rows, int max
 }
 
 /*
- * The channel after the one that is named, on which something waits, or did
- * not long ago; false if there is none.  What is dead is not passed by, because
- * there may be any amount of it.
+ * The next channel after the one named, on which something waits, or did not long
+ * ago; false if there is none.  Dead rows are not skipped, because there may be any
+ * number of them.
  */
 bool
 saga_ledger_next_channel(SagaQueued *queue)
@@ -162,10 +161,10 @@ saga_ledger_next_channel(SagaQueued *queue)
 }
 
 /*
- * Likewise the owner after the one that is named, on the same channel, in the same
+ * Likewise the next owner after the one named, on the same channel, in the same
  * phase.
  *
- * An index scan reads whatever fulfils its keys on the whole page.  Where an
+ * An index scan reads whatever matches its keys on the whole page.  Where an
  * owner is known, only what comes before is asked for: mostly nothing.
  */
 bool

@@ -402,8 +402,8 @@ StaticAssertDecl(Step_crashes - Step_charged == 4 &&
 				 "the budgets of both works are five columns each");
 
 /*
- * What a step has that saga runs.  One of the application's has of it what an
- * action that recorded it, or a run before it, has left there.
+ * The columns of a step that saga runs.  A step of the application has them, too, if
+ * an action recorded it, or if it is a later run in the place of an earlier one.
  */
 static void
 pack_run_step(Packer *p, SagaStep *row)
@@ -455,7 +455,7 @@ unpack_run_step(Packer *p, SagaStep *row)
 	row->approval = unpack_pointer(p, Step_approval);
 }
 
-/* The row has none of it. */
+/* The row has none of these columns. */
 static void
 clear_run_step(SagaStep *row)
 {
@@ -471,8 +471,8 @@ clear_run_step(SagaStep *row)
 }
 
 /*
- * Verifies a step's row and packs it for table.c.  Returns how many columns the
- * row has: in those after them, all is NULL.
+ * Verifies a step's row and packs it for table.c.  Returns the number of columns that
+ * the row needs: all after them are NULL.
  */
 int
 saga_rows_pack_step(SagaStep *row, Datum *values, bool *nulls)

@@ -123,7 +123,8 @@ typedef struct SagaRow
 	TimestampTz stored_due;		/* the due time in that version */
 	Oid			stored_lane;
 	bool		stored_held;	/* had that version a row in ledger_held? */
-	SagaFailureKind stored_failure_kind;	/* that in that version */
+	SagaFailureKind stored_failure_kind;	/* the failure kind in that
+											 * version */
 
 	pg_uuid_t	id;
 	Oid			owner;
@@ -140,8 +141,9 @@ typedef struct SagaRow
 	/* mutable from here on; 0 stands for NULL in times and seqs */
 	TimestampTz deadline;
 	TimestampTz updated_at;
-	TimestampTz due;			/* when to look at it next; 0: never */
-	Oid			lane;			/* and whose executor; 0: the worker itself */
+	TimestampTz due;			/* when it is due next; 0: never */
+	Oid			lane;			/* role whose executor it is due for; 0: the
+								 * worker itself */
 	int64		savepoint;		/* of a partial undo: it goes back to this
 								 * seq; 0: to the beginning */
 	int64		failed_seq;
@@ -159,8 +161,8 @@ typedef struct SagaRow
 } SagaRow;
 
 /*
- * The work of a step, or its undo: how often it was tried, and what came of it.
- * A work that the application or a listener does has no budgets but its attempts.
+ * The work of a step, or its undo: how often it was tried, and with what result.
+ * Of a work that the application or a service does, only attempts are counted.
  */
 typedef struct SagaWork
 {
@@ -179,10 +181,10 @@ typedef struct SagaWork
 typedef struct SagaStep
 {
 	SagaTuple	version;
-	SagaStepStatus stored_status;	/* likewise, as the next */
+	SagaStepStatus stored_status;	/* in that version, as the next */
 	SagaCompStatus stored_comp_status;
 	TimestampTz stored_queued;	/* since when that version was in the queue */
-	SagaPhase	stored_queue_phase; /* ... for which of its two works */
+	SagaPhase	stored_queue_phase; /* ... for its work or its undo */
 	text	   *stored_channel; /* ... and on which channel */
 	int			stored_attempts;	/* the forward attempts in that version */
 	TimestampTz stored_work_due;	/* due times in that version, as the next */
@@ -192,7 +194,8 @@ typedef struct SagaStep
 	uint64		change;			/* the SagaChange that marked it last; 0: none */
 	bool		locked;			/* this transaction keeps others from writing
 								 * that version */
-	bool		look_wanted;	/* to be recorded with a row that asks for one */
+	bool		look_wanted;	/* to be recorded with a row that asks for a
+								 * look */
 	bool		kept;			/* this process goes on with its action:
 								 * nobody need be woken for it */
 
@@ -245,12 +248,13 @@ typedef struct SagaStep
 								 * afresh */
 	int64		begun;			/* when saga began it, in the start order */
 	TimestampTz opened_at;		/* gate 1 opened */
-	TimestampTz ready_at;		/* all gates were open */
+	TimestampTz ready_at;		/* gate 2 opens; or the gate after it that
+								 * opened last did */
 	bool		approved;		/* gate 4 was opened by a person */
 	int64		rounds;			/* of its action that committed */
 	TimestampTz dispatched_at;	/* to listeners, last */
-	TimestampTz claimed_at;		/* by the one that holds its task or its
-								 * compensation, and so the next two */
+	TimestampTz claimed_at;		/* its task or its compensation was claimed;
+								 * 0: nobody holds it */
 	TimestampTz lease_until;
 	TimestampTz compensated_at;
 	text	   *consumer;
@@ -315,8 +319,8 @@ typedef struct SagaEvent
 typedef struct SagaSteps
 {
 	int			count;
-	int			to_walk;		/* of them, the first: those after have
-								 * nothing left to undo */
+	int			to_walk;		/* steps before this index may have something
+								 * left to undo; the others have not */
 	bool		claimed;		/* a listener held a compensation when they
 								 * were read */
 	SagaStep   *step;
@@ -330,7 +334,8 @@ typedef struct SagaDue
 	TimestampTz due;
 	pg_uuid_t	saga;
 	int64		seq;			/* 0: the saga itself; a step's: that step;
-								 * negated: that step has changed */
+								 * negated: look, that step has changed;
+								 * PG_INT64_MIN: look, any may have */
 	int			run;			/* of the step; 0 unless seq is one */
 	text	   *key;			/* likewise, or NULL */
 } SagaDue;
@@ -344,7 +349,7 @@ typedef struct SagaLimit
 	TimestampTz paused_until;	/* 0: not paused */
 } SagaLimit;
 
-/* Keeps the place of a row in its order, and not what its key points to. */
+/* Keeps the place of a row in the order of the due work, without its key. */
 static inline void
 saga_rows_keep_place(SagaDue *place, const SagaDue *due)
 {
@@ -396,7 +401,7 @@ saga_rows_order(const SagaStep *step)
 	return step->begun != 0 ? step->begun : step->seq;
 }
 
-/* Is there certainly nothing of it to undo, since nothing of it was begun? */
+/* Is there certainly nothing to undo of the step, since saga never began it? */
 static inline bool
 saga_rows_never_began(const SagaStep *step)
 {
@@ -410,7 +415,7 @@ saga_rows_place(const SagaStep *step)
 	return step->place != 0 ? step->place : step->seq;
 }
 
-/* Are the gates open that a signal and a person open? */
+/* Are gates 3 and 4 open, which a signal and a person open? */
 static inline bool
 saga_rows_let_through(const SagaStep *step)
 {
@@ -418,14 +423,14 @@ saga_rows_let_through(const SagaStep *step)
 		(step->approval == NULL || step->approved);
 }
 
-/* Does a listener hold the step, which is to be compensated? */
+/* Has a listener claimed the step's compensation? */
 static inline bool
 saga_rows_undo_claimed(const SagaStep *step)
 {
 	return step->claimed_at != 0 && step->comp_status == SAGA_COMP_DISPATCHED;
 }
 
-/* Does a service hold the step, whose task is to be done? */
+/* Has a service claimed the step's task? */
 static inline bool
 saga_rows_task_claimed(const SagaStep *step)
 {
@@ -496,9 +501,9 @@ saga_rows_timeout_at(const SagaStep *step)
 }
 
 /*
- * When time makes a look necessary: it opens the gate of a step that has no
- * action or another gate that is closed, makes a task due again, or ends the lease
- * of one; 0: time does not, or the timeout ends at that moment.
+ * When time makes a look necessary: because gate 2 opens, and what follows is not
+ * just an action that becomes due; because a task may be claimed again; or because
+ * the claim of a task ends.  0: it does not, or the timeout ends at that moment.
  */
 static inline TimestampTz
 saga_rows_gate_due(const SagaStep *step)
@@ -534,9 +539,9 @@ saga_rows_undo_queued(const SagaStep *step)
 }
 
 /*
- * Since when a step is in the queue, where its task may stand before its time;
- * 0: it is not.  At most one of its works is: no step goes forward whose undo is
- * dispatched.
+ * Since when a step is in the queue; 0: it is not.  Of a task that may be later than
+ * now.  At most one of the work and the undo is queued, since no step goes forward
+ * whose undo is dispatched.
  */
 static inline TimestampTz
 saga_rows_queued(const SagaStep *step, SagaPhase *phase)

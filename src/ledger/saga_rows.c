@@ -1,30 +1,37 @@
 /*-------------------------------------------------------------------------
  *
  * saga_rows.c
- *	  The ledger: typed rows in, typed rows out.
+ *	  Rows of ledger_saga, and the lock of a saga.
  *
- * The only room that knows the tables.  table.c moves single rows, rows.c says
- * what their fields are and refuses what breaks their rules; here is which
+ * table.c moves single rows, rows.c says what their fields are and refuses what
+ * breaks their rules.  Here, and in the other rooms that share ledger.h, is which
  * table, which index and which lock.
  *
- * Locks.  A saga's lock is a heavyweight lock on its id, taken in share mode
- * to start or complete a step, until the end of the transaction, and
+ * Locks.  A saga's lock is a heavyweight lock on its id.  It is taken in share mode
+ * to write the steps of a running saga, until the end of the transaction, and
  * exclusively to end the forward phase (fail, cancel, complete, a deadline).
- * So when an exclusive caller has it, no step is on its way in.  It is
- * released as soon as the saga's row has been replaced: from then on the row
+ * So when an exclusive caller has it, no step is on its way in.  That caller
+ * releases it as soon as the saga's row has been replaced: from then on the row
  * itself, with its writer in progress, holds back every later writer, and
  * 100,000 sagas can be failed in one transaction without filling the lock
  * table.  A row that the current transaction wrote itself needs no lock
  * against those that come later, for the same reason.
+ *
+ * An action records steps without the lock: nobody sees them before its mark, which
+ * takes the lock.  An executor that marks a step holds the lock exclusively to the end
+ * of the transaction if it also writes what follows from the mark (action.c).
  *
  * Once the undo has begun, a transaction that writes a step's row replaces the
  * saga's row, too; so an executor that finds the saga's row as it left it need
  * not read the steps again, and two writers meet on that row.
  *
  *	step, complete_step, fail_step		share, to the end of the transaction
+ *	claiming and reporting a task		the same
  *	complete, fail, cancel				exclusive, until the row is written
  *	the worker, for a deadline			the same, but never waiting
- *	a call after it wrote the row, executors, listeners' calls
+ *	a look, an action's mark			share or exclusive, to the end of the
+ *										transaction, never waiting
+ *	a call after it wrote the row, attempts and claims of compensations, signals
  *										none
  *
  *-------------------------------------------------------------------------
@@ -75,7 +82,10 @@ saga_ledger_locktag(const pg_uuid_t *id, LOCKTAG *tag)
 						 (uint32) hash, 0x5A6A);
 }
 
-/* Returns false if it cannot be had at once and the caller does not wait. */
+/*
+ * Takes a saga's lock.  Returns false if it cannot be had at once and the caller does
+ * not wait.
+ */
 bool
 saga_ledger_lock(const pg_uuid_t *id, LOCKMODE mode, SagaPatience patience)
 {

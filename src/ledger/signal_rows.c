@@ -3,11 +3,11 @@
  * signal_rows.c
  *	  Rows of ledger_signal.
  *
- * A signal is inserted by its sender, who has no lock on the saga and writes no
- * row of it: senders meet only where they send the same key.  It is replaced once,
- * by the look that lets a step use it, and perhaps once more when its saga is
- * redacted.  Of two looks that let steps use the same signal, the second finds it
- * changed, and writes nothing.
+ * A signal is inserted by its sender, which has no lock on the saga and writes no
+ * row of it: senders meet only where they send the same key.  It is replaced by the
+ * look that lets a step use it, and perhaps once more when its saga is redacted.  Of
+ * two looks that let steps use the same signal, the second finds it changed, and is
+ * made again.
  *
  * The unused signals of a saga are found by an index of their own.  What was used
  * leaves it, so that a long history of signals makes a look no longer.
@@ -140,9 +140,9 @@ saga_ledger_get_signals(const pg_uuid_t *id, SagaSignal **signals)
 }
 
 /*
- * Unused signals of a saga, as committed now: of a name those that came after
- * another, in the order of their arrival, or (NULL) of all names, name by name.
- * At most "limit"; returns how many.
+ * Unused signals of a saga, as committed now, at most "limit"; returns how many.
+ * Those of a name with a seq larger than "after", in the order of their arrival; or
+ * (NULL) those of all names, name by name.
  */
 int
 saga_ledger_get_unused_signals(const pg_uuid_t *id, const text *name,
@@ -179,7 +179,7 @@ saga_ledger_has_unused_signal(const pg_uuid_t *id, const text *name,
 							values, nulls);
 }
 
-/* How many signals a saga has, as far as "limit"; those being sent count. */
+/* How many signals a saga has, counted up to "limit", with those being sent. */
 int
 saga_ledger_count_signals(const pg_uuid_t *id, int limit)
 {

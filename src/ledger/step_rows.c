@@ -3,6 +3,11 @@
  * step_rows.c
  *	  Rows of ledger_step.
  *
+ * Steps of a saga that is being undone are written together with the saga's row, so
+ * whoever has that row has them, too.  Steps of a running saga are written without
+ * it, under the saga's lock (saga_rows.c): reading all of them then takes a snapshot
+ * (saga_ledger_get_steps_now), unless the lock is held exclusively.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -31,10 +36,10 @@
 static SagaHints seen_steps;
 
 /*
- * The descriptor of rows that end before what only steps have that saga runs.  A
- * row may have fewer columns than its table, as those have that were there before
- * ALTER TABLE ADD COLUMN; what it does not have reads as NULL.  Most steps are
- * not run by saga, and pay nothing for what they do not have.
+ * The descriptor of rows that end before the columns that only steps run by saga
+ * have.  A row may have fewer columns than its table, like rows from before ALTER
+ * TABLE ADD COLUMN; those missing read as NULL.  So steps that saga does not run, as
+ * most are, pay nothing for these columns.
  */
 static TupleDesc
 short_desc(Relation heap)
@@ -60,7 +65,7 @@ short_desc(Relation heap)
 	return desc;
 }
 
-/* That of the rows that have so many columns */
+/* The descriptor of rows that have this number of columns */
 static inline TupleDesc
 desc_of(Relation heap, int natts)
 {
@@ -147,7 +152,7 @@ saga_ledger_get_step(const pg_uuid_t *id, text *key, bool sure, SagaStep *step)
 
 /*
  * Finds a step by an index, without reading the others of its saga.  Does not wait:
- * a transaction that writes it meanwhile is found in its version.
+ * "writer" of its version is a transaction that is replacing it.
  */
 static SagaFound
 find_step_row(Oid index_relid, ScanKey keys, int nkeys, SagaStep *step)
@@ -177,17 +182,14 @@ get_run(const pg_uuid_t *id, const text *key, int run, SagaStep *step)
 	return find_step_row(saga_oids_get()->step_pkey, keys, run != 0 ? 3 : 2, step);
 }
 
-/*
- * The step that a row of the queue names.  A transaction that writes it replaces
- * the saga's row, too.
- */
+/* The step that a row of the queue names. */
 SagaFound
 saga_ledger_get_queued_step(const SagaQueued *queued, SagaStep *step)
 {
 	return get_run(&queued->saga, queued->key, queued->run, step);
 }
 
-/* The run of a step with that number, if it has a task. */
+/* The run of a step with that seq, if it has a task. */
 SagaFound
 saga_ledger_get_task(const pg_uuid_t *id, int64 seq, SagaStep *step)
 {
@@ -291,7 +293,7 @@ finish_steps(SagaSteps *steps)
 	sort_steps(steps);
 }
 
-/* Reads the steps of a saga; false, with none read, if they are more than so many. */
+/* Reads the steps of a saga; false, with none read, if there are more than "limit". */
 static bool
 read_steps(const pg_uuid_t *id, int limit, SagaSteps *steps)
 {
@@ -322,9 +324,9 @@ read_steps(const pg_uuid_t *id, int limit, SagaSteps *steps)
 }
 
 /*
- * Every run of every step of a saga, in start order: while the undo goes on, when
- * whoever changes a step replaces the saga's row, too, or with the saga's lock held
- * exclusively.  Otherwise see saga_ledger_get_steps_now.
+ * Reads every run of every step of a saga, in start order.  For a saga that is not
+ * running, where whoever changes a step replaces the saga's row, too; or with the
+ * saga's lock held exclusively.  Otherwise use saga_ledger_get_steps_now.
  */
 void
 saga_ledger_get_steps(const pg_uuid_t *id, SagaSteps *steps)
@@ -332,14 +334,14 @@ saga_ledger_get_steps(const pg_uuid_t *id, SagaSteps *steps)
 	(void) read_steps(id, INT_MAX, steps);
 }
 
-/* The same, if there are not more than so many; false otherwise. */
+/* The same, if there are at most "limit"; false otherwise. */
 bool
 saga_ledger_get_few_steps(const pg_uuid_t *id, int limit, SagaSteps *steps)
 {
 	return read_steps(id, limit, steps);
 }
 
-/* The same for a snapshot; false if they are more than so many. */
+/* The same for a snapshot; false if there are more than "limit". */
 static bool
 read_steps_at(const pg_uuid_t *id, Snapshot snapshot, int limit, SagaSteps *steps)
 {
@@ -389,10 +391,10 @@ saga_ledger_get_steps_at(const pg_uuid_t *id, Snapshot snapshot, SagaSteps *step
 }
 
 /*
- * The same as they are at this moment, own changes included, if they are not more
- * than so many.  Steps of a running saga are replaced without its row, by several
- * that hold its lock shared: then saga_ledger_get_steps may miss one that is
- * replaced while it reads, or find it twice.
+ * The same as they are at this moment, own changes included, if there are at most
+ * "limit".  Steps of a running saga are replaced without its row, by several
+ * transactions that hold its lock shared: saga_ledger_get_steps might miss one that
+ * is replaced while it reads, or find it twice.
  */
 bool
 saga_ledger_get_few_steps_now(const pg_uuid_t *id, int limit, SagaSteps *steps)
@@ -405,14 +407,14 @@ saga_ledger_get_few_steps_now(const pg_uuid_t *id, int limit, SagaSteps *steps)
 	return few;
 }
 
-/* All of them. */
+/* The same without a limit. */
 void
 saga_ledger_get_steps_now(const pg_uuid_t *id, SagaSteps *steps)
 {
 	(void) saga_ledger_get_few_steps_now(id, INT_MAX - 1, steps);
 }
 
-/* Is there a run of a step with that number? */
+/* Is there a run of a step with that seq? */
 bool
 saga_ledger_has_step(const pg_uuid_t *id, int64 seq)
 {
@@ -510,8 +512,8 @@ saga_ledger_insert_step(const SagaRow *saga, SagaStep *step)
 }
 
 /*
- * The started steps whose row this transaction has written without making their
- * attempt, so that a row of its own does not mean an attempt of its own.
+ * A started step whose row this transaction has written without beginning the
+ * attempt.  Of such steps, that the row is its own does not say that the attempt is.
  */
 typedef struct OthersAttempt
 {
@@ -539,7 +541,7 @@ note_others_attempt(const SagaStep *step)
 	MemoryContextSwitchTo(caller);
 }
 
-/* Did this transaction make the attempt of a step that is started? */
+/* Did this transaction begin the attempt of a step that is started? */
 bool
 saga_ledger_is_own_attempt(const SagaStep *step)
 {

@@ -5,7 +5,7 @@
  *
  * The ledger is read and written as the server does with its catalogs: no
  * SQL, no plans, no triggers, no permission checks.  This room knows how that
- * is done and nothing of what the rows mean; saga_rows.c knows what they mean.
+ * is done and nothing of what the rows mean; rows.c knows what they mean.
  *
  * Reading.  Calls use the newest committed state, whatever snapshot their
  * caller holds, so rows are looked up with a dirty snapshot, which also shows
@@ -58,7 +58,7 @@
 
 /*
  * The class of the advisory locks of keys; those of users have 1 or 2, those of
- * sagas another.
+ * sagas (saga_rows.c) and of limits (limit_rows.c) others.
  */
 #define KEY_LOCK	0x5A6B
 
@@ -228,8 +228,8 @@ saga_table_find_sure(Relation heap, Relation index, ScanKey keys, int nkeys,
 }
 
 /*
- * Finds every row that the keys lead to, or so many; returns how many.  Rows that
- * others are only about to insert count when "uncommitted" is set.
+ * Finds every row that the keys lead to, but at most "limit"; returns how many.  Rows
+ * that others are only about to insert count when "uncommitted" is set.
  */
 int
 saga_table_find_some(Relation heap, Relation index, ScanKey keys, int nkeys,
@@ -275,7 +275,7 @@ saga_table_find_all(Relation heap, Relation index, ScanKey keys, int nkeys,
 }
 
 /*
- * The first row of an index, in its order, that fulfils the keys, which are
+ * The first row of an index, in its order, that matches the keys, which are
  * ordered by attribute.  False if there is none.
  */
 bool
@@ -939,8 +939,8 @@ saga_table_update(Relation heap, TupleDesc desc, SagaTuple *version,
 }
 
 /*
- * Keeps a version found before from being replaced by others, for the caller
- * that is going to delete it.
+ * Keeps a version found before from being replaced by others until the end of the
+ * transaction, for a caller that is going to replace or delete it.
  */
 SagaWritten
 saga_table_lock(Relation heap, const SagaTuple *version,
