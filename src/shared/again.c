@@ -8,8 +8,8 @@
  * before counts again.  Of several, the last counts.  The mark of the action reads
  * it (process/action.c); the end of the transaction forgets it.
  *
- * There is a place for each level of nesting, since the last request replaces
- * those of its own level only.
+ * The list has an entry for each level of nesting with a request, since the last
+ * request replaces those of its own level only.
  *
  *-------------------------------------------------------------------------
  */
@@ -63,8 +63,8 @@ saga_again_asked(void)
 }
 
 /*
- * When the next round is due, of one that ends now.  Days and months are those of
- * the session's time zone.  An error if that is out of range.
+ * When the next round is due after one that ends now.  Days and months are those of
+ * the session's time zone.  Raises an error if that is out of range.
  */
 TimestampTz
 saga_again_due(const SagaAgain *again, TimestampTz now)
@@ -91,7 +91,7 @@ saga_again_end_savepoint(bool committed)
 		requests = list_truncate(requests, count - 1);
 	else if (count > 1 && ((Request *) list_nth(requests, count - 2))->level == level - 1)
 	{
-		/* It replaces that of the level around it. */
+		/* It replaces the request of the level around it. */
 		Request    *request = llast(requests);
 
 		*(Request *) list_nth(requests, count - 2) = *request;

@@ -3,8 +3,8 @@
  * commit.c
  *	  What the end of a transaction brings about outside of it.
  *
- * Before its commit, durable.c sees to it that what it answered is as durable as
- * what it wrote; that may wait, and raise an error.
+ * Before a commit, durable.c sees to it that what the calls of the transaction
+ * returned is as durable as what it wrote; that may wait, and raise an error.
  *
  * While a transaction runs, rooms remember in this backend what follows from
  * its end outside of it.  This is done in the following order:

@@ -3,10 +3,10 @@
  * current.c
  *	  The saga whose SQL this process runs.
  *
- * Set by an executor around an action or a compensation, and NULL in every other
- * process and at every other time.  The calls ask, to refuse what such SQL may
- * not do: to call saga on its own saga, or to make saga's processes leave the
- * database.
+ * An executor sets it while an action or a compensation runs; in every other process
+ * and at every other time there is none.  Calls ask for it, to refuse what such SQL
+ * may not do (most calls on its own saga; making saga's processes leave the
+ * database), and to know which action records a step.
  *
  *-------------------------------------------------------------------------
  */
@@ -64,7 +64,8 @@ saga_current_action(const pg_uuid_t *saga)
 }
 
 /*
- * What the action did needs a look at its own saga, before the action is over, too.
+ * What the action did needs a look at its own saga, also if this round is not the
+ * last.
  */
 void
 saga_current_ask_for_look(void)
@@ -72,7 +73,7 @@ saga_current_ask_for_look(void)
 	current_asks = true;
 }
 
-/* Does it? */
+/* Does it need a look? */
 bool
 saga_current_asks_for_look(void)
 {

@@ -1,18 +1,19 @@
 /*-------------------------------------------------------------------------
  *
  * durable.c
- *	  What a call says is there must be where a commit would be.
+ *	  What a call returns must be as durable as a commit.
  *
  * A commit that waits for a synchronous standby, and whose client goes away or
  * cancels, is done on the primary and perhaps nowhere else; and our processes
- * commit without waiting for the disk.  The client repeats its call, and is told
+ * commit without waiting for the disk.  The client repeats its call, which returns
  * "known", or "completed": an acknowledgement, by a transaction that writes nothing,
- * and so would not wait.  If the primary is lost then, so is what was acknowledged.
+ * and so would not wait.  If the primary is then lost, so is what was acknowledged.
  *
- * So a call that answers by what others have written says so, and before the commit
- * of a transaction that has written nothing itself, all that is in the log so far is
- * flushed, and received by a synchronous standby if the session's commits wait for
- * that.  One that has written waits at its commit, which comes later in the log.
+ * So a call whose result is what others have written notes that
+ * (saga_durable_answered).  Before the commit of a transaction that has written
+ * nothing itself, all that is in the log so far is flushed, and received by a
+ * synchronous standby if the session's commits wait for that.  A transaction that has
+ * written waits at its commit, which comes later in the log.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,16 +26,16 @@
 #include "replication/syncrep.h"
 #include "shared/durable.h"
 
-/* Has this transaction answered by what others have written? */
+/* Did a call of this transaction return what others have written? */
 static bool answered = false;
 
 /*
- * Flushes all that was written to the log so far; and "everywhere": where the
- * session's commits would be, by synchronous_commit, on standbys, too.  Like a
- * commit, that has no time limit, and a cancel ends it with a warning.
+ * Flushes all that was written to the log so far.  With "everywhere", also waits for
+ * standbys as a commit of the session does, by synchronous_commit: without a time
+ * limit, and a cancel ends it with a warning.
  *
- * When the log ends with a page, the insert position is behind the header of
- * the next one, which is not there yet, and XLogFlush would refuse it.
+ * When the log ends with a page, the insert position is after the header of the next
+ * one, which is not there yet, and XLogFlush would refuse it.
  */
 void
 saga_durable_flush(bool everywhere)
@@ -55,13 +56,14 @@ saga_durable_flush(bool everywhere)
 	}
 }
 
-/* The answer of a call is what others have written. */
+/* A call returns what others have written. */
 void
 saga_durable_answered(void)
 {
 	answered = true;
 }
 
+/* The transaction is about to commit. */
 void
 saga_durable_before_commit(void)
 {
@@ -72,6 +74,7 @@ saga_durable_before_commit(void)
 	saga_durable_flush(true);
 }
 
+/* The transaction is over. */
 void
 saga_durable_forget(void)
 {

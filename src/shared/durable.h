@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * durable.h
- *	  What a call says is there must be where a commit would be.
+ *	  What a call returns must be as durable as a commit.
  *
  *-------------------------------------------------------------------------
  */

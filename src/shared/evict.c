@@ -19,8 +19,8 @@
  * once they are gone they stay away.
  *
  * The process that raised it lowers it, whatever happens: at the end of the
- * transaction (commit.c), or as the process exits.  A process that dies without either takes
- * shared memory with it.
+ * transaction (commit.c), or as the process exits.  If a process dies without either,
+ * shared memory is made anew.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,7 +39,7 @@
 #include "storage/ipc.h"
 #include "storage/procarray.h"
 
-/* How processes are asked, then signaled, and waited for (ms). */
+/* How long processes are asked, how often signaled, and how long awaited (ms) */
 #define ASK_FOR				20.0
 #define SIGNAL_EVERY		200.0
 #define WAIT_AT_MOST		5000.0
@@ -191,7 +191,7 @@ wait_until_gone(SagaDatabaseSlot *slot)
 
 /*
  * Keeps our processes away from a database until the end of the transaction.
- * Returns when they are gone, or with an error if cancelled while waiting.
+ * Returns when they are gone, or with an error if canceled while waiting.
  */
 void
 saga_evict_from(Oid database, bool for_extension)

@@ -37,7 +37,7 @@
 static SagaExecutorSlot *my_slot = NULL;
 
 /* ------------------------------------------------------------------------
- * A slot's
+ * One slot
  * ------------------------------------------------------------------------ */
 
 /* Has it nothing in hand, and nothing to come?  The caller holds the mutex. */
@@ -116,7 +116,7 @@ saga_mailbox_close(SagaExecutorSlot *slot)
 	SpinLockRelease(&slot->mutex);
 }
 
-/* The same, of a slot that may change.  The caller holds "lock". */
+/* Is an executor idle at this moment?  The caller holds "lock". */
 bool
 saga_mailbox_is_idle(SagaExecutorSlot *slot)
 {
@@ -133,10 +133,10 @@ saga_mailbox_is_idle(SagaExecutorSlot *slot)
  * ------------------------------------------------------------------------ */
 
 /*
- * Orders tickets by what they stand for; for qsort and bsearch.  A saga that is
- * undone is the same whenever it is due: its executor goes on as long as it is.
- * But an executor that has a step in hand finds by the due time what it is to do,
- * and so does not find a step that is due again.
+ * Orders tickets by what they stand for; for qsort and bsearch.  Tickets for the
+ * undo of a saga are the same whatever their due time: its executor goes on as long
+ * as it is due.  Tickets for a step are not, since its executor finds the row of the
+ * due work by its time, and so does not find a step that has become due again.
  */
 int
 saga_mailbox_compare(const void *a, const void *b)
@@ -548,9 +548,9 @@ saga_mailbox_has_more_of(const pg_uuid_t *id)
 }
 
 /*
- * What the executor has in hand can go on for long, and others are to have their
- * turn: puts it after those that wait in the mailbox.  False: none does, so that it
- * goes on, or (full) there is no room, and the worker must hand it out again.
+ * What the executor has in hand can go on for long, and others shall have their turn:
+ * puts its ticket after those that wait in the mailbox.  False: none waits, so that
+ * it goes on; or ("full") there is no room, and the worker must hand it out again.
  */
 bool
 saga_mailbox_let_others_in(bool *full)

@@ -12,8 +12,7 @@
  * One worker dispatches, by its clock, so rows come in after the front.  Where
  * one comes in before it (the clock was set back; saga.reassign or saga.adopt
  * gave it to another owner; a task, which is queued for the time at which it may
- * begin), the transaction that brought it moves the front
- * back after its commit:
+ * begin), the transaction that brought it moves the front back after its commit:
  *
  *	reader							writer
  *	R1 read "queued"				W1 the commit becomes visible
@@ -75,9 +74,10 @@ typedef struct Front
 	Oid			owner;
 	SagaPhase	phase;
 	char		channel[NAMEDATALEN];
-	TimestampTz since;			/* the first that waits is that row, or one */
-	pg_uuid_t	saga;			/* of that row */
-	int64		seq;			/* likewise */
+	TimestampTz since;			/* nothing waits before the row with this
+								 * time, ... */
+	pg_uuid_t	saga;			/* ... this saga ... */
+	int64		seq;			/* ... and this step */
 	pg_atomic_uint64 read_at;	/* a TimestampTz: when somebody last began to
 								 * read the queue from its start, by the
 								 * server's clock */
@@ -192,8 +192,8 @@ is_time_to_read_again(Front *front)
 }
 
 /*
- * Sets "since", "saga" and "seq" to the place from which on the queue that
- * "channel", "phase" and "owner" name is to be read.  False: that is its start.
+ * Sets "since", "saga" and "seq" to the place from which on the queue named by
+ * "channel", "phase" and "owner" is to be read.  False: that is its start.
  */
 bool
 saga_queue_front_get(SagaQueued *queue)
@@ -306,14 +306,14 @@ saga_queue_front_register(void)
 							 (void **) &shared, init_queue_front);
 }
 
-/* This transaction puts a row into a queue, that waits since then. */
+/* This transaction puts a row into a queue, which waits since that time. */
 void
 saga_queue_front_queued(TimestampTz since)
 {
 	queued = Min(queued, since);
 }
 
-/* And takes one out. */
+/* This transaction takes a row out of a queue, which waited since that time. */
 void
 saga_queue_front_taken(TimestampTz since)
 {

@@ -330,7 +330,10 @@ saga_shmem_my_database(void)
 	return my_database_slot;
 }
 
-/* The largest number drawn from it since the server started; 0: not known. */
+/*
+ * The largest number drawn from the current database's start order since the server
+ * started; 0: not known.
+ */
 uint64
 saga_shmem_high_seq(void)
 {
@@ -362,9 +365,9 @@ saga_shmem_raise_seq(uint64 seq)
 }
 
 /*
- * The flag, because a worker that waits for a lock in the middle of its turn
- * takes any latch for the end of that; and because the launcher sends a worker
- * where it is set.
+ * Besides the latch, sets a flag: a worker that waits for a lock in the middle of its
+ * turn takes any latch for the end of that wait; and the launcher sends a worker
+ * where the flag is set.
  */
 void
 saga_shmem_poke_worker(SagaDatabaseSlot *slot)

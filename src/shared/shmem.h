@@ -186,8 +186,9 @@ typedef struct SagaExecutorSlot
 	int			attempt;		/* the number of that attempt */
 	TimestampTz started_at;		/* and when it began */
 	TimestampTz idle_since;		/* 0 while working */
-	bool		given_back;		/* a ticket so left to us was put down and may
-								 * be due; executor sets it, worker clears it */
+	bool		given_back;		/* a ticket that was passed by was put down
+								 * and may be due; executor sets it, worker
+								 * clears it */
 	uint32		skipped;		/* tickets left undone because somebody holds
 								 * their sagas, since the worker last looked */
 	bool		refill;			/* more is due than the mailbox could hold:

@@ -4,16 +4,17 @@
  *	  What the current transaction adds to the cumulative counters.
  *
  * It is gathered in this backend, follows the savepoints, and is added to shared
- * memory (stat_table.c) after the commit; of a transaction that is rolled back
- * nothing is counted.  What a transaction did that is prepared is kept in shared
- * memory by its name until it is finished; a crash loses it.
+ * memory (stat_table.c) after the commit; nothing is counted of a transaction that
+ * is rolled back.  What a prepared transaction did is kept in shared memory by its
+ * name until it is finished; a crash loses it.
  *
- * One note per counter and level of savepoints, as far as they are found among the
- * last few: what is not is noted twice, and merged when the notes would need more
- * room.  So memory is bounded by the different counters of a transaction.
+ * There is one note per counter and level of savepoints, as far as it is found among
+ * the last few notes.  If it is not, a second one is added, and merged with the first
+ * when the notes would need more room.  So memory is bounded by the number of
+ * different counters in a transaction.
  *
- * Finding the place of a name may take one, and what remembers it may need memory:
- * that is done as something is counted, not at the commit.
+ * Finding the place of a name may take a free one, and a note may need memory.  Both
+ * are done when something is counted, not at the commit.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,9 +28,9 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
-/* Notes that are compared with a new one */
+/* Number of the last notes that are compared with a new one */
 #define LOOK_BACK		16
-/* Notes for which there is room at first, and from which on they are merged */
+/* Number of notes for which there is room at first; from which on they are merged */
 #define NOTES_FIRST		32
 #define NOTES_MERGE		1024
 
@@ -50,7 +51,7 @@ static SagaStatNote *notes = NULL;
 static int	note_count = 0;
 static int	note_size = 0;
 
-/* The last name of each kind */
+/* The place of the last name of each kind */
 static struct
 {
 	Oid			owner;
@@ -148,7 +149,7 @@ count_at(int counter, SagaStatPlace place, int64 count)
 	add_note(&note);
 }
 
-/* A counter of the database */
+/* Adds to a counter of the database. */
 static void
 count(int counter, int64 by)
 {
@@ -221,7 +222,7 @@ saga_stat_time(SagaStatTime what, int64 time)
 	count(SAGA_STAT_AT_TIME_SUMS + what, time);
 }
 
-/* It is done, whatever becomes of a transaction. */
+/* Counts at once, whatever becomes of the transaction. */
 void
 saga_stat_process(SagaStatProcess counter, int64 by)
 {

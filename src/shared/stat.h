@@ -11,7 +11,7 @@
 #include "base/state.h"
 #include "shared/stat_table.h"
 
-/* Of what the counters are, in their order; upper bounds in milliseconds */
+/* What the counters are of, in their order; upper bounds of buckets (ms) */
 extern const SagaPhase saga_stat_phases[SAGA_STAT_PHASES];
 extern const SagaOutcome saga_stat_outcomes[SAGA_STAT_OUTCOMES];
 extern const double saga_stat_bounds[SAGA_STAT_BOUNDS];

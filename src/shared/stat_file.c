@@ -7,9 +7,9 @@
  * starts.  So there is none while the server runs: after a crash, the counters
  * begin at zero, as those of the server do, and no backup of a running server has
  * them.  It is made under another name, so that it is whole or not there; a magic
- * number and a checksum keep from reading what another version, or nobody, wrote.
+ * number and a checksum show whether this version wrote it, and all of it.
  *
- * What is in it is stat_table.c's.  Errors are logged: statistics keep no server
+ * What is in it is up to stat_table.c.  Errors are logged: statistics keep no server
  * from starting or stopping.
  *
  *-------------------------------------------------------------------------
@@ -64,7 +64,7 @@ saga_stat_file_create(void)
 	return true;
 }
 
-/* An error shows at the end. */
+/* Writes some bytes.  An error is noticed in saga_stat_file_finish. */
 void
 saga_stat_file_put(const void *data, Size size)
 {

@@ -4,14 +4,14 @@
  *	  The cumulative counters, in shared memory.
  *
  * Each database has a block of counters.  Kinds of sagas and channels have places
- * of their own, by (database, owner, name), saga.stat_names in the whole server; a
- * name that finds no place is counted with all such names in the block of its
- * database, so that the sums are right.  Names are told apart by a hash of 64
- * bits, within what is one role's.
+ * of their own, by (database, owner, name), of which there are saga.stat_names in the
+ * whole server.  A name that finds no place is counted with all such names in the
+ * block of its database, so that the sums are right.  The names of one owner are
+ * distinguished by a hash of 64 bits.
  *
  * A place belongs to its name until the counters of the database are reset, or the
  * database is gone.  A transaction remembers a place with its generation, which is
- * raised as the place becomes free; should it be another name's at the commit, what
+ * raised as the place becomes free; if it is another name's at the commit, what
  * the transaction did is counted with those without a place.
  *
  * Locks: SAGA_LOCK_STAT, exclusively to take or free places and blocks, shared to
@@ -19,7 +19,8 @@
  * each other; a reader may see one of two that were added together.
  *
  * While the server is down, all of it is in a file (stat_file.c).  Nothing here
- * raises an error or allocates memory, since the end of a transaction comes here.
+ * raises an error, and nothing but reading that file allocates memory, since the end
+ * of a transaction comes here.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,17 +37,17 @@
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 
-/* What prepared transactions add, at a time */
+/* Number of notes of prepared transactions that are kept at a time */
 #define MAX_PREPARED	1024
 
 /* A kind of saga, or a channel */
 typedef struct StatPlace
 {
 	pg_atomic_uint32 generation;	/* raised as it becomes free */
-	int			first;			/* of the places whose hash comes here; -1:
-								 * none */
-	int			next;			/* of those, or of those that are free; -1:
-								 * none */
+	int			first;			/* head of the chain of places whose hash
+								 * leads here; -1: none */
+	int			next;			/* in a chain, or in the list of free places;
+								 * -1: none */
 	SagaStatKind kind;
 	Oid			database;		/* InvalidOid: free */
 	Oid			owner;
@@ -208,8 +209,8 @@ free_places(Oid database)
  * ------------------------------------------------------------------------ */
 
 /*
- * Finds the block of the current database.  It stays ours, for a database is not
- * gone while somebody is connected to it.
+ * Finds the block of the current database.  It stays that, since no database is
+ * dropped while a session is connected to it.
  */
 bool
 saga_stat_table_ready(void)
@@ -258,7 +259,7 @@ saga_stat_table_find(SagaStatKind kind, Oid owner, uint64 hash,
 	return place;
 }
 
-/* The caller holds the lock. */
+/* Adds a note to its counter.  The caller holds the lock. */
 static void
 add(StatDatabase *block, const SagaStatNote *note)
 {
@@ -290,8 +291,8 @@ free_prepared(StatPrepared *prepared)
 }
 
 /*
- * Keeps what a transaction adds that is prepared under a name, of which "gid" is a
- * hash.  What there is no room for is counted at once.
+ * Keeps what a transaction that is being prepared adds; "gid" is a hash of its name.
+ * What there is no room for is counted at once.
  */
 void
 saga_stat_table_prepare(uint64 gid, const SagaStatNote *notes, int count)
@@ -527,7 +528,7 @@ put_place(int i)
 	put_counters(place->counter, SAGA_STAT_PLACE_COUNTERS);
 }
 
-/* A place that is another name's by now is none. */
+/* Writes a note of a prepared transaction; without its place, if that has changed. */
 static void
 put_prepared(const StatPrepared *prepared)
 {
@@ -583,8 +584,8 @@ get_database(void)
 }
 
 /*
- * Returns where a place is now; -1: there are fewer than there were, and it is
- * counted with the others.  -2: there is nothing to read.
+ * Reads a place.  Returns its new index; -1: there are fewer places than there were,
+ * and it is counted with those without a place; -2: the file is invalid.
  */
 static int
 get_place(int *was)
@@ -627,7 +628,7 @@ get_place(int *was)
 	return i;
 }
 
-/* "moved" says where places are that were elsewhere before. */
+/* "moved": the new index of each place, by its old one, for "most" old ones */
 static bool
 get_prepared(int i, const int *moved, int most)
 {
@@ -645,7 +646,7 @@ get_prepared(int i, const int *moved, int most)
 	return true;
 }
 
-/* False: it says something else than it should. */
+/* Reads the file.  False: it is invalid, or made for other counters. */
 static bool
 load_counters(void)
 {

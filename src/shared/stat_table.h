@@ -93,7 +93,7 @@ enum
 /* Databases that can have counters at once */
 #define SAGA_STAT_MAX_DATABASES	256
 
-/* Longest name of a saga, in bytes of any encoding of the server */
+/* Length of the longest name of a saga, in any encoding of the server (bytes) */
 #define SAGA_STAT_NAME_BYTES	1024
 
 typedef enum SagaStatKind
@@ -104,7 +104,7 @@ typedef enum SagaStatKind
 
 #define SAGA_STAT_KINDS			(SAGA_STAT_OF_CHANNEL + 1)
 
-/* A name of this database, as it was read */
+/* A name of this database with its counters, as it was read */
 typedef struct SagaStatName
 {
 	SagaStatKind kind;
@@ -146,7 +146,7 @@ extern void saga_stat_table_prepare(uint64 gid, const SagaStatNote *notes,
 									int count);
 extern void saga_stat_table_finish_prepared(uint64 gid, bool committed);
 
-/* For those who read, and reset; and for who knows which databases there are. */
+/* For the views and reset; the last two for the launcher, which knows the databases */
 extern bool saga_stat_table_read(uint64 *counter, TimestampTz *reset_at);
 extern bool saga_stat_table_next_name(int *position, SagaStatName *name);
 extern void saga_stat_table_reset(TimestampTz now);

@@ -5,13 +5,13 @@
  *
  * An executor that goes along a chain of steps keeps in memory what it knows of
  * the saga (process/following.c), as long as nobody else writes a step of it.
- * Whoever does counts that here, before it commits.
+ * A transaction that writes one counts that here, before it commits.
  *
  * While a saga is running, the transactions that write steps of it hold its lock
  * at least shared until they end, at the latest from their last such write on.
- * So who has that lock exclusively and finds a count as it was has missed nothing
- * that is committed: a transaction that ended in between counted in between, and
- * one that goes on must count again before it can end.
+ * So a process that holds that lock exclusively and finds the count as it was has
+ * missed nothing that is committed: a transaction that ended in between counted in
+ * between, and one that goes on must count again before it can end.
  *
  * The counts are few, and sagas share them by their ids: a count that grew says
  * "perhaps".
@@ -24,7 +24,8 @@
 #include "shared/shmem.h"
 #include "shared/step_writes.h"
 
-#define COUNTS	4096			/* a power of 2 */
+/* Number of counts; a power of 2 */
+#define COUNTS	4096
 
 /* NULL unless the library was preloaded */
 static pg_atomic_uint32 *counts = NULL;
@@ -56,7 +57,7 @@ count_of(const pg_uuid_t *saga)
 	return &counts[bits & (COUNTS - 1)];
 }
 
-/* A step is written, or about to be, by this transaction. */
+/* This transaction writes a step of the saga, or is about to. */
 void
 saga_step_writes_note(const pg_uuid_t *saga)
 {

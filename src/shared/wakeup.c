@@ -60,7 +60,7 @@
  * - COMMIT PREPARED, which remembers nothing of what PREPARE knew: "prepared"
  *	 makes the worker look each second for as long as there are prepared
  *	 transactions.  The worker resets it only if it did not change since
- *	 before it looked for some.  (evict.c also wakes the worker, and all that
+ *	 before it looked for some.  (statements.c also wakes the worker, and all that
  *	 wait for a saga, after a COMMIT PREPARED that it sees.)
  * - Locks: they are released after the callback, so that a worker may still
  *	 find the row locked.  A process that skips a row must look again soon.
@@ -72,9 +72,9 @@
  * variables, chosen by the id; sharing costs a look in vain.  They are on its
  * list before they look, so that a broadcast after the commit finds them.
  *
- * Which process sleeps, how long at most, and what ends the sleep.  A sleep without a limit
- * must always be ended by another process; and what may reset a latch in between
- * (waiting for a lock does) must leave more than the latch set.
+ * Which process sleeps, how long at most, and what ends the sleep.  A sleep without a
+ * limit must always be ended by another process; and since the latch may be reset in
+ * between (waiting for a lock does that), that process must leave another sign, too.
  *
  * - The launcher, between turns: without limit if nothing is planned; the list of
  *   what wakes it is in launcher.c.
@@ -90,16 +90,13 @@
  *   Woken when an executor leaves or becomes idle in any database, or another role
  *   stops waiting.
  * - A worker, after an error: 1 s.
- * - An executor without a saga: saga.executor_idle_timeout.  Woken by its mailbox.
+ * - An executor without a ticket: saga.executor_idle_timeout.  Woken by its mailbox.
  * - An executor, for a suspect that runs alone: 200 ms at a time (quarantine.c).
  * - An executor, for a saga that another transaction writes: 5 ms to 1 s.
- * - saga.wait: a minute at a time.  Woken by the commit that changes the state,
- *   and by any COMMIT PREPARED.
+ * - saga.wait and saga.wait_step: a minute at a time.  Woken by the commit that
+ *   changes the saga's state or the step, and by any COMMIT PREPARED.
  * - A statement that needs a database for itself: 5 ms at a time, 5 s in all
  *   (evict.c).
- *
- * With COMMIT PREPARED nothing is remembered of what became due, so the worker
- * looks each second while there are prepared transactions.
  *
  *-------------------------------------------------------------------------
  */
@@ -122,7 +119,7 @@ typedef struct Remembered
 	bool		launcher;		/* the launcher should look here */
 	bool		databases;		/* it should look which databases there are */
 	TimestampTz due;			/* DT_NOEND: nothing became due */
-	uint64		partitions;		/* of the sagas that changed their state */
+	uint64		partitions;		/* of the sagas that changed, or a step did */
 	int			tickets;		/* to be handed over */
 } Remembered;
 
@@ -147,7 +144,7 @@ StaticAssertDecl(WAIT_PARTITIONS == 64, "partitions must fit their mask");
 static const Remembered nothing = {.due = DT_NOEND};
 static Remembered remembered = {.due = DT_NOEND};
 
-/* Number remembered, of different sagas or steps. */
+/* The tickets remembered, each of another saga or step, and their roles */
 static SagaTicket hand_over[HAND_OVERS];
 static Oid	hand_over_to[HAND_OVERS];
 
@@ -342,8 +339,8 @@ saga_wakeup_due(TimestampTz due)
 }
 
 /*
- * And what is due is this, for an executor of a role.  What is due again, by the
- * same transaction, is handed over as it is now.
+ * What is due is this ticket, for an executor of a role.  Something that the same
+ * transaction makes due twice is handed over as the last call says.
  */
 void
 saga_wakeup_hand_over(const SagaTicket *ticket, Oid lane)
