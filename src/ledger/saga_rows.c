@@ -26,7 +26,8 @@
  * not read the steps again, and two writers meet on that row.
  *
  *	step, complete_step, fail_step		share, to the end of the transaction
- *	claiming and reporting a task		the same
+ *	claiming and reporting a task, deciding about a step, amending one
+ *										the same, if the saga is running
  *	complete, fail, cancel				exclusive, until the row is written
  *	the worker, for a deadline			the same, but never waiting
  *	a look, an action's mark			share or exclusive, to the end of the

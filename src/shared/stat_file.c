@@ -6,7 +6,9 @@
  * The postmaster writes it as it shuts down, and reads and removes it as it
  * starts.  So there is none while the server runs: after a crash, the counters
  * begin at zero, as those of the server do, and no backup of a running server has
- * them.  It is made under another name, so that it is whole or not there; a magic
+ * them.  (An immediate shutdown keeps them, unlike those of the server.)
+ *
+ * The file is made under another name, so that it is whole or not there; a magic
  * number and a checksum show whether this version wrote it, and all of it.
  *
  * What is in it is up to stat_table.c.  Errors are logged: statistics keep no server

@@ -541,7 +541,7 @@ put_prepared(const StatPrepared *prepared)
 	saga_stat_file_put(&copy, sizeof(copy));
 }
 
-/* on_shmem_exit: the server stops.  After a crash, nothing is kept. */
+/* on_shmem_exit: the server stops.  When it restarts after a crash, nothing is kept. */
 static void
 save_counters(int code, Datum arg)
 {
