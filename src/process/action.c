@@ -169,12 +169,16 @@ hold_running(SagaRow *saga, bool alone)
 	}
 }
 
-/* From now on others may have a part in the saga, but not end it. */
+/*
+ * From now on others may have a part in the saga, but not end it.  If one waits to
+ * end it, the shared lock cannot be had before that one, not even by the holder of
+ * the other: then nobody is let in before the commit.
+ */
 static void
 let_others_in(const SagaRow *saga)
 {
-	(void) saga_ledger_lock(&saga->id, ShareLock, SAGA_NOWAIT);
-	saga_ledger_unlock(&saga->id, ExclusiveLock);
+	if (saga_ledger_lock(&saga->id, ShareLock, SAGA_NOWAIT))
+		saga_ledger_unlock(&saga->id, ExclusiveLock);
 }
 
 /* Marks the step as its attempt ended.  "look": this process looks itself. */
@@ -282,6 +286,7 @@ succeed(SagaRow *saga, SagaStep *step, const SagaDue *due)
 									 !saga_mailbox_has_more_of(&saga->id));
 	SagaSteps	steps;
 
+	SAGA_FAULT("executor.after_hold");
 	if (small && !saga_ledger_get_few_steps(&saga->id, OWN_LOOK_STEPS, &steps))
 	{
 		large_saga = saga->id;

@@ -99,20 +99,25 @@ same_row(const SagaRow *saga)
 /*
  * Makes what is kept.  The caller holds the saga's lock exclusively.  Others are let
  * in meanwhile; "alone": whether the lock could be had exclusively again after that,
- * and the saga's row is as it was.  If not, it is held shared.
+ * and the saga's row is as it was.  If not, it is held shared.  Nothing is made, and
+ * the lock stays exclusive, if somebody waits to end the saga.
  */
 static void
 make(SagaRow *saga, bool *alone)
 {
 	int64		begun = saga_clock_steady();
-	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext,
-												  "saga steps to follow",
-												  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext caller = MemoryContextSwitchTo(scratch);
+	MemoryContext scratch;
+	MemoryContext caller;
 	Snapshot	snapshot;
 	SagaSteps	steps;
 
 	following_forget();
+	/* Not before one that waits to end the saga: see action.c. */
+	if (!saga_ledger_lock(&saga->id, ShareLock, SAGA_NOWAIT))
+		return;
+	scratch = AllocSetContextCreate(CurrentMemoryContext, "saga steps to follow",
+									ALLOCSET_DEFAULT_SIZES);
+	caller = MemoryContextSwitchTo(scratch);
 	if (context == NULL)
 		context = AllocSetContextCreate(TopMemoryContext, "saga frontier",
 										ALLOCSET_DEFAULT_SIZES);
@@ -121,7 +126,6 @@ make(SagaRow *saga, bool *alone)
 	row_by = HeapTupleHeaderGetRawXmin(saga->version.tuple->t_data);
 	writes = saga_step_writes_get(&saga->id);
 	snapshot = saga_table_snapshot();
-	(void) saga_ledger_lock(&saga->id, ShareLock, SAGA_NOWAIT);
 	saga_ledger_unlock(&saga->id, ExclusiveLock);
 	*alone = false;
 

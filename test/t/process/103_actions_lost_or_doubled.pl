@@ -19,7 +19,7 @@ plan skip_all => 'needs the test build' if !is_test_build();
 
 # Every point there is on the way of an action, with the ways to end there
 my %points = map { $_ => 1 } qw(
-  executor.before_inflight executor.after_inflight executor.before_mark
+  executor.before_inflight executor.after_inflight executor.before_mark executor.after_hold
   executor.before_commit executor.after_commit executor.before_look
   executor.before_look_commit executor.after_look_commit executor.before_record_failure
   worker.before_turn worker.before_commit worker.after_commit);
@@ -342,6 +342,29 @@ wait_state($node, $cut, 'compensated');
 is($node->safe_psql('postgres', "SELECT string_agg(concat_ws(' ', key, status, compensation_status), ', ' ORDER BY seq) FROM saga.steps WHERE saga_id = '$cut'"),
 	'a completed compensated, b failed compensated', 'which is undone first');
 is($node->safe_psql('postgres', "SELECT string_agg(key, ' ' ORDER BY n) FROM witness.effect WHERE saga = '$cut' AND hand = 'sql'"), 'b a', 'and in that order');
+guarantees($node);
+
+# --- A saga is to fail while an executor that has it alone marks a step: the failure
+# waits, and undoes the step, although the executor lets others in before it commits
+
+set_faults($node, 'executor.small,executor.after_hold=wait');
+my $marked = (split /\n/, $node->safe_psql('postgres', q{
+	SELECT saga.begin('order', 'marked') AS id \gset
+	SELECT saga.step(:'id', 'a', action => 'SELECT act($1)', compensation => 'SELECT witness.undo($1)') \g /dev/null
+	SELECT :'id'}))[-1];
+wait_until($node, q{SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted});
+my $failing = session($node);
+background($failing, "SELECT saga.fail('$marked')");
+my $waits = q{SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND NOT granted};
+wait_until($node, $waits);
+set_faults($node, 'executor.before_commit=wait once');
+wait_struck($node);
+is($node->safe_psql('postgres', $waits), 't', 'a failure waits for the mark of a step');
+set_faults($node, '');
+$failing->quit;
+wait_state($node, $marked, 'compensated');
+is($node->safe_psql('postgres', "SELECT concat_ws(' ', status, compensation_status) FROM saga.steps WHERE saga_id = '$marked'"),
+	'completed compensated', 'a step that was being marked as its saga failed is undone');
 guarantees($node);
 
 # --- A step has failed for good, and the look that makes its saga fail is yet to come:
