@@ -515,7 +515,7 @@ CREATE TABLE saga.ledger_home (
   home_timeline     integer NOT NULL
 ) USING heap;
 
-COMMENT ON TABLE saga.ledger_home IS 'Where this ledger may compensate: the server and database that it was created in or adopted by. A copy elsewhere holds still until saga.adopt().';
+COMMENT ON TABLE saga.ledger_home IS 'Where steps of this ledger may be run and undone: the server and database that it was created in or adopted by. A copy elsewhere holds still until saga.adopt().';
 COMMENT ON COLUMN saga.ledger_home.one IS 'There is one row.';
 COMMENT ON COLUMN saga.ledger_home.system_identifier IS 'The server''s system identifier.';
 COMMENT ON COLUMN saga.ledger_home.database IS 'The database''s OID.';
@@ -732,7 +732,7 @@ CREATE FUNCTION saga.require(condition boolean, message text) RETURNS void
   LANGUAGE C VOLATILE PARALLEL SAFE;
 
 COMMENT ON FUNCTION saga.require(boolean, text) IS
-  'Raises SG006 with the message unless the condition is true: a compensation that calls it is given up, and a person decides.';
+  'Raises SG006 with the message unless the condition is true: an action that calls it is given up, as its step''s on_failure says; for a compensation, a person decides.';
 
 CREATE FUNCTION saga.retry_policy(policy jsonb) RETURNS saga.retry_policy
   AS 'MODULE_PATHNAME', 'saga_sql_retry_policy_json'
@@ -906,14 +906,14 @@ CREATE FUNCTION saga.adopt() RETURNS void
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.adopt() IS
-  'This copy of the database may compensate from now on. Call it in one copy only. For superusers and the owner of the database; SG010 for others.';
+  'This copy of the database may run and undo steps from now on. Call it in one copy only. For superusers and the owner of the database; SG010 for others.';
 
 CREATE FUNCTION saga.reassign(from_role oid, to_role regrole) RETURNS bigint
   AS 'MODULE_PATHNAME', 'saga_sql_reassign'
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION saga.reassign(oid, regrole) IS
-  'Gives the sagas of a role, known by its OID though it may be gone or renamed, to another, and lets their compensations run as that one. Returns how many sagas. For superusers, and the owner of the database if a member of the new role; SG010 for others.';
+  'Gives the sagas of a role, known by its OID though it may be gone or renamed, to another, and lets its actions and compensations run as that one. Returns how many sagas. For superusers, and the owner of the database if a member of the new role; SG010 for others.';
 
 CREATE FUNCTION saga.stat_reset() RETURNS void
   AS 'MODULE_PATHNAME', 'saga_sql_stat_reset'

@@ -167,8 +167,8 @@ BEGIN
     PERFORM saga.step(saga, 'a', compensation => 'SELECT 1');
   EXCEPTION WHEN SQLSTATE 'SG010' THEN
     GET STACKED DIAGNOSTICS message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
-    refused := message = 'role "regress_saga_batch" cannot run a SQL compensation because it cannot log in'
-      AND detail = 'The compensation runs in a process that connects as this role.'
+    refused := message = 'role "regress_saga_batch" cannot run an action or a SQL compensation because it cannot log in'
+      AND detail = 'The SQL runs in a process that connects as this role.'
       AND hint ~ '^ALTER ROLE regress_saga_batch LOGIN PASSWORD NULL lets it connect without giving anybody a password; ';
   END;
   RAISE INFO 'refused where it could not run: %', refused = (current_setting('server_version_num')::integer < 170000);

@@ -56,7 +56,7 @@ saga_rights_is_dba(void)
 		saga_compat_owns(DatabaseRelationId, MyDatabaseId, GetUserId());
 }
 
-/* Has the current user the rights of a role? */
+/* Does the current user have the rights of a role? */
 bool
 saga_rights_has_rights_of(Oid owner)
 {
@@ -180,23 +180,22 @@ saga_rights_check_can_run_sql(Oid role)
 	if (superuser && !saga_guc_allow_superuser)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_PERMISSION_DENIED),
-				 errmsg("a superuser may not register a SQL compensation here"),
+				 errmsg("a superuser may not record an action or a SQL compensation here"),
 				 errdetail("saga.allow_superuser is off."),
 				 errhint("Record the step as an ordinary role.")));
 	if (LOGIN_NEEDED && !login)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_PERMISSION_DENIED),
-				 errmsg("role \"%s\" cannot run a SQL compensation because it cannot log in",
+				 errmsg("role \"%s\" cannot run an action or a SQL compensation because it cannot log in",
 						GetUserNameFromId(role, false)),
-				 errdetail("The compensation runs in a process that connects as this role."),
+				 errdetail("The SQL runs in a process that connects as this role."),
 				 errhint("ALTER ROLE %s LOGIN PASSWORD NULL lets it connect without giving anybody a password; notify and review need no login.",
 						 quote_identifier(GetUserNameFromId(role, false)))));
 }
 
 /*
- * Why a compensation registered by a role, known by OID and name, cannot run
- * now; NULL if it can.  What was registered in good order may have lost its
- * ground since.
+ * Why SQL recorded by a role, known by OID and name, cannot run now; NULL if it
+ * can.  The role may have changed since the step was recorded.
  */
 const char *
 saga_rights_why_not_run(Oid role, const char *name)

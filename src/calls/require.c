@@ -1,11 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * require.c
- *	  saga.require: what a compensation says when it cannot be right.
+ *	  saga.require: how an action or compensation says that it cannot be right.
  *
- * An undo that touches nothing has not undone anything, but SQL that changes no
- * row succeeds.  This lets pure SQL say that it has failed, and that trying
- * again is in vain.
+ * SQL that changes no row has done or undone nothing, but succeeds.  This lets pure
+ * SQL say that it has failed, and that trying again is in vain.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,6 +26,6 @@ saga_sql_require(PG_FUNCTION_ARGS)
 				 errmsg("%s", PG_ARGISNULL(1) ? "a required condition is not true" :
 						text_to_cstring(PG_GETARG_TEXT_PP(1))),
 				 PG_ARGISNULL(0) ? errdetail("The condition is null.") : 0,
-				 errhint("A compensation that ends so is not tried again: a person decides, see saga.review_queue.")));
+				 errhint("An action or compensation that ends so is not tried again: its step's on_failure decides, or a person, see saga.review_queue.")));
 	PG_RETURN_VOID();
 }
