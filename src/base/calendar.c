@@ -48,7 +48,7 @@ zone_of(Jsonb *settings)
 	return zone;
 }
 
-/* Days and months later by the clock on the wall of a time zone */
+/* Days and months later by the wall clock of a time zone */
 static TimestampTz
 add_on_the_wall(TimestampTz at, const Interval *calendar, pg_tz *zone)
 {
@@ -77,9 +77,9 @@ add_on_the_wall(TimestampTz at, const Interval *calendar, pg_tz *zone)
 }
 
 /*
- * So long after a moment.  Days and months are those of the time zone in the
- * settings (an object, or NULL); of the session, if they have none.  Less than
- * nothing is nothing: what waits is due at that moment, not before it.
+ * Adds an interval to a moment.  Days and months are those of the time zone in the
+ * settings (an object, or NULL); of the session, if they have none.  A negative
+ * interval counts as zero: what waits is due at that moment, not before it.
  */
 TimestampTz
 saga_calendar_add(TimestampTz at, const Interval *interval, Jsonb *settings)

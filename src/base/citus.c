@@ -40,7 +40,7 @@
 #define METHOD_NONE			'n'
 #define MODEL_TWO_PHASE		't'
 
-/* Since a relation was changed last */
+/* Is Citus created in this database?  As of the last change of a relation. */
 static enum
 {
 	CATALOG_UNKNOWN, CATALOG_ABSENT, CATALOG_PRESENT

@@ -3,9 +3,9 @@
  * errors.h
  *	  The SQLSTATEs of class SG, as the reference documents them.
  *
- * SG006 and SG007 are never raised by saga's own calls: a compensation raises
- * them (RAISE ... USING ERRCODE = 'SG006', or saga.require for SG006) to tell the
- * executor what to do next.
+ * Of saga's own calls, only saga.require raises SG006, and none raises SG007.  An
+ * action or compensation raises them (RAISE ... USING ERRCODE = 'SG007') to say
+ * what the executor is to do next.
  *
  *-------------------------------------------------------------------------
  */

@@ -5,7 +5,7 @@
  *	  between them.
  *
  * Pure: no memory is allocated, nothing is read or written, no clock is
- * asked.  Whatever is true of a state is said here once; saga_rows.c asks before
+ * asked.  Whatever is true of a state is said here once; ledger/rows.c asks before
  * every write, and the named CHECKs of the install script mirror it.
  *
  * The state of a saga:
@@ -258,10 +258,10 @@ saga_state_comp_status_is_known(char code)
 /*
  * May a step's compensation go from one status to another?
  *
- * A step without a compensation gets one only by saga.amend.  What is settled (compensated
- * or skipped) is opened again, or settled otherwise, only by a person's word
- * after a late result; what was skipped, or tried in vain, counts as before when
- * its saga goes forward again.
+ * A step without a compensation gets one only by saga.amend.  What is settled
+ * (compensated or skipped) is opened again, or settled otherwise, only by a
+ * person's word after a late result; what was skipped, or tried in vain, counts
+ * as before when its saga goes forward again.
  */
 bool
 saga_state_comp_can(SagaCompStatus from, SagaCompStatus to)

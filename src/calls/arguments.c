@@ -34,8 +34,8 @@
 #include "utils/numeric.h"
 
 /*
- * SQL texts found good lately, so that the compensation of a step that is
- * recorded again and again is parsed once per session.
+ * SQL texts found good lately, so that the action or compensation of a step that
+ * is recorded again and again is parsed once per session.
  */
 #define GOOD_SQL_TEXTS		64
 #define GOOD_SQL_MAX_LEN	4096

@@ -13,8 +13,8 @@
  * connection pool may send each to another one.
  *
  * Claims wait for nobody.  What the queue says is only where to look; it is
- * decided by the newest rows, and a saga whose row somebody is writing is
- * passed by: that is another claim, most of the time.
+ * decided by the newest rows, and a saga whose row another transaction is writing
+ * is passed over: that is another claim, most of the time.
  *
  * A claim reads the queue by (channel, phase, owner, since, saga, seq), only for
  * owners whose rights the caller has, and takes owners and phases in turn.  If
@@ -95,7 +95,7 @@ typedef struct OwnerQueue
 	int			next;			/* not looked at yet */
 } OwnerQueue;
 
-/* How long an attempt may go on from an instant, by lease and policy. */
+/* The lease that a call asks for (ms) */
 int64
 saga_claims_lease(FunctionCallInfo fcinfo, int arg)
 {
@@ -188,7 +188,10 @@ claim_undo(const SagaQueued *queued, const ClaimRequest *request, SagaRow *saga,
 		saga_rows_undo_queued(step) != queued->since)
 		return false;
 
-	/* Another writer of the saga is at this step, or about to change it. */
+	/*
+	 * Do not wait: another writer of the saga may be about to change this
+	 * step.
+	 */
 	saga_change_begin(&change, saga, NULL, 0, saga_clock_now());
 	hold(&change, step, SAGA_PHASE_COMPENSATION, request);
 	saga_change_step(&change, step);
@@ -283,7 +286,7 @@ read_on(OwnerQueue *queue, Snapshot snapshot)
 	return queue->count > 0;
 }
 
-/* Claims the next task of an owner that is to be had.  False: there is none. */
+/* Claims the next row of an owner's queue that can be.  False: there is none. */
 static bool
 claim_next(OwnerQueue *queue, const ClaimRequest *request, Snapshot snapshot,
 		   MemoryContext context, ReturnSetInfo *result)

@@ -9,7 +9,7 @@
  * and why is written down as an event.
  *
  * Two people may decide about the same thing at once: the second waits for the
- * first one's transaction, finds the decision taken, and is told by whom.
+ * first one's transaction, and gets an error that says who decided.
  *
  * A decision is one more way to settle a step.  saga.resolve changes the step's
  * row as the end of an attempt would: "retry" makes it pending with a new budget,
@@ -20,9 +20,8 @@
  * What a person is asked stands in ledger_step.parked, the reason in words.  It is
  * set when the walk comes to a step that only a person can settle (follow.c), when
  * an attempt is given up (outcome.c), by a late result (events.c), and when the
- * gates of an approval are open (look.c).  The saga's
- * own "parked" says why the saga as a whole waits.  saga.review_queue is a view of
- * both.
+ * gates of an approval are open (look.c).  The saga's own "parked" says why the
+ * saga as a whole waits.  saga.review_queue is a view of both.
  *
  * A partial undo is the same walk with another end.  ledger_saga.undo says which
  * undo it is.  In a partial one only the steps that started after "savepoint" are
@@ -32,8 +31,9 @@
  * only makes a full one of it.  saga.rollback_to takes the saga's lock
  * exclusively, as saga.fail does.
  *
- * The failure of a saga about which a person is asked can be taken back only while no step at or before the savepoint was tried or
- * settled: what is kept must be as it was.
+ * The failure of a saga about which a person is asked can be taken back only while
+ * no step at or before the savepoint was tried or settled: what is kept must be as
+ * it was.
  *
  * A failure after the pivot ends a partial undo where it is.  saga.reopen then
  * takes each step for what its undo came to: done or settled by a person, its run
@@ -42,7 +42,8 @@
  *
  * A late result of a run that was rolled back opens that run alone: it is in range
  * because it is parked, or pending since somebody decided "retry".  If the saga
- * was running meanwhile, nothing else is undone, and after the decision it is running again.
+ * was running meanwhile, nothing else is undone, and after the decision it is
+ * running again.
  *
  * Pausing is a flag that the walk does not know.  It is checked where something
  * would become due, and where an executor or a claim takes work.
@@ -78,7 +79,7 @@ PG_FUNCTION_INFO_V1(saga_sql_set_timeout);
 
 typedef enum Resolution
 {
-	RESOLVE_RETRY = 1,			/* run the compensation (again) */
+	RESOLVE_RETRY = 1,			/* run the compensation, or the work, again */
 	RESOLVE_DONE,				/* it was done by hand */
 	RESOLVE_SKIP,				/* it is not needed */
 	RESOLVE_APPROVE,			/* a step may begin */
@@ -413,7 +414,7 @@ saga_sql_abandon(PG_FUNCTION_ARGS)
 }
 
 /*
- * What a partial undo had done to a step when the saga failed behind its
+ * What a partial undo had done to a step when the saga failed after its
  * pivot.  What it undid, or a person settled, may start afresh; what it only
  * passed over, asked about, or tried in vain counts as before.  True if the
  * step changed.

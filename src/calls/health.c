@@ -32,9 +32,9 @@
 PG_FUNCTION_INFO_V1(saga_sql_health);
 PG_FUNCTION_INFO_V1(saga_sql_now);
 
-/* A role that waits for an executor for less is nobody's concern. */
+/* Time a role waits for an executor before that is a finding (us) */
 #define EXHAUSTED_AFTER		(5 * USECS_PER_SEC)
-/* Finished sagas in such numbers are to be deleted some day. */
+/* Number of sagas from which on a ledger without retention is a finding */
 #define MANY_SAGAS			1000000
 
 /* A finding; since 0: not known. */
@@ -111,7 +111,7 @@ find_processes(ReturnSetInfo *result)
 	LWLockAcquire(saga_shmem->lock, LW_SHARED);
 	launcher = saga_shmem->launcher_pid != 0;
 	no_process = saga_shmem->no_process;
-	/* Nobody calls for a worker that there is no work for. */
+	/* A database without work needs no worker. */
 	worker = slot == NULL || slot->worker_pid > 0 ||
 		!(slot->wanted || slot->worker_failed ||
 		  pg_atomic_read_u32(&slot->poked) != 0 ||
@@ -175,7 +175,7 @@ saga_sql_health(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	if (!find_idle(result))
 		find_processes(result);
-	/* What another version's tables are, nobody here knows. */
+	/* The tables of another version are not to be read here. */
 	if (saga_oids_misfit(&hint) != NULL)
 		return (Datum) 0;
 	rows = estimated_rows(saga_oids_get()->saga);

@@ -3,9 +3,9 @@
  * limit.c
  *	  saga.limit: what a service takes on at a time.
  *
- * A limit is of a role, for itself, on a channel: how many tasks and compensations
- * it may hold, and until when it claims none.  A provider that answers "too many
- * requests" sets it, and claims of the role obey it from then on, whichever process
+ * A role limits itself on a channel: how many tasks and compensations it may hold,
+ * and until when it claims none.  A service sets it when its provider returns "too
+ * many requests", and claims of the role obey it from then on, whichever process
  * makes them (claims.c).
  *
  *-------------------------------------------------------------------------
@@ -58,8 +58,9 @@ saga_sql_limit(PG_FUNCTION_ARGS)
 }
 
 /*
- * Begins claims of the calling role on a channel: how many of so many it may make.
- * With a limit ("limit" has its channel then), the caller ends them.
+ * Begins claims of the calling role on a channel; returns how many of max_claims it
+ * may make.  If their number is limited ("limit" has its channel then), the lock
+ * on the limit is held until the caller's saga_limit_end.
  */
 int
 saga_limit_begin(SagaLimit *limit, text *channel, int max_claims,

@@ -10,8 +10,9 @@
  *
  * A step waits before its first attempt if saga runs it, from when it was
  * recorded, until its gates are open and somebody is free to do it; or if a
- * service undoes it, from when it was dispatched; and pauses before each further attempt, from the end of the one before.  What never began
- * and never will has no line.
+ * service undoes it, from when it was dispatched.  It pauses before each further
+ * attempt, from the end of the one before.  What never began and never will has
+ * no line.
  *
  * A saga may have any number of steps, and a person reads some dozens of lines.
  * So neighbors are shown as one, those that are alike as long as that is enough.

@@ -3,9 +3,10 @@
  * picture.c
  *	  saga.picture: a saga as a drawing, for a page or a document.
  *
- * Two of them.  "svg" draws time: a row for each attempt, as saga.timeline does,
+ * Two formats.  "svg" draws time: a row for each attempt, as saga.timeline does,
  * in one file that needs no other and is readable on a light and on a dark page.
- * Several may be in one page: ids and styles are its own.  "mermaid" draws order: which step comes after which, and what became of each.
+ * Several may be in one page: ids and styles are its own.  "mermaid" draws order:
+ * which step comes after which, and what became of each.
  *
  * Names and keys are anybody's text, and end up in a page where somebody else
  * looks at it.  So all of them go through one function for each format, which
@@ -47,7 +48,7 @@ static const struct config_enum_entry formats[] = {
 	{NULL, 0, false}
 };
 
-/* More lines, or boxes, than these are drawn some together. */
+/* Number of lines, or boxes, above which neighbors are drawn as one */
 #define MOST_DRAWN		50
 /* Characters of a name that are shown */
 #define NAME_LENGTH		28

@@ -11,7 +11,7 @@
  * How many unfinished sagas a role has is counted by reading the ledger once
  * and kept up from then on (tally.c).  That may be off; so before somebody is
  * refused, and where the count is doubtful, it is taken again, unless that was
- * done a moment ago: it may take one part in so many of the time.
+ * done a moment ago (COUNT_SHARE).
  *
  *-------------------------------------------------------------------------
  */

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * quota.h
- *	  Limits that a DBA sets: unfinished sagas of a role, steps of a saga.
+ *	  Limits that a DBA sets: unfinished sagas of a role, steps and signals of a
+ *	  saga.
  *
  *-------------------------------------------------------------------------
  */

@@ -6,20 +6,21 @@
  * A report names its task by a key: the forward key of a step that goes forward, or
  * its compensation key.
  *
- * Compensations.  Reports wait for the transaction that is writing the saga's row; an
- * acknowledgement that comes when the saga is running again, for those that have a
- * step of it in hand.  An acknowledgement is accepted in every state after the first
+ * Compensations.  Reports wait for the transaction that is writing the saga's row.
+ * An acknowledgement that comes when the saga is running again takes the saga's
+ * lock, and waits for transactions that work on its steps.  It is accepted in every
+ * state after the first
  * dispatch, because the effect exists.  If an attempt is under way, of any listener,
  * that attempt succeeded; otherwise the acknowledgement is an event of its own.  A
  * failure report counts only for the attempt under way.
  *
- * A completion that names its attempt is one of what was done in the same
- * transaction, and goes back with it: it counts only while that attempt is under way.
+ * A completion that names its attempt reports what its own transaction did: unless
+ * that attempt is still under way, it raises an error, and both are rolled back.
  *
  * Tasks.  Reports take the saga's lock shared and write the step's row alone, as
  * saga.complete_step does.  A completion is believed whoever holds the step now,
  * and also where nobody claimed it (a webhook), as long as its gates are open: no
- * result goes round an approval.  Once the saga goes back, it is a late result
+ * result bypasses an approval.  Once the saga goes back, it is a late result
  * (events.c).
  *
  *-------------------------------------------------------------------------

@@ -5,8 +5,8 @@
  *
  * A right does not move by itself: neither with a name, when a role is
  * renamed or another takes its name, nor with an OID (rights.c).  Here the DBA
- * moves it: sagas, the roles that compensations run as, and what of them is
- * due or waits for listeners.
+ * moves it: sagas, the roles that actions and compensations run as, and what of
+ * them is due or waits for services.
  *
  *-------------------------------------------------------------------------
  */

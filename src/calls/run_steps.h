@@ -26,8 +26,8 @@ typedef struct SagaRunRequest
 	SagaGiveUp	give_up;		/* 0: by the kind of step */
 } SagaRunRequest;
 
-/* Most arguments that saga_run_steps_other names */
-#define SAGA_RUN_OTHERS		7
+/* Largest number of arguments that saga_run_steps_other names */
+#define SAGA_RUN_OTHERS		8
 
 extern void saga_run_steps_read(FunctionCallInfo fcinfo, int first,
 								SagaRunRequest *request);

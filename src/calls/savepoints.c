@@ -71,9 +71,9 @@ find_savepoint(const SagaRow *saga, const SagaSteps *steps, const text *key,
 }
 
 /*
- * Of a saga that a failure undid in part: has that come so far that the
- * savepoint is not what it was?  A question about a step that stays, and was
- * not touched yet, is none any more.
+ * Refuses a savepoint that the undo after a failure has gone past: a step that
+ * would stay had its compensation tried or settled.  Clears the questions about
+ * steps that stay.
  */
 static void
 check_savepoint_stands(SagaChange *change, int64 target)

@@ -6,8 +6,8 @@
  * A signal is a row, and stays there until a step uses it, so it may come before,
  * while or after the step waits for it.  Its sender takes no lock on the saga and
  * goes by the saga's row as it is committed: a saga may fail or end while a signal
- * is on its way, and then keeps it unused.  Only who sends the same key at the same
- * time is waited for.
+ * is on its way, and then keeps it unused.  The sender waits only for a transaction
+ * that sends the same key at the same time.
  *
  * With the signal goes a row that asks for a look at the saga (flow/look.c): also
  * where nothing waits, because a step that does may be on its way in; and where the
@@ -110,7 +110,7 @@ saga_sql_signal(PG_FUNCTION_ARGS)
 	{
 		bool		late;
 
-		/* Who sends it again may come when the saga has gone on. */
+		/* A repeated signal is accepted in whatever state the saga is now. */
 		if (key != NULL &&
 			saga_ledger_get_signal_by_key(id, name, key, &signal) == SAGA_FOUND)
 		{

@@ -3,8 +3,9 @@
  * steps.c
  *	  The application's calls about a step: step, complete_step, fail_step.
  *
- * Each holds its saga's lock shared until its transaction ends (access.c), so
- * the saga's state stands still meanwhile, while other sessions may work on
+ * Each, except inside an action of the saga (run_steps.c), holds the saga's lock
+ * shared until its transaction ends (access.c), so the saga's state stands still
+ * meanwhile, while other sessions may work on
  * other steps, and on this one: the step's own row is where they meet, and
  * whoever comes second looks again.
  *
@@ -133,9 +134,9 @@ encode_policy(const SagaPolicy *policy)
 
 /*
  * The settings named in saga.capture_settings, as an object, or NULL.  A name
- * that is not set here is left out: it will not be set there either.  How a
- * compensation's text was read here is kept where that is not the usual way; and
- * the time zone, where a delay is a matter of the calendar.
+ * that is not set here is left out: it will not be set there either.  How the SQL
+ * of an action or compensation was read here is kept where that is not the usual
+ * way; and the time zone, where a delay is a matter of the calendar.
  */
 static Jsonb *
 capture_settings(bool has_text, const Interval *delay)
@@ -226,7 +227,7 @@ read_request(FunctionCallInfo fcinfo, StepRequest *request)
 	}
 }
 
-/* What the operation is must be what it was: a known key comes with its args. */
+/* A known key must come with the args that it was recorded with. */
 static void
 check_same_args(const SagaStep *step, const StepRequest *request)
 {
@@ -260,14 +261,14 @@ other_policy(FunctionCallInfo fcinfo, int arg, const text *encoded)
 }
 
 /*
- * How a step is undone is recorded once and stays in force.  A call that says
- * something else, as a later release of the application may, is told so.
+ * How a step is run and undone is recorded once and stays in force.  A call that
+ * says something else, as a later release of the application may, gets a NOTICE.
  */
 static void
 notice_other_undo(FunctionCallInfo fcinfo, const SagaStep *step,
 				  const StepRequest *request)
 {
-	const char *other[8 + SAGA_RUN_OTHERS];
+	const char *other[7 + SAGA_RUN_OTHERS];
 	int			count = 0;
 	StringInfoData list;
 

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * steps.h
- *	  What is known of a step, as SQL has it.
+ *	  The result of the calls about a step: saga.step_result.
  *
  *-------------------------------------------------------------------------
  */

@@ -31,7 +31,7 @@ enum
 #define MIN_WIDTH		10
 #define MAX_WIDTH		1000
 
-/* More lines than these are shown some together. */
+/* Number of lines above which neighbors are shown as one */
 #define MOST_ROWS		50
 
 #define IN_SAGA			'='

@@ -28,7 +28,7 @@
 
 PG_FUNCTION_INFO_V1(saga_sql_waits);
 
-/* Has the database a worker at this moment? */
+/* Does this database have a worker at this moment? */
 bool
 saga_waits_has_worker(void)
 {
@@ -37,7 +37,7 @@ saga_waits_has_worker(void)
 	return slot != NULL && slot->worker_latch != NULL;
 }
 
-/* What must be before our processes can work, if there is too little room */
+/* What our processes need before they can work; NULL: nothing is missing. */
 const char *
 saga_waits_for_room(void)
 {
@@ -66,8 +66,8 @@ words_of_gate(const SagaGates *gates, int index)
 }
 
 /*
- * The signals of which a step waits for one; NULL: there is one, which the next
- * look lets it have.
+ * The signals any one of which a step waits for; NULL: one has come, which the
+ * next look gives to the step.
  */
 static char *
 words_of_signals(const SagaStep *step)
@@ -91,7 +91,7 @@ words_of_signals(const SagaStep *step)
 	return buf.data;
 }
 
-/* Who is to claim a task, and whether that one has said that it does not now */
+/* Who is to claim a task, and until when its role has paused claims, if it has */
 static char *
 words_of_consumer(const SagaStep *step)
 {
@@ -107,8 +107,8 @@ words_of_consumer(const SagaStep *step)
 }
 
 /*
- * What a step waits for that saga runs and that is not done; "paused": its saga is,
- * and stays so only if the step waits for nothing else.
+ * What a step that saga runs, and that is not done, waits for.  "paused" says
+ * whether the saga is paused, and becomes false unless that is what it waits for.
  */
 static char *
 words_of(const SagaGates *gates, int index, bool *paused)
