@@ -196,7 +196,7 @@ saga_access_refuse_no_step(const SagaRow *saga, const text *key)
 	StringInfoData names;
 	int			count = 0;
 
-	saga_ledger_get_steps(&saga->id, &steps);
+	saga_ledger_get_steps_now(&saga->id, &steps);
 	initStringInfo(&names);
 	for (int i = steps.count - 1; i >= 0 && count <= MAX_STEPS_NAMED; i--)
 	{

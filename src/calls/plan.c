@@ -125,7 +125,7 @@ saga_sql_plan(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	if (saga_state_is_final(saga.state))
 		return (Datum) 0;
-	saga_ledger_get_steps(id, &steps);
+	saga_ledger_get_steps_now(id, &steps);
 	running = saga.state == SAGA_RUNNING;
 	/* Nobody is asked about the work of a saga that fails. */
 	for (int i = 0; running && i < steps.count; i++)

@@ -12,7 +12,10 @@
  *
  * The first such step of a saga says so in the saga's row, under the saga's lock,
  * held exclusively: from then on whoever completes a step of the application's
- * asks for a look, too.  Sagas without such steps pay nothing.
+ * asks for a look, too.  So the recording waits for the transactions that have
+ * recorded or completed something in the saga without knowing of such steps; two of
+ * them that come here deadlock, and one is rolled back (40P01).  Sagas without such
+ * steps pay nothing.
  *
  * From inside an action no lock is taken.  What it records is seen with its mark,
  * which finds out whether the saga still runs, and asks for a look.

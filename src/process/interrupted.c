@@ -204,7 +204,7 @@ interrupted_record_caught(MemoryContext turn_context,
 
 		ereport(*failed ? DEBUG1 : WARNING,
 				(errcode(error->sqlerrcode),
-				 errmsg("could not record how an attempt of a compensation ended: SQLSTATE %s",
+				 errmsg("could not record how an interrupted attempt ended: SQLSTATE %s",
 						unpack_sql_state(error->sqlerrcode))));
 		*failed = true;
 	}

@@ -263,7 +263,7 @@ SKIP:
 	super(q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE backend_type = 'saga executor'});
 	sql(q{SELECT count(saga.fail(id)) FROM saga.sagas WHERE idempotency_key LIKE 'disk %' AND state = 'running'});
 	# EFBIG: 53100 on 15, XX000 from 16 on
-	wait_lines($node, qr/WARNING:  could not record how an attempt of a compensation ended: SQLSTATE (?:53100|XX000)/, $offset, 2);
+	wait_lines($node, qr/WARNING:  could not record how an interrupted attempt ended: SQLSTATE (?:53100|XX000)/, $offset, 2);
 	cmp_ok(super(q{SELECT count(*) FROM saga.sagas WHERE idempotency_key LIKE 'disk %' AND state = 'compensating'}), '>', 0, 'the disk is full: it waits');
 	is(super(q{SELECT count(*) FROM saga.sagas WHERE idempotency_key LIKE 'disk %' AND state NOT IN ('compensating', 'compensated')}), '0', 'nothing is parked');
 	guarantees($node);
