@@ -104,6 +104,17 @@ SELECT saga.wait(:'id');
 SELECT undone FROM test.saga('webhook');
 SELECT step, status, waits_for, compensation FROM test.forward('webhook');
 
+-- What a person skipped before it began is not to be done.
+SELECT test.begin('skipped') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', task => 'skippers', timeout => '1 ms', on_failure => 'review');
+SELECT status FROM saga.step(:'id', 'b', after => '{}', task => 'skippers');
+CALL test.until_waits_for('skipped', 'a', 'a person%');
+SELECT saga.resolve(:'id', 'a', 'skip', 'not wanted');
+CALL test.refuses(format('SELECT saga.complete_task(%L)', test.key('skipped', 'a')));
+SELECT saga.complete_task(test.key('skipped', 'b'));
+SELECT step, status FROM test.forward('skipped');
+SELECT saga.complete(:'id');
+
 -- When the saga fails, what is claimed has perhaps been done, and is undone; what is queued is not handed out any more.
 SELECT test.begin('claimed') AS id \gset
 SELECT status FROM saga.step(:'id', 'a', after => '{}', task => 'failing', compensation => 'SELECT test.undo($1, $1 ->> ''output'')');

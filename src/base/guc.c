@@ -99,8 +99,8 @@ void
 saga_guc_define(void)
 {
 	DefineCustomBoolVariable("saga.enabled",
-							 "Lets saga's processes undo failed sagas.",
-							 "When off, sagas are recorded but nothing is undone. Start a storage snapshot of a server with this off.",
+							 "Lets saga's processes run steps and undo failed sagas.",
+							 "When off, sagas are recorded but nothing is run or undone. Start a storage snapshot of a server with this off.",
 							 &saga_guc_enabled, true,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomStringVariable("saga.databases",

@@ -153,7 +153,7 @@ saga_rights_check_member(Oid role)
 				(errcode(ERRCODE_SAGA_PERMISSION_DENIED),
 				 errmsg("must be member of role \"%s\"",
 						GetUserNameFromId(role, false)),
-				 errdetail("Compensations would run as that role."),
+				 errdetail("SQL of the saga would run as that role."),
 				 errhint("Become a member of the role first, or let a superuser call this.")));
 }
 

@@ -59,15 +59,15 @@ saga_access_call(const char *function)
 	if (saga_shmem == NULL)
 		ereport(WARNING,
 				(errcode(ERRCODE_SAGA_UNAVAILABLE),
-				 errmsg("sagas are recorded, but nothing will be undone until saga is preloaded"),
+				 errmsg("sagas are recorded, but nothing will be run or undone until saga is preloaded"),
 				 errhint("Set this in postgresql.conf and restart the server: %s",
 						 saga_home_preload_line())));
 	else if (was_away)
 		ereport(WARNING,
 				(errcode(ERRCODE_SAGA_UNAVAILABLE),
-				 errmsg("sagas are recorded, but nothing will be undone until this copy of the database is adopted"),
+				 errmsg("sagas are recorded, but nothing will be run or undone until this copy of the database is adopted"),
 				 errdetail("It holds still because %s.", saga_home_away()),
-				 errhint("If no other copy is to compensate, call saga.adopt().")));
+				 errhint("If no other copy is to run and undo, call saga.adopt().")));
 }
 
 /*
@@ -114,7 +114,7 @@ saga_access_undone_here(const char *function)
 	if (why != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_UNAVAILABLE),
-				 errmsg("%s is not available because sagas are not undone in this database",
+				 errmsg("%s is not available because nothing is run or undone in this database",
 						function),
 				 errdetail("The reason: %s.", why),
 				 errhint("Fix the cause first. A copy of a database needs saga.adopt().")));

@@ -181,7 +181,7 @@ saga_sql_health(PG_FUNCTION_ARGS)
 	rows = estimated_rows(saga_oids_get()->saga);
 	if (saga_guc_retention == 0 && rows >= MANY_SAGAS)
 		find(result, "notice", "no retention",
-			 psprintf("the ledger holds about %.0f million sagas, and none is ever deleted",
+			 psprintf("the ledger holds about %.0f million sagas, and saga.retention deletes none",
 					  rows / 1000000),
 			 "Set saga.retention, or call saga.purge() from time to time.", 0);
 	return (Datum) 0;

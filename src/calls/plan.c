@@ -4,8 +4,8 @@
  *	  saga.plan: what a failure now would do, in order.
  *
  * It walks as the undo itself would (next.c), on a copy of the rows in memory,
- * with every compensation taken to succeed.  So it cannot tell anything else
- * than what then happens, but for what people and failures make of it.
+ * with every compensation taken to succeed.  So it shows what would happen, except
+ * for what people and failures make of it.
  *
  *-------------------------------------------------------------------------
  */

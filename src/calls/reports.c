@@ -399,7 +399,12 @@ decide_complete_task(SagaChange *change, void *arg)
 	if (saga->state != SAGA_RUNNING || step->rolled_back_at != 0)
 		return complete_late(change, report, step);
 	if (step->status == SAGA_STEP_SKIPPED && step->begun == 0)
-		refuse_closed(step, "A person has skipped it.");
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_INVALID_STATE),
+				 errmsg("the task of step \"%s\" is not to be done",
+						text_to_cstring(step->key)),
+				 errdetail("A person skipped the step before it began."),
+				 errhint("If it was done nevertheless, undo it by hand, or in a new saga.")));
 	if (step->status == SAGA_STEP_WAITING)
 		begin_unclaimed(change, step);
 

@@ -235,8 +235,8 @@ seen_by_step(const SagaStep *other)
 }
 
 /*
- * By a list: its steps must have been recorded, and the own recorder's is no
- * hindrance.
+ * By a list: its steps must have been recorded.  The step whose action records
+ * this one does not keep the gate closed.
  */
 static GateSeen
 see_list(const SagaRow *saga, const SagaStep *step)

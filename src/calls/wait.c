@@ -50,7 +50,7 @@ check_worker(const SagaRow *saga)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGA_UNAVAILABLE),
-			 errmsg("cannot wait for saga %s: sagas are not undone in this database",
+			 errmsg("cannot wait for saga %s: nothing is run or undone in this database",
 					saga_ids_string(&saga->id)),
 			 errdetail("The reason: %s.", why),
 			 errhint("Fix the cause first, or query saga.sagas instead of waiting. A copy of a database needs saga.adopt().")));

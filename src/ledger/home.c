@@ -149,7 +149,7 @@ saga_home_note_restore(void)
 		ereport(FATAL,
 				(errcode_for_file_access(),
 				 errmsg("could not write file \"%s\": %m", RESTORE_FILE),
-				 errdetail("Without it, this copy of a database could compensate beside the original.")));
+				 errdetail("Without it, this copy of a database could run and undo steps beside the original.")));
 	close(fd);
 }
 
@@ -499,7 +499,7 @@ saga_sql_settle_home(PG_FUNCTION_ARGS)
 	if (saga_shmem == NULL)
 		ereport(WARNING,
 				(errcode(ERRCODE_SAGA_UNAVAILABLE),
-				 errmsg("sagas can be recorded, but nothing will be undone until saga is preloaded"),
+				 errmsg("sagas can be recorded, but nothing will be run or undone until saga is preloaded"),
 				 errhint("Set this in postgresql.conf and restart the server: %s",
 						 saga_home_preload_line())));
 	write_home(false);

@@ -449,10 +449,11 @@ guarantees($node);
 # ------------------------------------------------------------- our processes
 
 # Sagas whose undo is handed from each hand to each other, and one of whose
-# compensations fails at first.  What fails is made again; SQL and listeners by
+# compensations fails until the fault has struck.  What fails is made again; SQL and listeners by
 # themselves are in 050_exactly_once and 064_lost_tasks.
 my @orders = ('sql, listener, sql', 'person, sql, listener', 'listener, person, sql', 'sql, released, person');
 my $round = 0;
+sql('CREATE TABLE fails_no_more (key text)');
 foreach my $action (qw(error kill wait))
 {
 	foreach my $point (@processes)
@@ -472,8 +473,8 @@ foreach my $action (qw(error kill wait))
 		set_faults($node, $action eq 'wait' ? $what : "$what once") if $early;
 		sql("\\o /dev/null\nBEGIN;\n" . join('', map { "SELECT saga.fail(make('$key $_', '{$orders[$_]}'));\n" } 0 .. $#orders) . qq{
 			SELECT saga.begin('order', '$key fails') AS id \\gset
-			SELECT saga.step(:'id', 'a', compensation => 'SELECT witness.undo(\$1), 1 / ((\$1->>''attempt'')::integer - 1)',
-				compensation_retry => saga.retry_policy(max_attempts => 1000, delay => '10 ms', backoff => 'constant'));
+			SELECT saga.step(:'id', 'a', compensation => 'SELECT witness.undo(\$1), 1 / (SELECT count(*) FROM fails_no_more WHERE key = ''$key'')',
+				compensation_retry => saga.retry_policy(max_attempts => 1000, delay => '100 ms', backoff => 'constant'));
 			SELECT saga.fail(:'id');
 			COMMIT});
 		$offset = log_offset($node) if !$early;
@@ -503,6 +504,7 @@ foreach my $action (qw(error kill wait))
 		}
 		set_faults($node, '');
 		wait_server($node) if $action eq 'kill';
+		sql("INSERT INTO fails_no_more VALUES ('$key')");
 	}
 	finish();
 	is(sql(q{SELECT count(*) FROM saga.sagas WHERE idempotency_key LIKE 'p%' AND state NOT IN ('compensated', 'completed')}), '0',
