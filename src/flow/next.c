@@ -3,10 +3,11 @@
  * next.c
  *	  The order of the undo: given a saga and its steps, what is undone next.
  *
- * The walk goes from the step that started last to the one that started first
- * (or to the savepoint), and never passes a step that is not settled.  It has
- * no cursor: what is next follows from the steps' own rows, each time anew, so
- * there is nothing that could be out of step with them.
+ * The steps come sorted in the start order (saga_rows_order).  The walk goes from
+ * the step that started last to the one that started first (or to the savepoint),
+ * and never passes a step that is not settled.  It has no cursor: what is next
+ * follows from the steps' own rows, each time anew, so there is nothing that could
+ * be out of step with them.
  *
  * Nothing is read or written here: the caller has the rows, and makes sure that
  * they are what the ledger says.

@@ -5,9 +5,9 @@
  *
  * A signal is inserted by its sender, which has no lock on the saga and writes no
  * row of it: senders meet only where they send the same key.  It is replaced by the
- * look that lets a step use it, and perhaps once more when its saga is redacted.  Of
- * two looks that let steps use the same signal, the second finds it changed, and is
- * made again.
+ * look that lets a step use it (flow/inbox.c), and perhaps once more when its saga
+ * is redacted.  Of two looks that let steps use the same signal, the second finds it
+ * changed, and is made again.
  *
  * The unused signals of a saga are found by an index of their own.  What was used
  * leaves it, so that a long history of signals makes a look no longer.
