@@ -390,9 +390,11 @@ class Programs(unittest.TestCase):
     def test_canceled(self):
         """A service that is canceled cancels its handlers; what they had claimed comes again."""
         channel = new_key("channel")
+        started = asyncio.Event()
         canceled = []
 
         async def handler(task):
+            started.set()
             try:
                 await asyncio.sleep(TIMEOUT)
             except asyncio.CancelledError:
@@ -402,15 +404,13 @@ class Programs(unittest.TestCase):
         async def main():
             async with AsyncSaga() as saga:
                 service = asyncio.create_task(saga.service(channel, handler, lease=2).run())
-                await asyncio.get_running_loop().run_in_executor(None, wait_until, claimed)
+                await asyncio.wait_for(started.wait(), TIMEOUT)
                 service.cancel()
                 with self.assertRaises(asyncio.CancelledError):
                     await service
                 await asyncio.sleep(0)
                 self.assertEqual(len(canceled), 1)
 
-        def claimed():
-            return one("SELECT count(*) FROM saga.pending_tasks WHERE channel = %s AND claimed_at IS NOT NULL", channel)
         saga_id = begin(channel)
         asyncio.run(main())
         with Saga().service(channel, lambda task: None, heartbeat=0.2):

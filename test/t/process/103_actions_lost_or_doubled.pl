@@ -347,11 +347,14 @@ guarantees($node);
 # --- A saga is to fail while an executor that has it alone marks a step: the failure
 # waits, and undoes the step, although the executor lets others in before it commits
 
-set_faults($node, 'executor.small,executor.after_hold=wait');
+set_faults($node, 'executor.small,executor.before_mark=wait once');
 my $marked = (split /\n/, $node->safe_psql('postgres', q{
 	SELECT saga.begin('order', 'marked') AS id \gset
 	SELECT saga.step(:'id', 'a', action => 'SELECT act($1)', compensation => 'SELECT witness.undo($1)') \g /dev/null
 	SELECT :'id'}))[-1];
+# By now the recorder has let go of the saga, so that the executor can have it alone.
+wait_struck($node);
+set_faults($node, 'executor.small,executor.after_hold=wait');
 wait_until($node, q{SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted});
 my $failing = session($node);
 background($failing, "SELECT saga.fail('$marked')");
