@@ -303,6 +303,21 @@ CALL test.refuses(format('SELECT saga.wait(%L)', :'held'));
 SELECT saga.adopt();
 SELECT copied FROM saga.ledger_home;
 SELECT saga.wait(:'held');
+-- Also if a savepoint was rolled back after the first row, and after an adoption in between.
+BEGIN;
+SAVEPOINT loaded;
+UPDATE saga.ledger_saga SET paused = paused WHERE id = :'id';
+ROLLBACK TO loaded;
+UPDATE saga.ledger_saga SET paused = paused WHERE id = :'id';
+COMMIT;
+SELECT copied FROM saga.ledger_home;
+BEGIN;
+UPDATE saga.ledger_saga SET paused = paused WHERE id = :'id';
+SELECT saga.adopt();
+UPDATE saga.ledger_saga SET paused = paused WHERE id = :'id';
+COMMIT;
+SELECT copied FROM saga.ledger_home;
+SELECT saga.adopt();
 
 -- N5: the start order may be tampered with; the order of no saga changes.
 SELECT saga.begin('tampered') AS tampered \gset

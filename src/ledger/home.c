@@ -95,8 +95,12 @@ enum
 	Home_natts = Home_home_timeline
 };
 
-/* The transaction in which this session last marked the ledger as a copy. */
+/*
+ * The transaction in which this session last marked the ledger as a copy, and the
+ * subtransaction, whose rollback takes the mark back.
+ */
 static TransactionId marked_in = InvalidTransactionId;
+static SubTransactionId marked_by = InvalidSubTransactionId;
 
 /* A call of ours is rewriting rows: that does not make the ledger a copy. */
 static bool rewriting = false;
@@ -428,6 +432,9 @@ write_home(bool copied)
 		CHECK_FOR_INTERRUPTS();
 	}
 	table_close(heap, NoLock);
+	/* Rows that come later in this transaction mark it again. */
+	if (!copied)
+		marked_in = InvalidTransactionId;
 }
 
 /* Has the start order left a gap for this timeline? */
@@ -529,10 +536,11 @@ saga_sql_guard(PG_FUNCTION_ARGS)
 
 	if (!rewriting && !TRIGGER_FIRED_BY_DELETE(trigger->tg_event) &&
 		!TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event) &&
-		marked_in != GetTopTransactionId())
+		(marked_in != GetTopTransactionId() || !SubTransactionIsActive(marked_by)))
 	{
 		write_home(true);
 		marked_in = GetTopTransactionId();
+		marked_by = GetCurrentSubTransactionId();
 	}
 	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
 		return PointerGetDatum(NULL);
