@@ -432,9 +432,13 @@ write_home(bool copied)
 		CHECK_FOR_INTERRUPTS();
 	}
 	table_close(heap, NoLock);
-	/* Rows that come later in this transaction mark it again. */
-	if (!copied)
-		marked_in = InvalidTransactionId;
+
+	/*
+	 * After an adoption, rows that come later in this transaction mark it
+	 * again.
+	 */
+	marked_in = copied ? GetTopTransactionId() : InvalidTransactionId;
+	marked_by = GetCurrentSubTransactionId();
 }
 
 /* Has the start order left a gap for this timeline? */
@@ -537,11 +541,7 @@ saga_sql_guard(PG_FUNCTION_ARGS)
 	if (!rewriting && !TRIGGER_FIRED_BY_DELETE(trigger->tg_event) &&
 		!TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event) &&
 		(marked_in != GetTopTransactionId() || !SubTransactionIsActive(marked_by)))
-	{
 		write_home(true);
-		marked_in = GetTopTransactionId();
-		marked_by = GetCurrentSubTransactionId();
-	}
 	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
 		return PointerGetDatum(NULL);
 	return PointerGetDatum(TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
@@ -551,9 +551,9 @@ saga_sql_guard(PG_FUNCTION_ARGS)
 /*
  * Enables the guard triggers again, if they are not.  And brings the OIDs of roles in
  * line with their names: rows have both, and in another server the same name has
- * another OID.  A name that is not
- * there is left, and its steps will be parked with that reason.  So is one
- * that the caller could not act as: a role by that name may be another.
+ * another OID.  A name that is not there is left, and its steps will be parked with
+ * that reason.  So is one that the caller could not act as: a role by that name may
+ * be another.
  */
 static void
 adopt_rows(Oid adopter)
