@@ -42,6 +42,7 @@
 extern bool saga_ledger_lock(const pg_uuid_t *id, LOCKMODE mode,
 							 SagaPatience patience);
 extern void saga_ledger_unlock(const pg_uuid_t *id, LOCKMODE mode);
+extern bool saga_ledger_let_others_in(const pg_uuid_t *id);
 extern void saga_ledger_locktag(const pg_uuid_t *id, LOCKTAG *tag);
 
 /* Sagas: saga_rows.c */

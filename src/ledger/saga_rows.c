@@ -106,6 +106,22 @@ saga_ledger_unlock(const pg_uuid_t *id, LOCKMODE mode)
 	LockRelease(&tag, mode, false);
 }
 
+/*
+ * Makes a shared lock of the exclusive one that the caller holds: others may have a
+ * part in the saga then, but not end it.  False: it stays exclusive, because another
+ * transaction waits to end the saga.  The shared lock cannot be had before that one,
+ * not even by the holder of the exclusive one, without which the saga could end before
+ * the caller commits.
+ */
+bool
+saga_ledger_let_others_in(const pg_uuid_t *id)
+{
+	if (!saga_ledger_lock(id, ShareLock, SAGA_NOWAIT))
+		return false;
+	saga_ledger_unlock(id, ExclusiveLock);
+	return true;
+}
+
 /* ------------------------------------------------------------------------
  * Rows
  * ------------------------------------------------------------------------ */

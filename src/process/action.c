@@ -169,18 +169,6 @@ hold_running(SagaRow *saga, bool alone)
 	}
 }
 
-/*
- * From now on others may have a part in the saga, but not end it.  If one waits to
- * end it, the shared lock cannot be had before that one, not even by the holder of
- * the other: then nobody is let in before the commit.
- */
-static void
-let_others_in(const SagaRow *saga)
-{
-	if (saga_ledger_lock(&saga->id, ShareLock, SAGA_NOWAIT))
-		saga_ledger_unlock(&saga->id, ExclusiveLock);
-}
-
 /* Marks the step as its attempt ended.  "look": this process looks itself. */
 static void
 mark(SagaRow *saga, SagaStep *step, bool look)
@@ -297,7 +285,7 @@ succeed(SagaRow *saga, SagaStep *step, const SagaDue *due)
 	if (alone && !small && mark_and_follow(saga, step, due, &alone))
 		return true;
 	if (alone)
-		let_others_in(saga);
+		(void) saga_ledger_let_others_in(&saga->id);
 	mark(saga, step, small);
 	return small;
 }

@@ -112,9 +112,15 @@ make(SagaRow *saga, bool *alone)
 	SagaSteps	steps;
 
 	following_forget();
-	/* Not before one that waits to end the saga: see action.c. */
-	if (!saga_ledger_lock(&saga->id, ShareLock, SAGA_NOWAIT))
+	/* While nobody else has a part in the saga. */
+	writes = saga_step_writes_get(&saga->id);
+	snapshot = saga_table_snapshot();
+	if (!saga_ledger_let_others_in(&saga->id))
+	{
+		UnregisterSnapshot(snapshot);
 		return;
+	}
+	*alone = false;
 	scratch = AllocSetContextCreate(CurrentMemoryContext, "saga steps to follow",
 									ALLOCSET_DEFAULT_SIZES);
 	caller = MemoryContextSwitchTo(scratch);
@@ -124,11 +130,6 @@ make(SagaRow *saga, bool *alone)
 	followed = saga->id;
 	row_at = saga->version.tuple->t_self;
 	row_by = HeapTupleHeaderGetRawXmin(saga->version.tuple->t_data);
-	writes = saga_step_writes_get(&saga->id);
-	snapshot = saga_table_snapshot();
-	saga_ledger_unlock(&saga->id, ExclusiveLock);
-	*alone = false;
-
 	saga_ledger_get_steps_at(&saga->id, snapshot, &steps);
 	UnregisterSnapshot(snapshot);
 	frontier = saga_frontier_make(&steps, context);
