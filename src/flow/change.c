@@ -125,14 +125,29 @@ saga_change_only_step(SagaChange *change, SagaStep *step)
 }
 
 /*
- * Asks for a look at the saga.  "seq": that of the step that changed, negated;
- * PG_INT64_MIN: any of them may have; 0: takes the request back.  A later call for
- * the same change replaces an earlier one.
+ * Asks for a look at the saga.  "seq": that of the step that changed, negated; or
+ * PG_INT64_MIN: any of them may have.  Each step has a row of its own: if somebody is
+ * to be notified of it, that says of which.
  */
 void
 saga_change_look(SagaChange *change, int64 seq)
 {
-	change->look = seq;
+	int64	   *new;
+	ListCell   *lc;
+
+	foreach(lc, change->looks)
+		if (*(int64 *) lfirst(lc) == seq)
+		return;
+	new = palloc(sizeof(int64));
+	*new = seq;
+	change->looks = lappend(change->looks, new);
+}
+
+/* Takes back what was asked for. */
+void
+saga_change_no_look(SagaChange *change)
+{
+	change->looks = NIL;
 }
 
 /* Adds a new run of a step that was rolled back. */
@@ -429,11 +444,11 @@ saga_change_write(SagaChange *change)
 		if (!saga_ledger_insert_step(saga, step))
 			elog(ERROR, "a step began a new run without its saga");
 	}
-	if (change->look != 0)
+	foreach(lc, change->looks)
 	{
 		TimestampTz due = Max(change->look_at, change->now);
 
-		saga_ledger_insert_look(&saga->id, change->look, due);
+		saga_ledger_insert_look(&saga->id, *(int64 *) lfirst(lc), due);
 		if (!(change->may & SAGA_WILL_LOOK))
 			saga_wakeup_due(due);
 	}

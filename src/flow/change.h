@@ -44,9 +44,9 @@ typedef struct SagaChange
 	List	   *new_runs;		/* of SagaStep: rows to insert */
 	List	   *signals;		/* of SagaSignal: rows to write */
 	struct SagaInbox *inbox;	/* what is unused; NULL: not read; see inbox.c */
-	int64		look;			/* seq of the row that asks for a look at the
-								 * saga; 0: none is asked for */
-	TimestampTz look_at;		/* when it is wanted at the latest; 0: now */
+	List	   *looks;			/* of int64: seq of each row that asks for a
+								 * look at the saga */
+	TimestampTz look_at;		/* when one is wanted at the latest; 0: now */
 	List	   *attempts;		/* of SagaAttempt */
 	List	   *events;			/* of SagaChangeEvent */
 	List	   *notices;		/* of SagaChangeNotice */
@@ -59,6 +59,7 @@ extern SagaSteps *saga_change_steps(SagaChange *change);
 extern void saga_change_step(SagaChange *change, SagaStep *step);
 extern void saga_change_only_step(SagaChange *change, SagaStep *step);
 extern void saga_change_look(SagaChange *change, int64 seq);
+extern void saga_change_no_look(SagaChange *change);
 extern void saga_change_new_run(SagaChange *change, const SagaStep *step);
 extern void saga_change_state(SagaChange *change, SagaState state);
 extern void saga_change_undo(SagaChange *change, SagaUndo undo,

@@ -303,7 +303,7 @@ saga_look(SagaChange *change)
 		}
 		return SAGA_LOOK_ENDS;
 	}
-	return change->changed != NIL || change->look != 0 ? SAGA_LOOK_STEPS : SAGA_LOOK_NOTHING;
+	return change->changed != NIL || change->looks != NIL ? SAGA_LOOK_STEPS : SAGA_LOOK_NOTHING;
 }
 
 /*

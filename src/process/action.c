@@ -182,7 +182,7 @@ mark(SagaRow *saga, SagaStep *step, bool look)
 		change.look_at = change.now + LOOK_MS * SAGA_CLOCK_MS;
 	if (saga_change_write(&change) != SAGA_WRITTEN)
 		saga_in_hand_was_changed();
-	hand->look_due = change.look != 0 ? change.now : 0;
+	hand->look_due = change.looks != NIL ? change.now : 0;
 }
 
 /* Is it time to let others in, though a chain goes on, and are there any? */
@@ -218,7 +218,7 @@ mark_and_look(SagaRow *saga, const SagaStep *step, SagaSteps *steps)
 	saga_change_begin(&change, saga, steps, SAGA_MAY_FAIL, saga_clock_now());
 	saga_look_attempt(&change, marked, &hand->end);
 	/* This look is made here; for what it cannot do, it asks for another. */
-	saga_change_look(&change, 0);
+	saga_change_no_look(&change);
 	(void) saga_look(&change);
 	if (!must_let_others_in())
 		saga_looking_choose_next(&change, GetUserId(), &found_next);
@@ -251,7 +251,7 @@ mark_and_follow(SagaRow *saga, SagaStep *step, const SagaDue *due, bool *alone)
 		saga_change_step(&change, lfirst(lc));
 	}
 	if (all)
-		saga_change_look(&change, 0);
+		saga_change_no_look(&change);
 	if (!must_let_others_in())
 		saga_looking_choose_next(&change, GetUserId(), &found_next);
 	if (saga_change_write(&change) != SAGA_WRITTEN)

@@ -181,7 +181,7 @@ saga_looking_at(const SagaDue *rows, int count, int may, Oid role,
 			notify(&change, rows, count);
 
 		/* The worker could not notify: it comes back once it can. */
-		if (change.look != 0 && next == NULL)
+		if (change.looks != NIL && next == NULL)
 			return SAGA_LOOK_LATER;
 		if (next != NULL)
 			saga_looking_choose_next(&change, role, next);

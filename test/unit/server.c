@@ -502,7 +502,10 @@ saga_ledger_insert_step(const SagaRow *saga, SagaStep *step)
 void
 saga_ledger_insert_look(const pg_uuid_t *id, int64 seq, TimestampTz due)
 {
-	printf(" look");
+	if (seq == PG_INT64_MIN)
+		printf(" look");
+	else
+		printf(" look at %d", (int) -seq);
 }
 
 void

@@ -278,6 +278,29 @@ foreach my $fault ('', 'worker.before_commit=fatal', 'worker.after_commit=fatal'
 	$session->quit;
 	$node->safe_psql('postgres', "SELECT saga.resolve('$late', 'a', 'done', 'n')");
 }
+# --- Of two steps that run out of time together, where an executor finds it as it
+# looks, each is told: it leaves that to the worker
+
+{
+	my $listener = listen_to($node, 'night_shift');
+	my $id = $node->safe_psql('postgres', q{
+		SELECT saga.begin('people') AS id \gset
+		SELECT count(saga.step(:'id', key, after => '{}', signals => '{never}', timeout => '1 hour', on_failure => 'review'))
+		FROM unnest('{b,c}'::text[]) key;
+		SELECT :'id'}) =~ s/.*\n//sr;
+	wait_until($node, "SELECT count(*) = 2 FROM saga.steps WHERE saga_id = '$id' AND timeout_at IS NOT NULL");
+	set_faults($node, 'executor.before_mark=wait once,worker.before_turn=wait after');
+	$node->safe_psql('postgres', "SELECT saga.step('$id', 'a', action => 'SELECT 1', after => '{}')");
+	wait_struck($node);
+	$node->safe_psql('postgres', q{SELECT test_advance_clock('2 hours')});
+	set_faults($node, 'worker.before_turn=wait');
+	wait_until($node, "SELECT count(*) = 2 FROM saga.steps WHERE saga_id = '$id' AND parked = 'timed out'");
+	set_faults($node, '');
+	my $seqs = $node->safe_psql('postgres', "SELECT string_agg(seq::text, ' ' ORDER BY seq) FROM saga.steps WHERE saga_id = '$id' AND key <> 'a'");
+	is(join(' ', sort map { /"seq":(\d+)/ } wait_heard($listener, qq{"event":"review","saga_id":"$id"}, 2)), $seqs, 'two steps that need review');
+	$listener->quit;
+	$node->safe_psql('postgres', "SELECT saga.resolve('$id', key, 'skip', 'n') FROM unnest('{b,c}'::text[]) key; SELECT saga.complete('$id')");
+}
 guarantees($node);
 
 # --- Operators, named for one database or one of them; by a superuser only
