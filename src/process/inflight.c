@@ -43,7 +43,7 @@
 #include "shared/shmem.h"
 #include "storage/fd.h"
 
-#define SAGA_INFLIGHT_MAGIC		0x53414749	/* changes with the layout */
+#define SAGA_INFLIGHT_MAGIC		0x5341474A	/* changes with the layout */
 #define SAGA_INFLIGHT_PREFIX	"saga."
 
 /* What is written before each attempt: a SagaInflight without state and end */
@@ -60,6 +60,7 @@ typedef struct InflightRecord
 	pg_uuid_t	saga;
 	SagaPhase	phase;
 	int64		seq;
+	int64		begun;
 	int			attempt;
 	TimestampTz started_at;
 } InflightRecord;
@@ -120,6 +121,7 @@ file_fill(InflightFile *file, const SagaInflight *record)
 	file->record.saga = record->saga;
 	file->record.phase = record->phase;
 	file->record.seq = record->seq;
+	file->record.begun = record->begun;
 	file->record.attempt = record->attempt;
 	file->record.started_at = record->started_at;
 	file->crc = record_crc(&file->record);
@@ -320,6 +322,7 @@ read_record(const char *name, uint64 life, SagaInflight *record)
 	record->saga = file.record.saga;
 	record->phase = file.record.phase;
 	record->seq = file.record.seq;
+	record->begun = file.record.begun;
 	record->attempt = file.record.attempt;
 	record->started_at = file.record.started_at;
 	if (record->state == SAGA_INFLIGHT_ENDED)

@@ -19,6 +19,7 @@
 #include "flow/events.h"
 #include "flow/next.h"
 #include "ledger/ledger.h"
+#include "ledger/start_order.h"
 #include "miscadmin.h"
 #include "process/action.h"
 #include "process/bgworker.h"
@@ -111,7 +112,8 @@ interrupted_record_action(const SagaInflight *record)
 	if (!interrupted_begin())
 		return false;
 	interrupted_end(record, record->attempt, &end);
-	recorded = saga_action_record(&record->saga, record->seq, &end, 0);
+	recorded = saga_action_record(&record->saga, record->seq, &end,
+								  saga_start_order_still(&record->saga, record->begun));
 	if (recorded == SAGA_RECORD_LATER)
 	{
 		saga_transaction_abort();

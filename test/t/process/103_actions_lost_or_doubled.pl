@@ -344,6 +344,29 @@ is($node->safe_psql('postgres', "SELECT string_agg(concat_ws(' ', key, status, c
 is($node->safe_psql('postgres', "SELECT string_agg(key, ' ' ORDER BY n) FROM witness.effect WHERE saga = '$cut' AND hand = 'sql'"), 'b a', 'and in that order');
 guarantees($node);
 
+# --- A step whose action was cut short keeps its place in the start order, whoever
+# writes that down: what began after it is undone before it
+
+foreach my $signal (qw(TERM KILL))
+{
+	my $id = (split /\n/, $node->safe_psql('postgres', qq{
+		SELECT saga.begin('order', 'cut short by $signal') AS id \\gset
+		SELECT saga.step(:'id', 'first', action => 'SELECT pg_sleep(600)', after => '{}', compensation => 'SELECT witness.undo(\$1)', compensate_on => 'started') \\g /dev/null
+		SELECT :'id'}))[-1];
+	wait_until($node, "SELECT count(*) = 1 FROM saga.running WHERE saga_id = '$id'");
+	$node->safe_psql('postgres', "SELECT saga.step('$id', 'second', action => 'SELECT act(\$1)', after => '{}', compensation => 'SELECT witness.undo(\$1)')");
+	wait_until($node, "SELECT status = 'completed' FROM saga.steps WHERE saga_id = '$id' AND key = 'second'");
+	# (So that it is not run again)
+	$node->safe_psql('postgres', "SELECT saga.pause('$id', 'for the test')");
+	kill $signal, $node->safe_psql('postgres', "SELECT pid FROM saga.running WHERE saga_id = '$id'");
+	wait_until($node, "SELECT count(*) = 1 FROM saga.attempts WHERE saga_id = '$id' AND outcome = 'interrupted'");
+	$node->safe_psql('postgres', "SELECT saga.fail('$id'), saga.resume('$id')");
+	wait_state($node, $id, 'compensated');
+	is($node->safe_psql('postgres', "SELECT string_agg(key, ' ' ORDER BY n) FROM witness.effect WHERE saga = '$id' AND hand = 'sql'"),
+		'second first', "cut short by SIG$signal, and undone in its place");
+	guarantees($node);
+}
+
 # --- A saga is to fail while an executor that has it alone marks a step: the failure
 # waits, and undoes the step, although the executor lets others in before it commits
 
