@@ -151,7 +151,6 @@ saga_in_hand_run_sql(const SagaStep *step, const SagaPolicy *policy,
 					 Jsonb *context, DestReceiver *output)
 {
 	SagaPhase	phase = saga_outcome_phase(&hand.end);
-	const char *search_path;
 	int64		rows;
 
 	saga_mailbox_set_step(phase, step->seq, hand.end.attempt,
@@ -159,8 +158,7 @@ saga_in_hand_run_sql(const SagaStep *step, const SagaPolicy *policy,
 	hand.sql_hash = saga_in_hand_hash(saga_session_sql(step, phase));
 	/* The search_path and the settings kept with the step are the step's own. */
 	hand.phase = SAGA_ATTEMPT_SQL;
-	search_path = saga_session_prepare(step, phase, policy);
-	rows = saga_session_run(step, phase, search_path, context, output);
+	rows = saga_session_run(step, phase, policy, context, output);
 	hand.phase = SAGA_ATTEMPT_MARKING;
 	return rows;
 }

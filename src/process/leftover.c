@@ -274,8 +274,8 @@ hash_role_settings(void)
  * Did ALTER ROLE or ALTER DATABASE change what a session of the role begins
  * with, since this one began?
  */
-bool
-saga_leftover_role_settings_changed(void)
+static bool
+role_settings_changed(void)
 {
 	return hash_role_settings() != role_settings;
 }
@@ -332,8 +332,8 @@ find_reading(Jsonb *settings)
  * May a step with these settings (NULL: none) run in this process, as far as
  * the settings of the steps before it are concerned?
  */
-bool
-saga_leftover_fits(Jsonb *settings)
+static bool
+fits_steps_before(Jsonb *settings)
 {
 	char	   *own;
 	ListCell   *lc;
@@ -361,6 +361,16 @@ saga_leftover_fits(Jsonb *settings)
 	if (reading == NULL)
 		reading = MemoryContextStrdup(TopMemoryContext, own);
 	return strcmp(reading, own) == 0;
+}
+
+/*
+ * Would a new process begin with the settings that this one has, before a step with
+ * these settings (NULL: none) runs?
+ */
+bool
+saga_leftover_fits(Jsonb *settings)
+{
+	return fits_steps_before(settings) && !role_settings_changed();
 }
 
 /* A captured setting is about to be set. */

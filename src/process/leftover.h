@@ -14,6 +14,5 @@ extern void saga_leftover_init(void);
 extern bool saga_leftover_found(void);
 extern bool saga_leftover_fits(Jsonb *settings);
 extern void saga_leftover_note_setting(const char *name);
-extern bool saga_leftover_role_settings_changed(void);
 
 #endif							/* SAGA_LEFTOVER_H */

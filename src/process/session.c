@@ -318,8 +318,7 @@ bool
 saga_session_is_outdated(const SagaStep *step)
 {
 	return superuser_arg(initial_user) != initial_superuser ||
-		!saga_leftover_fits(kept_settings(step)) ||
-		saga_leftover_role_settings_changed();
+		!saga_leftover_fits(kept_settings(step));
 }
 
 /* Does the session hold what no reset takes back?  To be asked after one. */
@@ -570,13 +569,11 @@ saga_session_sql(const SagaStep *step, SagaPhase phase)
 }
 
 /*
- * Prepares the session for the step's SQL: settings, then timeouts.  The caller calls
- * saga_session_disarm when the transaction is over, in any case.  Returns the
+ * Prepares the session for the step's SQL: settings, then timeouts.  Returns the
  * search_path.
  */
-const char *
-saga_session_prepare(const SagaStep *step, SagaPhase phase,
-					 const SagaPolicy *policy)
+static const char *
+prepare_session(const SagaStep *step, SagaPhase phase, const SagaPolicy *policy)
 {
 	static char activity[128];
 	const char *search_path;
@@ -605,12 +602,14 @@ saga_session_prepare(const SagaStep *step, SagaPhase phase,
 /*
  * Runs a step's action or its compensation with its context.  Returns the number of
  * rows that the last statement processed (-1: unknown); every other outcome is an
- * error.  "output" gets the rows that it returns, or is NULL.
+ * error.  "output" gets the rows that it returns, or is NULL.  The caller calls
+ * saga_session_disarm when the transaction is over, in any case.
  */
 int64
-saga_session_run(const SagaStep *step, SagaPhase phase, const char *search_path,
+saga_session_run(const SagaStep *step, SagaPhase phase, const SagaPolicy *policy,
 				 Jsonb *context, DestReceiver *output)
 {
+	const char *search_path = prepare_session(step, phase, policy);
 	char	   *sql = text_to_cstring(saga_session_sql(step, phase));
 	const SagaKept *kept;
 	int64		rows = 0;

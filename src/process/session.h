@@ -20,10 +20,8 @@ extern bool saga_session_is_outdated(const SagaStep *step);
 extern bool saga_session_is_spent(void);
 extern int	saga_session_isolation(const SagaStep *step);
 extern const text *saga_session_sql(const SagaStep *step, SagaPhase phase);
-extern const char *saga_session_prepare(const SagaStep *step, SagaPhase phase,
-										const SagaPolicy *policy);
 extern int64 saga_session_run(const SagaStep *step, SagaPhase phase,
-							  const char *search_path, Jsonb *context,
+							  const SagaPolicy *policy, Jsonb *context,
 							  DestReceiver *output);
 extern bool saga_session_timed_out(void);
 extern void saga_session_disarm(void);
