@@ -143,16 +143,14 @@ saga_ledger_delete_due(const SagaDue *row)
 }
 
 /*
- * Brings a saga's own row of ledger_due in line with what its row of
- * ledger_saga, just written, says.  "failed": the saga was running, and is to
- * be undone now.
+ * Replaces a saga's own row of ledger_due, if that is to be another.
  *
  * At most one row of ledger_due is a saga's own, and it is replaced only
  * together with the saga's row; so it is simply there, and nobody is writing
  * it.
  */
-void
-saga_ledger_follow_due(SagaRow *row, bool failed)
+static void
+follow_due(SagaRow *row, bool failed)
 {
 	Relation	heap;
 
@@ -283,14 +281,16 @@ saga_ledger_forget_step(const SagaStep *step)
 }
 
 /*
- * Brings a saga's row of ledger_held in line with its own row, just written.  There
- * the views find what no process will look at by itself.
+ * Brings the rows of a saga in line with its own row, just written.  That of
+ * ledger_held is for the views, which find there what no process will look at by
+ * itself.  "failed": the saga was running, and is to be undone now.
  */
 void
-saga_ledger_follow_held(SagaRow *row)
+saga_ledger_follow_saga(SagaRow *row, bool failed)
 {
 	bool		held = saga_rows_held(row);
 
+	follow_due(row, failed);
 	if (held != row->stored_held)
 		set_held(&row->id, 0, held);
 	row->stored_held = held;

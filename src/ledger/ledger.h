@@ -159,8 +159,7 @@ extern void saga_ledger_insert_claimed(const SagaLimit *limit,
  * Among these files: what follows from a row of a saga or a step that was just
  * written.
  */
-extern void saga_ledger_follow_due(SagaRow *row, bool failed);
-extern void saga_ledger_follow_held(SagaRow *row);
+extern void saga_ledger_follow_saga(SagaRow *row, bool failed);
 extern void saga_ledger_follow_step(SagaStep *step);
 extern void saga_ledger_forget_step(const SagaStep *step);
 extern void saga_ledger_follow_queue(const SagaRow *saga, SagaStep *step);

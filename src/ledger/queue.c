@@ -48,7 +48,7 @@ init_keys(ScanKey keys, text *channel, SagaPhase phase, Oid owner,
 
 /*
  * Brings a step's row of ledger_queue in line with what its own row, just
- * written, says; as saga_ledger_follow_due does.
+ * written, says; as saga_ledger_follow_step does.
  */
 void
 saga_ledger_follow_queue(const SagaRow *saga, SagaStep *step)

@@ -294,7 +294,7 @@ saga_ledger_insert_saga(SagaRow *row)
 	if (inserted)
 	{
 		saga_hints_note(&seen_sagas, saga_hints_of_id(&row->id), row->version.tuple);
-		saga_ledger_follow_due(row, false);
+		saga_ledger_follow_saga(row, false);
 		saga_tally_add(row->owner, 1);
 		saga_stat_saga(row->owner, row->name, SAGA_STAT_BEGUN);
 	}
@@ -393,8 +393,7 @@ saga_ledger_update_saga(SagaRow *row, SagaPatience patience)
 			count_failure(row);
 		row->stored_state = row->state;
 		row->stored_failure_kind = row->failure_kind;
-		saga_ledger_follow_due(row, failed);
-		saga_ledger_follow_held(row);
+		saga_ledger_follow_saga(row, failed);
 	}
 	table_close(heap, NoLock);
 	return written;
