@@ -102,7 +102,7 @@ $$;
 CREATE FUNCTION test.is_quiet(id uuid) RETURNS boolean LANGUAGE sql AS $$
   SELECT NOT EXISTS (
     SELECT FROM saga.ledger_due d JOIN saga.ledger_saga s ON s.id = d.saga
-    WHERE d.saga = $1 AND d.due <= clock_timestamp() AND (d.seq <= 0 OR s.state = 'r') AND NOT (s.paused AND d.seq <> 0)
+    WHERE d.saga = $1 AND d.due <= saga.internal_now() AND (d.seq <= 0 OR s.state = 'r') AND NOT (s.paused AND d.seq <> 0)
       AND NOT EXISTS (
         SELECT FROM saga.running r JOIN saga.ledger_step t ON t.saga = r.saga_id AND t.seq = r.seq
         WHERE r.saga_id = d.saga AND r.seq = d.seq AND r.phase = 'forward' AND t.action LIKE '%for_ever%'))

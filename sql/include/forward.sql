@@ -69,7 +69,7 @@ DECLARE
 BEGIN
   -- No work of what goes forward no more stays due, and nobody is asked to look at it.
   CALL test.wait_until($x$SELECT count(*) = 0 FROM saga.ledger_due d JOIN test.named n ON n.id = d.saga JOIN saga.ledger_saga s ON s.id = d.saga
-    WHERE d.seq <> 0 AND s.state IN ('c', 'd', 'a') AND d.due <= clock_timestamp()$x$);
+    WHERE d.seq <> 0 AND s.state IN ('c', 'd', 'a') AND d.due <= saga.internal_now()$x$);
   FOR wrong IN
     SELECT 'held' AS what, n.name, d.seq::text AS more
     FROM saga.ledger_held d JOIN test.named n ON n.id = d.saga JOIN saga.ledger_saga s ON s.id = d.saga
