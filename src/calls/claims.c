@@ -41,6 +41,7 @@
 #include "access/xact.h"
 #include "base/clock.h"
 #include "base/compat.h"
+#include "base/fault.h"
 #include "base/errors.h"
 #include "base/ids.h"
 #include "base/rights.h"
@@ -399,15 +400,21 @@ claim_some(FunctionCallInfo fcinfo, const char *function, bool tasks)
 										   false);
 	request.tasks = tasks;
 	request.now = saga_clock_now();
-	saga_access_undone_here(function);
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	request.max_claims = saga_limit_begin(&request.limit, request.channel,
 										  request.max_claims, request.now);
 	context = AllocSetContextCreate(CurrentMemoryContext, "saga claim",
 									ALLOCSET_DEFAULT_SIZES);
+	SAGA_FAULT("claims.before_read");
 	look = saga_queue_front_look();
 	snapshot = saga_table_snapshot();
+
+	/*
+	 * Check after taking the snapshot, so that the check covers every row the
+	 * snapshot can see.
+	 */
+	saga_access_undone_here(function);
 	owners.size = 8;
 	owners.queue = palloc(sizeof(OwnerQueue) * owners.size);
 	owners.count = 0;

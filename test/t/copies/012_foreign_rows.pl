@@ -89,7 +89,7 @@ $origin->safe_psql('copied', 'CREATE EXTENSION saga');
 equip($origin, 'copied');
 is(sql_as($origin, 'app', q{SELECT place('native') AS id \gset
 	SELECT saga.fail(:'id'); SELECT saga.wait(:'id')}, 'copied'), "compensating\ncompensated", 'a ledger at home undoes');
-$origin->safe_psql('postgres', q{ALTER SYSTEM SET saga.databases = 'copied, typed, parallel'; SELECT pg_reload_conf()});
+$origin->safe_psql('postgres', q{ALTER SYSTEM SET saga.databases = 'copied, typed, claimed, parallel'; SELECT pg_reload_conf()});
 wait_until($origin, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'saga worker' AND datname = 'postgres'});
 sql_as($origin, 'app', q{SELECT saga.fail(place('one'))});
 my $folder = PostgreSQL::Test::Utils::tempdir();
@@ -139,6 +139,30 @@ $origin->command_ok([ 'pg_dump', '--data-only', '--inserts', '-t', 'saga.*', '--
 command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', "$folder/inserts", '-d', $origin->connstr('typed') ], 'restored');
 $here = holds_still($origin, 'typed', 'INSERTs', $by_us);
 adopt($origin, 'typed', 'INSERTs', 'one', $here);
+
+# --- COPY, while a service claims: it is handed nothing that came
+
+SKIP:
+{
+	skip 'needs the test build', 2 if !is_test_build();
+	$origin->safe_psql('postgres', 'CREATE DATABASE claimed');
+	$origin->safe_psql('claimed', 'CREATE EXTENSION saga');
+	sql_as($origin, 'app', q{SELECT saga.begin('order', 'task') AS id \gset
+		SELECT FROM saga.step(:'id', 'a', notify => 'tasks');
+		SELECT saga.fail(:'id')}, 'copied');
+	wait_until($origin, q{SELECT count(*) = 1 FROM saga.ledger_queue}, 't', 'copied');
+	$origin->safe_psql('copied', "COPY $_ TO '$folder/queued.$_'") foreach @tables;
+	my $service = session($origin, database => 'claimed');
+	$service->query_safe(q{SET saga.test_faults = 'claims.before_read=wait'});
+	background($service, "\\set VERBOSITY verbose\nSELECT step FROM saga.claim_compensations('tasks')");
+	wait_until($origin, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%saga.claim_compensations%' AND wait_event_type = 'Extension'});
+	$origin->safe_psql('claimed', 'BEGIN; ' . join('', map { "COPY $_ FROM '$folder/queued.$_'; " } @tables) . 'COMMIT');
+	$origin->safe_psql('claimed', q{ALTER SYSTEM SET saga.test_faults = 'release'; SELECT pg_reload_conf()});
+	is($service->query('SELECT 1'), 1, 'COPY, while a service claims: nothing is claimed');
+	like($service->{stderr}, qr/ERROR:  SG008: (.*\n)*HINT:  .*saga\.adopt\(\)/, 'COPY, while a service claims: it is told why');
+	$service->quit;
+	$origin->safe_psql('claimed', q{ALTER SYSTEM RESET saga.test_faults; SELECT pg_reload_conf()});
+}
 
 # --- Two at a time, as pg_restore with jobs does it
 
