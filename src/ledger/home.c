@@ -580,9 +580,16 @@ adopt_rows(Oid adopter)
 		" AND o.name OPERATOR(pg_catalog.=) s.name"
 		" AND o.key OPERATOR(pg_catalog.=) s.key)",
 		"UPDATE saga.ledger_due d SET lane = r.oid"
-		" FROM saga.ledger_saga s, saga.ledger_step t, pg_catalog.pg_authid r"
-		" WHERE s.id OPERATOR(pg_catalog.=) d.saga"
-		" AND t.saga OPERATOR(pg_catalog.=) s.id"
+		" FROM saga.ledger_step t, pg_catalog.pg_authid r"
+		" WHERE t.saga OPERATOR(pg_catalog.=) d.saga"
+
+		/*
+		 * One OID may stand for several names in a saga: its role was
+		 * renamed, or the saga was copied before.  A step's row goes where
+		 * the step does; the saga's own is sent on from wherever it comes to
+		 * (events.c).
+		 */
+		" AND (d.seq OPERATOR(pg_catalog.=) 0 OR t.seq OPERATOR(pg_catalog.=) d.seq)"
 		" AND t.run_as OPERATOR(pg_catalog.=) d.lane"
 		" AND r.rolname OPERATOR(pg_catalog.=) t.run_as_name::pg_catalog.name"
 		" AND r.oid OPERATOR(pg_catalog.<>) d.lane"

@@ -25,17 +25,35 @@ $node->safe_psql('postgres', q{
 	SELECT saga.begin('order', 'failed') AS failed \gset
 	SELECT saga.step(:'failed', 'b', compensation => 'INSERT INTO undone VALUES (''b'')');
 	SELECT saga.fail(:'failed', 'canary');});
+# Two steps of a saga were recorded by one role, which had another name by the second.
+$node->safe_psql('postgres', q{
+	CREATE ROLE shop;
+	GRANT shop TO app;
+	GRANT USAGE ON SCHEMA saga TO shop;
+	SET ROLE shop;
+	SELECT saga.begin('order', 'renamed') AS renamed, saga.begin('order', 'renamed, failed') AS renamed_failed \gset
+	SET ROLE app;
+	SELECT saga.step(:'renamed', 'c', action => 'INSERT INTO undone VALUES (''c'')', after => '{}'),
+		saga.step(:'renamed_failed', 'e', compensation => 'INSERT INTO undone VALUES (''e'')');
+	RESET ROLE;
+	ALTER ROLE app RENAME TO app_2;
+	SET ROLE app_2;
+	SELECT saga.step(:'renamed', 'd', action => 'INSERT INTO undone VALUES (''d'')', after => '{}'),
+		saga.step(:'renamed_failed', 'f', compensation => 'INSERT INTO undone VALUES (''f'')');
+	SELECT saga.fail(:'renamed_failed');
+	RESET ROLE;
+	ALTER ROLE app_2 RENAME TO app;});
 my $running = $node->safe_psql('postgres', q{SELECT id FROM saga.sagas WHERE idempotency_key = 'running'});
 
 my $copy = saga_cluster('copy', databases => []);
 $copy->safe_psql('postgres', 'CREATE ROLE thief LOGIN');
-$copy->safe_psql('postgres', 'CREATE ROLE app LOGIN');
+$copy->safe_psql('postgres', 'CREATE ROLE app LOGIN; CREATE ROLE app_2 LOGIN; CREATE ROLE shop; GRANT shop TO app, app_2');
 is($copy->safe_psql('postgres', q{SELECT 'thief'::regrole::oid}), $node->safe_psql('postgres', q{SELECT 'app'::regrole::oid}),
 	'the OID belongs to another role there');
 my $file = $node->basedir . '/dump.sql';
 $node->command_ok([ 'pg_dump', '-f', $file, $node->connstr('postgres') ], 'pg_dump');
 command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $file, '-d', $copy->connstr('postgres') ], 'restored');
-$copy->safe_psql('postgres', 'GRANT USAGE ON SCHEMA saga TO thief');
+$copy->safe_psql('postgres', 'GRANT USAGE ON SCHEMA saga TO thief, app_2; GRANT INSERT ON undone TO app_2');
 
 sub as
 {
@@ -66,8 +84,11 @@ my ($out, $err);
 is($copy->psql('postgres', 'SELECT saga.adopt()', stdout => \$out, stderr => \$err), 0, 'adopted') or diag($err);
 thief('adopted');
 wait_until($copy, q{SELECT count(*) = 1 FROM saga.sagas WHERE idempotency_key = 'failed' AND state = 'compensated'});
-is($copy->safe_psql('postgres', 'SELECT * FROM undone'), 'b|app', 'what was left is undone, as its role');
-is($copy->safe_psql('postgres', q{SELECT DISTINCT run_as FROM saga.steps}), 'app', 'the steps belong to their role');
+wait_until($copy, q{SELECT count(*) = 5 FROM undone});
+is($copy->safe_psql('postgres', 'SELECT * FROM undone ORDER BY step'), "b|app\nc|app\nd|app_2\ne|app\nf|app_2",
+	'what was left is done and undone, by those whose names the steps have');
+is($copy->safe_psql('postgres', q{SELECT key, run_as FROM saga.steps ORDER BY key}), "a|app\nb|app\nc|app\nd|app_2\ne|app\nf|app_2",
+	'the steps belong to them');
 is(as('app', q{SELECT count(*) FROM saga.sagas WHERE idempotency_key = 'running'}), 1, 'the owner has one saga under one key');
 is(as('app', q{SELECT saga.begin('order', 'running', '{"secret": "canary"}')}), $running, 'the one that it began');
 
