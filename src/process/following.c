@@ -280,10 +280,45 @@ saga_following_written(const pg_uuid_t *saga)
 	writes = saga_step_writes_get(saga);
 }
 
+#ifdef USE_ASSERT_CHECKING
+/* Does gates.c, which reads all steps of the saga, find the same keys? */
+static bool
+are_inputs(const pg_uuid_t *saga, int64 seq, const List *keys)
+{
+	SagaSteps	steps;
+	SagaGates	gates;
+	List	   *indexes;
+	int			index;
+
+	if (!saga_ledger_get_few_steps_now(saga, FOLLOW_CHECKED, &steps))
+		return true;
+	/* No lock is held: the saga may be going back by now. */
+	for (int i = 0; i < steps.count; i++)
+		if (steps.step[i].rolled_back_at != 0)
+			return true;
+	index = saga_next_find(&steps, seq);
+	if (index < 0)
+		return false;
+	saga_gates_read(&gates, &steps);
+	indexes = saga_gates_inputs(&gates, index);
+	if (list_length(indexes) != list_length(keys))
+		return false;
+	for (int i = 0; i < list_length(keys); i++)
+		if (strcmp(text_to_cstring(steps.step[list_nth_int(indexes, i)].key),
+				   list_nth(keys, i)) != 0)
+			return false;
+	return true;
+}
+#endif
+
 /*
  * The keys of the steps whose outputs a step without a list gets.  False: they are
- * not known.  They are the steps that were there when its gate opened, whatever was
- * recorded since.
+ * not known.
+ *
+ * Whoever records a step draws its number under the saga's lock, or, from inside an
+ * action, is alone in recording for that action.  So the steps before one that is
+ * known were all there when what is kept was made, and it does not matter what was
+ * written since; but if some were rolled back, the saga's row is another.
  */
 bool
 saga_following_inputs(const SagaRow *saga, int64 seq, List **keys)
@@ -297,5 +332,6 @@ saga_following_inputs(const SagaRow *saga, int64 seq, List **keys)
 	*keys = NIL;
 	foreach(lc, inputs)
 		* keys = lappend(*keys, ((SagaFrontierStep *) lfirst(lc))->key);
+	Assert(are_inputs(&saga->id, seq, *keys));
 	return true;
 }
