@@ -336,20 +336,6 @@ after_round(TimestampTz due)
 	return SAGA_WALK_ON;
 }
 
-/* The time of a step that nobody runs was over before an attempt. */
-static void
-action_out_of_time(SagaRow *saga, SagaStep *step)
-{
-	SagaChange	change;
-
-	(void) hold_running(saga, false);
-	saga_change_begin(&change, saga, NULL, 0, saga_clock_now());
-	saga_look_time_out(&change, step);
-	saga_change_look(&change, -step->seq);
-	if (saga_change_write(&change) != SAGA_WRITTEN)
-		saga_in_hand_was_changed();
-}
-
 /*
  * The look after a mark, in a transaction of its own.  If it cannot be made, it
  * is left to the worker, for which the row that asks for it stays.
@@ -513,6 +499,38 @@ find_work(SagaDue *due, SagaRow *saga, SagaStep *step, SagaWalkOn *result)
 }
 
 /*
+ * There is no attempt: a person must mend something first ("why"), or the time of the
+ * step was over before (NULL).  Whoever holds the saga is not waited for.
+ */
+static SagaWalkOn
+settle_without(SagaRow *saga, SagaStep *step, const char *why)
+{
+	SagaChange	change;
+
+	if (!saga_ledger_lock(&saga->id, ShareLock, SAGA_NOWAIT) ||
+		saga_ledger_reread_saga(saga, SAGA_NOWAIT) != SAGA_FOUND ||
+		saga->state != SAGA_RUNNING)
+	{
+		saga_transaction_abort();
+		return SAGA_WALK_SKIP;
+	}
+	saga_change_begin(&change, saga, NULL, 0, saga_clock_now());
+	if (why != NULL)
+		saga_look_park(&change, step, why);
+	else
+	{
+		saga_look_time_out(&change, step);
+		saga_change_look(&change, -step->seq);
+	}
+	if (saga_change_write(&change) != SAGA_WRITTEN)
+	{
+		saga_transaction_abort();
+		return SAGA_WALK_SKIP;
+	}
+	return put_down(SAGA_WALK_DONE);
+}
+
+/*
  * The transaction of an attempt.  Errors are the caller's.  When it returns,
  * there is no transaction.
  */
@@ -554,28 +572,13 @@ saga_action_try(bool alone)
 	}
 	if (saga_rows_timeout_at(&step) != 0 &&
 		saga_rows_timeout_at(&step) <= saga_clock_now())
-	{
-		action_out_of_time(&saga, &step);
-		return put_down(SAGA_WALK_DONE);
-	}
+		return settle_without(&saga, &step, NULL);
 
 	why = saga_session_check_identity(&saga, &step);
 	if (why == NULL && saga_session_is_outdated(&step))
 		return put_down(SAGA_WALK_LEAVE);
 	if (why != NULL)
-	{
-		SagaChange	change;
-
-		(void) hold_running(&saga, false);
-		saga_change_begin(&change, &saga, NULL, 0, saga_clock_now());
-		saga_look_park(&change, &step, why);
-		if (saga_change_write(&change) != SAGA_WRITTEN)
-		{
-			saga_transaction_abort();
-			return SAGA_WALK_SKIP;
-		}
-		return put_down(SAGA_WALK_DONE);
-	}
+		return settle_without(&saga, &step, why);
 
 	hand->seq = step.seq;
 	saga_bgworker_at(&hand->saga, step.seq);

@@ -220,6 +220,79 @@ is(attempts_of($node, $endless), join(', ', ('interrupted 22023') x 51), 'fifty 
 is($node->safe_psql('postgres', "SELECT parked FROM saga.steps WHERE saga_id = '$endless'"),
 	'retries exhausted after 1 attempt: fault point "executor.before_mark"', 'and then it is charged');
 
+# ----------------------------------------------------- a saga that somebody holds for long
+
+# Somebody waits to end the saga behind a transaction that stays open.
+sub hold_saga
+{
+	my ($saga) = @_;
+	my ($first, $second) = map { session($node) } 1, 2;
+	$first->query_safe("BEGIN; SELECT saga.step('$saga', 'own')");
+	background($second, "SELECT saga.cancel('$saga')");
+	wait_until($node, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%saga.cancel%' AND wait_event_type = 'Lock'});
+	return ($first, $second);
+}
+
+# It gives that up, and the transaction ends.
+sub let_go
+{
+	my ($first, $second) = @_;
+	$node->safe_psql('postgres', q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE '%saga.cancel%' AND wait_event_type = 'Lock'});
+	$second->quit;
+	$first->query_safe('COMMIT');
+	$first->quit;
+	return;
+}
+
+# An hour later, others have their turn.
+sub others
+{
+	$node->safe_psql('postgres', q{SELECT test_advance_clock('1 hour')});
+	my $other = $node->safe_psql('postgres', q{
+		SELECT s, saga.step(s, 'a', action => 'SELECT 1'), saga.complete(s, when_done => true) FROM saga.begin('order') AS s}) =~ s/\|.*//sr;
+	return wait_state($node, $other, 'completed');
+}
+
+# An action is done, but cannot be marked.  It is not tried again as long as that lasts.
+$node->safe_psql('postgres', q{SELECT setval('tries', 1, false)});
+set_faults($node, 'executor.before_mark=wait once');
+my $held = $node->safe_psql('postgres', q{
+	SELECT saga.begin('order') AS id \gset
+	SELECT saga.step(:'id', 'a', action => $$SELECT nextval('tries')$$, after => '{}', retry => saga.retry_policy(max_attempts => 1)) \g /dev/null
+	SELECT :'id'});
+wait_struck($node);
+my @holders = hold_saga($held);
+set_faults($node, '');
+wait_until($node, "SELECT count(*) = 0 FROM saga.running WHERE saga_id = '$held'");
+others() for 1 .. 3;
+is($node->safe_psql('postgres', q{SELECT last_value FROM tries}), 1, 'an action that cannot be marked is not tried again meanwhile');
+let_go(@holders);
+wait_until($node, qq{
+	SELECT status = 'completed' FROM saga.steps, LATERAL (SELECT test_advance_clock('1 min')) c WHERE saga_id = '$held' AND key = 'a'});
+is($node->safe_psql('postgres', "SELECT string_agg(outcome, ', ' ORDER BY attempt) FROM saga.attempts JOIN saga.steps USING (saga_id, seq) WHERE saga_id = '$held' AND key = 'a' AND phase = 'forward'")
+	  . ', ' . $node->safe_psql('postgres', "SELECT coalesce(charged, 0) FROM saga.ledger_step WHERE saga = '$held' AND key = 'a'"),
+	'interrupted, succeeded, 0', 'and costs one attempt, which is free');
+$node->safe_psql('postgres', "SELECT saga.complete_step('$held', 'own'), saga.complete('$held')");
+
+# One whose time is over by the next attempt: the only executor passes it by.
+$node->append_conf('postgresql.conf', 'saga.max_executors = 1');
+$node->reload;
+$node->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'saga executor'});
+$held = $node->safe_psql('postgres', q{
+	SELECT saga.begin('order') AS id \gset
+	SELECT saga.step(:'id', 'a', action => 'SELECT 1 / 0', timeout => '30 min', on_failure => 'skip',
+		retry => saga.retry_policy(delay => '10 min', jitter => 0)) \g /dev/null
+	SELECT :'id'});
+wait_until($node, "SELECT count(*) = 1 FROM saga.steps WHERE saga_id = '$held' AND status = 'failed'");
+@holders = hold_saga($held);
+$offset = log_offset($node);
+others();
+no_log($node, qr/could not process a saga/, $offset, 'a step that is out of time, of a saga that is held, disturbs nobody');
+let_go(@holders);
+wait_until($node, qq{
+	SELECT error = 'timed out' FROM saga.steps, LATERAL (SELECT test_advance_clock('1 s')) c WHERE saga_id = '$held' AND key = 'a'});
+$node->safe_psql('postgres', "SELECT saga.complete_step('$held', 'own'), saga.complete('$held')");
+
 # ------------------------------------------------------------- a read-only database
 
 foreach (['the database', 'ALTER DATABASE postgres SET default_transaction_read_only = on', 'ALTER DATABASE postgres RESET default_transaction_read_only'],
