@@ -359,10 +359,9 @@ why_too_late(const SagaRow *saga, const SagaStep *step)
 
 /* The effect may stand where everybody believes it undone. */
 static void
-park_late(SagaChange *change, SagaStep *step)
+park_late(SagaChange *change, SagaStep *step, const char *why)
 {
 	SagaRow    *saga = change->saga;
-	const char *why = why_too_late(saga, step);
 	TimestampTz compensated_at = saga->state == SAGA_COMPENSATED ?
 		saga->finished_at : 0;
 
@@ -379,6 +378,27 @@ park_late(SagaChange *change, SagaStep *step)
 	if (compensated_at != 0)
 		saga_change_past_event(change, saga_state_name(SAGA_COMPENSATED), 0,
 							   NULL, compensated_at);
+}
+
+/*
+ * It is written down that an action had begun which was cut short as the saga went
+ * back, and that its step is to be undone although nothing of it is committed.  The
+ * undo waits for that (own_lane.c); but by a clock that was set back nothing ran, and
+ * if the undo is over by now, a person must look.
+ */
+void
+saga_events_had_begun(SagaChange *change, SagaStep *step)
+{
+	const char *why = "its action had begun before the undo, which is over, and was cut short";
+
+	if (change->saga->state != SAGA_COMPENSATED &&
+		change->saga->state != SAGA_ABANDONED)
+	{
+		saga_follow(change);
+		return;
+	}
+	park_late(change, step, why);
+	saga_change_event(change, "parked", step->seq, saga_json_pair("why", why));
 }
 
 /*
@@ -419,7 +439,7 @@ saga_events_late(SagaChange *change, SagaStep *step, Jsonb *output)
 	}
 	saga_change_step(change, step);
 	if (!in_time)
-		park_late(change, step);
+		park_late(change, step, why_too_late(saga, step));
 	else if (saga->state == SAGA_NEEDS_REVIEW && saga->undo == SAGA_UNDO_NONE)
 	{
 		/* It was one of those to be finished. */

@@ -194,6 +194,34 @@ go_on(SagaChange *change, SagaStep *step, SagaTaskKind kind)
 	}
 }
 
+/*
+ * May an executor be running one of the actions?  All that the row tells is that it is
+ * due: what an attempt changes is seen only when that has ended.
+ */
+static bool
+may_run(const SagaChange *change)
+{
+	if (change->saga->runs == SAGA_RUNS_NONE)
+		return false;
+	for (int i = 0; i < change->steps->count; i++)
+	{
+		TimestampTz due = saga_rows_work_due(&change->steps->step[i]);
+
+		if (due != 0 && due <= change->now)
+			return true;
+	}
+	return false;
+}
+
+/* What comes next is the worker's. */
+static void
+follow_leave_to_worker(SagaChange *change)
+{
+	if (change->saga->state != SAGA_COMPENSATING)
+		saga_change_state(change, SAGA_COMPENSATING);
+	saga_change_due(change, change->now, InvalidOid);
+}
+
 /* The next step is one that a person must decide about. */
 static void
 ask_person(SagaChange *change, SagaStep *step, const char *why)
@@ -207,8 +235,7 @@ ask_person(SagaChange *change, SagaStep *step, const char *why)
 	 */
 	if (saga->state == SAGA_RUNNING)
 	{
-		saga_change_state(change, SAGA_COMPENSATING);
-		saga_change_due(change, change->now, InvalidOid);
+		follow_leave_to_worker(change);
 		return;
 	}
 	if (saga->state != SAGA_NEEDS_REVIEW)
@@ -277,19 +304,6 @@ end_walk(SagaChange *change)
 	SagaRow    *saga = change->saga;
 	int			failed = saga_next_count_given_up(saga, change->steps);
 
-	/*
-	 * Steps that saga runs are to wait afresh, and one of them may be
-	 * running: the worker ends that first, so that a call need not wait.
-	 */
-	if ((change->may & SAGA_MAY_WAIT) && saga->undo != SAGA_UNDO_FULL &&
-		saga->runs != SAGA_RUNS_NONE)
-	{
-		if (saga->state != SAGA_COMPENSATING)
-			saga_change_state(change, SAGA_COMPENSATING);
-		saga_change_due(change, change->now, InvalidOid);
-		return;
-	}
-
 	if (failed > 0)
 	{
 		skip_passed_over(change, -1);
@@ -326,6 +340,19 @@ saga_follow_walk(SagaChange *change)
 	Assert(saga->undo != SAGA_UNDO_NONE);
 
 	/*
+	 * An action that runs can no longer commit, but how it ended may make its
+	 * step one to be undone first, and until then its process holds the
+	 * step's row.  The worker ends it and waits for that (own_lane.c), so
+	 * that a call need not.  Once the worker has gone on, none can begin.
+	 */
+	if ((saga->state == SAGA_RUNNING || (change->may & SAGA_MAY_WAIT)) &&
+		may_run(change))
+	{
+		follow_leave_to_worker(change);
+		return;
+	}
+
+	/*
 	 * A process of ours may go from step to step for long.  If the deadline
 	 * passed meanwhile, what comes next is the full undo, and that is begun
 	 * by the worker.
@@ -333,7 +360,7 @@ saga_follow_walk(SagaChange *change)
 	if (!(change->may & SAGA_MAY_WAIT) && saga->state == SAGA_COMPENSATING &&
 		saga_follow_is_late(saga, change->now))
 	{
-		saga_change_due(change, change->now, InvalidOid);
+		follow_leave_to_worker(change);
 		return;
 	}
 	saga_next(saga, steps, &task);

@@ -52,7 +52,7 @@
 #include "base/fault.h"
 #include "base/ids.h"
 #include "flow/context.h"
-#include "flow/follow.h"
+#include "flow/events.h"
 #include "flow/gates.h"
 #include "flow/look.h"
 #include "flow/next.h"
@@ -642,7 +642,7 @@ record_begun(SagaRow *saga, SagaSteps *steps, SagaStep *step,
 
 	if (step->compensate_on != SAGA_COMPENSATE_ON_STARTED ||
 		step->comp_status != SAGA_COMP_REGISTERED ||
-		saga->state != SAGA_COMPENSATING)
+		saga->state == SAGA_COMPLETED)
 		return SAGA_RECORDED;
 	saga_change_begin(&change, saga, steps, 0, saga_clock_now());
 	saga_outcome_take_forward(step, end, change.now);
@@ -652,7 +652,7 @@ record_begun(SagaRow *saga, SagaSteps *steps, SagaStep *step,
 	saga_change_step(&change, step);
 	saga_outcome_attempt(step, end, change.now, &attempt);
 	saga_change_attempt(&change, &attempt);
-	saga_follow(&change);
+	saga_events_had_begun(&change, step);
 	return saga_change_write(&change) == SAGA_WRITTEN ?
 		SAGA_RECORDED : SAGA_RECORD_LATER;
 }
@@ -770,10 +770,10 @@ saga_action_end_failing(void)
  * The undo of a saga has begun: ends those of its actions that still run, none of
  * which can commit.  Returns true if a process has one in hand.  The undo waits until
  * that is put down, since the end of the attempt may make the step one that must be
- * undone.  Without "cancel", only looks.
+ * undone.
  */
 bool
-saga_action_end_all(const pg_uuid_t *id, bool cancel)
+saga_action_end_all(const pg_uuid_t *id)
 {
 	SagaRunning running[SAGA_MAX_EXECUTORS];
 	int			count = saga_mailbox_actions(running);
@@ -781,11 +781,10 @@ saga_action_end_all(const pg_uuid_t *id, bool cancel)
 
 	for (int i = 0; i < count; i++)
 	{
-		if (!saga_ids_equal(&running[i].saga, id) ||
-			running[i].pid == MyProcPid || running[i].pid == 0)
+		if (!saga_ids_equal(&running[i].saga, id) || running[i].pid == 0)
 			continue;
 		found = true;
-		if (cancel && running[i].seq != 0)
+		if (running[i].seq != 0)
 			(void) kill(running[i].pid, SIGINT);
 	}
 	return found;

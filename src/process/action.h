@@ -26,6 +26,6 @@ extern bool saga_action_record_failure(void);
 extern SagaRecorded saga_action_record(const pg_uuid_t *id, int64 seq,
 									   const SagaAttemptEnd *of, int64 begun);
 extern bool saga_action_end_failing(void);
-extern bool saga_action_end_all(const pg_uuid_t *id, bool cancel);
+extern bool saga_action_end_all(const pg_uuid_t *id);
 
 #endif							/* SAGA_ACTION_H */

@@ -208,21 +208,6 @@ is_for_me(const SagaRow *saga, TimestampTz now)
 		saga->due != 0 && saga->due <= now && saga->lane == my_role;
 }
 
-/* Ends the actions of a saga that is being undone; false: that takes longer. */
-static bool
-end_actions(const SagaRow *saga)
-{
-	bool		running = saga_action_end_all(&saga->id, true);
-
-	for (int waited = 0; running && waited < MARK_MS; waited += 5)
-	{
-		saga_pool_sleep(5);
-		CHECK_FOR_INTERRUPTS();
-		running = saga_action_end_all(&saga->id, false);
-	}
-	return !running;
-}
-
 /*
  * Makes sure that nobody is writing the saga's row, and that what the attempt
  * was about is as it was found; waits a little, in case that somebody is about
@@ -340,12 +325,6 @@ try_step(bool alone)
 		return SAGA_WALK_DONE;
 	}
 
-	/* What cannot commit any more is ended first. */
-	if (saga.runs != SAGA_RUNS_NONE && !end_actions(&saga))
-	{
-		saga_transaction_commit();
-		return SAGA_WALK_SKIP;
-	}
 	get_steps(&saga);
 	saga_next(&saga, &walk.steps, &task);
 	if (task.kind != SAGA_TASK_SQL ||

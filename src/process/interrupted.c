@@ -16,6 +16,7 @@
 #include "access/xlog.h"
 #include "base/clock.h"
 #include "base/fault.h"
+#include "base/ids.h"
 #include "flow/events.h"
 #include "flow/next.h"
 #include "ledger/ledger.h"
@@ -26,7 +27,6 @@
 #include "process/inflight.h"
 #include "process/interrupted.h"
 #include "process/leaving.h"
-#include "process/role_lanes.h"
 #include "process/transaction.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -37,7 +37,10 @@
 /* There may be attempts that were cut short, and are not recorded yet. */
 static bool look_again = true;
 static TimestampTz look_at = 0;
-static pg_uuid_t *held_back = NULL;
+
+/* Their sagas, as far as they could not be recorded at once */
+static pg_uuid_t *withheld = NULL;
+static int	withheld_count = 0;
 
 /* How an attempt ended, as far as its record says */
 static void
@@ -215,28 +218,25 @@ interrupted_record_caught(MemoryContext turn_context,
 	return done;
 }
 
-/*
- * Records all of them.  Returns when to retry those whose saga another
- * transaction is writing; their sagas are not handed out until then.
- */
+/* Records all of them.  Returns when to retry; "recorded": some are done. */
 static TimestampTz
-interrupted_record_all(MemoryContext turn_context, TimestampTz now)
+interrupted_record_all(MemoryContext turn_context, TimestampTz now,
+					   bool *recorded)
 {
 	List	   *records;
 	ListCell   *lc;
-	int			count = 0;
 	bool		failed = false;
 
-	saga_role_lanes_withhold(NULL, 0);
-	if (held_back != NULL)
-		pfree(held_back);
-	held_back = NULL;
+	withheld_count = 0;
+	if (withheld != NULL)
+		pfree(withheld);
+	withheld = NULL;
 
 	MemoryContextSwitchTo(turn_context);
 	records = saga_inflight_leftovers(MyDatabaseId);
 	if (records != NIL)
-		held_back = MemoryContextAlloc(TopMemoryContext,
-									   list_length(records) * sizeof(pg_uuid_t));
+		withheld = MemoryContextAlloc(TopMemoryContext,
+									  list_length(records) * sizeof(pg_uuid_t));
 	foreach(lc, records)
 	{
 		SagaInflight *record = lfirst(lc);
@@ -248,26 +248,41 @@ interrupted_record_all(MemoryContext turn_context, TimestampTz now)
 		if (done)
 			saga_inflight_forget(record);
 		else
-			held_back[count++] = record->saga;
+			withheld[withheld_count++] = record->saga;
 	}
-	saga_role_lanes_withhold(held_back, count);
 	look_again = false;
-	look_at = count > 0 ? now + RETRY_MS * SAGA_CLOCK_MS : 0;
-	if (count < list_length(records))
-		saga_role_lanes_read_again();
-	return count > 0 ? look_at : DT_NOEND;
+	look_at = withheld_count > 0 ? now + RETRY_MS * SAGA_CLOCK_MS : 0;
+	*recorded = withheld_count < list_length(records);
+	return withheld_count > 0 ? look_at : DT_NOEND;
 }
 
 /*
  * Records the attempts that were cut short, if there may be some; returns when
- * to call again.
+ * to call again.  "recorded": some were, and their sagas can be handed out.
  */
 TimestampTz
-saga_interrupted_turn(MemoryContext turn_context, TimestampTz now)
+saga_interrupted_turn(MemoryContext turn_context, TimestampTz now,
+					  bool *recorded)
 {
+	*recorded = false;
 	if (look_again || (look_at != 0 && look_at <= now))
-		return interrupted_record_all(turn_context, now);
+		return interrupted_record_all(turn_context, now, recorded);
 	return look_at != 0 ? look_at : DT_NOEND;
+}
+
+/*
+ * Is an attempt of the saga still to be recorded, because another transaction was
+ * writing the saga?  Until then it is not handed out, nor undone.
+ */
+bool
+saga_interrupted_withholds(const pg_uuid_t *id)
+{
+	for (int i = 0; i < withheld_count; i++)
+	{
+		if (saga_ids_equal(&withheld[i], id))
+			return true;
+	}
+	return false;
 }
 
 /* An executor has ended, or nothing remembered is to be relied on. */

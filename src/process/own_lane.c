@@ -36,9 +36,11 @@
 #include "process/action.h"
 #include "process/bgworker.h"
 #include "process/channels.h"
+#include "process/interrupted.h"
 #include "process/leaving.h"
 #include "process/looking.h"
 #include "process/own_lane.h"
+#include "process/pool.h"
 #include "process/transaction.h"
 #include "storage/lock.h"
 #include "utils/memutils.h"
@@ -47,6 +49,7 @@
 /* Pauses (ms) */
 #define RETRY_FIRST		100		/* before a saga that was passed over */
 #define RETRY_LAST		1000
+#define END_FIRST		10		/* before a saga whose actions must end first */
 #define NOTIFY_AGAIN	5000	/* when the queue of notifications was full */
 
 /*
@@ -79,6 +82,8 @@ static int	own_retry_ms = RETRY_FIRST;
 static TimestampTz own_retry_at = 0;
 static bool own_passed = false;
 static bool own_put_off = false;
+static bool own_ending = false;
+static int	own_end_ms = END_FIRST;
 static bool own_more = false;	/* the last turn did not come to its end */
 static int64 own_begun = 0;		/* when it was last read from the start, by
 								 * the steady clock */
@@ -140,6 +145,23 @@ saga_own_lane_may_begin_anew(void)
 }
 
 /*
+ * Ends the actions of a saga that is being undone.  True: not all have ended, or it
+ * is not written down yet how one did, which may make its step one to be undone.
+ */
+static bool
+own_ends_actions(const SagaRow *saga)
+{
+	if (saga->runs == SAGA_RUNS_NONE || saga->state != SAGA_COMPENSATING)
+		return false;
+	SAGA_FAULT("worker.before_end");
+	if (!saga_action_end_all(&saga->id) && !saga_pool_left_record() &&
+		!saga_interrupted_withholds(&saga->id))
+		return false;
+	own_ending = true;
+	return true;
+}
+
+/*
  * What is due of one saga.  False: it is to be looked at again soon, because
  * somebody holds it (and nothing is written), or because there is more to do.
  */
@@ -176,9 +198,7 @@ own_saga(const pg_uuid_t *id, TimestampTz now)
 		return false;
 	if (saga.due == 0 || saga.due > now || OidIsValid(saga.lane))
 		return true;
-	/* What cannot commit any more is ended first. */
-	if (saga.runs != SAGA_RUNS_NONE && saga.state == SAGA_COMPENSATING &&
-		saga_action_end_all(id, true))
+	if (own_ends_actions(&saga))
 		return false;
 
 	/*
@@ -474,7 +494,7 @@ saga_own_lane_turn(MemoryContext turn_context, bool *away)
 											 ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(turn_context);
 
-	own_passed = own_put_off = false;
+	own_passed = own_put_off = own_ending = false;
 	if (own_retry_at != 0 && own_retry_at <= saga_clock_now() &&
 		saga_own_lane_may_begin_anew())
 	{
@@ -506,6 +526,16 @@ saga_own_lane_turn(MemoryContext turn_context, bool *away)
 		own_retry_ms = RETRY_FIRST;
 	if (own_put_off && (own_retry_at == 0 || own_retry_at > own_long_again))
 		own_retry_at = own_long_again;
+	/* Mostly that is soon, however long others are held. */
+	if (own_ending)
+	{
+		TimestampTz again = saga_clock_now() + own_end_ms * SAGA_CLOCK_MS;
+
+		own_retry_at = Min(own_retry_at, again);
+		own_end_ms = Min(own_end_ms * 2, RETRY_LAST);
+	}
+	else
+		own_end_ms = END_FIRST;
 	if (own_retry_at != 0)
 		next = Min(next, own_retry_at);
 	return next;

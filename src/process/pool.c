@@ -526,13 +526,13 @@ saga_pool_look_again(void)
 }
 
 /*
- * Has an executor left, or left a record, since?  Ask after
- * saga_mailbox_in_hand: a saga that no executor has in hand any more may have
- * a record.
+ * Has an executor left, or left a record, since?  Ask after what executors have in
+ * hand: what none has in hand any more may have a record.
  */
 bool
 saga_pool_left_record(void)
 {
+	pg_memory_barrier();
 	return pg_atomic_read_u32(&saga_shmem_my_database()->left_records) != 0;
 }
 

@@ -41,6 +41,7 @@
 #include "ledger/ledger.h"
 #include "miscadmin.h"
 #include "process/action.h"
+#include "process/interrupted.h"
 #include "process/pool.h"
 #include "process/role_lanes.h"
 #include "process/transaction.h"
@@ -84,10 +85,6 @@ typedef struct Lane
 static Lane *lanes = NULL;
 static int	lane_count = 0;
 static int	lane_size = 0;
-
-/* Sagas not to be handed out yet. */
-static const pg_uuid_t *withheld = NULL;
-static int	withheld_count = 0;
 
 static int64 discover_at = 0;	/* not before that, by the steady clock */
 static bool discover_wanted = true;
@@ -162,30 +159,6 @@ saga_role_lanes_posted(TimestampTz due)
 			position->due = due - 1;
 		}
 	}
-}
-
-/*
- * Sagas that must not be handed out until the next call.  The array stays the
- * caller's, which must keep it until then.
- */
-void
-saga_role_lanes_withhold(const pg_uuid_t *ids, int count)
-{
-	withheld = ids;
-	withheld_count = count;
-}
-
-static bool
-is_withheld(const pg_uuid_t *id)
-{
-	int			i;
-
-	for (i = 0; i < withheld_count; i++)
-	{
-		if (saga_ids_equal(&withheld[i], id))
-			return true;
-	}
-	return false;
 }
 
 static void
@@ -373,7 +346,7 @@ run_lane(Lane *lane, TimestampTz now, bool *away)
 		ticket.saga = found.saga;
 		ticket.seq = found.seq;
 		ticket.due = found.due;
-		if (is_withheld(&found.saga) ||
+		if (saga_interrupted_withholds(&found.saga) ||
 			(bsearch(&ticket, in_hand, in_hand_count, sizeof(SagaTicket),
 					 saga_mailbox_compare) != NULL &&
 			 saga_mailbox_pass_by(lane->role, &ticket)))
@@ -483,7 +456,7 @@ park_next(Lane *lane)
 	saga_rows_keep_place(&lane->position, &found);
 	if (found.seq != 0)
 	{
-		if (is_withheld(&found.saga) || park_action(&found, now))
+		if (saga_interrupted_withholds(&found.saga) || park_action(&found, now))
 			saga_transaction_commit();
 		else
 		{
@@ -493,7 +466,7 @@ park_next(Lane *lane)
 		}
 		return true;
 	}
-	if (is_withheld(&found.saga) ||
+	if (saga_interrupted_withholds(&found.saga) ||
 		saga_ledger_get_saga(&found.saga, &saga) != SAGA_FOUND ||
 		saga.state == SAGA_RUNNING)
 	{

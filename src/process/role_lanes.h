@@ -9,12 +9,10 @@
 #define SAGA_ROLE_LANES_H
 
 #include "datatype/timestamp.h"
-#include "utils/uuid.h"
 
 extern void saga_role_lanes_read_again(void);
 extern void saga_role_lanes_forget_pauses(void);
 extern void saga_role_lanes_posted(TimestampTz due);
-extern void saga_role_lanes_withhold(const pg_uuid_t *ids, int count);
 extern TimestampTz saga_role_lanes_turn(TimestampTz now);
 
 #endif							/* SAGA_ROLE_LANES_H */

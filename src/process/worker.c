@@ -262,6 +262,7 @@ worker_turn(void)
 	TimestampTz now = saga_clock_now();
 	TimestampTz next;
 	bool		away;
+	bool		recorded;
 
 	if (unfit || my_database->state != SAGA_DATABASE_SERVED || my_database->wanted)
 		find_out();
@@ -278,7 +279,12 @@ worker_turn(void)
 	}
 
 	next = look_at_prepared(now);
-	next = earlier(next, saga_interrupted_turn(turn_context, now));
+	next = earlier(next, saga_interrupted_turn(turn_context, now, &recorded));
+	if (recorded)
+	{
+		saga_role_lanes_read_again();
+		saga_own_lane_rewind();
+	}
 	next = earlier(next, saga_own_lane_turn(turn_context, &away));
 	if (away)
 		return saga_clock_now() + AWAY_POLL * SAGA_CLOCK_MS;

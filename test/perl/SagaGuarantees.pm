@@ -1015,6 +1015,7 @@ my @guarantees = (
 			JOIN witness.step t USING (saga, seq) JOIN saga.ledger_saga s ON s.id = d.saga
 			WHERE d.hand = 'action' AND t.hand = 'sql' AND s.state = 'c'
 				AND NOT EXISTS (SELECT FROM witness.effect u WHERE u.saga = d.saga AND u.seq = d.seq AND u.hand = 'sql')
+				AND NOT EXISTS (SELECT FROM saga.ledger_step l WHERE l.saga = d.saga AND l.seq = d.seq AND l.kind = 'r')
 				AND NOT EXISTS (SELECT FROM saga.ledger_event v WHERE v.saga = d.saga AND v.seq = d.seq AND v.event = 'resolved')}
 		}
 	],

@@ -22,7 +22,7 @@ my %points = map { $_ => 1 } qw(
   executor.before_inflight executor.after_inflight executor.before_mark executor.after_hold
   executor.before_commit executor.after_commit executor.before_look
   executor.before_look_commit executor.after_look_commit executor.before_record_failure
-  worker.before_turn worker.before_commit worker.after_commit);
+  worker.before_turn worker.before_commit worker.after_commit worker.before_end);
 my @actions = qw(error fatal kill);
 
 my %found;
@@ -154,6 +154,8 @@ foreach my $action (@actions)
 {
 	foreach my $point (sort keys %points)
 	{
+		# No action of these runs when its saga fails; see below.
+		next if $point eq 'worker.before_end';
 		# An attempt that fails is made again, as often as it takes.
 		if ($action eq 'error' && $point =~ /^executor\.(before|after)_(inflight|mark|commit)$/ && $point ne 'executor.after_commit')
 		{
@@ -292,10 +294,10 @@ guarantees($node);
 # writes the step's row waits until its process is done with it
 
 foreach my $case (
-	[ 'redact', '', 'compensatable', 'compensated', 'skipped', 0 ],
-	[ 'reopen', ", 'go on'", 'pivot', 'running', 'completed', 1 ])
+	[ 'redact', '', 'pivot', 'abandoned', 'skipped', 0, ", saga.abandon('ID', 'by hand')" ],
+	[ 'reopen', ", 'go on'", 'pivot', 'running', 'completed', 1, '' ])
 {
-	my ($call, $note, $kind, $state, $status, $times) = @$case;
+	my ($call, $note, $kind, $state, $status, $times, $then) = @$case;
 	set_faults($node, 'executor.before_mark=wait once,worker.before_turn=wait after');
 	my $id = (split /\n/, $node->safe_psql('postgres', qq{
 		SELECT saga.begin('order', '$call') AS id \\gset
@@ -303,7 +305,7 @@ foreach my $case (
 		SELECT saga.step(:'id', 'a', action => 'SELECT act(\$1)') \\g /dev/null
 		SELECT :'id'}))[-1];
 	wait_struck($node);
-	$node->safe_psql('postgres', "SELECT saga.fail('$id', 'changed our mind')");
+	$node->safe_psql('postgres', "SELECT saga.fail('$id', 'changed our mind')" . $then =~ s/ID/$id/r);
 	my $person = session($node);
 	background($person, "SELECT saga.$call('$id'$note)");
 	wait_until($node, "SELECT count(*) = 1 FROM pg_stat_activity WHERE query ~ '^SELECT saga.$call' AND wait_event_type = 'Lock'");
@@ -367,6 +369,97 @@ foreach my $signal (qw(TERM KILL))
 	guarantees($node);
 }
 
+# --- So it does where nothing else is to be undone, however the saga fails; nobody is
+# told to undo what began before that action; and no failure waits for the action
+
+$node->safe_psql('postgres', q{
+	CREATE FUNCTION second_sleeps(context jsonb) RETURNS void LANGUAGE plpgsql AS $$
+	BEGIN
+		PERFORM witness.act(context);
+		IF (context->>'round')::bigint = 1 THEN
+			PERFORM saga.again();
+		ELSE
+			PERFORM pg_sleep(600);
+		END IF;
+	END $$});
+
+# Makes a saga, and returns it when its step "b" runs, and will until that is ended.
+sub with_b
+{
+	my ($key, $first, $b) = @_;
+	my $id = (split /\n/, $node->safe_psql('postgres', qq{
+		SELECT saga.begin('order', '$key') AS id \\gset
+		$first;
+		SELECT saga.step(:'id', 'b', compensation => 'SELECT witness.undo(\$1)', after => '{}', $b) \\g /dev/null
+		SELECT :'id'}))[-1];
+	wait_until($node, qq{
+		SELECT count(*) = 1 FROM saga.running WHERE saga_id = '$id' AND wait_event = 'PgSleep'});
+	return $id;
+}
+
+my $started = q{action => 'SELECT pg_sleep(600)', compensate_on => 'started'};
+my %failures = (
+	'a call' => q{SELECT saga.fail('ID')},
+	'its deadline' => q{SELECT saga.set_timeout('ID', '1 ms')},
+	'another step' => q{SELECT saga.step('ID', 'no', action => 'SELECT saga.require(false, $$no$$)', after => '{}')});
+foreach my $by (sort keys %failures)
+{
+	my $id = with_b($by, '', $started);
+	$node->safe_psql('postgres', $failures{$by} =~ s/ID/$id/r);
+	wait_state($node, $id, 'compensated');
+	is($node->safe_psql('postgres', "SELECT status, compensation_status FROM saga.steps WHERE saga_id = '$id' AND key = 'b'"),
+		'failed|compensated', "failed by $by: what ran then is undone");
+
+	$id = with_b("$by, listener", q{SELECT saga.step(:'id', 'a', notify => 'sooner', completed => true)}, $started);
+	$node->safe_psql('postgres', $failures{$by} =~ s/ID/$id/r);
+	wait_until($node, "SELECT count(*) = 1 FROM saga.pending_compensations WHERE saga_id = '$id' AND since IS NOT NULL");
+	is($node->safe_psql('postgres', "SELECT status, compensation_status FROM saga.steps WHERE saga_id = '$id' AND key = 'b'"),
+		'failed|compensated', "failed by $by: before a listener is told about an earlier step");
+
+	# Rounds of it are committed, so that the failure has something to write about it.
+	$id = with_b("$by, rounds", '', q{action => 'SELECT second_sleeps($1)', kind => 'retriable'});
+	set_faults($node, 'worker.before_turn=wait once') if $by eq 'a call';
+	$node->safe_psql('postgres', "SET lock_timeout = '10s'; " . $failures{$by} =~ s/ID/$id/r);
+	set_faults($node, '');
+	wait_state($node, $id, 'compensated');
+	is($node->safe_psql('postgres', "SELECT compensation_status FROM saga.steps WHERE saga_id = '$id' AND key = 'b'"),
+		'skipped', "failed by $by: rounds that cannot be undone");
+}
+guarantees($node);
+
+# --- After a pivot a person decides, and what ran then is undone if the saga goes back
+
+my $after_pivot = with_b('after a pivot', q{SELECT saga.step(:'id', 'p', kind => 'pivot', completed => true)}, $started);
+$node->safe_psql('postgres', "SELECT saga.fail('$after_pivot')");
+wait_until($node, "SELECT begun IS NOT NULL FROM saga.ledger_step WHERE saga = '$after_pivot' AND key = 'b'");
+$node->safe_psql('postgres', qq{
+	BEGIN;
+	SELECT saga.reopen('$after_pivot', 'undo that first');
+	SELECT saga.rollback_to('$after_pivot', 'p');
+	COMMIT});
+wait_until($node, "SELECT count(*) = 1 FROM saga.running JOIN saga.steps t USING (saga_id, seq) WHERE saga_id = '$after_pivot' AND run = 2");
+is($node->safe_psql('postgres', "SELECT string_agg(concat_ws(' ', run, status, compensation_status), ', ' ORDER BY seq) FROM saga.steps WHERE saga_id = '$after_pivot' AND key = 'b'"),
+	'1 waiting compensated, 2 waiting registered', 'what ran when a saga failed after its pivot is undone when it goes back');
+$node->safe_psql('postgres', "SELECT saga.fail('$after_pivot'); SELECT saga.abandon('$after_pivot', 'enough')");
+guarantees($node);
+
+# --- Also if the process that the undo waits for is ended meanwhile
+
+set_faults($node, 'executor.before_record_failure=wait once');
+my $orphan = with_b('orphan', '', $started);
+$node->safe_psql('postgres', "SELECT saga.fail('$orphan')");
+wait_struck($node);
+# The worker has just seen that there is nothing to be written down.
+set_faults($node, 'executor.before_record_failure=wait,worker.before_end=wait once');
+wait_struck($node);
+my $executor = q{FROM pg_stat_activity WHERE backend_type = 'saga executor' AND wait_event = 'Extension'};
+$node->safe_psql('postgres', "SELECT pg_terminate_backend(pid, 1000 * $PostgreSQL::Test::Utils::timeout_default) $executor");
+set_faults($node, '');
+wait_state($node, $orphan, 'compensated');
+is($node->safe_psql('postgres', "SELECT status, compensation_status FROM saga.steps WHERE saga_id = '$orphan'"),
+	'failed|compensated', 'what ran in a process that was ended is undone');
+guarantees($node);
+
 # --- A saga is to fail while an executor that has it alone marks a step: the failure
 # waits, and undoes the step, although the executor lets others in before it commits
 
@@ -427,6 +520,22 @@ wait_state($node, $passed_by, 'completed');
 is($node->safe_psql('postgres', "SELECT string_agg(concat_ws(' ', key, run, status), ', ' ORDER BY seq) FROM saga.steps WHERE saga_id = '$passed_by'"),
 	'a 1 completed, b 1 completed', 'a step that was passed by is done in the end');
 guarantees($node);
+
+# --- By a clock that was set back nobody knows that an action runs: when it is written
+# down that it had begun, the undo is over, and a person is asked
+
+$node->safe_psql('postgres', q{
+	CREATE FUNCTION set_back_clock(interval) RETURNS void AS 'saga', 'saga_sql_test_set_back_clock' LANGUAGE C STRICT});
+my $back = with_b('set back', '', $started);
+$node->safe_psql('postgres', "SELECT set_back_clock('1 hour'), saga.fail('$back')");
+wait_state($node, $back, 'needs_review');
+is($node->safe_psql('postgres', "SELECT step, why FROM saga.review_queue WHERE saga_id = '$back'"),
+	'b|its action had begun before the undo, which is over, and was cut short', 'a person is asked about what the undo knew nothing of');
+$node->safe_psql('postgres', "SELECT saga.resolve('$back', 'b', 'retry', 'it did begin')");
+wait_state($node, $back, 'compensated');
+is($node->safe_psql('postgres', "SELECT status, compensation_status FROM saga.steps WHERE saga_id = '$back'"),
+	'failed|compensated', 'and has it undone');
+
 note("slowest: $slowest{name}, $slowest{time} s");
 $node->stop;
 done_testing();
