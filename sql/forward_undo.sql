@@ -311,6 +311,59 @@ SELECT status FROM saga.wait_step(:'id', 'b');
 SELECT step, run, status, compensation FROM test.forward('ended by a person');
 SELECT saga.complete(:'id');
 
+-- A compensation that a listener reports done after its saga was reopened: the step has lost its effect, so it waits as a
+-- new run, and what comes after it waits for that. Who holds the old run's task loses it.
+SELECT k, test.begin('undone in the end, ' || k) IS NOT NULL AS begun FROM unnest('{action,task}'::text[]) k;
+SELECT k, (saga.step(test.id('undone in the end, ' || k), 'p', kind => 'pivot', action => 'SELECT test.act($1)')).status FROM unnest('{action,task}'::text[]) k;
+SELECT status FROM saga.step(test.id('undone in the end, action'), 'b', kind => 'compensatable', action => 'SELECT test.act($1)', notify => 'undo action');
+SELECT status FROM saga.step(test.id('undone in the end, task'), 'b', task => 'do b', notify => 'undo task');
+SELECT k, (saga.step(test.id('undone in the end, ' || k), 'c', after => '{b}', signals => '{go}', action => 'SELECT test.act($1)')).status FROM unnest('{action,task}'::text[]) k;
+SELECT k, saga.complete(test.id('undone in the end, ' || k), when_done => true) FROM unnest('{action,task}'::text[]) k;
+SELECT status FROM saga.wait_step(test.id('undone in the end, action'), 'b');
+CALL test.wait_until('SELECT count(*) = 1 FROM saga.pending_tasks WHERE channel = ''do b''');
+SELECT step, attempt FROM saga.claim_tasks('do b');
+SELECT k, saga.rollback_to(test.id('undone in the end, ' || k), 'p') FROM unnest('{action,task}'::text[]) k;
+CALL test.wait_until('SELECT count(*) = 2 FROM saga.pending_compensations WHERE channel LIKE ''undo %''');
+SELECT compensation_key AS action FROM saga.claim_compensations('undo action') \gset
+SELECT compensation_key AS task FROM saga.claim_compensations('undo task') \gset
+SELECT saga.fail_compensation(k, 1, 'no', retryable => false) FROM unnest(ARRAY[:'action', :'task']) k;
+SELECT k, saga.cancel(test.id('undone in the end, ' || k)) FROM unnest('{action,task}'::text[]) k;
+SELECT k, saga.reopen(test.id('undone in the end, ' || k), 'on') FROM unnest('{action,task}'::text[]) k;
+CALL test.wait_until('SELECT count(*) = 1 FROM saga.pending_tasks WHERE channel = ''do b''');
+SELECT step, attempt FROM saga.claim_tasks('do b');
+CALL test.until_waits_for('undone in the end, action', 'c', 'signal%');
+SELECT k, step, run, status, compensation, waits_for FROM unnest('{action,task}'::text[]) k, test.forward('undone in the end, ' || k);
+SELECT saga.complete_compensation(:'action'), saga.complete_compensation(:'task');
+CALL test.wait_until('SELECT count(*) = 1 FROM saga.pending_tasks WHERE channel = ''do b''');
+SELECT step, attempt, task_key AS key FROM saga.claim_tasks('do b') \gset
+SELECT saga.complete_task(:'key', '"again"');
+SELECT k, (saga.wait_step(test.id('undone in the end, ' || k), 'b')).status FROM unnest('{action,task}'::text[]) k;
+SELECT k, saga.signal(test.id('undone in the end, ' || k), 'go') FROM unnest('{action,task}'::text[]) k;
+SELECT k, saga.wait(test.id('undone in the end, ' || k)) FROM unnest('{action,task}'::text[]) k;
+SELECT k, step, run, status, attempts, compensation FROM unnest('{action,task}'::text[]) k, test.forward('undone in the end, ' || k);
+SELECT test.done('undone in the end, action');
+SELECT * FROM test.forward_attempts('undone in the end, task');
+
+-- The same beside a late result, of a step that the application starts again.
+SELECT test.begin('undone aside') AS id \gset
+SELECT status FROM saga.step(:'id', 'p', kind => 'pivot', completed => true) \gset
+SELECT status FROM saga.step(:'id', 'x', compensation => 'SELECT test.undo($1)') \gset
+SELECT saga.rollback_to(:'id', 'p');
+SELECT saga.wait(:'id', until => 'running');
+SELECT status FROM saga.step(:'id', 'y', completed => true, notify => 'undo y') \gset
+SELECT saga.rollback_to(:'id', 'p');
+CALL test.wait_until('SELECT count(*) = 1 FROM saga.pending_compensations WHERE channel = ''undo y''');
+SELECT compensation_key AS y FROM saga.claim_compensations('undo y') \gset
+SELECT saga.fail_compensation(:'y', 1, 'no', retryable => false);
+SELECT saga.cancel(:'id');
+SELECT saga.reopen(:'id', 'on');
+SELECT status FROM saga.complete_step(:'id', 'x', late => 'record');
+SELECT saga.complete_compensation(:'y');
+SELECT saga.resolve(:'id', 'x', 'skip', 'it was nothing');
+SELECT status, known FROM saga.step(:'id', 'y', completed => true, notify => 'undo y');
+SELECT saga.complete(:'id');
+SELECT key, run, status, compensation_status FROM saga.steps WHERE saga_id = :'id' ORDER BY seq;
+
 -- What a person said was done is undone, what was skipped is not.
 SELECT test.begin('decided') AS id \gset
 SELECT k, (saga.step(:'id', k, after => '{}', on_failure => 'review', action => 'SELECT saga.require(false, ''no'')', compensation => 'SELECT test.undo($1, $1 ->> ''output'')')).status FROM unnest('{done,skip}'::text[]) k;

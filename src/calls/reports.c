@@ -8,11 +8,11 @@
  *
  * Compensations.  Reports wait for the transaction that is writing the saga's row.
  * An acknowledgement that comes when the saga is running again takes the saga's
- * lock, and waits for transactions that work on its steps.  It is accepted in every
- * state after the first
- * dispatch, because the effect exists.  If an attempt is under way, of any listener,
- * that attempt succeeded; otherwise the acknowledgement is an event of its own.  A
- * failure report counts only for the attempt under way.
+ * lock, and waits for transactions that work on its steps; it rolls the step back.
+ * It is accepted in every state after the first dispatch, because the effect exists.
+ * If an attempt is under way, of any listener, that attempt succeeded; otherwise the
+ * acknowledgement is an event of its own.  A failure report counts only for the
+ * attempt under way.
  *
  * A completion that names its attempt reports what its own transaction did: unless
  * that attempt is still under way, it raises an error, and both are rolled back.
@@ -34,6 +34,7 @@
 #include "calls/arguments.h"
 #include "calls/call.h"
 #include "calls/claims.h"
+#include "flow/afresh.h"
 #include "flow/context.h"
 #include "flow/events.h"
 #include "flow/follow.h"
@@ -204,10 +205,10 @@ acknowledge_late(SagaChange *change, SagaStep *step)
 	step->compensated_at = change->now;
 	step->undo.retry_at = 0;
 
-	/* A saga that is running again has had that run of the step undone. */
-	if (saga->state == SAGA_RUNNING && step->rolled_back_at == 0)
-		step->rolled_back_at = change->now;
 	saga_change_step(change, step);
+	/* A saga that goes forward again has had that run of the step undone. */
+	if (saga_rows_goes_forward(saga) && step->rolled_back_at == 0)
+		saga_afresh_roll_back(change, step);
 	/* After a pivot nothing is being undone, and nothing follows. */
 	if (saga->state == SAGA_COMPENSATING ||
 		(saga->state == SAGA_NEEDS_REVIEW && saga->undo != SAGA_UNDO_NONE))
@@ -238,7 +239,7 @@ decide_acknowledge(SagaChange *change, void *arg)
 	/* It may have another by saga.amend, or none. */
 	if (step->channel != NULL)
 		saga_change_count_channel(change, step->channel, SAGA_STAT_ACKNOWLEDGED);
-	if (step->claimed_at != 0)
+	if (saga_rows_undo_claimed(step))
 	{
 		saga_outcome_of_claim(step, SAGA_OUTCOME_SUCCEEDED, NULL, &end);
 		saga_events_attempt(change, step, &end);

@@ -14,10 +14,18 @@
 #include "flow/next.h"
 #include "flow/outcome.h"
 
-/*
- * The saga goes back: no service may claim a task of it any more, and claims end.  A
- * task that was claimed may have had an effect, so the attempt is recorded.
- */
+/* A task that was claimed may have had an effect, so the attempt is recorded. */
+static void
+interrupt_task(SagaChange *change, SagaStep *step, const char *why)
+{
+	SagaAttempt attempt;
+
+	saga_outcome_interrupt_claim(step, why, change->now, &attempt);
+	saga_change_attempt(change, &attempt);
+	saga_change_step(change, step);
+}
+
+/* The saga goes back: no service may claim a task of it any more, and claims end. */
 static void
 end_tasks(SagaChange *change)
 {
@@ -28,14 +36,7 @@ end_tasks(SagaChange *change)
 		SagaStep   *step = &steps->step[i];
 
 		if (saga_rows_task_claimed(step))
-		{
-			SagaAttempt attempt;
-
-			saga_outcome_interrupt_claim(step, "the saga went back while it was claimed",
-										 change->now, &attempt);
-			saga_change_attempt(change, &attempt);
-			saga_change_step(change, step);
-		}
+			interrupt_task(change, step, "the saga went back while it was claimed");
 		else if (saga_rows_task_due(step) != 0)
 		{
 			if (step->status == SAGA_STEP_WAITING)
@@ -72,6 +73,22 @@ saga_afresh_withdraw(SagaChange *change, int64 savepoint)
 		step->parked = NULL;
 		saga_change_step(change, step);
 	}
+}
+
+/* When the step whose action recorded a step was rolled back; 0: not, or there is none. */
+static TimestampTz
+recorder_rolled_back_at(const SagaSteps *steps, const SagaStep *step)
+{
+	int			by = step->recorded_by != 0 ? saga_next_find(steps, step->recorded_by) : -1;
+
+	return by >= 0 ? steps->step[by].rolled_back_at : 0;
+}
+
+static void
+roll_back(SagaChange *change, SagaStep *step)
+{
+	step->rolled_back_at = change->now;
+	saga_change_step(change, step);
 }
 
 /*
@@ -122,27 +139,48 @@ saga_afresh_restart(SagaChange *change)
 	for (int i = 0; i < steps->count; i++)
 	{
 		SagaStep   *step = &steps->step[i];
-		int			by;
+		TimestampTz recorder;
 
 		if (!saga_rows_is_run(step) ||
 			(step->rolled_back_at != 0 && step->rolled_back_at != change->now))
 			continue;
-		by = step->recorded_by != 0 ? saga_next_find(steps, step->recorded_by) : -1;
-		if (by >= 0 && steps->step[by].rolled_back_at != 0)
+		recorder = recorder_rolled_back_at(steps, step);
+		if (step->rolled_back_at != 0)
 		{
-			if (step->rolled_back_at == 0)
-			{
-				step->rolled_back_at = change->now;
-				saga_change_step(change, step);
-			}
+			if (recorder == 0)
+				saga_change_new_run(change, step);
 		}
-		else if (step->rolled_back_at == change->now)
-			saga_change_new_run(change, step);
+		else if (recorder == change->now)
+			roll_back(change, step);
 		else if (step->status == SAGA_STEP_FAILED ||
 				 (step->status == SAGA_STEP_STARTED &&
 				  (step->rounds > 0 || step->task != NULL)) ||
 				 (step->status == SAGA_STEP_WAITING && step->opened_at != 0))
 			saga_afresh_begin(change, step);
 	}
+	saga_change_look(change, PG_INT64_MIN);
+}
+
+/*
+ * A step is undone in a saga that goes forward: the run is rolled back, and a step that
+ * saga runs waits as a new one, in its place.  What its action recorded goes with it, if
+ * it never began; the rest stands.
+ */
+void
+saga_afresh_roll_back(SagaChange *change, SagaStep *step)
+{
+	SagaSteps  *steps = change->steps;
+
+	if (saga_rows_task_claimed(step))
+		interrupt_task(change, step, "the step was undone while it was claimed");
+	roll_back(change, step);
+	for (int i = 0; i < steps->count; i++)
+		if (steps->step[i].recorded_by == step->seq &&
+			steps->step[i].rolled_back_at == 0 &&
+			saga_rows_never_began(&steps->step[i]))
+			roll_back(change, &steps->step[i]);
+	if (!saga_rows_is_run(step) || recorder_rolled_back_at(steps, step) != 0)
+		return;
+	saga_change_new_run(change, step);
 	saga_change_look(change, PG_INT64_MIN);
 }

@@ -384,6 +384,18 @@ saga_rows_may_get_steps(const SagaRow *saga)
 	return saga->state == SAGA_RUNNING || saga->undo == SAGA_UNDO_LATE;
 }
 
+/*
+ * Do the present runs of the saga's steps stand?  They do while it runs, and while it
+ * waits for a person because a result of an old run came late: then nothing but such
+ * old runs is undone.
+ */
+static inline bool
+saga_rows_goes_forward(const SagaRow *saga)
+{
+	return saga->state == SAGA_RUNNING ||
+		(saga->undo == SAGA_UNDO_LATE && saga->finished_at == 0);
+}
+
 /* Does saga run the step, and not the application? */
 static inline bool
 saga_rows_is_run(const SagaStep *step)

@@ -607,10 +607,10 @@ class Saga:
             step.acknowledged = output
             self.event("late acknowledgement", step)
             self.compensated(step)
-            if self.state == "running":
-                # Ours: a saga that was reopened has had that run undone, then.
+            if self.state == "running" or self.target == NOTHING and self.state != "abandoned":
+                # Ours: a saga that was reopened has had that run undone, then; also beside a late result.
                 step.rolled_back = True
-            elif self.state == "needs_review" and not self.behind_pivot:
+            if self.state == "needs_review" and not self.behind_pivot:
                 # “a saga that was parked for that alone goes on”
                 self.advance()
             else:
