@@ -137,6 +137,35 @@ SELECT saga.resume(:'id', 'go on');
 SELECT s, (saga.wait_step(:'id', s)).status FROM unnest('{a,b}'::text[]) s;
 SELECT saga.complete(:'id');
 
+-- While a late result waits for a decision, nobody can go on: after it, the time of each step begins anew. A delay does not.
+SELECT test.begin('aside') AS id \gset
+SELECT status FROM saga.step(:'id', 'save', completed => true) \gset
+SELECT status FROM saga.step(:'id', 'old', task => 'old', compensation => 'SELECT test.undo($1)') \gset
+CALL test.wait_until('SELECT count(*) = 1 FROM saga.pending_tasks WHERE channel = ''old''');
+SELECT task_key AS old FROM saga.claim_tasks('old') \gset
+SELECT saga.rollback_to(:'id', 'save');
+SELECT saga.wait(:'id', until => 'running');
+SELECT k, (saga.step(:'id', k, after => '{}', approval => CASE k WHEN 'asked' THEN 'may it?' END, task => CASE k WHEN 'held' THEN k END,
+  delay => CASE k WHEN 'timer' THEN interval '3 hours' END, timeout => CASE WHEN k <> 'timer' THEN interval '2 hours' END, on_failure => 'skip')).status
+FROM unnest('{asked,held,timer}'::text[]) k;
+CALL test.until_waits_for('aside', 'asked', 'approval%');
+CALL test.wait_until('SELECT count(*) = 1 FROM saga.pending_tasks WHERE channel = ''held''');
+SELECT step, attempt FROM saga.claim_tasks('held');
+SELECT saga.complete_task(:'old', '"late"');
+SELECT test.advance('150 minutes');
+SELECT saga.resolve(:'id', 'old', 'skip', 'it was nothing') IN ('compensating', 'running') AS resolved;
+SELECT saga.wait(:'id', until => 'running');
+CALL test.wait_until(format('SELECT status = ''failed'' FROM saga.steps WHERE saga_id = %L AND key = ''held''', :'id'));
+SELECT step, run, status, error, CASE step WHEN 'timer' THEN waits_for END AS waits_for FROM test.forward('aside');
+SELECT test.advance('40 minutes');
+SELECT status FROM saga.wait_step(:'id', 'timer');
+SELECT step, attempt FROM saga.claim_tasks('held');
+SELECT saga.resolve(:'id', 'asked', 'approve', 'it may');
+SELECT status FROM saga.wait_step(:'id', 'asked');
+SELECT test.advance('2 hours');
+SELECT status, error FROM saga.wait_step(:'id', 'held');
+SELECT saga.cancel(:'id');
+
 -- Who decides sees what the saga is about, and until when: the end of the step's time or of the saga's, whichever comes first.
 SELECT saga.begin('test', 'asked', '{"order": 7}') AS id \gset
 SELECT status FROM saga.step(:'id', 'a', after => '{}', approval => 'may it?', timeout => '2 hours', on_failure => 'skip');

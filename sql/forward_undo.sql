@@ -364,6 +364,125 @@ SELECT status, known FROM saga.step(:'id', 'y', completed => true, notify => 'un
 SELECT saga.complete(:'id');
 SELECT key, run, status, compensation_status FROM saga.steps WHERE saga_id = :'id' ORDER BY seq;
 
+-- Beside a late result: of a run that was rolled back, a result comes when the saga is running again.  A person decides about
+-- it; the steps of the present run stand meanwhile, and go on where they are.
+BEGIN;
+SELECT test.begin('aside') AS id \gset
+SELECT status FROM saga.step(:'id', 'save', completed => true, compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'old', task => 'old', compensation => 'SELECT test.undo($1)');
+COMMIT;
+CALL test.wait_until('SELECT count(*) = 1 FROM saga.pending_tasks WHERE channel = ''old''');
+SELECT task_key AS old FROM saga.claim_tasks('old') \gset
+SELECT saga.rollback_to(:'id', 'save');
+SELECT saga.wait(:'id', until => 'running');
+SELECT k, (saga.step(:'id', k, after => '{}', task => k, compensation => 'SELECT test.undo($1)', on_failure => 'review',
+  retry => saga.retry_policy(max_attempts => 3, delay => '1 hour', max_delay => '1 hour'))).status FROM unnest('{held,tried,extended,unclaimed}'::text[]) k;
+SELECT status FROM saga.step(:'id', 'heard', after => '{}', signals => '{go}', approval => 'may it?', task => 'heard', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'asked', after => '{}', signals => '{go}', approval => 'may it, too?', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'left', after => '{}', action => 'SELECT test.act_after($1, 1)', on_failure => 'skip', retry => saga.retry_policy(max_attempts => 1));
+SELECT status FROM saga.step(:'id', 'parked', after => '{}', action => 'SELECT test.act_after($1, 1)', on_failure => 'review', retry => saga.retry_policy(max_attempts => 1));
+SELECT status FROM saga.step(:'id', 'timer', after => '{}', delay => '1 day');
+SELECT status FROM saga.step(:'id', 'acting', after => '{}', compensate_on => 'started', compensation => 'SELECT test.undo($1)',
+  action => $$SELECT CASE WHEN $1 ->> 'attempt' = '1' THEN test.act_for_ever($1) ELSE test.act($1) END$$);
+SELECT status FROM saga.step(:'id', 'own', compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'last', after => '{held,unclaimed,acting}', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)');
+CALL test.wait_until('SELECT count(*) = 5 FROM saga.pending_tasks WHERE channel IN (''old'', ''held'', ''tried'', ''extended'', ''unclaimed'')');
+SELECT task_key AS held FROM saga.claim_tasks('held') \gset
+SELECT task_key AS tried FROM saga.claim_tasks('tried') \gset
+SELECT task_key AS extended FROM saga.claim_tasks('extended') \gset
+SELECT forward_key AS unclaimed FROM saga.steps WHERE saga_id = :'id' AND key = 'unclaimed' \gset
+SELECT saga.signal(:'id', 'go', '1'), saga.signal(:'id', 'go', '2');
+CALL test.until_waits_for('aside', 'asked', 'approval%');
+CALL test.until_waits_for('aside', 'heard', 'approval%');
+SELECT saga.resolve(:'id', 'heard', 'approve', 'it may');
+CALL test.wait_until('SELECT count(*) = 1 FROM saga.pending_tasks WHERE channel = ''heard''');
+CALL test.until_waits_for('aside', 'parked', 'a person%');
+SELECT status FROM saga.wait_step(:'id', 'left');
+CALL test.until_acting('aside', 'acting');
+SELECT ready_at AS timer FROM saga.steps WHERE saga_id = :'id' AND key = 'timer' \gset
+SELECT saga.complete_task(:'old', '"late"');
+SELECT * FROM test.saga('aside') \gx
+SELECT step, why FROM saga.review_queue WHERE saga_id = :'id';
+SELECT step FROM saga.claim_tasks('old');
+-- what services report of present runs counts as ever
+SELECT saga.complete_task(:'held', '1', 1), saga.complete_task(:'held', '1');
+SELECT saga.fail_task(:'tried', 1, 'not yet'), saga.fail_task(:'tried', 1, 'not yet');
+SELECT saga.extend_claim(:'extended', 1, '5 minutes') > now() + interval '4 minutes' AS extended;
+SELECT saga.complete_task(:'unclaimed', '2');
+-- what the application does, and signals, are for when the saga is running again, or are kept
+CALL test.refuses(format('SELECT saga.complete_step(%L, %L)', :'id', 'own'));
+CALL test.refuses(format('SELECT saga.signal(%L, %L)', :'id', 'go'));
+SELECT status FROM saga.complete_step(:'id', 'own', '3', late => 'record');
+SELECT saga.signal(:'id', 'go', '3', late => 'record');
+-- the action that ran is tried again, but an executor that comes to it now drops it
+CALL test.wait_until(format('SELECT status = ''failed'' FROM saga.steps WHERE saga_id = %L AND key = ''acting''', :'id'));
+CALL test.wait_until(format('SELECT count(*) = 0 FROM saga.ledger_due d JOIN saga.ledger_step t ON t.saga = d.saga AND t.seq = d.seq WHERE t.saga = %L AND t.key = ''acting''', :'id'));
+SELECT step, run, status, attempts, output, parked, compensation FROM test.forward('aside');
+SELECT step, outcome FROM saga.timeline(:'id') WHERE step IN ('extended', 'asked', 'heard');
+SELECT saga.resolve(:'id', 'old', 'skip', 'it was nothing') IN ('compensating', 'running') AS resolved;
+SELECT saga.wait(:'id', until => 'running');
+SELECT k, (saga.wait_step(:'id', k)).status FROM unnest('{acting,last}'::text[]) k;
+SELECT step, run, status, attempts, output, waits_for, compensation FROM test.forward('aside');
+SELECT ready_at = :'timer' AS unmoved FROM saga.steps WHERE saga_id = :'id' AND key = 'timer';
+SELECT step FROM saga.claim_tasks('heard');
+SELECT payload, used_by_step FROM saga.signals WHERE saga_id = :'id' ORDER BY payload;
+SELECT step, why FROM saga.review_queue WHERE saga_id = :'id' ORDER BY step;
+SELECT event, step, detail FROM test.events('aside') WHERE event IN ('late result', 'late signal', 'parked', 'running again', 'resolved');
+SELECT step, count(*) FROM test.events('aside') WHERE event = 'step parked' GROUP BY step ORDER BY step;
+SELECT step, attempt, outcome FROM test.forward_attempts('aside');
+-- and is undone, should the saga fail
+SELECT saga.fail(:'id', 'after all');
+SELECT saga.wait(:'id');
+SELECT test.undone('aside');
+
+-- The same where the saga is given up: claims end, and nobody is asked any more.
+SELECT test.begin('aside, abandoned') AS id \gset
+SELECT status FROM saga.step(:'id', 'save', completed => true) \gset
+SELECT status FROM saga.step(:'id', 'old', task => 'old 2', compensation => 'SELECT test.undo($1)') \gset
+CALL test.wait_until('SELECT count(*) = 1 FROM saga.pending_tasks WHERE channel = ''old 2''');
+SELECT task_key AS old FROM saga.claim_tasks('old 2') \gset
+SELECT saga.rollback_to(:'id', 'save');
+SELECT saga.wait(:'id', until => 'running');
+SELECT status FROM saga.step(:'id', 'held', after => '{}', task => 'held 2', compensation => 'SELECT test.undo($1)') \gset
+SELECT status FROM saga.step(:'id', 'asked', after => '{}', approval => 'may it?') \gset
+CALL test.wait_until('SELECT count(*) = 2 FROM saga.pending_tasks WHERE channel IN (''old 2'', ''held 2'')');
+SELECT task_key AS held FROM saga.claim_tasks('held 2') \gset
+CALL test.until_waits_for('aside, abandoned', 'asked', 'approval%');
+SELECT saga.complete_task(:'old', '"late"');
+SELECT saga.abandon(:'id', 'enough');
+SELECT channel FROM saga.pending_tasks WHERE saga_id = :'id';
+SELECT step, run, status, attempts, parked FROM test.forward('aside, abandoned');
+SELECT step, attempt, outcome, error FROM test.forward_attempts('aside, abandoned');
+CALL test.refuses(format('SELECT saga.extend_claim(%L, 1, %L)', :'held', '1 minute'));
+SELECT saga.fail_task(:'held', 1, 'no');
+
+-- Reopened, while a late result is to be decided about first: what had been undone waits as a new run, and what had failed
+-- is tried again.
+SELECT test.begin('aside, reopened') AS id \gset
+SELECT status FROM saga.step(:'id', 'p', kind => 'pivot', completed => true) \gset
+SELECT status FROM saga.step(:'id', 'old', kind => 'compensatable', task => 'old 3', compensation => 'SELECT test.undo($1)') \gset
+CALL test.wait_until('SELECT count(*) = 1 FROM saga.pending_tasks WHERE channel = ''old 3''');
+SELECT task_key AS old FROM saga.claim_tasks('old 3') \gset
+SELECT saga.rollback_to(:'id', 'p');
+SELECT saga.wait(:'id', until => 'running');
+SELECT status FROM saga.step(:'id', 'look', completed => true, review => 'look') \gset
+SELECT status FROM saga.step(:'id', 'failed', after => '{}', kind => 'compensatable', action => 'SELECT test.act_after($1, 1)', on_failure => 'skip', retry => saga.retry_policy(max_attempts => 1)) \gset
+SELECT status FROM saga.step(:'id', 'undone', after => '{failed}', action => 'SELECT test.act($1)', compensation => 'SELECT test.undo($1)') \gset
+SELECT status FROM saga.wait_step(:'id', 'undone');
+SELECT saga.complete(:'id', when_done => true);
+SELECT saga.rollback_to(:'id', 'p');
+SELECT saga.wait(:'id');
+SELECT saga.complete_task(:'old', '"late"');
+SELECT saga.cancel(:'id');
+SELECT saga.reopen(:'id', 'on');
+SELECT step, run, status, attempts, compensation FROM test.forward('aside, reopened');
+SELECT saga.resolve(:'id', 'old', 'skip', 'it was nothing') IN ('compensating', 'running') AS resolved;
+SELECT saga.wait(:'id', until => 'running');
+SELECT saga.complete_task(forward_key) FROM saga.steps WHERE saga_id = :'id' AND key = 'old' AND run = 2;
+SELECT saga.wait(:'id');
+SELECT step, run, status, attempts, compensation FROM test.forward('aside, reopened');
+SELECT test.done('aside, reopened');
+
 -- What a person said was done is undone, what was skipped is not.
 SELECT test.begin('decided') AS id \gset
 SELECT k, (saga.step(:'id', k, after => '{}', on_failure => 'review', action => 'SELECT saga.require(false, ''no'')', compensation => 'SELECT test.undo($1, $1 ->> ''output'')')).status FROM unnest('{done,skip}'::text[]) k;

@@ -401,6 +401,7 @@ decide_abandon(SagaChange *change, void *arg)
 						   "only a saga that waits for a decision can be abandoned", 0,
 						   "Fail a running saga instead: what it did will be undone.");
 	saga_change_state(change, SAGA_ABANDONED);
+	saga_afresh_withdraw(change, PG_INT64_MIN);
 	saga_follow_rest(change);
 	add_event(change, "abandoned", arg);
 	return SAGA_WRITE;
@@ -490,6 +491,7 @@ decide_reopen(SagaChange *change, void *arg)
 	saga->details = NULL;
 	saga->failed_seq = 0;
 	saga->deadline = 0;
+	saga_afresh_restart(change);
 	/* What a late result opened again is to be settled first. */
 	saga_change_undo(change, SAGA_UNDO_LATE, 0);
 	if (any_opened_again(saga, steps))
@@ -499,7 +501,6 @@ decide_reopen(SagaChange *change, void *arg)
 		saga_change_undo(change, SAGA_UNDO_NONE, 0);
 		saga_change_state(change, SAGA_RUNNING);
 		saga_change_due(change, 0, InvalidOid);
-		saga_afresh_restart(change);
 	}
 	add_event(change, "reopened", arg);
 	return SAGA_WRITE;

@@ -26,6 +26,7 @@
 #include "base/clock.h"
 #include "calls/access.h"
 #include "calls/lines.h"
+#include "flow/next.h"
 #include "miscadmin.h"
 #include "shared/mailbox.h"
 #include "utils/builtins.h"
@@ -125,7 +126,7 @@ add_present_attempt(LineSource *source, const SagaStep *step, SagaPhase phase,
 		(*line)->ended = step->completed_at;
 		if (step->status == SAGA_STEP_COMPLETED)
 			(*line)->outcome = saga_state_outcome_name(SAGA_OUTCOME_SUCCEEDED);
-		else if (saga->state != SAGA_RUNNING || step->rolled_back_at != 0)
+		else if (!saga_rows_goes_forward(saga) || step->rolled_back_at != 0)
 			(*line)->outcome = saga_state_outcome_name(SAGA_OUTCOME_INTERRUPTED);
 		else
 		{
@@ -157,7 +158,7 @@ waits(const SagaRow *saga, const SagaStep *step, SagaPhase phase)
 {
 	if (phase == SAGA_PHASE_FORWARD)
 	{
-		if (saga->state != SAGA_RUNNING || step->rolled_back_at != 0)
+		if (!saga_rows_goes_forward(saga) || step->rolled_back_at != 0)
 			return NULL;
 		if (saga_rows_step_held(step))
 			return "needs a person";
@@ -167,7 +168,8 @@ waits(const SagaRow *saga, const SagaStep *step, SagaPhase phase)
 			"waiting" : NULL;
 	}
 	if (saga->state == SAGA_NEEDS_REVIEW)
-		return step->parked != NULL ? "needs a person" : NULL;
+		return step->parked != NULL && saga_next_in_range(saga, step) ?
+			"needs a person" : NULL;
 	if (saga->state != SAGA_COMPENSATING)
 		return NULL;
 	return step->comp_status == SAGA_COMP_DISPATCHED ||

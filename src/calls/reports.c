@@ -21,7 +21,8 @@
  * saga.complete_step does.  A completion is believed whoever holds the step now,
  * and also where nobody claimed it (a webhook), as long as its gates are open: no
  * result bypasses an approval.  Once the saga goes back, it is a late result
- * (events.c).
+ * (events.c).  While the saga waits because of a late result of an old run, reports
+ * about present runs count as ever, and are written with the saga's row.
  *
  *-------------------------------------------------------------------------
  */
@@ -335,7 +336,7 @@ refuse_closed(const SagaStep *step, const char *why)
 static void
 begin_unclaimed(SagaChange *change, SagaStep *step)
 {
-	if (step->ready_at == 0 && change->saga->state == SAGA_RUNNING)
+	if (step->ready_at == 0 && saga_rows_goes_forward(change->saga))
 	{
 		SagaSteps  *steps = saga_change_steps(change);
 		SagaGates	gates;
@@ -397,7 +398,7 @@ decide_complete_task(SagaChange *change, void *arg)
 	if (saga->state == SAGA_COMPLETED)
 		saga_access_refuse_state(saga, "a completed saga takes no more results",
 								 "Its step was given up, and the saga went on without it; undo the effect by hand, or in a new saga.");
-	if (saga->state != SAGA_RUNNING || step->rolled_back_at != 0)
+	if (!saga_rows_goes_forward(saga) || step->rolled_back_at != 0)
 		return complete_late(change, report, step);
 	if (step->status == SAGA_STEP_SKIPPED && step->begun == 0)
 		ereport(ERROR,

@@ -25,7 +25,7 @@ interrupt_task(SagaChange *change, SagaStep *step, const char *why)
 	saga_change_step(change, step);
 }
 
-/* The saga goes back: no service may claim a task of it any more, and claims end. */
+/* The saga does not go forward: no service may claim a task of it any more, and claims end. */
 static void
 end_tasks(SagaChange *change)
 {
@@ -36,7 +36,9 @@ end_tasks(SagaChange *change)
 		SagaStep   *step = &steps->step[i];
 
 		if (saga_rows_task_claimed(step))
-			interrupt_task(change, step, "the saga went back while it was claimed");
+			interrupt_task(change, step, change->saga->state == SAGA_ABANDONED ?
+						   "the saga was abandoned while it was claimed" :
+						   "the saga went back while it was claimed");
 		else if (saga_rows_task_due(step) != 0)
 		{
 			if (step->status == SAGA_STEP_WAITING)
@@ -48,9 +50,10 @@ end_tasks(SagaChange *change)
 }
 
 /*
- * The undo is about to begin, or to go further back.  The steps that come into its
- * range, those that started after "savepoint", no longer wait for a decision on how
- * to go forward.  What the undo so far has asked a person stays asked.
+ * The undo is about to begin, or to go further back; or the saga was abandoned.  The
+ * steps that come into its range, those that started after "savepoint", no longer wait
+ * for a decision on how to go forward.  What the undo so far has asked a person stays
+ * asked.
  */
 void
 saga_afresh_withdraw(SagaChange *change, int64 savepoint)
@@ -95,8 +98,8 @@ roll_back(SagaChange *change, SagaStep *step)
  * A step that did not complete waits again, as if it had just been recorded.  One
  * with rounds that committed goes on with the next, at its time.
  */
-void
-saga_afresh_begin(SagaChange *change, SagaStep *step)
+static void
+begin_afresh(SagaChange *change, SagaStep *step)
 {
 	TimestampTz due = step->forward.retry_at;
 
@@ -117,17 +120,51 @@ saga_afresh_begin(SagaChange *change, SagaStep *step)
 	{
 		step->status = SAGA_STEP_WAITING;
 		step->opened_at = step->ready_at = 0;
-		step->approved = false;
-		step->signal = NULL;
+		/* After a rollback, what let it through is asked again. */
+		if (change->saga->undo == SAGA_UNDO_PARTIAL)
+		{
+			step->approved = false;
+			step->signal = NULL;
+		}
 	}
 	saga_change_step(change, step);
 }
 
 /*
- * After a rollback the saga runs again.  Of the steps that were recorded from
+ * A step stands while its saga waits because of a late result of an old run, and goes
+ * on after that.  But executors have dropped its row of the due work, if they came to
+ * it; and since it could not go on, its time begins anew.  Whoever is to decide about it
+ * may not have been notified: looks have passed the saga by.
+ */
+static void
+continue_step(SagaChange *change, SagaStep *step)
+{
+	TimestampTz due = saga_rows_work_due(step);
+	bool		dropped = due != 0 && due <= change->now;
+	bool		timed = saga_rows_timeout_at(step) != 0;
+
+	if (saga_rows_step_held(step) && step->status != SAGA_STEP_WAITING)
+		saga_change_look(change, -step->seq);
+	if (!dropped && !timed)
+		return;
+	if (timed)
+		step->opened_at = change->now;
+	if (dropped && step->status == SAGA_STEP_WAITING)
+		step->ready_at = change->now;
+	else if (dropped)
+		step->forward.retry_at = change->now;
+	saga_change_step(change, step);
+}
+
+/*
+ * The saga runs again.
+ *
+ * After a rollback, or reopened after a failure: of the steps that were recorded from
  * outside, those that were undone wait as a new run, in the place of the old one;
  * those that had been given up, or had never begun, wait afresh.  Steps that a
  * rolled-back action recorded go with it; the action records them anew.
+ *
+ * After a late result was settled: all go on where they are.
  */
 void
 saga_afresh_restart(SagaChange *change)
@@ -144,6 +181,11 @@ saga_afresh_restart(SagaChange *change)
 		if (!saga_rows_is_run(step) ||
 			(step->rolled_back_at != 0 && step->rolled_back_at != change->now))
 			continue;
+		if (change->saga->undo == SAGA_UNDO_LATE)
+		{
+			continue_step(change, step);
+			continue;
+		}
 		recorder = recorder_rolled_back_at(steps, step);
 		if (step->rolled_back_at != 0)
 		{
@@ -156,7 +198,7 @@ saga_afresh_restart(SagaChange *change)
 				 (step->status == SAGA_STEP_STARTED &&
 				  (step->rounds > 0 || step->task != NULL)) ||
 				 (step->status == SAGA_STEP_WAITING && step->opened_at != 0))
-			saga_afresh_begin(change, step);
+			begin_afresh(change, step);
 	}
 	saga_change_look(change, PG_INT64_MIN);
 }

@@ -13,7 +13,6 @@
 
 extern void saga_afresh_withdraw(SagaChange *change, int64 savepoint);
 extern void saga_afresh_restart(SagaChange *change);
-extern void saga_afresh_begin(SagaChange *change, SagaStep *step);
 extern void saga_afresh_roll_back(SagaChange *change, SagaStep *step);
 
 #endif							/* SAGA_AFRESH_H */

@@ -94,7 +94,7 @@ saga_change_steps(SagaChange *change)
 	if (change->steps == NULL)
 	{
 		change->steps = palloc(sizeof(SagaSteps));
-		if (change->saga->state == SAGA_RUNNING &&
+		if (saga_rows_goes_forward(change->saga) &&
 			change->saga->runs != SAGA_RUNS_NONE)
 			saga_ledger_get_steps_now(&change->saga->id, change->steps);
 		else
@@ -114,13 +114,14 @@ saga_change_step(SagaChange *change, SagaStep *step)
 }
 
 /*
- * Changes a step of a running saga, whose lock the caller holds, and nothing
- * else: the saga's row stays as it is.
+ * Changes a step of a saga that goes forward, whose lock the caller holds, and nothing
+ * else: the row of a running saga stays as it is.  One that waits because of a late
+ * result may have steps written by those who hold no lock, so its row is replaced, too.
  */
 void
 saga_change_only_step(SagaChange *change, SagaStep *step)
 {
-	change->steps_only = true;
+	change->steps_only = change->saga->state == SAGA_RUNNING;
 	saga_change_step(change, step);
 }
 

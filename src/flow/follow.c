@@ -304,6 +304,17 @@ end_walk(SagaChange *change)
 	SagaRow    *saga = change->saga;
 	int			failed = saga_next_count_given_up(saga, change->steps);
 
+	/*
+	 * Beside a late result, a step may have been reported by a transaction
+	 * that is still open: only under the saga's lock is none.
+	 */
+	if (saga->undo == SAGA_UNDO_LATE && saga->runs != SAGA_RUNS_NONE &&
+		!(change->may & SAGA_MAY_FAIL))
+	{
+		follow_leave_to_worker(change);
+		return;
+	}
+
 	if (failed > 0)
 	{
 		skip_passed_over(change, -1);

@@ -703,7 +703,7 @@ saga_action_record(const pg_uuid_t *id, int64 seq, const SagaAttemptEnd *of,
 		begun = step->begun;
 	else if (begun == 0)
 		begun = saga_start_order_next(id);
-	if (saga.state != SAGA_RUNNING)
+	if (!saga_rows_goes_forward(&saga))
 		return record_begun(&saga, &steps, step, &end, begun);
 
 	if (step->compensate_on == SAGA_COMPENSATE_ON_STARTED)
