@@ -16,7 +16,8 @@
  *	 may also make something due, and is perhaps executed by a session that knows
  *	 nothing of it.
  *
- * - After ALTER DATABASE, the launcher looks at the databases again.
+ * - After ALTER DATABASE, the launcher looks at the databases again; also if that
+ *	 was prepared, and is committed by COMMIT PREPARED.
  *
  *-------------------------------------------------------------------------
  */
@@ -45,6 +46,7 @@
 #include "shared/wakeup.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
+#include "utils/inval.h"
 #include "utils/syscache.h"
 
 #define SCHEMA				"saga"
@@ -299,6 +301,27 @@ check_version(Node *stmt)
 		saga_version_refuse_newer(version);
 }
 
+/* Has somebody changed pg_database, as far as this process was told? */
+static bool databases_changed = false;
+
+static void
+note_databases(Datum arg, SAGA_COMPAT_SYSCACHE_ID cache, uint32 hash)
+{
+	databases_changed = true;
+}
+
+/* A prepared transaction is about to be committed. */
+static void
+before_commit_prepared(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+		CacheRegisterSyscacheCallback(DATABASEOID, note_databases, (Datum) 0);
+	registered = true;
+	databases_changed = false;
+}
+
 /*
  * Something prepared is committed in this database, perhaps by a session that
  * knows nothing of it.  Where the worker polls, it need not wait for its next
@@ -311,6 +334,10 @@ after_commit_prepared(void)
 {
 	SagaDatabaseSlot *slot = saga_shmem_my_database();
 
+	/* The commit tells all processes what it changed, this one included. */
+	AcceptInvalidationMessages();
+	if (databases_changed)
+		saga_shmem_poke_launcher(true);
 	saga_wakeup_all_waiting();
 	saga_queue_front_post(DT_NOBEGIN);
 	if (slot != NULL && pg_atomic_read_u32(&slot->prepared) > 0)
@@ -350,6 +377,8 @@ statements_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 			transaction = (TransactionStmt *) stmt;
 			if (transaction->kind == TRANS_STMT_PREPARE)
 				saga_commit_prepare(transaction->gid);
+			else if (transaction->kind == TRANS_STMT_COMMIT_PREPARED)
+				before_commit_prepared();
 			break;
 		default:
 			break;

@@ -114,5 +114,20 @@ is(undone_steps($node, 'nine'), 'b a', 'committed just before a crash, it is und
 
 is($node->safe_psql('postgres', q{SELECT count(*) FROM undone}), 4 * 2 + 3 + 1 + 1, 'everything is undone once');
 guarantees($node);
+
+# --- ALTER DATABASE may be prepared, too: whether our processes may be there is known
+# when it is committed
+
+$node->safe_psql('postgres', 'CREATE DATABASE other');
+$node->safe_psql('other', 'CREATE EXTENSION saga');
+my $workers = q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'saga worker' AND datname = 'other'};
+wait_until($node, $workers, 1);
+foreach my $allow ('false', 'true')
+{
+	$node->safe_psql('postgres', "BEGIN; ALTER DATABASE other ALLOW_CONNECTIONS $allow; PREPARE TRANSACTION 'connections'");
+	is($node->safe_psql('postgres', $workers), $allow eq 'true' ? 0 : 1, "ALLOW_CONNECTIONS $allow, prepared: nothing changes");
+	$node->safe_psql('postgres', q{COMMIT PREPARED 'connections'});
+	ok(wait_until($node, $workers, $allow eq 'true' ? 1 : 0), "ALLOW_CONNECTIONS $allow, committed: the worker leaves, or comes");
+}
 $node->stop;
 done_testing();
