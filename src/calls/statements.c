@@ -136,7 +136,8 @@ may_copy(Oid database)
 
 /*
  * Of a statement about a database that its user may carry out, and that is
- * not refused for standing in a transaction: the database to keep away from.
+ * not refused for standing in a transaction (RENAME is not): the database to keep
+ * away from.
  */
 static Oid
 database_to_free(Node *stmt, ProcessUtilityContext context)
@@ -144,7 +145,8 @@ database_to_free(Node *stmt, ProcessUtilityContext context)
 	Oid			database;
 	bool		allowed;
 
-	if (context != PROCESS_UTILITY_TOPLEVEL || IsTransactionBlock())
+	if (!IsA(stmt, RenameStmt) &&
+		(context != PROCESS_UTILITY_TOPLEVEL || IsTransactionBlock()))
 		return InvalidOid;
 	database = database_of(stmt);
 	if (!OidIsValid(database))

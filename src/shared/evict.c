@@ -10,9 +10,9 @@
  * statements.c) or call, the process that runs it raises "keep_away" in the slot
  * of that database, makes our processes there leave, and waits until they are
  * gone.  It lowers keep_away again at the end of the transaction: until then,
- * nobody can see what became of the database or the extension.  (A statement
- * about a database cannot stand in a transaction block, so for it that is right
- * after the statement.)
+ * nobody can see what became of the database or the extension.  (Of the statements
+ * about a database only RENAME can stand in a transaction block, for several of them;
+ * for the others that is right after the statement.)
  *
  * While keep_away is raised, under "lock", no process of ours attaches to the
  * database, and none is connected without being attached (see shmem.c); so
@@ -48,11 +48,15 @@
 /* Processes of ours that can be in one database. */
 #define MAX_PROCESSES		(SAGA_MAX_EXECUTORS + 1)
 
-/* The database from which the current transaction keeps ours away, or NULL. */
-static SagaDatabaseSlot *held = NULL;
+/* A database from which the current transaction keeps ours away */
+typedef struct HeldDatabase
+{
+	SagaDatabaseSlot *slot;
+	bool		for_extension;	/* rather than for the whole database */
+} HeldDatabase;
 
-/* Is it for the sake of the extension, rather than of the whole database? */
-static bool held_for_extension = false;
+static HeldDatabase held[SAGA_MAX_DATABASES];
+static int	held_count = 0;
 
 /*
  * Ends what was held, and lets the launcher look what there is now.  If the
@@ -63,23 +67,28 @@ static bool held_for_extension = false;
 void
 saga_evict_release(void)
 {
-	SagaDatabaseSlot *slot = held;
+	int			count = held_count;
 
-	if (slot == NULL)
+	if (count == 0)
 		return;
-	held = NULL;
+	held_count = 0;
 
 	LWLockAcquire(saga_shmem->lock, LW_EXCLUSIVE);
-	(void) pg_atomic_fetch_sub_u32(&slot->keep_away, 1);
-	slot->worker_failed = false;
-	if (held_for_extension)
+	for (int i = 0; i < count; i++)
 	{
-		slot->state = SAGA_DATABASE_UNKNOWN;
-		slot->wanted = true;
-		slot->channels_next = 0;
-		slot->channels_pause = 0;
+		SagaDatabaseSlot *slot = held[i].slot;
+
+		(void) pg_atomic_fetch_sub_u32(&slot->keep_away, 1);
+		slot->worker_failed = false;
+		if (held[i].for_extension)
+		{
+			slot->state = SAGA_DATABASE_UNKNOWN;
+			slot->wanted = true;
+			slot->channels_next = 0;
+			slot->channels_pause = 0;
+		}
+		saga_shmem_give_back_database(slot);
 	}
-	saga_shmem_give_back_database(slot);
 	saga_shmem->rescan = true;
 	if (saga_shmem->launcher_latch != NULL)
 		SetLatch(saga_shmem->launcher_latch);
@@ -198,9 +207,10 @@ saga_evict_from(Oid database, bool for_extension)
 {
 	static bool registered = false;
 	SagaDatabaseSlot *slot;
+	bool		holds = false;
 
 	/* It would wait for the process that it runs in. */
-	if (saga_current() != NULL)
+	if (database == MyDatabaseId && saga_current() != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_INVALID_STATE),
 				 errmsg("%s cannot drop or alter the extension \"%s\", nor reassign sagas",
@@ -208,8 +218,13 @@ saga_evict_from(Oid database, bool for_extension)
 						SAGA_EXTENSION),
 				 errdetail("That needs all processes of saga to leave the database, and this one runs in one of them."),
 				 errhint("Do it in a session of your own.")));
-	if (held != NULL)
+	for (int i = 0; i < held_count; i++)
+	{
+		if (held[i].slot->database != database)
+			continue;
+		held[i].for_extension |= for_extension;
 		return;
+	}
 	if (!registered)
 	{
 		before_shmem_exit(evict_release_at_exit, (Datum) 0);
@@ -224,12 +239,14 @@ saga_evict_from(Oid database, bool for_extension)
 	if (slot->database == database)
 	{
 		pg_atomic_fetch_add_u32(&slot->keep_away, 1);
-		held = slot;
-		held_for_extension = for_extension;
+		held[held_count].slot = slot;
+		held[held_count].for_extension = for_extension;
+		held_count++;
+		holds = true;
 	}
 	LWLockRelease(saga_shmem->lock);
 
-	if (held != NULL)
+	if (holds)
 		wait_until_gone(slot);
 }
 

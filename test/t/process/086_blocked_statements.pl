@@ -116,6 +116,21 @@ foreach my $what (sort keys %took)
 }
 guarantees($node, $_) foreach @names;
 
+# --- RENAME may stand in a transaction, which then keeps our processes away from
+# several databases; or in a function
+
+my $err;
+my $swap = q{
+	ALTER DATABASE idle RENAME TO idle_2;
+	ALTER DATABASE busy RENAME TO idle;
+	ALTER DATABASE idle_2 RENAME TO busy;};
+is($node->psql('postgres', "BEGIN; $swap COMMIT", on_error_stop => 1, stderr => \$err), 0, 'two databases change their names in one transaction') or diag($err);
+wait_until($node, q{SELECT count(DISTINCT datname) = 2 FROM pg_stat_activity WHERE backend_type = 'saga worker' AND datname IN ('idle', 'busy')});
+is($node->psql('postgres', "DO \$\$ BEGIN $swap END \$\$", on_error_stop => 1, stderr => \$err), 0, 'and in a function') or diag($err);
+at_work('busy');
+at_work('idle');
+guarantees($node, $_) foreach @names;
+
 # --- The new extension is served, from its first moment
 
 my $listener = listen_to($node, { database => 'idle' }, 'tasks');
