@@ -165,7 +165,8 @@ SELECT s,
   saga.step(s, 'beat', action => $$INSERT INTO heartbeat VALUES (now()); SELECT saga.again(delay => '10 ms')$$)
 FROM saga.begin('heart', 'one') AS s \gset
 CALL test.wait_until('SELECT count(*) >= 3 FROM test.heartbeat');
-SELECT saga.cancel(:'s', 'enough');
+-- (A beat may be under way.)
+SELECT saga.cancel(:'s', 'enough') IN ('compensating', 'compensated') AS canceled;
 SELECT saga.wait(:'s');
 SELECT rounds >= 3 AS rounds, count(h) = rounds AS beats FROM saga.steps, heartbeat h WHERE saga_id = :'s' GROUP BY rounds;
 
