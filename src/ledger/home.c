@@ -548,14 +548,38 @@ saga_sql_guard(PG_FUNCTION_ARGS)
 						   trigger->tg_newtuple : trigger->tg_trigtuple);
 }
 
+/* Sagas whose owner's name has another OID here, as far as the adopter may act as it */
+#define WHERE_OWNER_IS_ELSEWHERE \
+	" WHERE r.rolname OPERATOR(pg_catalog.=) s.owner_name::pg_catalog.name" \
+	" AND r.oid OPERATOR(pg_catalog.<>) s.owner" \
+	" AND pg_catalog.pg_has_role($1, r.oid, '" SAGA_COMPAT_MAY_BECOME "')"
+#define SAME_KEY \
+	"SELECT FROM saga.ledger_saga o" \
+	" WHERE o.key OPERATOR(pg_catalog.=) s.key" \
+	" AND o.name OPERATOR(pg_catalog.=) s.name" \
+	" AND o.id OPERATOR(pg_catalog.<>) s.id"
+
+/*
+ * ... and the role may have one key once: used here again before, it stays with
+ * that saga; of several from elsewhere, the last was begun by the present role.
+ */
+#define SAME_ROLE \
+	"o.owner_name OPERATOR(pg_catalog.=) s.owner_name" \
+	" AND (o.owner OPERATOR(pg_catalog.=) r.oid" \
+	" OR o.id OPERATOR(pg_catalog.>) s.id)"
+/* One for each role, and far from those that servers give to roles */
+#define ASIDE \
+	"(r.oid::pg_catalog.int8 OPERATOR(pg_catalog.#) 2147483648)::pg_catalog.oid"
+
 /*
  * Enables the guard triggers again, if they are not.  And brings the OIDs of roles in
  * line with their names: rows have both, and in another server the same name has
  * another OID.  A name that is not there is left, and its steps will be parked with
  * that reason.  So is one that the caller could not act as: a role by that name may
- * be another.
+ * be another.  Returns how many sagas cannot come to the role of that name, because
+ * of their keys.
  */
-static void
+static int64
 adopt_rows(Oid adopter)
 {
 	static const char *const guards[] = {
@@ -569,16 +593,20 @@ adopt_rows(Oid adopter)
 #undef GUARD
 	};
 	static const char *const statements[] = {
+		/*
+		 * Two roles may have each other's OID, and used the same key.  The
+		 * index of keys is asked at once, row by row, so those of a shared
+		 * key first move out of the way, to where no other role's saga is.
+		 */
+		"UPDATE saga.ledger_saga s SET owner = " ASIDE
+		" FROM pg_catalog.pg_authid r" WHERE_OWNER_IS_ELSEWHERE
+		" AND EXISTS (" SAME_KEY ")"
+		" AND NOT EXISTS (" SAME_KEY " AND (o.owner OPERATOR(pg_catalog.=) " ASIDE
+		" OR " SAME_ROLE "))",
 		"UPDATE saga.ledger_saga s SET owner = r.oid"
-		" FROM pg_catalog.pg_authid r"
-		" WHERE r.rolname OPERATOR(pg_catalog.=) s.owner_name::pg_catalog.name"
-		" AND r.oid OPERATOR(pg_catalog.<>) s.owner"
-		" AND pg_catalog.pg_has_role($1, r.oid, '" SAGA_COMPAT_MAY_BECOME "')"
-		/* Its key may have been used here again before. */
-		" AND NOT EXISTS (SELECT FROM saga.ledger_saga o"
-		" WHERE o.owner OPERATOR(pg_catalog.=) r.oid"
-		" AND o.name OPERATOR(pg_catalog.=) s.name"
-		" AND o.key OPERATOR(pg_catalog.=) s.key)",
+		" FROM pg_catalog.pg_authid r" WHERE_OWNER_IS_ELSEWHERE
+		" AND NOT EXISTS (" SAME_KEY " AND (o.owner OPERATOR(pg_catalog.=) r.oid"
+		" OR " SAME_ROLE "))",
 		"UPDATE saga.ledger_due d SET lane = r.oid"
 		" FROM saga.ledger_step t, pg_catalog.pg_authid r"
 		" WHERE t.saga OPERATOR(pg_catalog.=) d.saga"
@@ -620,6 +648,11 @@ adopt_rows(Oid adopter)
 		if (SPI_execute_with_args(statements[i], 1, &type, &value, NULL, false,
 								  0) != SPI_OK_UPDATE)
 			elog(ERROR, "could not map the roles of the ledger");
+	if (SPI_execute_with_args("SELECT FROM saga.ledger_saga s, pg_catalog.pg_authid r"
+							  WHERE_OWNER_IS_ELSEWHERE,
+							  1, &type, &value, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not count the sagas that keep their owner");
+	return (int64) SPI_processed;
 }
 
 /*
@@ -651,11 +684,19 @@ saga_home_rewrite(void (*rewrite) (void *), void *arg)
 	PG_END_TRY();
 }
 
+typedef struct Adoption
+{
+	Oid			adopter;
+	int64		left;			/* sagas, because their keys are taken */
+} Adoption;
+
 static void
 adopt(void *arg)
 {
+	Adoption   *what = arg;
+
 	LockRelationOid(saga_oids_get()->home, ShareUpdateExclusiveLock);
-	adopt_rows(*(Oid *) arg);
+	what->left = adopt_rows(what->adopter);
 	write_home(false);
 }
 
@@ -663,7 +704,7 @@ adopt(void *arg)
 Datum
 saga_sql_adopt(PG_FUNCTION_ARGS)
 {
-	Oid			adopter;
+	Adoption	what;
 
 	PreventCommandIfReadOnly("saga.adopt()");
 	if (!saga_rights_is_dba())
@@ -672,8 +713,14 @@ saga_sql_adopt(PG_FUNCTION_ARGS)
 				 errmsg("permission denied to adopt this copy of the ledger"),
 				 errhint("Only superusers and the owner of the database may.")));
 
-	adopter = GetUserId();
-	saga_home_rewrite(adopt, &adopter);
+	what.adopter = GetUserId();
+	saga_home_rewrite(adopt, &what);
+	if (what.left > 0)
+		ereport(WARNING,
+				(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),
+				 errmsg(INT64_FORMAT " sagas do not come to the role of their owner's name because of other sagas with the same names and keys",
+						what.left),
+				 errhint("Purge the finished ones, give those of roles that are gone to others by saga.reassign(), and adopt again.")));
 	saga_tally_doubt();
 	saga_wakeup_launcher();
 	/* Rows that came here by other ways may be due before anything seen yet. */

@@ -92,7 +92,81 @@ is($copy->safe_psql('postgres', q{SELECT key, run_as FROM saga.steps ORDER BY ke
 is(as('app', q{SELECT count(*) FROM saga.sagas WHERE idempotency_key = 'running'}), 1, 'the owner has one saga under one key');
 is(as('app', q{SELECT saga.begin('order', 'running', '{"secret": "canary"}')}), $running, 'the one that it began');
 
+# ------------------------------------------------ OIDs that other roles have now
+
+# As after pg_dumpall, which creates roles in the order of their names: two have each
+# other's OID, the third the first's of a row of them, and all used the same keys.
+$copy->safe_psql('postgres', 'CREATE DATABASE swapped');
+$copy->safe_psql('swapped', q{
+	CREATE EXTENSION saga;
+	CREATE ROLE ten_a LOGIN; CREATE ROLE ten_b LOGIN; CREATE ROLE ten_c LOGIN; CREATE ROLE ten_d LOGIN; CREATE ROLE ten_gone;
+	GRANT USAGE ON SCHEMA saga TO PUBLIC;
+	CREATE TABLE undone (saga text, who text DEFAULT current_user);
+	GRANT ALL ON undone TO PUBLIC;
+	CREATE FUNCTION place(k text) RETURNS void LANGUAGE sql AS $$
+		SELECT saga.step(saga.begin('order', k, to_jsonb(current_user)), 'a', compensation => format('INSERT INTO undone VALUES (%L)', current_user || ' ' || k)) $$;});
+sub tenant { return sql_as($copy, "ten_$_[0]", $_[1], 'swapped'); }
+tenant($_, q{SELECT place('1'), place('2')}) foreach qw(a b c d);
+tenant('a', q{SELECT place('3')});
+# The OIDs that the roles had there; first all go away, since the index of keys is asked at once.
+sub elsewhere
+{
+	my (%oid) = @_;
+	my $oid = join ' ', map { "WHEN '$_' THEN $oid{$_}" } sort keys %oid;
+	$copy->safe_psql('swapped', qq{
+		UPDATE saga.ledger_saga SET owner = 77000 + mod(owner::bigint, 1000);
+		UPDATE saga.ledger_saga SET owner = CASE owner_name $oid END;
+		UPDATE saga.ledger_step SET run_as = CASE run_as_name $oid END;
+		UPDATE saga.ledger_due d SET lane = t.run_as FROM saga.ledger_step t WHERE t.saga = d.saga AND d.seq = t.seq;});
+}
+my $owners = q{SELECT string_agg(concat_ws(' ', owner_name, key, (SELECT rolname FROM pg_roles WHERE oid = owner)), ', ' ORDER BY owner_name, key, id) FROM saga.ledger_saga};
+my $right = 'ten_a 1 ten_a, ten_a 2 ten_a, ten_a 3 ten_a, ten_b 1 ten_b, ten_b 2 ten_b, ten_c 1 ten_c, ten_c 2 ten_c, ten_d 1 ten_d, ten_d 2 ten_d';
+sub adopt_swapped
+{
+	my ($result, $stdout, $stderr) = $copy->psql('swapped', 'SELECT saga.adopt()');
+	return "$result $stderr";
+}
+my %with = map { $_ => "'ten_$_'::regrole::oid" } qw(a b c d);
+elsewhere(ten_a => $with{b}, ten_b => $with{a}, ten_c => $with{d}, ten_d => 77777);
+is(adopt_swapped(), '0 ', 'OIDs swapped and shifted: adopted, without a warning');
+is($copy->safe_psql('swapped', $owners), $right, 'OIDs swapped and shifted: each has its own');
+elsewhere(ten_a => $with{b}, ten_b => $with{c}, ten_c => $with{d}, ten_d => $with{a});
+is(adopt_swapped(), '0 ', 'OIDs in a ring: adopted, without a warning');
+is($copy->safe_psql('swapped', $owners), $right, 'OIDs in a ring: each has its own');
+is(tenant('a', q{SELECT string_agg(DISTINCT input::text, ' ') FROM saga.sagas}), '"ten_a"', 'OIDs in a ring: nobody reads what is another\'s');
+tenant($_, q{SELECT saga.fail(saga.begin('order', '1', to_jsonb(current_user)))}) foreach qw(a b c d);
+wait_until($copy, q{SELECT count(*) = 4 FROM saga.sagas WHERE state = 'compensated'}, 't', 'swapped');
+is($copy->safe_psql('swapped', q{SELECT string_agg(saga || ' ' || who, ', ' ORDER BY saga) FROM undone}),
+	'ten_a 1 ten_a, ten_b 1 ten_b, ten_c 1 ten_c, ten_d 1 ten_d', 'OIDs in a ring: each is undone as its role');
+
+# A role had been dropped there, made anew, and used its key again: the last one counts.
+my $old = tenant('a', q{SELECT saga.begin('order', 'again')});
+$copy->safe_psql('swapped', qq{UPDATE saga.ledger_saga SET owner = 78000 WHERE id = '$old'});
+$copy->safe_psql('swapped', 'SELECT saga.adopt()');
+is(tenant('a', q{SELECT saga.begin('order', 'again')}), $old, 'alone, it comes to the role of its name');
+$copy->safe_psql('swapped', qq{UPDATE saga.ledger_saga SET owner = 78000, owner_name = 'ten_gone' WHERE id = '$old'});
+$copy->safe_psql('swapped', 'SELECT saga.adopt()');
+my $new = tenant('a', q{SELECT saga.begin('order', 'again')});
+isnt($new, $old, 'the key is used again');
+my $gone = $copy->safe_psql('swapped', q{SELECT 'ten_gone'::regrole::oid});
+$copy->safe_psql('swapped', qq{UPDATE saga.ledger_saga SET owner_name = 'ten_a', owner = CASE id WHEN '$old' THEN 78000 ELSE 78001 END WHERE id IN ('$old', '$new')});
+my $left = qr/^0 [^\n]*WARNING:  1 sagas do not come to the role of their owner's name because of other sagas with the same names and keys\nHINT:  Purge /;
+like(adopt_swapped(), $left, 'of two of one name and key, one is left, and it is said');
+is(tenant('a', q{SELECT saga.begin('order', 'again')}), $new, 'the last one is the role\'s');
+# What is here rightly stays, however old it is.
+$copy->safe_psql('swapped', qq{
+	UPDATE saga.ledger_saga SET owner = 78002 WHERE id = '$new';
+	UPDATE saga.ledger_saga SET owner = $with{a} WHERE id = '$old'});
+like(adopt_swapped(), $left, 'one is here already: the other is left');
+is(tenant('a', q{SELECT saga.begin('order', 'again')}), $old, 'what is here is the role\'s');
+# A role that is gone may have had the OID.
+$copy->safe_psql('swapped', qq{
+	UPDATE saga.ledger_saga SET owner_name = 'nobody' WHERE id = '$old'});
+like(adopt_swapped(), $left, 'the OID was that of a role that is gone: one is left');
+is($copy->safe_psql('swapped', "SELECT rolname FROM saga.ledger_saga LEFT JOIN pg_roles r ON r.oid = owner WHERE id = '$new'"), '', 'which is nobody\'s');
+
 guarantees($copy);
+guarantees($copy, 'swapped');
 $copy->stop;
 $node->stop;
 done_testing();
