@@ -159,6 +159,7 @@ CALL test.wait_until(format('SELECT status = ''failed'' FROM saga.steps WHERE sa
 SELECT step, run, status, error, CASE step WHEN 'timer' THEN waits_for END AS waits_for FROM test.forward('aside');
 SELECT test.advance('40 minutes');
 SELECT status FROM saga.wait_step(:'id', 'timer');
+CALL test.wait_until('SELECT count(*) = 1 FROM saga.pending_tasks WHERE channel = ''held'' AND since IS NOT NULL');
 SELECT step, attempt FROM saga.claim_tasks('held');
 SELECT saga.resolve(:'id', 'asked', 'approve', 'it may');
 SELECT status FROM saga.wait_step(:'id', 'asked');

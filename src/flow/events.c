@@ -382,23 +382,33 @@ park_late(SagaChange *change, SagaStep *step, const char *why)
 
 /*
  * It is written down that an action had begun which was cut short as the saga went
- * back, and that its step is to be undone although nothing of it is committed.  The
- * undo waits for that (own_lane.c); but by a clock that was set back nothing ran, and
- * if the undo is over by now, a person must look.
+ * back, and that its step is to be undone although nothing of it is committed.  Others
+ * of the saga may still run: only the worker knows when all have ended, and goes on.
+ *
+ * The undo waits for that; if it is over nevertheless, a person must look.
  */
 void
 saga_events_had_begun(SagaChange *change, SagaStep *step)
 {
-	const char *why = "its action had begun before the undo, which is over, and was cut short";
+	const char *why = change->saga->state == SAGA_ABANDONED ?
+		"its action had begun before the saga was abandoned, and was cut short" :
+		"its action had begun before the undo, which is over, and was cut short";
 
-	if (change->saga->state != SAGA_COMPENSATED &&
-		change->saga->state != SAGA_ABANDONED)
+	switch (change->saga->state)
 	{
-		saga_follow(change);
-		return;
+		case SAGA_COMPENSATING:
+			saga_follow_leave_to_worker(change);
+			break;
+		case SAGA_COMPENSATED:
+		case SAGA_ABANDONED:
+			park_late(change, step, why);
+			saga_change_event(change, "parked", step->seq,
+							  saga_json_pair("why", why));
+			break;
+		default:
+			saga_follow_rest(change);
+			break;
 	}
-	park_late(change, step, why);
-	saga_change_event(change, "parked", step->seq, saga_json_pair("why", why));
 }
 
 /*

@@ -195,8 +195,9 @@ go_on(SagaChange *change, SagaStep *step, SagaTaskKind kind)
 }
 
 /*
- * May an executor be running one of the actions?  All that the row tells is that it is
- * due: what an attempt changes is seen only when that has ended.
+ * May an executor be running one of the actions, before what is decided here is written?
+ * All that the row tells is when it is due, and that time may come until then: what an
+ * attempt changes is seen only when that has ended.
  */
 static bool
 may_run(const SagaChange *change)
@@ -204,18 +205,14 @@ may_run(const SagaChange *change)
 	if (change->saga->runs == SAGA_RUNS_NONE)
 		return false;
 	for (int i = 0; i < change->steps->count; i++)
-	{
-		TimestampTz due = saga_rows_work_due(&change->steps->step[i]);
-
-		if (due != 0 && due <= change->now)
+		if (saga_rows_work_due(&change->steps->step[i]) != 0)
 			return true;
-	}
 	return false;
 }
 
 /* What comes next is the worker's. */
-static void
-follow_leave_to_worker(SagaChange *change)
+void
+saga_follow_leave_to_worker(SagaChange *change)
 {
 	if (change->saga->state != SAGA_COMPENSATING)
 		saga_change_state(change, SAGA_COMPENSATING);
@@ -235,7 +232,7 @@ ask_person(SagaChange *change, SagaStep *step, const char *why)
 	 */
 	if (saga->state == SAGA_RUNNING)
 	{
-		follow_leave_to_worker(change);
+		saga_follow_leave_to_worker(change);
 		return;
 	}
 	if (saga->state != SAGA_NEEDS_REVIEW)
@@ -311,7 +308,7 @@ end_walk(SagaChange *change)
 	if (saga->undo == SAGA_UNDO_LATE && saga->runs != SAGA_RUNS_NONE &&
 		!(change->may & SAGA_MAY_FAIL))
 	{
-		follow_leave_to_worker(change);
+		saga_follow_leave_to_worker(change);
 		return;
 	}
 
@@ -359,7 +356,7 @@ saga_follow_walk(SagaChange *change)
 	if ((saga->state == SAGA_RUNNING || (change->may & SAGA_MAY_WAIT)) &&
 		may_run(change))
 	{
-		follow_leave_to_worker(change);
+		saga_follow_leave_to_worker(change);
 		return;
 	}
 
@@ -371,7 +368,7 @@ saga_follow_walk(SagaChange *change)
 	if (!(change->may & SAGA_MAY_WAIT) && saga->state == SAGA_COMPENSATING &&
 		saga_follow_is_late(saga, change->now))
 	{
-		follow_leave_to_worker(change);
+		saga_follow_leave_to_worker(change);
 		return;
 	}
 	saga_next(saga, steps, &task);

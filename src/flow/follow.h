@@ -12,6 +12,7 @@
 
 extern void saga_follow(SagaChange *change);
 extern void saga_follow_walk(SagaChange *change);
+extern void saga_follow_leave_to_worker(SagaChange *change);
 extern void saga_follow_rest(SagaChange *change);
 extern void saga_follow_wait(SagaChange *change, TimestampTz when, Oid lane);
 extern void saga_follow_withdraw(SagaChange *change);

@@ -47,6 +47,7 @@
 #include <signal.h>
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "base/clock.h"
 #include "base/errors.h"
 #include "base/fault.h"
@@ -592,6 +593,14 @@ saga_action_try(bool alone)
 	hand->begun = step.rounds > 0 ? step.begun : saga_start_order_next(&saga.id);
 	limit_time(&step, &policy);
 
+	/*
+	 * Before it has an effect that no crash takes back, no crash may take
+	 * back what led to it: that the step was recorded, and that its gates
+	 * opened.
+	 */
+	if (step.compensate_on == SAGA_COMPENSATE_ON_STARTED)
+		XLogFlush(XactLastRecEnd);
+
 	saga_in_hand_open(&step);
 	output = saga_output_receiver(hand->context);
 	hand->end.rows =
@@ -658,6 +667,33 @@ record_begun(SagaRow *saga, SagaSteps *steps, SagaStep *step,
 }
 
 /*
+ * Records an attempt of a step that waits afresh, since a crash has lost what opened
+ * its gates, or the saga was reopened before the attempt had ended.  It counts for
+ * nothing; but where the step must be undone although nothing of the action is
+ * committed, that it began must not be forgotten.
+ */
+static SagaRecorded
+record_only_begun(SagaRow *saga, SagaStep *step, const SagaAttemptEnd *of,
+				  int64 begun)
+{
+	SagaAttemptEnd end = *of;
+	SagaChange	change;
+	SagaAttempt attempt;
+
+	if (step->compensate_on != SAGA_COMPENSATE_ON_STARTED || step->begun != 0)
+		return SAGA_RECORD_LOST;
+	saga_change_begin(&change, saga, NULL, 0, saga_clock_now());
+	end.attempt = ++step->forward.attempts;
+	step->attempt_at = end.started_at;
+	step->begun = begun;
+	saga_change_only_step(&change, step);
+	saga_outcome_attempt(step, &end, change.now, &attempt);
+	saga_change_attempt(&change, &attempt);
+	return saga_change_write(&change) == SAGA_WRITTEN ?
+		SAGA_RECORD_LOST : SAGA_RECORD_LATER;
+}
+
+/*
  * Records an attempt that did not succeed, in the caller's transaction, which is
  * to be rolled back if that must be done later.  "begun": its place in the start
  * order; 0: unknown.
@@ -689,7 +725,7 @@ saga_action_record(const pg_uuid_t *id, int64 seq, const SagaAttemptEnd *of,
 	step = &steps.step[index];
 	if (saga_rows_work_due(step) == 0 && step->status == SAGA_STEP_WAITING &&
 		step->rolled_back_at == 0 && saga.state == SAGA_RUNNING)
-		return SAGA_RECORD_LOST;
+		return record_only_begun(&saga, step, of, begun);
 	/* Somebody has written it down before, or the step is not what it was. */
 	if (step->forward.attempts >= of->attempt || saga_rows_work_due(step) == 0)
 		return SAGA_RECORDED;
