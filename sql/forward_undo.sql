@@ -483,6 +483,41 @@ SELECT saga.wait(:'id');
 SELECT step, run, status, attempts, compensation FROM test.forward('aside, reopened');
 SELECT test.done('aside, reopened');
 
+-- A task that nobody had claimed is reported after its run was rolled back: that run starts later than the new one was
+-- recorded, which is still the newest.
+SELECT test.begin('reported anew') AS id \gset
+CREATE FUNCTION test.record_tasks(saga uuid) RETURNS void LANGUAGE sql AS $$
+  SELECT saga.step(saga, 'asked', after => '{}', task => 'anew 1', approval => 'may it?', compensation => 'SELECT test.undo($1)');
+  SELECT saga.step(saga, 'looked at', after => '{}', task => 'anew 2', review => 'look');
+$$;
+SELECT status FROM saga.step(:'id', 'base', completed => true);
+SELECT status FROM saga.step(:'id', 'a', action => 'SELECT test.record_tasks(saga.current())') \gset
+CALL test.until_waits_for('reported anew', 'asked', 'approval%');
+SELECT saga.resolve(:'id', 'asked', 'approve', 'ok');
+CALL test.wait_until('SELECT count(*) = 2 FROM saga.pending_tasks WHERE channel IN (''anew 1'', ''anew 2'')');
+SELECT max(forward_key) FILTER (WHERE key = 'asked') AS asked, max(forward_key) FILTER (WHERE key = 'looked at') AS looked_at
+FROM saga.steps WHERE saga_id = :'id' \gset
+SELECT saga.rollback_to(:'id', 'base');
+SELECT saga.wait(:'id', until => 'running');
+CALL test.until_waits_for('reported anew', 'asked', 'approval%');
+SELECT saga.complete_task(:'asked', '"webhook"');
+SELECT saga.resolve(:'id', 'asked', 'skip', 'looked at it') \gset
+SELECT saga.wait(:'id', until => 'running');
+CALL test.until_waits_for('reported anew', 'asked', 'approval%');
+SELECT key, run, begun > max(seq) OVER (PARTITION BY key) AS started_later, parked FROM saga.steps WHERE saga_id = :'id' AND key = 'asked' ORDER BY run;
+SELECT saga.resolve(:'id', 'asked', 'approve', 'ok');
+SELECT saga.complete_task(forward_key) FROM saga.steps WHERE saga_id = :'id' AND rolled_back_at IS NULL AND task IS NOT NULL ORDER BY seq;
+-- Of two runs that a person is asked about, a decision is about the newest.
+SELECT saga.fail(:'id');
+CALL test.wait_until(format('SELECT count(*) = 1 FROM saga.review_queue WHERE saga_id = %L', :'id'));
+SELECT saga.complete_task(:'looked_at', '"webhook"');
+SELECT key, run, parked FROM saga.steps WHERE saga_id = :'id' AND parked IS NOT NULL ORDER BY run;
+SELECT saga.resolve(:'id', 'looked at', 'skip', 'the new one');
+SELECT key, run, parked FROM saga.steps WHERE saga_id = :'id' AND parked IS NOT NULL ORDER BY run;
+SELECT saga.resolve(:'id', 'looked at', 'skip', 'the old one') \gset
+SELECT saga.wait(:'id');
+SELECT test.undone('reported anew');
+
 -- What a person said was done is undone, what was skipped is not.
 SELECT test.begin('decided') AS id \gset
 SELECT k, (saga.step(:'id', k, after => '{}', on_failure => 'review', action => 'SELECT saga.require(false, ''no'')', compensation => 'SELECT test.undo($1, $1 ->> ''output'')')).status FROM unnest('{done,skip}'::text[]) k;

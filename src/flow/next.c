@@ -254,14 +254,20 @@ saga_next_find(const SagaSteps *steps, int64 seq)
 	return -1;
 }
 
-/* The newest run of the step with a key; -1: there is none. */
+/*
+ * The newest run of the step with a key; -1: there is none.  It need not be the one
+ * that started last: an old run's task may be reported when a new one waits.
+ */
 int
 saga_next_find_key(const SagaSteps *steps, const text *key)
 {
-	for (int i = steps->count - 1; i >= 0; i--)
-		if (saga_rows_same_text(steps->step[i].key, key))
-			return i;
-	return -1;
+	int			newest = -1;
+
+	for (int i = 0; i < steps->count; i++)
+		if (saga_rows_same_text(steps->step[i].key, key) &&
+			(newest < 0 || steps->step[i].run > steps->step[newest].run))
+			newest = i;
+	return newest;
 }
 
 /*
@@ -272,12 +278,15 @@ int
 saga_next_find_asked(const SagaRow *saga, const SagaSteps *steps,
 					 const text *key)
 {
-	for (int i = steps->count - 1; i >= 0; i--)
+	int			newest = -1;
+
+	for (int i = 0; i < steps->count; i++)
 		if (steps->step[i].parked != NULL &&
 			saga_next_in_range(saga, &steps->step[i]) &&
-			saga_rows_same_text(steps->step[i].key, key))
-			return i;
-	return -1;
+			saga_rows_same_text(steps->step[i].key, key) &&
+			(newest < 0 || steps->step[i].run > steps->step[newest].run))
+			newest = i;
+	return newest;
 }
 
 /*
