@@ -422,6 +422,19 @@ SELECT saga.resolve(:'id', 'x', 'done', 'by hand');
 SELECT saga.redact(:'id');
 SELECT args, output FROM saga.steps WHERE saga_id = :'id';
 SELECT test.undone('redacted');
+-- Nor does it go forward again: its actions would get none of what they had.
+SELECT test.begin('redacted, back') AS id \gset
+SELECT status FROM saga.step(:'id', 'x', compensation => 'SELECT 1', compensate_on => 'completed');
+SELECT status FROM saga.step(:'id', 'a', after => '{}', action => 'SELECT 1', args => '"DE1"', compensation => 'SELECT test.undo($1, $1 ->> ''args'')') \gset
+SELECT status FROM saga.wait_step(:'id', 'a');
+SELECT saga.fail(:'id', 'no');
+SELECT saga.wait(:'id');
+SELECT saga.redact(:'id');
+SELECT status FROM saga.complete_step(:'id', 'x', late => 'record');
+CALL test.refuses(format('SELECT saga.rollback_to(%L, NULL)', :'id'));
+CALL test.refuses(format('SELECT saga.reopen(%L, %L)', :'id', 'n'));
+SELECT saga.resolve(:'id', 'x', 'done', 'by hand');
+SELECT key, run, status, args FROM saga.steps WHERE saga_id = :'id' ORDER BY seq;
 
 -- The plan of what a person is asked about shows it once; what was given up, at the end.
 SELECT test.begin('halted') AS id \gset

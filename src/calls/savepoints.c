@@ -114,6 +114,10 @@ may_roll_back(SagaChange *change, int64 target)
 		case SAGA_RUNNING:
 			return true;
 		case SAGA_NEEDS_REVIEW:
+			if (saga->content_hash != NULL)
+				saga_access_refuse_state(saga,
+										 "the saga was redacted and cannot be rolled back",
+										 "It could only go forward without its input. Resolve what waits for a decision; a new operation needs a new saga.");
 			check_savepoint_stands(change, target);
 			return true;
 		case SAGA_COMPENSATING:

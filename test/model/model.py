@@ -814,6 +814,9 @@ class Saga:
             if target == self.target:
                 return self.state
         if self.state == "needs_review":
+            if self.redacted:
+                # “SG002, … the saga was redacted”
+                raise Refused("SG002", "it was redacted")
             # “as long as nothing at or before the savepoint was tried or settled”
             for step in self.steps:
                 if step.position <= target and not step.rolled_back:
