@@ -6,7 +6,8 @@
 CREATE ROLE regress_saga_app LOGIN;
 CREATE ROLE regress_saga_other LOGIN;
 CREATE ROLE regress_saga_reader LOGIN IN ROLE pg_read_all_data;
-GRANT USAGE ON SCHEMA saga TO regress_saga_app, regress_saga_other;
+CREATE ROLE regress_saga_monitor LOGIN IN ROLE pg_monitor;
+GRANT USAGE ON SCHEMA saga TO regress_saga_app, regress_saga_other, regress_saga_monitor;
 GRANT SELECT, INSERT ON test.named, test.did, test.witness TO regress_saga_app, regress_saga_other;
 CREATE TABLE test.secret (a integer);
 GRANT SELECT ON test.secret TO regress_saga_other;
@@ -173,6 +174,27 @@ SELECT saga.cancel(:'id');
 SELECT saga.wait(:'id');
 SELECT step, status, waits_for FROM test.forward('words');
 SELECT count(*) FROM saga.review_queue WHERE saga_id = :'id';
+
+-- N16: what a person is asked is for those who may read it; others see that somebody is.
+SELECT test.begin('asks one') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', approval => 'secret question', action => 'SELECT 1');
+CALL test.until_waits_for('asks one', 'a', 'approval%');
+SELECT test.begin('asks two') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', action => 'SELECT saga.require(false, ''secret error'')', on_failure => 'review') \gset
+CALL test.until_waits_for('asks two', 'a', 'a person%');
+RESET ROLE;
+GRANT SELECT ON test.named TO regress_saga_monitor;
+CREATE FUNCTION test.shown() RETURNS TABLE (name text, next_action text, waits_for text, parked text, why text) LANGUAGE sql STABLE AS $$
+  SELECT n.name, s.next_action, t.waits_for, t.parked, q.why
+  FROM test.named n JOIN saga.sagas s USING (id) JOIN saga.steps t ON t.saga_id = s.id JOIN saga.review_queue q ON q.saga_id = s.id
+  WHERE n.name LIKE 'asks %' ORDER BY n.name
+$$;
+SET ROLE regress_saga_app;
+SELECT * FROM test.shown();
+SET ROLE regress_saga_monitor;
+SELECT * FROM test.shown();
+SET ROLE regress_saga_app;
+SELECT saga.cancel(id) FROM test.named WHERE name LIKE 'asks %';
 
 -- Redacted, it has forgotten what it was about.
 SELECT test.begin('redact') AS id \gset

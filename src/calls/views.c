@@ -121,14 +121,20 @@ saga_sql_first_id(PG_FUNCTION_ARGS)
  * Anybody may call the functions behind the views with any id; to a stranger
  * they show as much of a saga as of one that is not there.
  */
-static bool
-may_see(const pg_uuid_t *id)
+static SagaReach
+reach_into(const pg_uuid_t *id)
 {
 	Oid			owner;
 	text	   *owner_name;
 
-	return saga_ledger_owner_of(id, &owner, &owner_name) &&
-		saga_rights_reach(owner, owner_name) != SAGA_REACH_NOTHING;
+	return saga_ledger_owner_of(id, &owner, &owner_name) ?
+		saga_rights_reach(owner, owner_name) : SAGA_REACH_NOTHING;
+}
+
+static bool
+may_see(const pg_uuid_t *id)
+{
+	return reach_into(id) >= SAGA_REACH_OUTLINE;
 }
 
 /* Is an executor compensating this step, or (seq 0) any step? */
@@ -265,6 +271,7 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 	const char *why;
 	const char *hint;
 	SagaRunning running;
+	SagaReach	reach;
 	int			pid;
 	bool		says_paused = false;
 	StringInfoData buf;
@@ -292,9 +299,11 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 			}
 			else if ((why = saga_oids_misfit(&hint)) != NULL)
 				appendStringInfo(&buf, "nothing goes on: %s", why);
-			else if (!PG_ARGISNULL(12) && may_see(id))
+			else if (!PG_ARGISNULL(12) &&
+					 (reach = reach_into(id)) >= SAGA_REACH_OUTLINE)
 				says_paused = saga_waits_append_next(&buf, id, paused,
-													 PG_GETARG_CHAR(12) == SAGA_RUNS_SEALED);
+													 PG_GETARG_CHAR(12) == SAGA_RUNS_SEALED,
+													 reach >= SAGA_REACH_READ);
 			else
 				appendStringInfoString(&buf, "the application goes on: it may be completed or failed");
 			if (paused && !says_paused)

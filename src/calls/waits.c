@@ -109,9 +109,10 @@ words_of_consumer(const SagaStep *step)
 /*
  * What a step that saga runs, and that is not done, waits for.  "paused" says
  * whether the saga is paused, and becomes false unless that is what it waits for.
+ * "read": the reader may read what a person is asked, which may quote an error.
  */
 static char *
-words_of(const SagaGates *gates, int index, bool *paused)
+words_of(const SagaGates *gates, int index, bool *paused, bool read)
 {
 	const SagaStep *step = &gates->steps->step[index];
 	SagaRunning running;
@@ -122,6 +123,8 @@ words_of(const SagaGates *gates, int index, bool *paused)
 	bool		is_paused = *paused;
 
 	*paused = false;
+	if (step->parked != NULL && !read)
+		return pstrdup(step->status == SAGA_STEP_WAITING ? "an approval" : "a person");
 	/* "approval: ..." says for itself who is asked. */
 	if (step->parked != NULL)
 		return psprintf("%s%s", step->status == SAGA_STEP_WAITING ? "" : "a person: ",
@@ -159,12 +162,12 @@ words_of(const SagaGates *gates, int index, bool *paused)
 
 /*
  * What is next in a running saga with steps that saga runs: the first of its
- * steps that is not done and does not merely wait for another one.  Returns whether
- * that says that the saga is paused.
+ * steps that is not done and does not merely wait for another one.  "read" is as
+ * above.  Returns whether that says that the saga is paused.
  */
 bool
 saga_waits_append_next(StringInfo buf, const pg_uuid_t *id, bool paused,
-					   bool sealed)
+					   bool sealed, bool read)
 {
 	SagaSteps	steps;
 	SagaGates	gates;
@@ -199,7 +202,7 @@ saga_waits_append_next(StringInfo buf, const pg_uuid_t *id, bool paused,
 			said = paused;
 			appendStringInfo(buf, "step \"%s\" waits for %s",
 							 text_to_cstring(step->key),
-							 words_of(&gates, at, &said));
+							 words_of(&gates, at, &said, read));
 		}
 		return said;
 	}
@@ -243,7 +246,7 @@ saga_sql_waits(PG_FUNCTION_ARGS)
 			step->status == SAGA_STEP_SKIPPED || saga_gates_given_up(step))
 			continue;
 		values[0] = Int64GetDatum(step->seq);
-		values[1] = CStringGetTextDatum(words_of(&gates, at, &is_paused));
+		values[1] = CStringGetTextDatum(words_of(&gates, at, &is_paused, true));
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;
