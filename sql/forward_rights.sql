@@ -211,6 +211,27 @@ SET ROLE regress_saga_app;
 SELECT status, output, known FROM saga.step(:'id', 'a', action => 'SELECT 1', args => '"secret args"');
 CALL test.refuses(format('SELECT saga.step(%L, %L, action => %L, args => %L)', :'id', 'a', 'SELECT 1', '"other args"'));
 
+-- N11: an error is forgotten also where it says why the saga failed, or why a person was asked; a reason that the
+-- application gave stays.
+SELECT test.begin('redact failed') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', action => 'SELECT saga.require(false, ''secret '' || ''error'')') \gset
+SELECT saga.wait(:'id');
+SELECT test.begin('redact parked') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', action => 'SELECT saga.require(false, ''secret '' || ''error'')', on_failure => 'review') \gset
+CALL test.until_waits_for('redact parked', 'a', 'a person%');
+SELECT saga.fail(:'id', 'we changed our mind');
+SELECT saga.wait(:'id');
+SELECT n.name, reason, detail ->> 'reason' AS event FROM test.named n JOIN saga.sagas s USING (id) JOIN saga.events e ON e.saga_id = s.id
+WHERE n.name LIKE 'redact %' AND event = 'failing' ORDER BY n.name;
+SELECT saga.redact(id) FROM test.named WHERE name LIKE 'redact %';
+SELECT n.name, reason, detail ->> 'reason' AS event FROM test.named n JOIN saga.sagas s USING (id) JOIN saga.events e ON e.saga_id = s.id
+WHERE n.name LIKE 'redact %' AND event = 'failing' ORDER BY n.name;
+RESET ROLE;
+SELECT what FROM (SELECT 'saga', s.id, s::text FROM saga.ledger_saga s UNION ALL SELECT 'step', t.saga, t::text FROM saga.ledger_step t
+  UNION ALL SELECT 'attempt', a.saga, a::text FROM saga.ledger_attempt a UNION ALL SELECT 'event', e.saga, e::text FROM saga.ledger_event e) r (what, id, row)
+JOIN test.named n USING (id) WHERE n.name LIKE 'redact %' AND row LIKE '%secret error%';
+SET ROLE regress_saga_app;
+
 -- Purged, it leaves nothing.
 SELECT test.begin('left over') AS id \gset
 SELECT status FROM saga.step(:'id', 'far', delay => '10 years', timeout => '20 years');

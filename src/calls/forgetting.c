@@ -23,6 +23,7 @@
 #include "ledger/ledger.h"
 #include "ledger/purge.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 
 PG_FUNCTION_INFO_V1(saga_sql_purge);
 PG_FUNCTION_INFO_V1(saga_sql_redact);
@@ -86,6 +87,9 @@ redact_saga(SagaRow *saga)
 	saga->details = NULL;
 	saga->result = NULL;
 	saga->parked = NULL;
+	if (saga->reason != NULL &&
+		saga_ledger_repeats_error(&saga->id, text_to_cstring(saga->reason)))
+		saga->reason = NULL;
 }
 
 static void

@@ -18,6 +18,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -248,12 +249,12 @@ saga_ledger_has_event(const pg_uuid_t *id, int64 seq, const char *event)
  * ------------------------------------------------------------------------ */
 
 /*
- * Sets a column of those rows of a table about a saga that are chosen to NULL;
- * "chosen" is asked with the values of each.
+ * Lets "forget" take what is to be forgotten out of the rows of a table about a saga;
+ * it gets the values of each, and returns false if there is nothing.
  */
 static void
-forget_column(Oid relid, Oid index_relid, const pg_uuid_t *id, int natts,
-			  int att, bool (*chosen) (const Datum *values))
+forget_in_rows(Oid relid, Oid index_relid, const pg_uuid_t *id, int natts,
+			   bool (*forget) (Datum *values, bool *nulls))
 {
 	Relation	heap = table_open(relid, RowExclusiveLock);
 	Relation	index = index_open(index_relid, AccessShareLock);
@@ -269,9 +270,8 @@ forget_column(Oid relid, Oid index_relid, const pg_uuid_t *id, int natts,
 	{
 		heap_deform_tuple(found[i].tuple, RelationGetDescr(heap), values,
 						  nulls);
-		if (nulls[att - 1] || !chosen(values))
+		if (!forget(values, nulls))
 			continue;
-		nulls[att - 1] = true;
 		if (saga_table_update(heap, NULL, &found[i], values, nulls, InvalidOid,
 							  NULL, SAGA_WAIT) != SAGA_WRITTEN)
 			elog(ERROR, "a row of the history changed without its saga");
@@ -281,26 +281,82 @@ forget_column(Oid relid, Oid index_relid, const pg_uuid_t *id, int natts,
 }
 
 static bool
-is_any(const Datum *values)
+forget_error(Datum *values, bool *nulls)
 {
+	if (nulls[Attempt_error - 1])
+		return false;
+	nulls[Attempt_error - 1] = true;
+	return true;
+}
+
+/*
+ * Does a text repeat the error of an attempt, as the reason of a saga does whose step
+ * was given up?  What came before the error is not asked: "retries exhausted: ...".
+ */
+bool
+saga_ledger_repeats_error(const pg_uuid_t *id, const char *what)
+{
+	Snapshot	snapshot = saga_table_snapshot();
+	SagaAttempt *attempts;
+	int			count = saga_ledger_get_attempts_at(id, snapshot, &attempts);
+	size_t		length = strlen(what);
+	bool		repeats = false;
+
+	UnregisterSnapshot(snapshot);
+	for (int i = 0; i < count && !repeats; i++)
+	{
+		size_t		end = attempts[i].error ? strlen(attempts[i].error) : 0;
+
+		repeats = end > 0 && end <= length &&
+			strcmp(what + length - end, attempts[i].error) == 0;
+	}
+	return repeats;
+}
+
+/* Of the failure of a saga, the kind stays, and the number of steps to undo. */
+static bool
+forget_reason(Datum *values)
+{
+	Jsonb	   *detail = DatumGetJsonbP(values[Event_detail - 1]);
+	JsonbValue	reason;
+
+	if (getKeyJsonValueFromContainer(&detail->root, "reason", strlen("reason"),
+									 &reason) == NULL ||
+		reason.type != jbvString ||
+		!saga_ledger_repeats_error(DatumGetUUIDP(values[Event_saga - 1]),
+								   pnstrdup(reason.val.string.val,
+											reason.val.string.len)))
+		return false;
+	values[Event_detail - 1] = DirectFunctionCall2(jsonb_delete,
+												   PointerGetDatum(detail),
+												   CStringGetTextDatum("reason"));
 	return true;
 }
 
 static bool
-is_parked(const Datum *values)
+forget_why(Datum *values, bool *nulls)
 {
-	return strcmp(TextDatumGetCString(values[Event_event - 1]), "parked") == 0;
+	const char *event = TextDatumGetCString(values[Event_event - 1]);
+
+	if (nulls[Event_detail - 1])
+		return false;
+	if (strcmp(event, "failing") == 0)
+		return forget_reason(values);
+	if (strcmp(event, "parked") != 0 && strcmp(event, "step parked") != 0)
+		return false;
+	nulls[Event_detail - 1] = true;
+	return true;
 }
 
 /*
  * Forgets what the errors of a saga's attempts say, which may quote anything,
- * also where they say why it was parked.
+ * also where they say why the saga failed, or why it or a step of it was parked.
  */
 void
 saga_ledger_forget_errors(const pg_uuid_t *id)
 {
-	forget_column(saga_oids_get()->attempt, saga_oids_get()->attempt_pkey, id,
-				  Attempt_natts, Attempt_error, is_any);
-	forget_column(saga_oids_get()->event, saga_oids_get()->event_by_saga, id,
-				  Event_natts, Event_detail, is_parked);
+	forget_in_rows(saga_oids_get()->event, saga_oids_get()->event_by_saga, id,
+				   Event_natts, forget_why);
+	forget_in_rows(saga_oids_get()->attempt, saga_oids_get()->attempt_pkey, id,
+				   Attempt_natts, forget_error);
 }
