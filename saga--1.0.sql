@@ -1207,7 +1207,7 @@ CREATE VIEW saga.sagas WITH (security_barrier) AS
     (SELECT t.key FROM saga.ledger_step t
       WHERE t.saga OPERATOR(pg_catalog.=) s.id
         AND t.status OPERATOR(pg_catalog.=) 'c'::pg_catalog."char" AND t.rolled_back_at IS NULL
-      ORDER BY t.seq DESC LIMIT 1) AS last_completed_step,
+      ORDER BY COALESCE(t.begun, t.seq) DESC LIMIT 1) AS last_completed_step,
     (SELECT pg_catalog.count(*) FROM saga.ledger_step t
       WHERE t.saga OPERATOR(pg_catalog.=) s.id) AS steps,
     (SELECT
@@ -1239,7 +1239,7 @@ CREATE VIEW saga.sagas WITH (security_barrier) AS
         ORDER BY s.on_failure OPERATOR(pg_catalog.=) 'c'::pg_catalog."char"
             AND t.comp_status OPERATOR(pg_catalog.=) 'f'::pg_catalog."char",
           t.parked IS NULL,
-          t.seq DESC LIMIT 1) next ON true) AS next_action,
+          COALESCE(t.begun, t.seq) DESC LIMIT 1) next ON true) AS next_action,
     s.due AS next_action_at,
     s.deadline,
     s.state OPERATOR(pg_catalog.=) 'p'::pg_catalog."char" AS requires_review,
@@ -1726,7 +1726,7 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
     (SELECT t.key FROM saga.ledger_step t
       WHERE t.saga OPERATOR(pg_catalog.=) s.id
         AND t.status OPERATOR(pg_catalog.=) 'c'::pg_catalog."char" AND t.rolled_back_at IS NULL
-      ORDER BY t.seq DESC LIMIT 1) AS last_completed,
+      ORDER BY COALESCE(t.begun, t.seq) DESC LIMIT 1) AS last_completed,
     CASE WHEN may.read THEN s.input END AS input,
     CASE WHEN may.read THEN (
       SELECT pg_catalog.jsonb_object_agg(t.key, t.output ORDER BY t.seq)
@@ -1734,7 +1734,7 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
       WHERE t.saga OPERATOR(pg_catalog.=) s.id
         AND t.output IS NOT NULL
         AND (t.rolled_back_at IS NULL OR t.parked IS NOT NULL)
-        AND (d.seq IS NULL OR t.seq OPERATOR(pg_catalog.<=) d.seq)) END AS outputs,
+        AND (d.seq IS NULL OR COALESCE(t.begun, t.seq) OPERATOR(pg_catalog.<=) d.start)) END AS outputs,
     CASE
       WHEN d.seq IS NULL AND s.undo IS NULL
         THEN 'what goes by its forward_key, once the saga is reopened'
@@ -1793,7 +1793,8 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
     SELECT saga.internal_may_see(s.owner, s.owner_name) AS see,
       saga.internal_may_read(s.owner, s.owner_name) AS read) may
   LEFT JOIN LATERAL (
-    SELECT t.key, t.seq, t.parked, t.compensation, t.channel, t.review, t.comp_attempts, t.late,
+    SELECT t.key, t.seq, COALESCE(t.begun, t.seq) AS start, t.parked, t.compensation, t.channel, t.review,
+      t.comp_attempts, t.late,
       CASE WHEN t.compensation IS NOT NULL THEN t.run_as
         WHEN t.channel IS NOT NULL THEN s.owner END AS needs_role,
       CASE WHEN t.compensation IS NOT NULL THEN t.run_as_name ELSE s.owner_name END AS needs_name

@@ -21,6 +21,22 @@ SELECT saga.fail(:'id');
 SELECT saga.wait(:'id');
 SELECT test.undone('branches');
 
+-- The views go by that order, too.
+SELECT test.begin('in order') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', after => '{}', task => 'in order a', notify => 'in order');
+SELECT status FROM saga.step(:'id', 'b', after => '{}', task => 'in order b', review => 'look');
+CALL test.wait_until('SELECT count(*) = 2 FROM saga.pending_tasks WHERE channel IN (''in order a'', ''in order b'')');
+SELECT task_key AS b FROM saga.claim_tasks('in order b') \gset
+SELECT task_key AS a FROM saga.claim_tasks('in order a') \gset
+SELECT saga.complete_task(:'b', '"b"'), saga.complete_task(:'a', '"a"');
+SELECT last_completed_step FROM saga.sagas WHERE id = :'id';
+SELECT saga.fail(:'id');
+CALL test.wait_until(format('SELECT count(*) = 1 FROM saga.pending_compensations WHERE saga_id = %L AND since IS NOT NULL', :'id'));
+SELECT test.mask(next_action) AS next_action FROM saga.sagas WHERE id = :'id';
+SELECT saga.complete_compensation(compensation_key) FROM saga.claim_compensations('in order');
+SELECT step, last_completed, outputs FROM saga.review_queue WHERE saga_id = :'id';
+SELECT saga.resolve(:'id', 'b', 'done', 'by hand');
+
 -- Waiting steps are skipped.
 BEGIN;
 SELECT test.begin('waiting') AS id \gset
