@@ -908,12 +908,12 @@ CREATE FUNCTION saga.adopt() RETURNS void
 COMMENT ON FUNCTION saga.adopt() IS
   'This copy of the database may run and undo steps from now on. Call it in one copy only. For superusers and the owner of the database; SG010 for others.';
 
-CREATE FUNCTION saga.reassign(from_role oid, to_role regrole) RETURNS bigint
+CREATE FUNCTION saga.reassign(from_role oid, to_role regrole, from_name text = NULL) RETURNS bigint
   AS 'MODULE_PATHNAME', 'saga_sql_reassign'
   LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
-COMMENT ON FUNCTION saga.reassign(oid, regrole) IS
-  'Gives the sagas of a role, known by its OID though it may be gone or renamed, to another, and lets its actions and compensations run as that one. Returns how many sagas. For superusers, and the owner of the database if a member of the new role; SG010 for others.';
+COMMENT ON FUNCTION saga.reassign(oid, regrole, text) IS
+  'Gives the sagas of a role, known by its OID, and its name then, though it may be gone or renamed, to another, and lets its actions and compensations run as that one. Returns how many sagas. For superusers, and the owner of the database if a member of the new role; SG010 for others.';
 
 CREATE FUNCTION saga.stat_reset() RETURNS void
   AS 'MODULE_PATHNAME', 'saga_sql_stat_reset'
@@ -1771,7 +1771,7 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
           AND r.rolname::pg_catalog.text COLLATE "C" OPERATOR(pg_catalog.=) d.needs_name)
       AND d.needs_role IS NOT NULL
       THEN pg_catalog.format(
-        E'SELECT saga.reassign(%s,\n  \'ROLE\');  -- by a superuser, before a retry\n', d.needs_role)
+        E'SELECT saga.reassign(%s,\n  \'ROLE\', %L);  -- by a superuser, before a retry\n', d.needs_role, d.needs_name)
       ELSE '' END
     OPERATOR(pg_catalog.||)
     CASE WHEN d.seq IS NOT NULL THEN
@@ -1855,7 +1855,7 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
         WHERE r.oid OPERATOR(pg_catalog.=) t.run_as
           AND r.rolname::pg_catalog.text COLLATE "C" OPERATOR(pg_catalog.=) t.run_as_name)
       THEN pg_catalog.format(
-        E'SELECT saga.reassign(%s,\n  \'ROLE\');  -- by a superuser, before a retry\n', t.run_as)
+        E'SELECT saga.reassign(%s,\n  \'ROLE\', %L);  -- by a superuser, before a retry\n', t.run_as, t.run_as_name)
       ELSE '' END
     OPERATOR(pg_catalog.||) pg_catalog.format(
       CASE t.status WHEN 'w' THEN

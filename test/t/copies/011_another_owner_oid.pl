@@ -140,10 +140,11 @@ is($copy->safe_psql('swapped', q{SELECT string_agg(saga || ' ' || who, ', ' ORDE
 	'ten_a 1 ten_a, ten_b 1 ten_b, ten_c 1 ten_c, ten_d 1 ten_d', 'OIDs in a ring: each is undone as its role');
 
 # A role had been dropped there, made anew, and used its key again: the last one counts.
-my $old = tenant('a', q{SELECT saga.begin('order', 'again')});
+tenant('a', q{SELECT place('again')});
+my $old = tenant('a', q{SELECT saga.find('order', 'again')});
 $copy->safe_psql('swapped', qq{UPDATE saga.ledger_saga SET owner = 78000 WHERE id = '$old'});
 $copy->safe_psql('swapped', 'SELECT saga.adopt()');
-is(tenant('a', q{SELECT saga.begin('order', 'again')}), $old, 'alone, it comes to the role of its name');
+is(tenant('a', q{SELECT saga.find('order', 'again')}), $old, 'alone, it comes to the role of its name');
 $copy->safe_psql('swapped', qq{UPDATE saga.ledger_saga SET owner = 78000, owner_name = 'ten_gone' WHERE id = '$old'});
 $copy->safe_psql('swapped', 'SELECT saga.adopt()');
 my $new = tenant('a', q{SELECT saga.begin('order', 'again')});
@@ -152,18 +153,40 @@ my $gone = $copy->safe_psql('swapped', q{SELECT 'ten_gone'::regrole::oid});
 $copy->safe_psql('swapped', qq{UPDATE saga.ledger_saga SET owner_name = 'ten_a', owner = CASE id WHEN '$old' THEN 78000 ELSE 78001 END WHERE id IN ('$old', '$new')});
 my $left = qr/^0 [^\n]*WARNING:  1 sagas do not come to the role of their owner's name because of other sagas with the same names and keys\nHINT:  Purge /;
 like(adopt_swapped(), $left, 'of two of one name and key, one is left, and it is said');
-is(tenant('a', q{SELECT saga.begin('order', 'again')}), $new, 'the last one is the role\'s');
+is(tenant('a', q{SELECT saga.find('order', 'again')}), $new, 'the last one is the role\'s');
 # What is here rightly stays, however old it is.
 $copy->safe_psql('swapped', qq{
 	UPDATE saga.ledger_saga SET owner = 78002 WHERE id = '$new';
 	UPDATE saga.ledger_saga SET owner = $with{a} WHERE id = '$old'});
 like(adopt_swapped(), $left, 'one is here already: the other is left');
-is(tenant('a', q{SELECT saga.begin('order', 'again')}), $old, 'what is here is the role\'s');
-# A role that is gone may have had the OID.
+is(tenant('a', q{SELECT saga.find('order', 'again')}), $old, 'what is here is the role\'s');
+# A role that is gone may have had the OID: what was its, and no more, can be given to another.
 $copy->safe_psql('swapped', qq{
-	UPDATE saga.ledger_saga SET owner_name = 'nobody' WHERE id = '$old'});
+	UPDATE saga.ledger_saga SET owner_name = 'nobody' WHERE id = '$old';
+	UPDATE saga.ledger_step SET run_as_name = 'nobody' WHERE saga = '$old'});
 like(adopt_swapped(), $left, 'the OID was that of a role that is gone: one is left');
 is($copy->safe_psql('swapped', "SELECT rolname FROM saga.ledger_saga LEFT JOIN pg_roles r ON r.oid = owner WHERE id = '$new'"), '', 'which is nobody\'s');
+$copy->safe_psql('swapped', qq{
+	UPDATE saga.ledger_saga SET reason = reason;
+	SELECT saga.fail(id) FROM saga.sagas WHERE id = '$old' OR (owner = $with{a} AND idempotency_key = '2')});
+my $lanes = qq{
+	SELECT string_agg(concat_ws(' ', owner_name, key, state, owner::regrole, lane::regrole, run_as_name, run_as::regrole, due), ', ' ORDER BY key, owner_name) FROM (
+		SELECT s.owner_name, s.key, s.state, s.owner, s.lane, t.run_as_name, t.run_as, string_agg(d.lane::regrole::text, ' ') AS due
+		FROM saga.ledger_saga s JOIN saga.ledger_step t ON t.saga = s.id JOIN saga.ledger_due d ON d.saga = s.id
+		GROUP BY s.id, t.run_as_name, t.run_as) AS r};
+my $before = 'ten_a 2 u ten_a ten_a ten_a ten_a ten_a, nobody again u ten_a ten_a nobody ten_a ten_a';
+is($copy->safe_psql('swapped', $lanes), $before, 'the OID stands for two roles');
+like(sql_error($copy, "SELECT saga.reassign($with{a}, 'ten_d')", 'swapped'),
+	qr/ERROR:  22023: sagas and steps of several roles have OID \d+\nDETAIL:  [^\n]*: "nobody", "ten_a"\.\nHINT:  .*from_name/, 'reassign: which is meant must be said');
+is($copy->safe_psql('swapped', $lanes), $before, 'reassign: refused, it moves nothing');
+is($copy->safe_psql('swapped', "SELECT saga.reassign($with{a}, 'ten_d', from_name => 'nobody')"), 1, 'reassign: one of that name');
+is($copy->safe_psql('swapped', $lanes), 'ten_a 2 u ten_a ten_a ten_a ten_a ten_a, ten_d again u ten_d ten_d ten_d ten_d ten_d',
+	'reassign: with its step and what is due, and nothing else');
+is(adopt_swapped(), '0 ', 'reassign: nothing is left any more');
+is(tenant('a', q{SELECT saga.find('order', 'again')}), $new, 'reassign: so the other comes to its role');
+wait_until($copy, q{SELECT count(*) = 6 FROM saga.sagas WHERE state = 'compensated'}, 't', 'swapped');
+is($copy->safe_psql('swapped', q{SELECT string_agg(saga || ' ' || who, ', ' ORDER BY saga) FROM undone WHERE saga ~ '(2|again)$'}),
+	'ten_a 2 ten_a, ten_a again ten_d', 'reassign: each is undone as whose it is');
 
 guarantees($copy);
 guarantees($copy, 'swapped');
