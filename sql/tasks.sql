@@ -280,6 +280,19 @@ SELECT count(*) FROM generate_series(1, 200) n, LATERAL saga.step(:'id', 'a' || 
 SELECT count(DISTINCT task_key) FROM saga.claim_tasks('fans', 150);
 SELECT count(DISTINCT task_key) FROM saga.claim_tasks('fans', 150);
 
+-- In the transaction that recorded it, too, although another is known to be first in the queue
+SELECT test.begin('own') AS own \gset
+SELECT status FROM saga.step(:'own', 'far', after => '{}', task => 'own', not_before => now() + '1 day');
+SELECT count(*) FROM saga.claim_tasks('own');
+BEGIN;
+SELECT status FROM saga.step(:'own', 'near', after => '{}', task => 'own');
+SELECT step FROM saga.claim_tasks('own');
+ROLLBACK;
+BEGIN;
+SELECT status FROM saga.step(:'own', 'near', after => '{}', task => 'own');
+COMMIT;
+SELECT step FROM saga.claim_tasks('own');
+
 -- What cannot be
 CALL test.refuses(format('SELECT saga.step(%L, %L, task => %L, action => %L)', :'id', 'x', 'x', 'SELECT 1'));
 CALL test.refuses(format('SELECT saga.step(%L, %L, task => %L)', :'id', 'x', ''));

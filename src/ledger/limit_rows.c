@@ -19,6 +19,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "base/fault.h"
 #include "common/hashfn.h"
 #include "ledger/keys.h"
 #include "ledger/ledger.h"
@@ -246,6 +247,7 @@ saga_ledger_count_claimed(const SagaLimit *limit)
 
 	limit_keys(keys, limit);
 	rows = saga_table_find_all(heap, index, keys, 2, true, &found);
+	SAGA_FAULT("limits.after_read");
 	for (int i = 0; i < rows; i++)
 	{
 		/* Another transaction inserts or deletes it. */

@@ -229,7 +229,8 @@ saga_table_find_sure(Relation heap, Relation index, ScanKey keys, int nkeys,
 
 /*
  * Finds every row that the keys lead to, but at most "limit"; returns how many.  Rows
- * that others are only about to insert count when "uncommitted" is set.
+ * that others are only about to insert count when "uncommitted" is set, and have those
+ * as their writers: they may be gone at any moment.
  */
 int
 saga_table_find_some(Relation heap, Relation index, ScanKey keys, int nkeys,
@@ -256,7 +257,8 @@ saga_table_find_some(Relation heap, Relation index, ScanKey keys, int nkeys,
 			size *= 2;
 			*found = repalloc(*found, size * sizeof(SagaTuple));
 		}
-		fill_found(&(*found)[count++], ExecCopySlotHeapTuple(slot), dirty.xmax);
+		fill_found(&(*found)[count++], ExecCopySlotHeapTuple(slot),
+				   TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax);
 		if ((count & 255) == 0)
 			CHECK_FOR_INTERRUPTS();
 	}

@@ -216,6 +216,13 @@ saga_queue_front_get(SagaQueued *queue)
 		queue->seq = front->seq;
 	}
 	LWLockRelease(shared->lock);
+	/* What this transaction brought itself may come before the front. */
+	if (queued <= queue->since)
+	{
+		queue->since = queued;
+		memset(&queue->saga, 0, sizeof(pg_uuid_t));
+		queue->seq = 0;
+	}
 	return known;
 }
 

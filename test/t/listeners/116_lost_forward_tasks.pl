@@ -106,6 +106,22 @@ like($claiming[0]->query("SELECT 'and on'"), qr/1 of the limit/, 'one claims wha
 like($claiming[1]->query("SELECT 'and on'"), qr/0 of the limit/, 'and who waited for that, nothing more');
 $_->quit foreach @claiming;
 set_faults($node, '');
+
+# One that was counted, and is rolled back meanwhile, is nobody's any more.
+sql(q{SELECT saga.limit('limited', 3)});
+my ($gone, $counting) = map { session($node) } 1, 2;
+$gone->query_safe('BEGIN');
+like($gone->query($claim), qr/2 of the limit/, 'two are claimed');
+$counting->query_safe(q{SET saga.test_faults = 'limits.after_read=wait'});
+$offset = log_offset($node);
+background($counting, $claim);
+wait_log($node, qr/waiting at fault point "limits\.after_read"/, $offset);
+$gone->query_safe('ROLLBACK');
+set_faults($node, 'release');
+like($counting->query("SELECT 'and on'"), qr/0 of the limit/, 'who counted them while they were rolled back gets nothing, and no error');
+like($counting->query($claim), qr/2 of the limit/, 'and then as many as are left');
+$_->quit foreach $gone, $counting;
+set_faults($node, '');
 sql(q{SELECT saga.limit('limited')});
 
 # ------------------------------------------------------------------ an owner
