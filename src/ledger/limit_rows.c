@@ -167,8 +167,8 @@ forget_claimed(const SagaLimit *limit)
 }
 
 /*
- * Sets a limit; one that limits nothing is deleted.  Waits for a transaction that
- * is setting it.
+ * Sets a limit, which the caller has locked; one that limits nothing is deleted.
+ * Waits for a transaction that is setting it, and unlocks the limit meanwhile.
  */
 void
 saga_ledger_set_limit(const SagaLimit *limit)
@@ -192,7 +192,10 @@ saga_ledger_set_limit(const SagaLimit *limit)
 
 		if (TransactionIdIsValid(version.writer))
 		{
+			/* It may be about to claim under the limit. */
+			saga_ledger_unlock_limit(limit);
 			saga_table_wait(heap, version.writer);
+			saga_ledger_lock_limit(limit);
 			continue;
 		}
 		if (found != SAGA_FOUND)
