@@ -10,6 +10,9 @@
  * for.  A row that this transaction wrote itself is the newest (and call.c says
  * when it needs a lock).
  *
+ * A call gives back the lock that it took before it waits for another transaction:
+ * that one may be about to take it (saga_rows.c).
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -263,31 +266,79 @@ saga_access_read_own(const pg_uuid_t *id, SagaRow *saga)
 }
 
 /*
- * Makes sure that the row is the newest version and nobody is writing it; also
- * for a caller that lost against another writer.
+ * Makes sure that the row is the newest version and nobody is writing it.  False, only
+ * with SAGA_NOWAIT: somebody is.
  */
-void
-saga_access_again(SagaRow *saga, SagaReach reach)
+static bool
+make_newest(SagaRow *saga, SagaReach reach, SagaPatience patience)
 {
 	pg_uuid_t	id = saga->id;
 	Oid			owner = saga->owner;
+	SagaFound	found;
 
 	CHECK_FOR_INTERRUPTS();
-	if (saga_ledger_reread_saga(saga, SAGA_WAIT) != SAGA_FOUND ||
+	found = saga_ledger_reread_saga(saga, patience);
+	if (found == SAGA_BUSY)
+		return false;
+	if (found != SAGA_FOUND ||
 		(saga->owner != owner && !is_allowed(saga, reach)))
 		saga_access_refuse_not_found(&id);
+	return true;
 }
 
 /*
- * For a call that starts a step: until the transaction ends, nobody else can
- * begin the undo of the saga.
+ * Takes the lock of a saga that was read, in a mode that may be NoLock, and makes sure
+ * that the row is the newest version and nobody is writing it.  Returns the lock if this
+ * call took it: to be given back before it waits for anything else.
+ *
+ * If this transaction holds the shared lock already, and the saga runs, it has not been
+ * ended or sealed since.  What else another transaction is writing into its row comes
+ * after us: that one is not waited for, because it may be about to wait for us.
  */
-void
-saga_access_shared(const pg_uuid_t *id, SagaRow *saga)
+LOCKMODE
+saga_access_lock(SagaRow *saga, SagaReach reach, LOCKMODE mode)
 {
-	saga_access_read(id, SAGA_REACH_OWN, saga);
-	if (saga->version.own)
-		return;
-	(void) saga_ledger_lock(id, ShareLock, SAGA_WAIT);
-	saga_access_again(saga, SAGA_REACH_OWN);
+	for (;;)
+	{
+		SagaLocked	locked = SAGA_NOT_LOCKED;
+
+		/* Such a row holds back those that come after it. */
+		if (saga->version.own && mode != ExclusiveLock)
+			return NoLock;
+		if (mode != NoLock)
+			locked = saga_ledger_lock(&saga->id, mode, SAGA_WAIT);
+		if (locked == SAGA_LOCKED_BEFORE && saga->state == SAGA_RUNNING)
+			return NoLock;
+		if (make_newest(saga, reach, locked == SAGA_LOCKED ? SAGA_NOWAIT : SAGA_WAIT))
+			return locked == SAGA_LOCKED ? mode : NoLock;
+		saga_ledger_unlock(&saga->id, mode);
+		(void) make_newest(saga, reach, SAGA_WAIT);
+	}
+}
+
+/* Gives back the lock that saga_access_lock returned. */
+void
+saga_access_unlock(const SagaRow *saga, LOCKMODE taken)
+{
+	if (taken != NoLock)
+		saga_ledger_unlock(&saga->id, taken);
+}
+
+/*
+ * Another transaction was first at a row, so nothing was written.  Gives back the lock
+ * and waits for that transaction, "writer"; the caller begins again.  Returns its
+ * patience then: where several transactions lock the row, as only SQL does, they are
+ * waited for where it is written.
+ */
+SagaPatience
+saga_access_wait(const SagaRow *saga, LOCKMODE taken, TransactionId writer,
+				 SagaWritten written)
+{
+	saga_access_unlock(saga, taken);
+	CHECK_FOR_INTERRUPTS();
+	if (TransactionIdIsValid(writer))
+		saga_table_wait(writer);
+	else if (written == SAGA_WRITE_BUSY)
+		return SAGA_WAIT;
+	return SAGA_NOWAIT;
 }

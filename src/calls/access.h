@@ -12,6 +12,7 @@
 #include "base/rights.h"
 #include "fmgr.h"
 #include "ledger/ledger.h"
+#include "ledger/table.h"
 
 extern void saga_access_call(const char *function);
 extern void saga_access_begin(void);
@@ -19,9 +20,11 @@ extern bool saga_access_away(void);
 extern void saga_access_undone_here(const char *function);
 extern const pg_uuid_t *saga_access_id(FunctionCallInfo fcinfo, int arg);
 extern void saga_access_read_own(const pg_uuid_t *id, SagaRow *saga);
-extern void saga_access_shared(const pg_uuid_t *id, SagaRow *saga);
-extern void saga_access_again(SagaRow *saga, SagaReach reach);
 extern void saga_access_read(const pg_uuid_t *id, SagaReach reach, SagaRow *saga);
+extern LOCKMODE saga_access_lock(SagaRow *saga, SagaReach reach, LOCKMODE mode);
+extern void saga_access_unlock(const SagaRow *saga, LOCKMODE taken);
+extern SagaPatience saga_access_wait(const SagaRow *saga, LOCKMODE taken,
+									 TransactionId writer, SagaWritten written);
 
 SAGA_COMPAT_NORETURN extern void saga_access_refuse_not_found(const pg_uuid_t *id);
 SAGA_COMPAT_NORETURN extern void saga_access_refuse_no_step(const SagaRow *saga,

@@ -4,10 +4,10 @@
  *	  The frame of the calls that change a saga: open, decide, write, or again.
  *
  * Opening is access.c's.  If another transaction was first at a row that the
- * change replaces, nothing has been written: the row is read again, which waits
- * for that transaction, and the decision is made again.  So what was decided is
- * what the newest rows say, and of two people who decide about the same thing
- * the second finds the first one's decision.
+ * change replaces, nothing has been written: the call gives back its lock, waits for
+ * that transaction, and begins again.  So what was decided is what the newest rows
+ * say, and of two people who decide about the same thing the second finds the first
+ * one's decision.
  *
  * A lock that is exclusive is given back as soon as the saga's row is written,
  * or nothing is to be written: from then on the row holds back later callers
@@ -52,8 +52,7 @@ needed_lock(SagaCallLock lock, const SagaRow *saga)
 	 * needs no lock, unless we must wait for others that came before.
 	 */
 	if (saga->version.own &&
-		(mode == ShareLock || saga_ledger_begun_here(saga) ||
-		 !saga_rows_may_get_steps(saga)))
+		(saga_ledger_begun_here(saga) || !saga_rows_may_get_steps(saga)))
 		return NoLock;
 	return mode;
 }
@@ -63,46 +62,43 @@ SagaState
 saga_call(const pg_uuid_t *id, SagaReach reach, SagaCallLock lock,
 		  SagaDecide decide, void *arg)
 {
+	SagaPatience patience = SAGA_NOWAIT;
 	SagaRow		saga;
-	LOCKMODE	held = NoLock;
-	bool		newest;
+	LOCKMODE	taken;
 
-	saga_access_read(id, reach, &saga);
-	newest = saga.version.own;
 	for (;;)
 	{
 		SagaChange	change;
-		LOCKMODE	needed = held == NoLock ? needed_lock(lock, &saga) : NoLock;
+		LOCKMODE	needed;
 		SagaVerdict verdict;
+		SagaWritten written;
 
-		if (needed != NoLock)
+		saga_access_read(id, reach, &saga);
+		needed = needed_lock(lock, &saga);
+		taken = saga_access_lock(&saga, reach, needed);
+		/* What the newest row says may need another lock. */
+		if (needed_lock(lock, &saga) != needed)
 		{
-			(void) saga_ledger_lock(id, needed, SAGA_WAIT);
-			held = needed;
-		}
-		if (!newest || needed != NoLock)
-		{
-			saga_access_again(&saga, reach);
-			newest = true;
-			/* What the newest row says may need a lock. */
-			if (held == NoLock)
-				continue;
+			saga_access_unlock(&saga, taken);
+			continue;
 		}
 		/* Calls about a step read the clock once they have found the step. */
 		saga_change_begin(&change, &saga, NULL, SAGA_MAY_WAIT,
 						  lock == SAGA_CALL_SHARED ? 0 : saga_clock_now());
+		change.patience = patience;
 		verdict = decide(&change, arg);
 		if (verdict == SAGA_NOTHING_TO_WRITE)
 		{
 			saga_durable_answered();
 			break;
 		}
-		if (verdict == SAGA_WRITE && saga_change_write(&change) == SAGA_WRITTEN)
+		written = verdict == SAGA_WRITE ? saga_change_write(&change) : SAGA_CHANGED;
+		if (written == SAGA_WRITTEN)
 			break;
-		newest = false;
+		patience = saga_access_wait(&saga, taken, change.writer, written);
 	}
-	if (held == ExclusiveLock)
-		saga_ledger_unlock(id, ExclusiveLock);
+	if (taken == ExclusiveLock)
+		saga_access_unlock(&saga, taken);
 	return saga.state;
 }
 

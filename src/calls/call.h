@@ -28,7 +28,8 @@ typedef enum SagaVerdict
 	SAGA_NOTHING_TO_WRITE,
 	SAGA_WRITE,
 	SAGA_LOOK_AGAIN				/* a row was not found where it was: it may be
-								 * updated to another page meanwhile */
+								 * updated to another page meanwhile; or
+								 * "writer" of the change is writing it */
 } SagaVerdict;
 
 /*

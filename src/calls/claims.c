@@ -207,17 +207,15 @@ claim_undo(const SagaQueued *queued, const ClaimRequest *request, SagaRow *saga,
 	return saga_change_write(&change) == SAGA_WRITTEN;
 }
 
-/* Claims the task that a row of the queue names. */
+/* Claims the task that a row of the queue names, with the lock of its saga held. */
 static bool
-claim_forward(const SagaQueued *queued, const ClaimRequest *request,
-			  SagaRow *saga, SagaStep *step)
+claim_locked(const SagaQueued *queued, const ClaimRequest *request,
+			 SagaRow *saga, SagaStep *step)
 {
 	SagaChange	change;
 	TimestampTz timeout_at;
 
-	if (saga->state != SAGA_RUNNING ||
-		!saga_ledger_lock(&saga->id, ShareLock, SAGA_NOWAIT) ||
-		saga_ledger_reread_saga(saga, SAGA_NOWAIT) != SAGA_FOUND ||
+	if (saga_ledger_reread_saga(saga, SAGA_NOWAIT) != SAGA_FOUND ||
 		saga->state != SAGA_RUNNING || saga->paused ||
 		saga_ledger_get_queued_step(queued, step) != SAGA_FOUND ||
 		TransactionIdIsValid(step->version.writer) ||
@@ -235,9 +233,20 @@ claim_forward(const SagaQueued *queued, const ClaimRequest *request,
 	if (step->begun == 0)
 		step->begun = saga_start_order_next(&saga->id);
 	saga_change_only_step(&change, step);
-	if (saga_change_write(&change) != SAGA_WRITTEN)
+	return saga_change_write(&change) == SAGA_WRITTEN;
+}
+
+static bool
+claim_forward(const SagaQueued *queued, const ClaimRequest *request,
+			  SagaRow *saga, SagaStep *step)
+{
+	if (saga->state != SAGA_RUNNING ||
+		!saga_ledger_lock(&saga->id, ShareLock, SAGA_NOWAIT))
 		return false;
-	return true;
+	if (claim_locked(queued, request, saga, step))
+		return true;
+	saga_ledger_unlock(&queued->saga, ShareLock);
+	return false;
 }
 
 /* Claims what a row of the queue names.  False if it is not to be had. */

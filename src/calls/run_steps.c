@@ -14,8 +14,9 @@
  * held exclusively: from then on whoever completes a step of the application's
  * asks for a look, too.  So the recording waits for the transactions that have
  * recorded or completed something in the saga without knowing of such steps; two of
- * them that come here deadlock, and one is rolled back (40P01).  Sagas without such
- * steps pay nothing.
+ * them that come here deadlock, and one is rolled back (40P01).  A transaction that has
+ * not recorded anything in the saga yet has no part in that: it comes here without a
+ * lock.  Sagas without such steps pay nothing.
  *
  * From inside an action no lock is taken.  What it records is seen with its mark,
  * which finds out whether the saga still runs, and asks for a look.
@@ -25,12 +26,12 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "base/clock.h"
 #include "base/errors.h"
 #include "base/ids.h"
 #include "base/rights.h"
 #include "calls/access.h"
 #include "calls/arguments.h"
+#include "calls/call.h"
 #include "calls/run_steps.h"
 #include "catalog/pg_type_d.h"
 #include "flow/change.h"
@@ -162,55 +163,57 @@ saga_run_steps_read(FunctionCallInfo fcinfo, int first, SagaRunRequest *request)
  * The saga
  * ------------------------------------------------------------------------ */
 
-/* The saga has a step that saga runs, from now on. */
-static void
-note_in_saga(SagaRow *saga)
+static SagaVerdict
+decide_note(SagaChange *change, void *arg)
 {
-	pg_uuid_t	id = saga->id;
+	SagaRow    *saga = change->saga;
+	bool	   *to_hold = arg;
 
-	while (saga->runs == SAGA_RUNS_NONE)
-	{
-		SagaChange	change;
-		bool		locked = !saga_ledger_begun_here(saga);
+	*to_hold = false;
+	/* What follows from another state, saga.step says. */
+	if (saga->state != SAGA_RUNNING || saga->runs != SAGA_RUNS_NONE)
+		return SAGA_NOTHING_TO_WRITE;
+	*to_hold = !saga_ledger_begun_here(saga);
+	saga->runs = SAGA_RUNS_STEPS;
+	return SAGA_WRITE;
+}
 
-		if (locked)
-		{
-			(void) saga_ledger_lock(&id, ExclusiveLock, SAGA_WAIT);
-			saga_access_again(saga, SAGA_REACH_OWN);
-			if (saga->state != SAGA_RUNNING)
-				saga_access_refuse_failing(saga);
-		}
-		if (saga->runs == SAGA_RUNS_NONE)
-		{
-			saga_change_begin(&change, saga, NULL, SAGA_MAY_WAIT, saga_clock_now());
-			saga->runs = SAGA_RUNS_STEPS;
-			if (saga_change_write(&change) != SAGA_WRITTEN)
-			{
-				saga_access_again(saga, SAGA_REACH_OWN);
-				saga->runs = SAGA_RUNS_NONE;
-			}
-		}
-		if (locked)
-			saga_ledger_unlock(&id, ExclusiveLock);
-	}
+/*
+ * The saga has a step that saga runs, from now on.  The caller has given back the
+ * lock that it took, and begins again.
+ *
+ * The row holds others back then.  The shared lock is for those who come to end the
+ * saga: they wait at the lock, and get it at our commit before an executor does.  Of a
+ * saga that was begun here nobody else knows.
+ */
+void
+saga_run_steps_note(const pg_uuid_t *id)
+{
+	bool		to_hold;
+
+	(void) saga_call(id, SAGA_REACH_OWN, SAGA_CALL_EXCLUSIVE, decide_note,
+					 &to_hold);
+	if (to_hold)
+		(void) saga_ledger_lock(id, ShareLock, SAGA_WAIT);
 }
 
 /*
  * A step that is not known yet, or was rolled back ("again"): may it be recorded?
+ * False: once the saga's row says that saga runs steps of it (saga_run_steps_note).
  */
-void
-saga_run_steps_admit(SagaRow *saga, const SagaRunRequest *request, bool again)
+bool
+saga_run_steps_admit(const SagaRow *saga, const SagaRunRequest *request,
+					 bool again)
 {
 	if (saga_current_action(&saga->id) != 0)
-		return;
+		return true;
 	if (saga->runs == SAGA_RUNS_SEALED && !again)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_INVALID_STATE),
 				 errmsg("saga %s takes no new step", saga_ids_string(&saga->id)),
 				 errdetail("It was sealed by saga.complete(..., when_done => true)."),
 				 errhint("Record all steps before that, or let an action record them.")));
-	if (request->given)
-		note_in_saga(saga);
+	return !request->given || saga->runs != SAGA_RUNS_NONE;
 }
 
 /* ------------------------------------------------------------------------

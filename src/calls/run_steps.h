@@ -31,8 +31,9 @@ typedef struct SagaRunRequest
 
 extern void saga_run_steps_read(FunctionCallInfo fcinfo, int first,
 								SagaRunRequest *request);
-extern void saga_run_steps_admit(SagaRow *saga, const SagaRunRequest *request,
-								 bool again);
+extern bool saga_run_steps_admit(const SagaRow *saga,
+								 const SagaRunRequest *request, bool again);
+extern void saga_run_steps_note(const pg_uuid_t *id);
 extern void saga_run_steps_fill(const SagaRow *saga,
 								const SagaRunRequest *request,
 								const SagaStep *old, SagaStep *step);

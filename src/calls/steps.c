@@ -5,9 +5,9 @@
  *
  * Each, except inside an action of the saga (run_steps.c), holds the saga's lock
  * shared until its transaction ends (access.c), so the saga's state stands still
- * meanwhile, while other sessions may work on
- * other steps, and on this one: the step's own row is where they meet, and
- * whoever comes second looks again.
+ * meanwhile, while other sessions may work on other steps, and on this one: the step's
+ * own row is where they meet, and whoever comes second gives back the lock, waits, and
+ * looks again.
  *
  * No SPI here: what these calls cost is what recording a saga costs.
  *
@@ -379,7 +379,7 @@ add_forward_attempt(SagaChange *change, const SagaStep *step,
  */
 static SagaWritten
 repeat_step(SagaRow *saga, SagaStep *step, const StepRequest *request,
-			TimestampTz now)
+			TimestampTz now, SagaPatience patience)
 {
 	bool		again = step->status == SAGA_STEP_STARTED &&
 		saga_ledger_is_own_attempt(step);
@@ -388,6 +388,7 @@ repeat_step(SagaRow *saga, SagaStep *step, const StepRequest *request,
 	if (again && !request->completed)
 		return SAGA_WRITTEN;
 	saga_change_begin(&change, saga, NULL, SAGA_MAY_WAIT, now);
+	change.patience = patience;
 	saga_change_only_step(&change, step);
 	if (!again)
 	{
@@ -409,72 +410,107 @@ repeat_step(SagaRow *saga, SagaStep *step, const StepRequest *request,
 	return saga_change_write(&change);
 }
 
+/*
+ * The call is about a step that was recorded before.  SAGA_WRITTEN: the step is the
+ * result; otherwise another transaction was first at it.
+ */
+static SagaWritten
+find_again(FunctionCallInfo fcinfo, SagaRow *saga, SagaStep *step,
+		   const StepRequest *request, TimestampTz now, SagaPatience patience)
+{
+	SagaWritten written = SAGA_WRITTEN;
+
+	saga_durable_answered();
+	/* A later release must find its way through what is sealed. */
+	if (saga->runs == SAGA_RUNS_SEALED && saga_rows_is_run(step))
+		return written;
+	check_same_args(step, request);
+	if (!saga_rows_is_run(step) && step->status != SAGA_STEP_COMPLETED &&
+		saga->state != SAGA_COMPLETED)
+		written = repeat_step(saga, step, request, now, patience);
+	if (written == SAGA_WRITTEN)
+		notice_other_undo(fcinfo, step, request);
+	return written;
+}
+
+/* Records a new step, or a new run of "old".  False: another may be recorded. */
+static bool
+record_step(SagaRow *saga, const StepRequest *request, const SagaStep *old,
+			TimestampTz now, SagaStep *step)
+{
+	make_step(saga, request, old != NULL ? old->run + 1 : 1, now, step);
+	saga_run_steps_fill(saga, &request->run, old, step);
+	if (!saga_ledger_insert_step(saga, step))
+		return false;
+	saga_run_steps_recorded(saga, step);
+	saga_arguments_notice_channel(request->channel);
+	saga_arguments_notice_channel(request->run.task);
+	return true;
+}
+
+/* Reads the saga, and takes its lock; returns it as saga_access_lock does. */
+static LOCKMODE
+open_saga(const pg_uuid_t *id, SagaRow *saga)
+{
+	LOCKMODE	taken = NoLock;
+
+	if (saga_current_action(id) != 0)
+		saga_access_read_own(id, saga);
+	else
+	{
+		saga_access_read(id, SAGA_REACH_OWN, saga);
+		taken = saga_access_lock(saga, SAGA_REACH_OWN, ShareLock);
+	}
+	if (saga->state != SAGA_RUNNING && saga->state != SAGA_COMPLETED)
+		saga_access_refuse_failing(saga);
+	return taken;
+}
+
 /* saga.step(...) */
 Datum
 saga_sql_step(PG_FUNCTION_ARGS)
 {
 	const pg_uuid_t *id = saga_access_id(fcinfo, 0);
 	StepRequest request;
-	SagaRow		saga;
-	SagaStep	step;
-	SagaStep	old;
-	TimestampTz now;
+	SagaPatience patience = SAGA_NOWAIT;
 
 	saga_access_call("saga.step()");
 	read_request(fcinfo, &request);
-	if (saga_current_action(id) != 0)
-		saga_access_read_own(id, &saga);
-	else
-		saga_access_shared(id, &saga);
-	if (saga.state != SAGA_RUNNING && saga.state != SAGA_COMPLETED)
-		saga_access_refuse_failing(&saga);
-
 	for (;;)
 	{
-		int			run = 1;
+		SagaRow		saga;
+		SagaStep	step;
+		SagaStep	found;
+		LOCKMODE	taken = open_saga(id, &saga);
 		bool		known = saga_ledger_get_step(id, request.key, false,
-												 &step) == SAGA_FOUND;
+												 &found) == SAGA_FOUND;
+		bool		busy = TransactionIdIsValid(found.version.writer);
+		bool		note = false;
+		SagaWritten written = SAGA_CHANGED;
 
 		/* Not before what had to be waited for. */
-		now = saga_clock_now();
-		if (known)
+		TimestampTz now = saga_clock_now();
+
+		if (!busy && known && found.rolled_back_at == 0)
 		{
-			if (step.rolled_back_at == 0)
-			{
-				saga_durable_answered();
-				/* A later release must find its way through what is sealed. */
-				if (saga.runs == SAGA_RUNS_SEALED && saga_rows_is_run(&step))
-					return saga_steps_result(&step, true);
-				check_same_args(&step, &request);
-				if (saga_rows_is_run(&step) || step.status == SAGA_STEP_COMPLETED ||
-					saga.state == SAGA_COMPLETED ||
-					repeat_step(&saga, &step, &request, now) == SAGA_WRITTEN)
-				{
-					notice_other_undo(fcinfo, &step, &request);
-					return saga_steps_result(&step, true);
-				}
-				CHECK_FOR_INTERRUPTS();
-				continue;
-			}
-			run = step.run + 1;
+			written = find_again(fcinfo, &saga, &found, &request, now, patience);
+			if (written == SAGA_WRITTEN)
+				return saga_steps_result(&found, true);
 		}
-		if (saga.state == SAGA_COMPLETED)
-			saga_access_refuse_state(&saga, "a completed saga takes no new step",
-									 "Begin a new saga for a new operation.");
-		saga_quota_check_steps(&saga);
-		saga_run_steps_admit(&saga, &request.run, known);
-		if (known)
-			old = step;
-		make_step(&saga, &request, run, now, &step);
-		saga_run_steps_fill(&saga, &request.run, known ? &old : NULL, &step);
-		if (saga_ledger_insert_step(&saga, &step))
+		else if (!busy)
 		{
-			saga_run_steps_recorded(&saga, &step);
-			saga_arguments_notice_channel(request.channel);
-			saga_arguments_notice_channel(request.run.task);
-			return saga_steps_result(&step, false);
+			if (saga.state == SAGA_COMPLETED)
+				saga_access_refuse_state(&saga, "a completed saga takes no new step",
+										 "Begin a new saga for a new operation.");
+			saga_quota_check_steps(&saga);
+			note = !saga_run_steps_admit(&saga, &request.run, known);
+			if (!note && record_step(&saga, &request, known ? &found : NULL, now,
+									 &step))
+				return saga_steps_result(&step, false);
 		}
-		CHECK_FOR_INTERRUPTS();
+		patience = saga_access_wait(&saga, taken, found.version.writer, written);
+		if (note)
+			saga_run_steps_note(id);
 	}
 }
 
@@ -506,13 +542,21 @@ refuse_run_step(const SagaStep *step, const char *what)
 						  "Its gates decide. Fail the saga to undo it; saga.steps shows in waits_for what it waits for.");
 }
 
-/* The newest run of a step, which must be the one that a forward key names. */
-static void
-find_step(const SagaRow *saga, text *key, text *forward_key, SagaStep *step)
+/*
+ * The newest run of a step, which must be the one that a forward key names.  False:
+ * another transaction is writing it.
+ */
+static bool
+find_step(SagaChange *change, text *key, text *forward_key, SagaStep *step)
 {
+	const SagaRow *saga = change->saga;
 	const pg_uuid_t *id = &saga->id;
+	SagaFound	found = saga_ledger_get_step(id, key, true, step);
 
-	if (saga_ledger_get_step(id, key, true, step) != SAGA_FOUND)
+	change->writer = step->version.writer;
+	if (TransactionIdIsValid(change->writer))
+		return false;
+	if (found != SAGA_FOUND)
 		saga_access_refuse_no_step(saga, key);
 	if (forward_key != NULL &&
 		!saga_rows_same_text(forward_key, saga_context_forward_key(id, step->seq)))
@@ -523,6 +567,7 @@ find_step(const SagaRow *saga, text *key, text *forward_key, SagaStep *step)
 				 errdetail("The newest run has the forward key \"%s\".",
 						   text_to_cstring(saga_context_forward_key(id, step->seq))),
 				 errhint("The step was undone and started afresh meanwhile; what the old run reports no longer counts.")));
+	return true;
 }
 
 /* A completed step is completed again: the caller must say the same. */
@@ -591,7 +636,8 @@ decide_complete_step(SagaChange *change, void *arg)
 	if (saga->state != SAGA_RUNNING && saga->state != SAGA_COMPLETED &&
 		!report->record_late)
 		saga_access_refuse_failing(saga);
-	find_step(saga, report->key, report->forward_key, step);
+	if (!find_step(change, report->key, report->forward_key, step))
+		return SAGA_LOOK_AGAIN;
 	/* Not before what had to be waited for. */
 	change->now = saga_clock_now();
 	if (step->rolled_back_at != 0 && saga->state == SAGA_RUNNING &&
@@ -661,7 +707,8 @@ decide_fail_step(SagaChange *change, void *arg)
 	const SagaRow *saga = change->saga;
 	SagaStep   *step = &report->step;
 
-	find_step(saga, report->key, report->forward_key, step);
+	if (!find_step(change, report->key, report->forward_key, step))
+		return SAGA_LOOK_AGAIN;
 	change->now = saga_clock_now();
 	if ((saga->state != SAGA_RUNNING && saga->state != SAGA_COMPLETED) ||
 		step->rolled_back_at != 0)

@@ -83,6 +83,7 @@ saga_change_begin(SagaChange *change, SagaRow *saga, SagaSteps *steps, int may,
 	change->saga = saga;
 	change->steps = steps;
 	change->may = may;
+	change->patience = SAGA_NOWAIT;
 	change->now = now;
 	change->number = ++changes;
 }
@@ -372,16 +373,19 @@ static SagaWritten
 write_steps(SagaChange *change)
 {
 	/* With SAGA_MAY_WAIT: a process may still be ending a canceled action. */
-	SagaPatience patience = (change->may & SAGA_MAY_WAIT) ?
-		SAGA_WAIT : SAGA_NOWAIT;
+	SagaPatience patience = change->steps_only ? change->patience :
+		(change->may & SAGA_MAY_WAIT) ? SAGA_WAIT : SAGA_NOWAIT;
 	SagaWritten written = SAGA_WRITTEN;
 	ListCell   *lc;
 
 	foreach(lc, change->changed)
 	{
-		written = saga_ledger_update_step(change->saga, lfirst(lc), patience);
+		SagaStep   *step = lfirst(lc);
+
+		written = saga_ledger_update_step(change->saga, step, patience);
 		if (written == SAGA_WRITTEN)
 			continue;
+		change->writer = step->version.writer;
 		/* Nothing is written before the first; after it, the caller aborts. */
 		if (change->steps_only)
 			break;
@@ -424,10 +428,12 @@ saga_change_write(SagaChange *change)
 	if (!change->steps_only)
 	{
 		saga->updated_at = change->now;
-		written = saga_ledger_update_saga(saga, (change->may & SAGA_MAY_WAIT) ?
-										  SAGA_WAIT : SAGA_NOWAIT);
+		written = saga_ledger_update_saga(saga, change->patience);
 		if (written != SAGA_WRITTEN)
+		{
+			change->writer = saga->version.writer;
 			return written;
+		}
 	}
 	written = write_steps(change);
 	if (written != SAGA_WRITTEN)

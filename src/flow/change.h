@@ -14,8 +14,8 @@
 #include "shared/stat.h"
 
 /* What the process that makes a change may do; a bit mask. */
-#define SAGA_MAY_WAIT		0x01	/* for another transaction that writes the
-									 * saga; our own processes do not */
+#define SAGA_MAY_WAIT		0x01	/* for another transaction that has a row
+									 * of the saga; our own processes do not */
 #define SAGA_MAY_FAIL		0x04	/* end the forward phase of the saga; only
 									 * under its exclusive lock, if steps of
 									 * it may be on their way in */
@@ -36,6 +36,9 @@ typedef struct SagaChange
 	SagaSteps  *steps;			/* NULL: not read; see saga_change_steps */
 	TimestampTz now;
 	int			may;			/* SAGA_MAY_... */
+	SagaPatience patience;		/* with another transaction that has the first
+								 * row to write */
+	TransactionId writer;		/* that transaction, if it is known */
 	bool		steps_only;		/* the saga's own row stays as it is */
 	bool		busy;			/* the time of a step is over, but another
 								 * process holds its row: look again */

@@ -39,8 +39,15 @@
  * The lock that serializes recording and ending steps with the end of their saga:
  * saga_rows.c
  */
-extern bool saga_ledger_lock(const pg_uuid_t *id, LOCKMODE mode,
-							 SagaPatience patience);
+typedef enum SagaLocked
+{
+	SAGA_NOT_LOCKED,			/* it cannot be had at once; SAGA_NOWAIT only */
+	SAGA_LOCKED,
+	SAGA_LOCKED_BEFORE			/* this transaction held it in that mode */
+} SagaLocked;
+
+extern SagaLocked saga_ledger_lock(const pg_uuid_t *id, LOCKMODE mode,
+								   SagaPatience patience);
 extern void saga_ledger_unlock(const pg_uuid_t *id, LOCKMODE mode);
 extern bool saga_ledger_let_others_in(const pg_uuid_t *id);
 extern void saga_ledger_locktag(const pg_uuid_t *id, LOCKTAG *tag);

@@ -194,7 +194,7 @@ saga_ledger_set_limit(const SagaLimit *limit)
 		{
 			/* It may be about to claim under the limit. */
 			saga_ledger_unlock_limit(limit);
-			saga_table_wait(heap, version.writer);
+			saga_table_wait(version.writer);
 			saga_ledger_lock_limit(limit);
 			continue;
 		}

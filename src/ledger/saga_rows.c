@@ -21,6 +21,17 @@
  * takes the lock.  An executor that marks a step holds the lock exclusively to the end
  * of the transaction if it also writes what follows from the mark (action.c).
  *
+ * Who waits for whom.  A transaction holds the lock, as above, the rows that it wrote,
+ * and the keys that it used (of a saga, a step, a signal, a limit) to its end.  A call
+ * that waits for another transaction keeps what earlier calls of its own left to it,
+ * and gives back what it took itself (access.c; of limits, limit_rows.c).  So nobody
+ * waits for a call that waits, and a deadlock takes two transactions of two calls
+ * each, where each second call must wait for what the other transaction did first, in
+ * whatever order locks are taken: both end a saga in which both have recorded, or both
+ * report what the other has reported.  (saga.purge and saga.adopt, which write many
+ * rows, keep what they have written while they wait for the next.)  Our processes wait
+ * for no lock and no row.
+ *
  * Once the undo has begun, a transaction that writes a step's row replaces the
  * saga's row, too; so an executor that finds the saga's row as it left it need
  * not read the steps again, and two writers meet on that row.
@@ -83,18 +94,24 @@ saga_ledger_locktag(const pg_uuid_t *id, LOCKTAG *tag)
 						 (uint32) hash, 0x5A6A);
 }
 
-/*
- * Takes a saga's lock.  Returns false if it cannot be had at once and the caller does
- * not wait.
- */
-bool
+/* Takes a saga's lock, once more if it is held. */
+SagaLocked
 saga_ledger_lock(const pg_uuid_t *id, LOCKMODE mode, SagaPatience patience)
 {
 	LOCKTAG		tag;
 
 	saga_ledger_locktag(id, &tag);
-	return LockAcquire(&tag, mode, false, patience == SAGA_NOWAIT) !=
-		LOCKACQUIRE_NOT_AVAIL;
+	switch (LockAcquire(&tag, mode, false, patience == SAGA_NOWAIT))
+	{
+		case LOCKACQUIRE_NOT_AVAIL:
+			return SAGA_NOT_LOCKED;
+		case LOCKACQUIRE_OK:
+			return SAGA_LOCKED;
+		case LOCKACQUIRE_ALREADY_HELD:
+		case LOCKACQUIRE_ALREADY_CLEAR:
+			return SAGA_LOCKED_BEFORE;
+	}
+	return SAGA_NOT_LOCKED;		/* keep the compiler quiet */
 }
 
 void
@@ -195,7 +212,7 @@ saga_ledger_reread_saga(SagaRow *row, SagaPatience patience)
 		{
 			if (patience == SAGA_NOWAIT)
 				break;
-			saga_table_wait(heap, row->version.writer);
+			saga_table_wait(row->version.writer);
 		}
 		else
 		{

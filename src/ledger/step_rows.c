@@ -108,9 +108,9 @@ step_where_seen(Relation heap, const pg_uuid_t *id, const text *key,
 }
 
 /*
- * Finds the newest run of a step.  Waits for a transaction that is inserting
- * or changing it.  "sure": SAGA_MISSING is certain; a caller that would insert
- * the step need not pay for that.
+ * Finds the newest run of a step.  Does not wait: "writer" of its version is a
+ * transaction that is inserting or changing it.  "sure": SAGA_MISSING is certain; a
+ * caller that would insert the step need not pay for that.
  */
 SagaFound
 saga_ledger_get_step(const pg_uuid_t *id, text *key, bool sure, SagaStep *step)
@@ -130,21 +130,16 @@ saga_ledger_get_step(const pg_uuid_t *id, text *key, bool sure, SagaStep *step)
 	index = index_open(saga_oids_get()->step_pkey, AccessShareLock);
 	saga_keys_uuid(&keys[0], 1, id);
 	saga_keys_text(&keys[1], 2, key);
-	for (;;)
-	{
-		found = sure ?
-			saga_table_find_sure(heap, index, keys, 2, &version) :
-			saga_table_find(heap, index, keys, 2, BackwardScanDirection,
-							&version);
-		if (!TransactionIdIsValid(version.writer))
-			break;
-		saga_table_wait(heap, version.writer);
-	}
+	found = sure ?
+		saga_table_find_sure(heap, index, keys, 2, &version) :
+		saga_table_find(heap, index, keys, 2, BackwardScanDirection, &version);
 	if (found == SAGA_FOUND)
 	{
 		unpack(heap, &version, step);
 		saga_hints_note(&seen_steps, step_bits(id, key), version.tuple);
 	}
+	else
+		step->version = version;
 	index_close(index, NoLock);
 	table_close(heap, NoLock);
 	return found;

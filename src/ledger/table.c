@@ -391,9 +391,9 @@ check_followers(Relation heap)
 
 /* Waits for the end of a transaction that is writing a row. */
 void
-saga_table_wait(Relation heap, TransactionId writer)
+saga_table_wait(TransactionId writer)
 {
-	XactLockTableWait(writer, heap, NULL, XLTW_None);
+	XactLockTableWait(writer, NULL, NULL, XLTW_None);
 }
 
 /*
@@ -411,7 +411,7 @@ saga_table_find_settled(Relation heap, Relation index, ScanKey keys, int nkeys,
 
 		if (result != SAGA_BUSY)
 			return result;
-		saga_table_wait(heap, found->writer);
+		saga_table_wait(found->writer);
 	}
 }
 
@@ -901,8 +901,33 @@ why_not_written(Relation heap, TM_Result result, const char *what)
 }
 
 /*
+ * The transaction that replaces, deletes or locks a version; invalid if there is none,
+ * or if several lock it, as only SQL does.
+ */
+static TransactionId
+who_has(Relation heap, const SagaTuple *version)
+{
+	TransactionId xid = InvalidTransactionId;
+	HeapTupleData tuple;
+	Buffer		buffer;
+	uint16		infomask;
+
+	tuple.t_self = version->tuple->t_self;
+	if (!heap_fetch(heap, SnapshotAny, &tuple, &buffer, false))
+		return xid;
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	infomask = tuple.t_data->t_infomask;
+	if ((infomask & HEAP_XMAX_INVALID) == 0 &&
+		!((infomask & HEAP_XMAX_IS_MULTI) && HEAP_XMAX_IS_LOCKED_ONLY(infomask)))
+		xid = HeapTupleHeaderGetUpdateXid(tuple.t_data);
+	UnlockReleaseBuffer(buffer);
+	return xid;
+}
+
+/*
  * Replaces a version found before by new values.  If that succeeds, "version"
- * is the new one; the old one is not freed.
+ * is the new one; the old one is not freed.  If not, its "writer" is the
+ * transaction that was first, if it is known.
  *
  * An own version may have been written by the very command that is running,
  * which the server would not let us touch again without a new command number.
@@ -930,7 +955,10 @@ saga_table_update(Relation heap, TupleDesc desc, SagaTuple *version,
 									 patience == SAGA_WAIT, &failure,
 									 &lockmode, &indexes);
 	if (result != TM_Ok)
+	{
+		version->writer = who_has(heap, version);
 		return why_not_written(heap, result, "an update");
+	}
 	if (indexes != SAGA_COMPAT_UPDATE_NONE)
 		(void) insert_into_indexes(heap, tuple, values, nulls, arbiter,
 								   sparse, version->tuple,

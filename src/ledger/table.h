@@ -85,7 +85,7 @@ extern SagaFound saga_table_find_settled(Relation heap, Relation index,
 										 SagaTuple *found);
 extern int	saga_table_count(Oid table, Oid table_index, ScanKey key,
 							 AttrNumber number, int limit);
-extern void saga_table_wait(Relation heap, TransactionId writer);
+extern void saga_table_wait(TransactionId writer);
 
 extern bool saga_table_insert(Relation heap, TupleDesc desc, Datum *values,
 							  bool *nulls, Oid arbiter,
