@@ -12,6 +12,11 @@ had come behind the other:
   taken back  it is rolled back: they are those of the second call alone
   before      the second one's snapshot was taken (REPEATABLE READ) before the
               first call was committed: those of the first order, or 40001
+  crosswise   where the second call waits, the first one's transaction makes another
+              call, by chance: it does not wait for the second, so nobody gets 40P01.
+              Where it does not wait, both transactions make another call: nobody
+              gets 40P01 unless each of these, where it comes alone, waits for what
+              the other transaction did first
 
 A claim may as well find nothing: it passes by what somebody is at work on.
 The order in which things are done one behind the other is the oracle, so
@@ -151,6 +156,7 @@ class Session:
 
     def do(self, sql):
         self.send(sql)
+        until(lambda: self.ready(60))
         return self.answer()
 
     def one(self, sql):
@@ -162,6 +168,7 @@ class Server:
         self.first, self.second, self.look, self.told = (Session() for _ in range(4))
         for session in (self.first, self.second, self.look):
             session.do("SET saga.test_faults = ''")
+            session.do("SET deadlock_timeout = '20ms'")
 
     def faults(self, faults):
         """Sets fault points for saga's processes, which learn of it like any other."""
@@ -174,6 +181,14 @@ class Server:
 
     def let_go(self):
         self.faults("")
+
+    def waits(self, session, sql):
+        """Sends a call; does it wait for another session?"""
+        session.send(sql)
+        while not session.ready(0.002):
+            if self.blocked(session):
+                return True
+        return False
 
     def blocked(self, session):
         return self.look.one(f"SELECT pg_blocking_pids({session.pid}) <> '{{}}'")
@@ -239,10 +254,15 @@ def statement(call, saga):
     return f"SELECT {sql}".format(**saga)
 
 
+def deadlocks(answers):
+    """Those of a deadlock, or None."""
+    return [a for a in answers if (a or "").startswith("40P01")] or None
+
+
 class Pairs:
     def __init__(self, server, situation):
         self.server, self.situation = server, situation
-        self.orders = {}
+        self.orders, self.waits = {}, {}
 
     def picture(self, saga):
         return self.server.look.one(f"SELECT pairs.picture('{saga['s']}')")
@@ -269,15 +289,38 @@ class Pairs:
         saga = self.situation.take("purge" in (one, two))
         first.do("BEGIN")
         a = first.do(statement(one, saga))
-        second.send(statement(two, saga))
-        waited = False
-        while not second.ready(0.002):
-            if self.server.blocked(second):
-                waited = True
-                break
+        waited = self.server.waits(second, statement(two, saga))
         first.do(end)
         b = second.answer()
+        self.waits[(one, two)] = waited
         return a, b, self.picture(saga), waited
+
+    def waits_for(self, one, two):
+        """Does the second call wait for the open transaction of the first?"""
+        if (one, two) not in self.waits:
+            self.meet(one, two, "ROLLBACK")
+        return self.waits[(one, two)]
+
+    def meet_crosswise(self, one, then, two, last):
+        """Both transactions make another call, if that can be; what is wrong."""
+        first, second, waits = self.server.first, self.server.second, self.server.waits
+        saga = self.situation.take()
+        first.do("BEGIN")
+        second.do("BEGIN")
+        first.do(statement(one, saga))
+        if waits(second, statement(two, saga)):
+            said = [first.do(statement(then, saga)), first.do("COMMIT"), second.answer(), second.do("COMMIT")]
+            return deadlocks(said)
+        second.answer()
+        if waits(first, statement(then, saga)):
+            waits(second, statement(last, saga))
+        # One of them waits for nobody any more, or the server says so.
+        until(lambda: first.ready(0.002) or second.ready(0.002))
+        done, left = (first, second) if first.ready(0) else (second, first)
+        said = [done.answer(), done.do("COMMIT"), left.answer(), left.do("COMMIT")]
+        if deadlocks(said) and self.waits_for(one, last) and self.waits_for(two, then):
+            return None
+        return deadlocks(said)
 
     def meet_before(self, one, two):
         """The second call's snapshot is older than the first call."""
@@ -313,8 +356,14 @@ class Report:
             print("  than one behind the other (-) it was (+):")
             print("\n".join(explain(got, wanted)))
 
+    def wrong_if(self, what, wrong):
+        self.met += 1
+        if wrong:
+            self.wrong += 1
+            print(f"WRONG {what}: {wrong}")
 
-def meet_all(server, name, firsts, seconds, share, report):
+
+def meet_all(server, name, firsts, seconds, share, chance, report):
     situation = Situation(server, name)
     situation.fill(len(firsts) + 1)
     pairs = Pairs(server, situation)
@@ -322,7 +371,7 @@ def meet_all(server, name, firsts, seconds, share, report):
     rest = pairs.picture(situation.sagas[0])
     firsts = [c for c in firsts if pairs.alone(c)[1] != rest]
     chosen = [(one, two) for one in firsts for two in seconds if share()]
-    situation.fill(5 * len(chosen) + len(seconds))
+    situation.fill(6 * len(chosen) + len(seconds))
     # Last what is purged, with all others that are over.
     for one, two in sorted(chosen, key=lambda pair: "purge" in pair):
         what = f"{name}: {one} | {two}"
@@ -341,6 +390,9 @@ def meet_all(server, name, firsts, seconds, share, report):
         if two in CLAIMS:
             allowed.append(("nothing", rest))
         report.check(f"{what} | taken back", (b, picture), allowed)
+        if not {one, two} & set(("purge", *WAITS)):
+            then, last = (chance.choice([c for c in CALLS if c not in ("purge", *WAITS)]) for _ in range(2))
+            report.wrong_if(f"{what} | crosswise, {then} | {last}", pairs.meet_crosswise(one, then, two, last))
         if two in WAITS:        # refuses such a snapshot
             continue
         got = pairs.meet_before(one, two)
@@ -383,11 +435,7 @@ def meet_worker(server, what, seconds, report):
         server.faults("table.write_1=wait")
         until(lambda: server.look.one(f"""SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity USING (pid)
             WHERE backend_type = 'saga worker' AND l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock')"""))
-        server.second.send(statement(two, saga))
-        while not server.second.ready(0.002):
-            if server.blocked(server.second):
-                report.waited += 1
-                break
+        report.waited += server.waits(server.second, statement(two, saga))
         server.let_go()
         b = server.second.answer()
         rest(saga)
@@ -418,7 +466,7 @@ def main():
             continue
         begun = time.monotonic()
         before = report.met
-        count = meet_all(server, name, firsts, seconds, share, report)
+        count = meet_all(server, name, firsts, seconds, share, chance, report)
         print(f"{name}: {count} calls change something; {report.met - before} meetings, {time.monotonic() - begun:.1f} s", flush=True)
     for what in TURNS:
         if options.only not in (None, "worker", what):

@@ -2,7 +2,7 @@
 # meet, it is as if one had come after the other.  test/pairs/pairs.py says how.
 #
 #   SAGA_PAIRS       how many of them, in percent (5, chosen by chance; 100 are
-#                    some 20,000 meetings, many minutes)
+#                    some 70,000 meetings, half an hour)
 #   SAGA_PAIRS_SEED  the seed of a former run
 
 use strict;
