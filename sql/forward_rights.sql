@@ -221,6 +221,13 @@ SELECT status FROM saga.step(:'id', 'a', action => 'SELECT saga.require(false, '
 CALL test.until_waits_for('redact parked', 'a', 'a person%');
 SELECT saga.fail(:'id', 'we changed our mind');
 SELECT saga.wait(:'id');
+SELECT test.begin('redact words') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', action => 'SELECT 1', compensation => 'SELECT saga.require(false, ''no'')',
+  compensation_retry => saga.retry_policy(max_attempts => 1)) \gset
+SELECT status FROM saga.wait_step(:'id', 'a');
+SELECT saga.fail(:'id', 'no');
+SELECT saga.wait(:'id');
+SELECT saga.resolve(:'id', 'a', 'done', 'by hand');
 SELECT n.name, reason, detail ->> 'reason' AS event FROM test.named n JOIN saga.sagas s USING (id) JOIN saga.events e ON e.saga_id = s.id
 WHERE n.name LIKE 'redact %' AND event = 'failing' ORDER BY n.name;
 SELECT saga.redact(id) FROM test.named WHERE name LIKE 'redact %';

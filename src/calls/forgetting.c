@@ -88,7 +88,8 @@ redact_saga(SagaRow *saga)
 	saga->result = NULL;
 	saga->parked = NULL;
 	if (saga->reason != NULL &&
-		saga_ledger_repeats_error(&saga->id, text_to_cstring(saga->reason)))
+		saga_ledger_repeats_error(&saga->id, saga->failed_seq,
+								  text_to_cstring(saga->reason)))
 		saga->reason = NULL;
 }
 

@@ -290,11 +290,12 @@ forget_error(Datum *values, bool *nulls)
 }
 
 /*
- * Does a text repeat the error of an attempt, as the reason of a saga does whose step
- * was given up?  What came before the error is not asked: "retries exhausted: ...".
+ * Does a text repeat the error of an attempt to do the work of a step, as the reason
+ * does of a saga that failed because of it?  What comes before the error is not asked:
+ * "retries exhausted: ...".
  */
 bool
-saga_ledger_repeats_error(const pg_uuid_t *id, const char *what)
+saga_ledger_repeats_error(const pg_uuid_t *id, int64 seq, const char *what)
 {
 	Snapshot	snapshot = saga_table_snapshot();
 	SagaAttempt *attempts;
@@ -307,7 +308,9 @@ saga_ledger_repeats_error(const pg_uuid_t *id, const char *what)
 	{
 		size_t		end = attempts[i].error ? strlen(attempts[i].error) : 0;
 
-		repeats = end > 0 && end <= length &&
+		repeats = attempts[i].seq == seq &&
+			attempts[i].phase == SAGA_PHASE_FORWARD &&
+			end > 0 && end <= length &&
 			strcmp(what + length - end, attempts[i].error) == 0;
 	}
 	return repeats;
@@ -324,6 +327,7 @@ forget_reason(Datum *values)
 									 &reason) == NULL ||
 		reason.type != jbvString ||
 		!saga_ledger_repeats_error(DatumGetUUIDP(values[Event_saga - 1]),
+								   DatumGetInt64(values[Event_seq - 1]),
 								   pnstrdup(reason.val.string.val,
 											reason.val.string.len)))
 		return false;
@@ -341,7 +345,7 @@ forget_why(Datum *values, bool *nulls)
 	if (nulls[Event_detail - 1])
 		return false;
 	if (strcmp(event, "failing") == 0)
-		return forget_reason(values);
+		return !nulls[Event_seq - 1] && forget_reason(values);
 	if (strcmp(event, "parked") != 0 && strcmp(event, "step parked") != 0)
 		return false;
 	nulls[Event_detail - 1] = true;

@@ -109,7 +109,8 @@ extern void saga_ledger_insert_event(const pg_uuid_t *id, const char *event,
 extern void saga_ledger_delete_events_of_none(TimestampTz before,
 											  const char *actor);
 
-extern bool saga_ledger_repeats_error(const pg_uuid_t *id, const char *what);
+extern bool saga_ledger_repeats_error(const pg_uuid_t *id, int64 seq,
+									  const char *what);
 extern void saga_ledger_forget_errors(const pg_uuid_t *id);
 extern bool saga_ledger_has_event(const pg_uuid_t *id, int64 seq,
 								  const char *event);
