@@ -26,20 +26,19 @@
 #include "calls/access.h"
 #include "flow/next.h"
 #include "ledger/home.h"
+#include "ledger/oids.h"
 #include "miscadmin.h"
 #include "shared/current.h"
 #include "shared/shmem.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/inval.h"
 
 /* Number of steps named where a step is not found. */
 #define MAX_STEPS_NAMED		5
 
 /* One WARNING per session is enough. */
 static bool warned = false;
-
-/* At the session's first call, was this a copy that nobody had adopted? */
-static bool was_away = false;
 
 /*
  * At the door of every call that writes: can this server write at all, and
@@ -48,6 +47,8 @@ static bool was_away = false;
 void
 saga_access_call(const char *function)
 {
+	const char *away;
+
 	if (RecoveryInProgress())
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_UNAVAILABLE),
@@ -58,18 +59,18 @@ saga_access_call(const char *function)
 	if (warned)
 		return;
 	warned = true;
-	was_away = saga_home_away() != NULL;
+	away = saga_home_away();
 	if (saga_shmem == NULL)
 		ereport(WARNING,
 				(errcode(ERRCODE_SAGA_UNAVAILABLE),
 				 errmsg("sagas are recorded, but nothing will be run or undone until saga is preloaded"),
 				 errhint("Set this in postgresql.conf and restart the server: %s",
 						 saga_home_preload_line())));
-	else if (was_away)
+	else if (away != NULL)
 		ereport(WARNING,
 				(errcode(ERRCODE_SAGA_UNAVAILABLE),
 				 errmsg("sagas are recorded, but nothing will be run or undone until this copy of the database is adopted"),
-				 errdetail("It holds still because %s.", saga_home_away()),
+				 errdetail("It holds still because %s.", away),
 				 errhint("If no other copy is to run and undo, call saga.adopt().")));
 }
 
@@ -97,15 +98,25 @@ saga_access_begin(void)
 }
 
 /*
- * Is this a copy that nobody has adopted yet?  Costs next to nothing in a
- * session that began elsewhere than in such a copy.
+ * Is this a copy that nobody has adopted yet?  Costs next to nothing as long as no
+ * relation of the ledger changed: what makes it a copy, and who adopts it, say so
+ * of the home (home.c), also when that is rolled back.
  */
 bool
 saga_access_away(void)
 {
-	if (was_away)
-		was_away = saga_home_away() != NULL;
-	return was_away;
+	static uint64 at_home_in = PG_UINT64_MAX;
+	uint64		generation;
+
+	/* A transaction that has its locks already would not hear of it. */
+	AcceptInvalidationMessages();
+	generation = saga_oids_generation();
+	if (generation == at_home_in)
+		return false;
+	if (saga_home_away() != NULL)
+		return true;
+	at_home_in = generation;
+	return false;
 }
 
 /* For calls that make sense only where compensations are made. */

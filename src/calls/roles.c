@@ -198,7 +198,7 @@ saga_sql_reassign(PG_FUNCTION_ARGS)
 	what.actor = saga_rights_role_name(GetUserId());
 	if (!superuser())
 		saga_rights_check_member(what.to);
-	saga_home_rewrite(reassign, &what);
+	saga_home_rewrite("saga.reassign()", reassign, &what);
 	if (what.left > 0)
 		ereport(WARNING,
 				(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),

@@ -76,6 +76,7 @@
 #include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -431,6 +432,8 @@ write_home(bool copied)
 					 errhint("Adopt this copy when no more of them come.")));
 		CHECK_FOR_INTERRUPTS();
 	}
+	/* Sessions that know whether they are at home ask again (access.c). */
+	CacheInvalidateRelcache(heap);
 	table_close(heap, NoLock);
 
 	/*
@@ -657,14 +660,21 @@ adopt_rows(Oid adopter)
 
 /*
  * Calls a function that rewrites the ledger by SQL: with the rights for that,
- * and without making a copy of the ledger by it.
+ * and without making a copy of the ledger by it.  SQL sees what its snapshot
+ * does, so that one must be new, or rows would be passed by without a word.
  */
 void
-saga_home_rewrite(void (*rewrite) (void *), void *arg)
+saga_home_rewrite(const char *function, void (*rewrite) (void *), void *arg)
 {
 	Oid			user;
 	int			context;
 
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("%s cannot run in a transaction that is REPEATABLE READ or above",
+						function),
+				 errhint("Call it in a READ COMMITTED transaction.")));
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
 						   context | SECURITY_LOCAL_USERID_CHANGE);
@@ -698,6 +708,8 @@ adopt(void *arg)
 	LockRelationOid(saga_oids_get()->home, ShareUpdateExclusiveLock);
 	what->left = adopt_rows(what->adopter);
 	write_home(false);
+	/* What this command invalidates, its rollback would not: let it be over. */
+	CommandCounterIncrement();
 }
 
 /* saga.adopt(): from now on, this copy of the database runs and undoes. */
@@ -714,7 +726,7 @@ saga_sql_adopt(PG_FUNCTION_ARGS)
 				 errhint("Only superusers and the owner of the database may.")));
 
 	what.adopter = GetUserId();
-	saga_home_rewrite(adopt, &what);
+	saga_home_rewrite("saga.adopt()", adopt, &what);
 	if (what.left > 0)
 		ereport(WARNING,
 				(errcode(ERRCODE_SAGA_IDEMPOTENCY_CONFLICT),

@@ -89,7 +89,7 @@ $origin->safe_psql('copied', 'CREATE EXTENSION saga');
 equip($origin, 'copied');
 is(sql_as($origin, 'app', q{SELECT place('native') AS id \gset
 	SELECT saga.fail(:'id'); SELECT saga.wait(:'id')}, 'copied'), "compensating\ncompensated", 'a ledger at home undoes');
-$origin->safe_psql('postgres', q{ALTER SYSTEM SET saga.databases = 'copied, typed, claimed, parallel'; SELECT pg_reload_conf()});
+$origin->safe_psql('postgres', q{ALTER SYSTEM SET saga.databases = 'copied, typed, claimed, parallel, keys'; SELECT pg_reload_conf()});
 wait_until($origin, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'saga worker' AND datname = 'postgres'});
 sql_as($origin, 'app', q{SELECT saga.fail(place('one'))});
 my $folder = PostgreSQL::Test::Utils::tempdir();
@@ -187,6 +187,51 @@ like($second->{stderr}, qr/ERROR:  40001: .*COPY, SQL or replication at the same
 $_->quit foreach $first, $second;
 $here = holds_still($origin, 'parallel', 'two at a time', $by_us);
 adopt($origin, 'parallel', 'two at a time', 'one', $here);
+
+# --- One key, one saga: in sessions that knew the ledger before
+
+$origin->safe_psql('postgres', 'CREATE DATABASE keys');
+$origin->safe_psql('keys', 'CREATE EXTENSION saga');
+equip($origin, 'keys');
+my %begun = map { $_ => sql_as($origin, 'app', "SELECT saga.begin('order', '$_')", 'keys') } qw(a b c d);
+my ($before, $within) = map { session($origin, database => 'keys') } 1, 2;
+is($before->query_safe("SET ROLE app; SELECT saga.begin('order', 'here') IS NOT NULL; SELECT saga.begin('order', 'there') IS NOT NULL"), "t\nt", 'one key: a session at home');
+$within->query_safe("SET ROLE app; SELECT saga.begin('order', 'here'); BEGIN; SELECT saga.begin('order', 'within')");
+# As it was elsewhere, where the role had another OID
+$origin->safe_psql('keys', q{UPDATE saga.ledger_saga SET owner = 99999 WHERE key IN ('a', 'b', 'c', 'd')});
+is($before->query_safe(q{SET client_min_messages = error; SELECT saga.begin('order', 'a')}), $begun{a}, 'one key: a session from before finds its saga in what has become a copy');
+is($within->query_safe(q{SET client_min_messages = error; SELECT saga.begin('order', 'a')}), $begun{a}, 'one key: so does a transaction from before');
+$within->query_safe('ROLLBACK');
+# Who is told of an adoption that is rolled back
+my %adopting = (
+	'in a statement of its own' => 'BEGIN; SELECT saga.adopt(); SET LOCAL ROLE app; SELECT saga.begin($$order$$, $$x$$); ROLLBACK',
+	'in one statement' => 'BEGIN; SELECT saga.adopt(), saga.begin($$order$$, $$y$$); ROLLBACK',
+	'to a savepoint' => 'BEGIN; SAVEPOINT s; SELECT saga.adopt(); SELECT saga.begin($$order$$, $$z$$); ROLLBACK TO s; SET LOCAL ROLE app; SELECT saga.begin($$order$$, $$v$$); COMMIT');
+foreach my $how (sort keys %adopting)
+{
+	$before->query_safe("RESET ROLE; $adopting{$how}");
+	is($before->query_safe(q{RESET ROLE; SET ROLE app; SELECT saga.begin('order', 'b')}), $begun{b}, "one key: an adoption, $how, that is rolled back");
+}
+$origin->safe_psql('keys', 'SELECT saga.adopt()');
+is($before->query_safe(q{SELECT saga.begin('order', 'c')}), $begun{c}, 'one key: adopted');
+# pg_restore --disable-triggers
+$origin->safe_psql('keys', q{
+	ALTER TABLE saga.ledger_saga DISABLE TRIGGER ALL;
+	UPDATE saga.ledger_saga SET owner = 99999 WHERE key = 'd';
+	ALTER TABLE saga.ledger_saga ENABLE TRIGGER ALL});
+is($before->query_safe(q{SELECT saga.begin('order', 'd')}), $begun{d}, 'one key: rows came without the triggers');
+is($origin->safe_psql('keys', q{SELECT count(*) FROM saga.ledger_saga WHERE key IN ('a', 'b', 'c', 'd')}), 4, 'one key: one saga each');
+$_->quit foreach $before, $within;
+
+# --- Isolation: what moves all rows must see all
+
+foreach my $level ('REPEATABLE READ', 'SERIALIZABLE')
+{
+	foreach my $call ('saga.adopt()', q{saga.reassign('app'::regrole, 'app')})
+	{
+		like(sql_error($origin, "BEGIN ISOLATION LEVEL $level; SELECT $call", 'keys'), qr/ERROR:  25001: .*\nHINT:  .*READ COMMITTED/, "$level: $call is refused");
+	}
+}
 
 # --- A logical subscriber, in another server, where the role has another OID
 
