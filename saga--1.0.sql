@@ -1229,8 +1229,14 @@ CREATE VIEW saga.sagas WITH (security_barrier) AS
           AND CASE WHEN t.rolled_back_at IS NULL
             THEN COALESCE(s.undo, 'f') OPERATOR(pg_catalog.<>) 'l'::pg_catalog."char"
               AND COALESCE(t.begun, t.seq) OPERATOR(pg_catalog.>) COALESCE(s.savepoint, 0)
-              AND (t.comp_status OPERATOR(pg_catalog.=) ANY ('{r,p,d,f}'::pg_catalog."char"[])
-                   OR t.parked IS NOT NULL)
+              -- What never began is not undone, nor what the walk passes over.
+              AND (t.give_up IS NULL OR t.begun IS NOT NULL)
+              AND (t.parked IS NOT NULL
+                OR t.comp_status OPERATOR(pg_catalog.=) 'f'::pg_catalog."char"
+                OR t.comp_status OPERATOR(pg_catalog.=) ANY ('{r,p,d}'::pg_catalog."char"[])
+                  AND t.kind OPERATOR(pg_catalog.<>) 'r'::pg_catalog."char"
+                  AND (t.compensate_on OPERATOR(pg_catalog.<>) 'c'::pg_catalog."char"
+                    OR t.status OPERATOR(pg_catalog.=) 'c'::pg_catalog."char" OR t.rounds IS NOT NULL))
             -- A late result opened it again.
             ELSE t.parked IS NOT NULL
               OR t.comp_status OPERATOR(pg_catalog.=) ANY ('{p,d}'::pg_catalog."char"[])

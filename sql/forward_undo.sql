@@ -557,4 +557,16 @@ CALL test.refuses(format('SELECT saga.resolve(%L, %L, %L, %L, %L)', :'id', 'b', 
 SELECT saga.resolve(:'id', 'b', 'done', 'by hand');
 SELECT saga.wait(:'id');
 SELECT test.undone('stuck');
+-- What happens next is the undo of what began, not of what is passed over or never began.
+SELECT test.begin('named') AS id \gset
+SELECT status FROM saga.step(:'id', 'zero', completed => true, compensation => 'SELECT 1/0',
+  compensation_retry => saga.retry_policy(max_attempts => 3, delay => '1 hour', jitter => 0));
+SELECT status FROM saga.step(:'id', 'tried', compensation => 'SELECT 1', compensate_on => 'completed');
+SELECT status FROM saga.step(:'id', 'later', action => 'SELECT 1', compensation => 'SELECT 1', delay => '1 day', after => '{}');
+SELECT saga.fail(:'id');
+CALL test.wait_until(format('SELECT compensation_attempts = 1 FROM saga.steps WHERE saga_id = %L AND key = %L', :'id', 'zero'));
+SELECT regexp_replace(next_action, ' at .*', ' at <time>') AS next_action FROM saga.sagas WHERE id = :'id';
+SELECT saga.amend(:'id', 'zero', 'now', compensation => 'SELECT 1');
+SELECT saga.wait(:'id');
+
 CALL test.check_forward();
