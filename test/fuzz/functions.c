@@ -301,7 +301,7 @@ static const struct
 	{"39P01", W_CALL, "a trigger function called by hand"},
 	{"54001", W_ANY, "jsonb too deep for the server's own functions"},
 	{"54000", W_CALL, "jsonb too large for the server's own functions"},
-	{"25001", W_CALL | W_WAIT, "saga.wait in a transaction that has written"},
+	{"25001", W_CALL | W_WAIT, "saga.wait in a transaction that has written; adopt or reassign by an old snapshot"},
 	{"25006", W_ANY, "a read-only transaction"},
 	{"25P02", W_ANY, "the transaction failed before"},
 	{"25P01", W_CONTROL, "SAVEPOINT where the transaction is gone"},
