@@ -513,14 +513,15 @@ foreach my $decision ('reopen', 'reopen, paused', 'abandon')
 }
 guarantees($node);
 
-# --- Nor does a crash make forgotten what had an effect outside: what led to it is on
-# disk before it runs
+# --- Nor does a crash make forgotten what had an effect outside: what led to it, another
+# action which recorded it, is on disk before it runs
 
 my $effect = $node->data_dir . '/effect';
 $node->safe_psql('postgres', qq{
 	CREATE FUNCTION once() RETURNS void LANGUAGE plpgsql AS \$\$
 	BEGIN
 		PERFORM saga.require((pg_stat_file('$effect', true)).size IS NULL, 'not again');
+		PERFORM saga.step(saga.current(), 'b', action => 'SELECT outside()', compensation => 'SELECT witness.undo(\$1)', compensate_on => 'started');
 	END \$\$;
 	CREATE FUNCTION outside() RETURNS void LANGUAGE plpgsql AS \$\$
 	BEGIN
@@ -531,8 +532,7 @@ $node->safe_psql('postgres', qq{
 	END \$\$});
 $node->psql('postgres', q{
 	SELECT saga.begin('order', 'outside') AS id \gset
-	SELECT saga.step(:'id', 'a', action => 'SELECT once()', compensation => 'SELECT witness.undo($1)') \g /dev/null
-	SELECT saga.step(:'id', 'b', action => 'SELECT outside()', compensation => 'SELECT witness.undo($1)', compensate_on => 'started') \g /dev/null});
+	SELECT saga.step(:'id', 'a', action => 'SELECT once()', compensation => 'SELECT witness.undo($1)') \g /dev/null});
 wait_until($node, "SELECT state = 'compensated' FROM saga.sagas WHERE idempotency_key = 'outside'");
 ok(-e $effect, 'an action crashed the server after its effect');
 is($node->safe_psql('postgres', q{
