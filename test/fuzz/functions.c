@@ -174,8 +174,9 @@ const Function functions[FUNCTIONS] = {
 	{"purge", 3, REACH_ANY, A_COUNT, false, false, false, 2, {
 			{"older_than", K_OLDER_THAN, true}, {"max_sagas", K_MAX_SAGAS}}},
 	{"adopt", 1, REACH_ANY, A_VOID, false, false, true, 0, {{0}}},
-	{"reassign", 1, REACH_ANY, A_COUNT, false, false, true, 2, {
-			{"from_role", K_ROLE_OID, true}, {"to_role", K_ROLE, true}}},
+	{"reassign", 1, REACH_ANY, A_COUNT, false, false, true, 3, {
+			{"from_role", K_ROLE_OID, true}, {"to_role", K_ROLE, true},
+			{"from_name", K_ROLE_NAME}}},
 	{"stat_reset", 1, REACH_ANY, A_VOID, false, false, false, 0, {{0}}},
 	{"internal_may_see", 8, REACH_ANY, A_ANY, true, false, false, 2, {
 			{"owner", K_ROLE_OID, true}, {"owner_name", K_ROLE_NAME, true}}},
