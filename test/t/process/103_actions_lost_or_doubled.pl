@@ -149,6 +149,13 @@ sub round
 	return;
 }
 
+# A crash may take back how sagas of the rounds before ended: they end again.
+sub all_ended
+{
+	wait_until($node, q{SELECT NOT EXISTS (SELECT FROM saga.sagas WHERE state IN ('running', 'compensating'))});
+	return;
+}
+
 # Many rounds with each way to end, so that crashes do not come in between
 foreach my $action (@actions)
 {
@@ -164,11 +171,13 @@ foreach my $action (@actions)
 		}
 		else { round("$point=$action", "$point=$action once"); }
 	}
+	all_ended();
 	guarantees($node, undef, idle => 1);
 }
 
 # A crash while what was in flight at the last one is written down
 round('crash upon crash', 'executor.before_mark=kill once,worker.before_commit=kill once after');
+all_ended();
 
 is($node->safe_psql('postgres', q{
 	SELECT saga_id, seq, outcome, error FROM saga.attempts
