@@ -255,17 +255,25 @@ saga_next_find(const SagaSteps *steps, int64 seq)
 }
 
 /*
- * The newest run of the step with a key; -1: there is none.  It need not be the one
- * that started last: an old run's task may be reported when a new one waits.
+ * Is it a newer run of the step with that key than the newest so far (-1: none)?  The
+ * newest need not be the one that started last: an old run's task may be reported when
+ * a new one waits.
  */
+static bool
+is_newer(const SagaSteps *steps, int index, const text *key, int newest)
+{
+	return saga_rows_same_text(steps->step[index].key, key) &&
+		(newest < 0 || steps->step[index].run > steps->step[newest].run);
+}
+
+/* The newest run of the step with a key; -1: there is none. */
 int
 saga_next_find_key(const SagaSteps *steps, const text *key)
 {
 	int			newest = -1;
 
 	for (int i = 0; i < steps->count; i++)
-		if (saga_rows_same_text(steps->step[i].key, key) &&
-			(newest < 0 || steps->step[i].run > steps->step[newest].run))
+		if (is_newer(steps, i, key, newest))
 			newest = i;
 	return newest;
 }
@@ -283,8 +291,7 @@ saga_next_find_asked(const SagaRow *saga, const SagaSteps *steps,
 	for (int i = 0; i < steps->count; i++)
 		if (steps->step[i].parked != NULL &&
 			saga_next_in_range(saga, &steps->step[i]) &&
-			saga_rows_same_text(steps->step[i].key, key) &&
-			(newest < 0 || steps->step[i].run > steps->step[newest].run))
+			is_newer(steps, i, key, newest))
 			newest = i;
 	return newest;
 }

@@ -32,7 +32,6 @@
 
 #include "access/xact.h"
 #include "base/clock.h"
-#include "base/ids.h"
 #include "base/rights.h"
 #include "flow/events.h"
 #include "flow/look.h"

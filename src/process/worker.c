@@ -262,6 +262,7 @@ worker_turn(void)
 	TimestampTz now = saga_clock_now();
 	TimestampTz next;
 	bool		away;
+	bool		left;
 	bool		recorded;
 
 	if (unfit || my_database->state != SAGA_DATABASE_SERVED || my_database->wanted)
@@ -270,17 +271,14 @@ worker_turn(void)
 		return now + AWAY_POLL * SAGA_CLOCK_MS;
 	if (!noted_start)
 		noted_start = note_start();
-	if (saga_pool_tend())
-	{
+	left = saga_pool_tend();
+	if (left)
 		saga_interrupted_look_again();
-		saga_role_lanes_read_again();
-		/* One may have left before the look that it was to make itself. */
-		saga_own_lane_rewind();
-	}
 
 	next = look_at_prepared(now);
 	next = earlier(next, saga_interrupted_turn(turn_context, now, &recorded));
-	if (recorded)
+	/* One may have left before the look that it was to make itself. */
+	if (left || recorded)
 	{
 		saga_role_lanes_read_again();
 		saga_own_lane_rewind();

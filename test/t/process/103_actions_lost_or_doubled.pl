@@ -329,6 +329,21 @@ foreach my $case (
 $node->safe_psql('postgres', "SELECT saga.complete(id) FROM saga.sagas WHERE idempotency_key = 'reopen'");
 guarantees($node);
 
+# Fails another saga, and waits until what comes after the first one in the lanes of the
+# role and of the worker has had its turn.
+sub others_have_a_turn
+{
+	my ($key) = @_;
+
+	$node->safe_psql('postgres', qq{
+		SELECT saga.begin('order', 'after $key') AS id \\gset
+		SELECT saga.step(:'id', 'a', notify => 'after $key') \\g /dev/null
+		SELECT saga.step(:'id', 'b', compensation => 'SELECT witness.undo(\$1)') \\g /dev/null
+		SELECT saga.fail(:'id')});
+	wait_until($node, "SELECT count(*) = 1 FROM saga.pending_compensations WHERE channel = 'after $key' AND since IS NOT NULL");
+	return;
+}
+
 # --- The undo waits until it is written down how an action ended that ran when its
 # saga failed: what must be undone although nothing of it is committed
 
@@ -341,12 +356,7 @@ my $cut = (split /\n/, $node->safe_psql('postgres', q{
 wait_until($node, "SELECT count(*) = 1 FROM saga.running WHERE saga_id = '$cut' AND step = 'b'");
 $node->safe_psql('postgres', "SELECT saga.fail('$cut', 'changed our mind')");
 wait_struck($node);
-# What comes after it in the lane of the worker has its turn.
-$node->safe_psql('postgres', q{
-	SELECT saga.begin('order', 'after that') AS id \gset
-	SELECT saga.step(:'id', 'a', notify => 'after that') \g /dev/null
-	SELECT saga.fail(:'id')});
-wait_until($node, "SELECT count(*) = 1 FROM saga.pending_compensations WHERE channel = 'after that' AND since IS NOT NULL");
+others_have_a_turn('cut');
 is($node->safe_psql('postgres', "SELECT state FROM saga.sagas WHERE id = '$cut'"), 'compensating', 'the undo waits for what was cut short');
 set_faults($node, '');
 wait_state($node, $cut, 'compensated');
@@ -479,13 +489,7 @@ wait_until($node, "SELECT count(*) = 2 FROM saga.running WHERE saga_id = '$both'
 $node->safe_psql('postgres', "SELECT saga.fail('$both')");
 wait_struck($node);
 wait_until($node, "SELECT count(*) = 1 FROM saga.ledger_step WHERE saga = '$both' AND begun IS NOT NULL");
-# What comes after it in the lanes of the worker and of the role has its turn.
-$node->safe_psql('postgres', q{
-	SELECT saga.begin('order', 'after both') AS id \gset
-	SELECT saga.step(:'id', 'a', notify => 'after both') \g /dev/null
-	SELECT saga.step(:'id', 'b', compensation => 'SELECT witness.undo($1)') \g /dev/null
-	SELECT saga.fail(:'id')});
-wait_until($node, "SELECT count(*) = 1 FROM saga.pending_compensations WHERE channel = 'after both' AND since IS NOT NULL");
+others_have_a_turn('both');
 is($node->safe_psql('postgres', "SELECT count(*) FROM witness.effect WHERE saga = '$both'"), 0, 'the undo waits for the second one, too');
 set_faults($node, '');
 wait_state($node, $both, 'compensated');
