@@ -11,6 +11,9 @@
  * received by such a standby if the session's commits wait for that: what the
  * caller has seen must survive a crash, and a failover.
  *
+ * The saga is read again whenever the waiter wakes.  If it was deleted meanwhile,
+ * the wait ends with the error of a saga that is not there (access.c).
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

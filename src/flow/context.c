@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * context.c
- *	  The jsonb context that a work or its undo gets, and the keys in it.
+ *	  The jsonb context of a step's work or of its undo, and the keys in it.
  *
  * SQL gets it as $1, and listeners get the same with their claim; see
  * doc/reference.md.
@@ -154,7 +154,7 @@ add_policy(SagaJson *json, const char *key, const text *encoded)
 									  VARSIZE(last)));
 }
 
-/* What both a work and its undo get: the saga, and the step so far. */
+/* What both contexts have: the saga, and the step so far. */
 static void
 add_common(SagaJson *json, const SagaRow *saga, const SagaStep *step)
 {
@@ -223,7 +223,7 @@ saga_context_build(const SagaRow *saga, const SagaStep *step, int attempt,
 }
 
 /*
- * The outputs of the steps that a work builds on, by key, as far as they fit.
+ * The outputs of the steps that the work builds on, by key, as far as they fit.
  * Those left out are returned.
  */
 static List *

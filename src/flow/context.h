@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * context.h
- *	  The jsonb context that a work or its undo gets, and the keys in it.
+ *	  The jsonb context of a step's work or of its undo, and the keys in it.
  *
  *-------------------------------------------------------------------------
  */

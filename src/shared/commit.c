@@ -20,7 +20,8 @@
  *
  * A transaction that is prepared keeps its tally and its counts by a hash of its
  * name, makes the worker poll, and loses the rest: COMMIT PREPARED, in whatever
- * session, has all read again (statements.c).  One that is rolled back only forgets.
+ * session, has all read again (statements.c).  Of one that is rolled back only 1
+ * is done.  In the end all of it is forgotten, and with it what again.c remembers.
  *
  * The callbacks are registered once for the life of the process, and only
  * where the library was preloaded: without shared memory there is nobody to
