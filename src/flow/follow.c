@@ -196,8 +196,8 @@ go_on(SagaChange *change, SagaStep *step, SagaTaskKind kind)
 
 /*
  * May an executor be running one of the actions, before what is decided here is written?
- * All that the row tells is when it is due, and that time may come until then: what an
- * attempt changes is seen only when that has ended.
+ * The row shows only when it is due, and that time may come before the commit.  What an
+ * attempt has changed is seen only when it has ended.
  */
 static bool
 may_run(const SagaChange *change)

@@ -473,7 +473,10 @@ find_work(SagaDue *due, SagaRow *saga, SagaStep *step, SagaWalkOn *result)
 		*result = put_down(SAGA_WALK_SKIP);
 	else if (due->due > saga_clock_now())
 	{
-		/* By a clock that was set back: the worker has passed it by as due. */
+		/*
+		 * Not due, by a clock that was set back: the worker handed it out,
+		 * and has read on.
+		 */
 		*result = put_down(SAGA_WALK_DONE);
 		saga_wakeup_post(saga_shmem_my_database(), due->due);
 	}

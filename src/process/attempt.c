@@ -1,18 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * attempt.c
- *	  One attempt of a step's SQL, in one transaction.
+ *	  One attempt of a compensation; and what follows the failure of any attempt.
  *
- * An attempt of a compensation is in this room; one of an action is alike, and in
- * action.c.  What both share is in in_hand.c (the record in flight, running the
- * SQL) and here (judging the error, recording the failure, leaving).
+ * An attempt of an action is alike, and in action.c.  What both share is in
+ * in_hand.c (the record in flight, running the SQL) and here (judging the error,
+ * recording the failure, leaving).  An attempt is one transaction:
  *
- *	1. Find the saga, its steps, and the next task.
+ *	1. Find the saga, its steps, and which one is next (next.c).
  *	2. Note in the in-flight file which step is about to run (inflight.c).
  *	3. Run the SQL.  No lock on the saga is held, so that it can be paused,
  *	   canceled, abandoned meanwhile.
- *	4. Mark the step and write the attempt (change.c).  If the saga is not as
- *	   it was found in 1, the attempt is rolled back.
+ *	4. Mark the step and write the attempt (change.c).  If the step has changed
+ *	   meanwhile, or is not the next any more, the attempt is rolled back.
  *	5. Commit, asynchronously.
  *
  * If anything fails, the transaction is rolled back as a whole, and a second
@@ -319,7 +319,11 @@ try_step(bool alone)
 	if (!is_for_me(&saga, now))
 	{
 		saga_transaction_commit();
-		/* By a clock that was set back: the worker has passed it by as due. */
+
+		/*
+		 * Not due, by a clock that was set back: the worker handed it out,
+		 * and has read on.
+		 */
 		if (saga.due > now)
 			saga_wakeup_post(saga_shmem_my_database(), saga.due);
 		return SAGA_WALK_DONE;

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * attempt.h
- *	  One attempt of a step's SQL, in one transaction.
+ *	  One attempt of a compensation; and what follows the failure of any attempt.
  *
  *-------------------------------------------------------------------------
  */

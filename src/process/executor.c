@@ -4,9 +4,9 @@
  *	  The process that runs one role's SQL: actions and compensations.
  *
  * It is connected as the role (session.c says what follows from that).  It takes
- * tickets from its mailbox (mailbox.c) and makes one attempt after the other
- * (attempt.c).  A saga that is undone it walks back, and a running one it follows
- * (action.c), as far as what comes next is SQL of this role that is due.
+ * tickets from its mailbox (mailbox.c) and makes one attempt after the other: it
+ * walks a saga back (attempt.c) or goes forward along a running one (action.c), as
+ * long as what comes next is SQL of this role that is due.
  *
  * After an attempt whose session cannot be made as good as new, and before one
  * for which it is not (leftover.c), the process leaves what is due to another.

@@ -188,8 +188,8 @@ saga_in_hand_was_changed(void)
 }
 
 /*
- * How long a suspect keeps everyone else waiting (ms): the longer, the more crashes
- * it was running at.
+ * How long a suspect keeps everyone else waiting (ms): the longer, the more often it
+ * was interrupted, as it was by each crash.
  */
 int64
 saga_in_hand_window(const SagaWork *work)

@@ -524,8 +524,8 @@ first_come(Busy want, const Busy *busy, const bool *leaving)
 }
 
 /*
- * So many workers must leave to make room.  Returns when to look again, if
- * that is before "wake"; a worker that leaves wakes us.
+ * Makes as many workers leave as are "needed" for room.  Returns when to look
+ * again, if that is before "wake"; a worker that leaves wakes us.
  */
 static int64
 make_room_for_database(int needed, int64 now, int64 wake)

@@ -3,6 +3,9 @@
  * leaving.c
  *	  How a worker leaves of its own accord.
  *
+ * Called by the worker only, between two transactions.  The launcher learns whether
+ * another worker is to come.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

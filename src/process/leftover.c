@@ -4,8 +4,8 @@
  *	  What the SQL of a step leaves in its process that no reset takes back.
  *
  * session.c resets what the server knows how to reset.  Only the end of the process
- * takes back the rest.  So an executor leaves,
- * and the worker starts another for what is due, a matter of some 5 ms:
+ * takes back the rest.  So an executor leaves, and the worker starts another for what
+ * is due, a matter of some 5 ms:
  *
  *	- After SQL that used a library which may remember something:
  *	  connections of dblink and postgres_fdw, with their remote transactions;
@@ -28,7 +28,7 @@
  *	- Before SQL to which a captured setting of another step would
  *	  be visible, if only as an empty one: a custom setting cannot be removed.
  *
- * The latter two are properties of the steps; where all steps of a role are
+ * The last two are properties of the steps; where all steps of a role are
  * alike, no process leaves for them.
  *
  *-------------------------------------------------------------------------

@@ -141,7 +141,7 @@ notify(SagaChange *change, const SagaDue *rows, int count)
 
 /*
  * Looks at the saga that the rows of the due work are about, and deletes them.
- * "may": whether the caller notifies.  With a role, "next" becomes the ticket with
+ * "may": SAGA_MAY_... of the caller.  With a role, "next" becomes the ticket with
  * which an executor of that role goes on; seq 0: there is none.
  */
 SagaLooked

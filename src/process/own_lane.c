@@ -99,7 +99,7 @@ static int	own_rows_size = 0;
 static pg_uuid_t own_looks[OWN_BATCH];
 static int	own_looks_count = 0;
 
-/* After an error: so many rows are to be done saga by saga. */
+/* Number of rows still to be done saga by saga, after an error */
 static int	own_singles = 0;
 
 /*

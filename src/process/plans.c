@@ -9,10 +9,10 @@
  * SQL).  All of those are saved plans of the server's plan cache.
  *
  * No run may notice.  What was decided when a text was analyzed and planned holds
- * for another run only if it would be decided in the same way again.  The plan cache takes care of objects that a plan refers
- * to and that change, of search_path, and of row security.  The rest is here,
- * and always ends in ResetPlanCache, as DISCARD PLANS does, after which every
- * saved plan is analyzed again before its next use:
+ * for another run only if it would be decided in the same way again.  The plan cache
+ * takes care of objects that a plan refers to and that change, of search_path, and of
+ * row security.  The rest is here, and always ends in ResetPlanCache, as DISCARD PLANS
+ * does, after which every saved plan is analyzed again before its next use:
  *
  *	- Names.  An object that is created may come before another in the
  *	  search_path, or be a better match.  So a change of any object that can be

@@ -9,7 +9,7 @@
  *
  * But most suspects are innocent, and may take long, and everyone else's work
  * must go on.  So the right is bounded by a window of time, which grows with
- * every crash at which the suspect was running.  The suspect announces itself
+ * every interruption of the suspect, crashes among them.  The suspect announces itself
  * ("alone"): from then on no other begins.  It waits for those that run until the
  * window is over; then it runs, and again nobody else begins for a window.  What
  * kills the server at once is thus found out at once, and what kills it late is

@@ -20,13 +20,13 @@
 #include "process/transaction.h"
 #include "utils/memutils.h"
 
-/* The worker's steps: sagas looked at in one transaction. */
+/* Number of sagas looked at in one transaction */
 #define BATCH			200
-/* Between its passes, in minutes: a part of the retention, within limits. */
+/* Pause between passes: 1/PASS_PART of the retention, within limits (minutes) */
 #define PASS_PART		10
 #define PASS_FIRST		1
 #define PASS_LAST		60
-/* After somebody locked the ledger, or an error, in seconds. */
+/* Pause after somebody locked the ledger, or an error (s) */
 #define AGAIN			10
 
 /* Where the worker's pass is, and when the next begins. */

@@ -61,7 +61,7 @@
 #define READ_AGAIN		10000
 /* Spend at most 1/DISCOVER_SHARE of the time looking for new lanes. */
 #define DISCOVER_SHARE	10
-/* Time after which to look again whether what had to end has ended (ms) */
+/* Pause before looking again whether the actions of failing sagas have ended (ms) */
 #define END_AGAIN		10
 /* Time slice of a turn for parking what no executor can run */
 #define PARK_SLICE		50

@@ -79,7 +79,7 @@
 #define SAGA_SESSION_SEARCH_PATH	"\"$user\", public"
 /* Time after its timeout at which an executor that still runs is ended (ms) */
 #define SAGA_SESSION_GRACE_MS		5000
-/* Looks for a deadlock that it is in, per deadlock_timeout; shortest pause (ms) */
+/* Deadlock checks per deadlock_timeout; shortest pause between two (ms) */
 #define SAGA_SESSION_DEADLOCK_LOOKS	10
 #define SAGA_SESSION_DEADLOCK_MIN_MS	10
 
