@@ -9,8 +9,8 @@
  * wake-up) and then takes a turn:
  *
  *	1. Attempts that were cut short are recorded (interrupted.c).
- *	2. Its own lane: deadlines, parking, sending sagas to the right lane, and looks
- *	   at running sagas (own_lane.c).
+ *	2. Its own lane: deadlines, parking, dispatching to listeners, sending sagas to
+ *	   the right lane, and looks at running sagas (own_lane.c).
  *	3. Channels on which something waits unclaimed (channels.c).
  *	4. Finished sagas that are older than they are to be kept (retention.c).
  *	5. The lanes of roles: sagas and steps are handed to executors (role_lanes.c).
