@@ -11,8 +11,8 @@
  * before it.
  *
  * An event of its own, which is about no saga, records how many were deleted,
- * when and by which role.  Such events are deleted, in turn, with the sagas that
- * finished before them, so that they do not pile up.
+ * when and by which role.  A later purge whose limit is after such an event deletes
+ * it, in turn, so that they do not pile up.
  *
  * Only sagas at rest are deleted: completed, compensated or abandoned, and with
  * nothing due, so that a saga whose step a listener still holds is kept.
