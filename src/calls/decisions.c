@@ -491,7 +491,7 @@ decide_reopen(SagaChange *change, void *arg)
 	saga->details = NULL;
 	saga->failed_seq = 0;
 	saga->deadline = 0;
-	saga_afresh_restart(change);
+	saga_afresh_restart(change, saga_ledger_runs_to_others(saga));
 	/* What a late result opened again is to be settled first. */
 	saga_change_undo(change, SAGA_UNDO_LATE, 0);
 	if (any_opened_again(saga, steps))

@@ -165,9 +165,13 @@ continue_step(SagaChange *change, SagaStep *step)
  * rolled-back action recorded go with it; the action records them anew.
  *
  * After a late result was settled: all go on where they are.
+ *
+ * "unseen": to all others, it has been running all the time.  Then an executor may be
+ * running an action, and goes on: it holds the step's row, and nobody would end it for
+ * a caller that waited for that.
  */
 void
-saga_afresh_restart(SagaChange *change)
+saga_afresh_restart(SagaChange *change, bool unseen)
 {
 	SagaSteps  *steps = change->steps;
 
@@ -194,6 +198,8 @@ saga_afresh_restart(SagaChange *change)
 		}
 		else if (recorder == change->now)
 			roll_back(change, step);
+		else if (unseen && saga_rows_work_due(step) != 0)
+			continue;
 		else if (step->status == SAGA_STEP_FAILED ||
 				 (step->status == SAGA_STEP_STARTED &&
 				  (step->rounds > 0 || step->task != NULL)) ||

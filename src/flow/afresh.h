@@ -12,7 +12,7 @@
 #include "flow/change.h"
 
 extern void saga_afresh_withdraw(SagaChange *change, int64 savepoint);
-extern void saga_afresh_restart(SagaChange *change);
+extern void saga_afresh_restart(SagaChange *change, bool unseen);
 extern void saga_afresh_roll_back(SagaChange *change, SagaStep *step);
 
 #endif							/* SAGA_AFRESH_H */

@@ -326,7 +326,7 @@ end_walk(SagaChange *change)
 	else
 	{
 		roll_back_runs(change);
-		saga_afresh_restart(change);
+		saga_afresh_restart(change, false);
 		if (saga->state != SAGA_RUNNING)
 			saga_change_state(change, SAGA_RUNNING);
 		saga_change_event(change, saga->undo == SAGA_UNDO_LATE ?

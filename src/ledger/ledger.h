@@ -66,6 +66,7 @@ extern TransactionId saga_ledger_writer_of(const pg_uuid_t *id);
 extern int64 saga_ledger_count_open(Oid owner);
 extern bool saga_ledger_insert_saga(SagaRow *row);
 extern bool saga_ledger_begun_here(const SagaRow *row);
+extern bool saga_ledger_runs_to_others(const SagaRow *row);
 extern SagaWritten saga_ledger_update_saga(SagaRow *row, SagaPatience patience);
 
 /* Steps: step_rows.c */

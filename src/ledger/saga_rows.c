@@ -327,6 +327,32 @@ saga_ledger_begun_here(const SagaRow *row)
 		!(row->version.tuple->t_data->t_infomask & HEAP_UPDATED);
 }
 
+/*
+ * Is the saga running to all other transactions, whatever this one has made of it?
+ * The row is the newest, so no other transaction is writing it.
+ */
+bool
+saga_ledger_runs_to_others(const SagaRow *row)
+{
+	Snapshot	snapshot;
+	ScanKeyData key;
+	Datum		values[Saga_natts];
+	bool		nulls[Saga_natts];
+	bool		found;
+
+	if (!row->version.own)
+		return row->state == SAGA_RUNNING;
+	snapshot = saga_table_snapshot();
+	/* What this transaction wrote is not there before its first command. */
+	snapshot->curcid = FirstCommandId;
+	saga_keys_uuid(&key, Saga_id, &row->id);
+	found = saga_table_first(saga_oids_get()->saga, saga_oids_get()->saga_pkey,
+							 snapshot, &key, 1, values, nulls);
+	UnregisterSnapshot(snapshot);
+	return found &&
+		(SagaState) DatumGetChar(values[Saga_state - 1]) == SAGA_RUNNING;
+}
+
 /* Counts that a saga has failed, by what. */
 static void
 count_failure(const SagaRow *row)

@@ -32,8 +32,9 @@
  * (what gate 1 of each step waits for); worker, executor, shared (a look of the
  * worker, or of an executor, or of one that may not end the saga); acted STEP,
  * round STEP, raised STEP, broken STEP (by a deployment), crashed STEP (the end of
- * an attempt of its work); restart (the saga runs again); undone STEP (a listener
- * reports that, late).
+ * an attempt of its work); restart (the saga runs again); unseen (the same, and
+ * only its own transaction knows that it did not); undone STEP (a listener reports
+ * that, late).
  *
  * The outcome: the saga's state and undo; when it is due, and in whose lane; the
  * steps whose status, compensation status, run, gates or question changed; and after
@@ -433,7 +434,9 @@ happen(SagaChange *change, char *words)
 	else if (strcmp(event, "shared") == 0)
 		look(change, 0);
 	else if (strcmp(event, "restart") == 0)
-		saga_afresh_restart(change);
+		saga_afresh_restart(change, false);
+	else if (strcmp(event, "unseen") == 0)
+		saga_afresh_restart(change, true);
 	else if (strcmp(event, "undone") == 0)
 		saga_afresh_roll_back(change, find(change->steps, key));
 	else

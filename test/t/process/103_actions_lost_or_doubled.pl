@@ -329,6 +329,36 @@ foreach my $case (
 $node->safe_psql('postgres', "SELECT saga.complete(id) FROM saga.sagas WHERE idempotency_key = 'reopen'");
 guarantees($node);
 
+# --- A saga fails and is reopened in one transaction, of which nobody else sees anything:
+# its action, which waits for that very transaction, goes on, and is done once
+
+$node->safe_psql('postgres', q{
+	CREATE TABLE gate ();
+	CREATE FUNCTION pass(context jsonb) RETURNS bigint LANGUAGE plpgsql AS $$
+	BEGIN
+		PERFORM FROM gate;
+		RETURN witness.act(context);
+	END $$});
+my $in_one = session($node);
+$in_one->query_safe('BEGIN; LOCK TABLE gate');
+my $unseen = (split /\n/, $node->safe_psql('postgres', q{
+	SELECT saga.begin('order', 'unseen') AS id \gset
+	SELECT saga.step(:'id', 'first', kind => 'pivot', completed => true) \g /dev/null
+	SELECT saga.step(:'id', 'a', action => 'SELECT pass($1)') \g /dev/null
+	SELECT :'id'}))[-1];
+wait_until($node, "SELECT wait_event = 'relation' FROM saga.running WHERE saga_id = '$unseen'");
+my $running = $node->safe_psql('postgres', "SELECT pid, since FROM saga.running WHERE saga_id = '$unseen'");
+is($in_one->query_safe("SET lock_timeout = '10s'; SELECT saga.fail('$unseen', 'changed our mind')"), 'needs_review', 'a saga fails');
+is($in_one->query_safe("SELECT saga.reopen('$unseen', 'go on')"), 'running', 'and is reopened, while its action waits for that transaction');
+is($node->safe_psql('postgres', "SELECT pid, since FROM saga.running WHERE saga_id = '$unseen'"), $running, 'which goes on');
+$in_one->query_safe('COMMIT');
+$in_one->quit;
+wait_until($node, "SELECT status = 'completed' FROM saga.steps WHERE saga_id = '$unseen' AND key = 'a'");
+is($node->safe_psql('postgres', "SELECT count(*) FROM witness.effect WHERE saga = '$unseen' AND key = 'a'"), 1, 'and is done once');
+is($node->safe_psql('postgres', "SELECT string_agg(outcome, ' ') FROM saga.attempts WHERE saga_id = '$unseen' AND attempt = 1 AND seq > (SELECT min(seq) FROM saga.steps WHERE saga_id = '$unseen')"), 'succeeded', 'in one attempt');
+$node->safe_psql('postgres', "SELECT saga.complete('$unseen')");
+guarantees($node);
+
 # Fails another saga, and waits until what comes after the first one in the lanes of the
 # role and of the worker has had its turn.
 sub others_have_a_turn
