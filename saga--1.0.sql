@@ -2161,7 +2161,10 @@ CREATE VIEW saga.health WITH (security_barrier) AS
       AND u.due OPERATOR(pg_catalog.<) (saga.internal_now() OPERATOR(pg_catalog.-) '00:01:00'::interval)
       AND NOT s.paused
       AND saga.internal_may_see(s.owner, s.owner_name)
-      AND NOT EXISTS (SELECT FROM saga.internal_running() r WHERE r.saga OPERATOR(pg_catalog.=) u.saga)
+      -- The undo waits for an action that runs on.
+      AND NOT EXISTS (SELECT FROM saga.internal_running() r
+        WHERE r.saga OPERATOR(pg_catalog.=) u.saga
+          AND (r.phase OPERATOR(pg_catalog.=) 'c'::pg_catalog."char" OR s.state OPERATOR(pg_catalog.=) 'r'::pg_catalog."char"))
     ORDER BY u.due LIMIT 1) d
   UNION ALL
   SELECT

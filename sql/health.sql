@@ -3,6 +3,7 @@
 \i sql/include/helpers.sql
 \i sql/include/listeners.sql
 \i sql/include/clock.sql
+\i sql/include/stubborn.sql
 CREATE ROLE regress_saga_owner LOGIN;
 CREATE ROLE regress_saga_stranger;
 GRANT USAGE ON SCHEMA saga TO regress_saga_owner, regress_saga_stranger;
@@ -102,6 +103,18 @@ SELECT pg_advisory_unlock(52);
 SELECT status FROM saga.wait_step(:'second', 'a');
 CALL test.wait_until($$SELECT count(*) = 0 FROM saga.health WHERE code = 'executors exhausted' OR finding ~ 'regress_saga_owner is due'$$);
 ALTER SYSTEM RESET saga.max_executors;
+-- An undo that waits for an action which traps that it is canceled
+SELECT saga.begin('stubborn') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', action => 'SELECT test.stubborn()', compensation => 'SELECT 1');
+CALL test.wait_until(format('SELECT count(*) = 1 FROM saga.running WHERE saga_id = %L', :'id'));
+SELECT test.advance('2 minutes');
+SELECT * FROM test.health('worker is due and not done');
+SELECT saga.fail(:'id');
+SELECT test.advance('2 minutes');
+SELECT * FROM test.health('worker is due and not done') \gx
+SELECT test.release();
+SELECT saga.wait(:'id');
+SELECT * FROM test.health('worker is due and not done');
 ALTER SYSTEM RESET saga.lock_timeout;
 SELECT pg_reload_conf();
 

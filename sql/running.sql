@@ -3,6 +3,7 @@
 \i sql/include/patient.sql
 \i sql/include/helpers.sql
 \i sql/include/listeners.sql
+\i sql/include/stubborn.sql
 -- What others see, each by his rights
 CREATE ROLE regress_saga_owner LOGIN;
 CREATE ROLE regress_saga_member IN ROLE regress_saga_owner;
@@ -97,6 +98,33 @@ SELECT step, consumer FROM saga.running WHERE saga_id = :'id';
 SELECT saga.resume(:'id');
 SELECT test.done('held', 'a');
 SELECT * FROM saga.running WHERE saga_id = :'id';
+
+-- A saga fails while an action of it runs, which traps that it is canceled: the undo
+-- waits for it, says so, and says what is safe to do.
+SET ROLE regress_saga_owner;
+SELECT saga.begin('order', 'stubborn') AS id \gset
+SELECT status FROM saga.step(:'id', 'reserve', completed => true, compensation => 'SELECT 1');
+SELECT status FROM saga.step(:'id', 'charge', action => 'SELECT test.stubborn()', compensation => 'SELECT 1');
+CALL test.wait_until(format('SELECT count(*) = 1 FROM saga.running WHERE saga_id = %L', :'id'));
+SELECT saga.fail(:'id', 'why');
+SELECT step, phase, pid IS NOT NULL AS pid, role FROM saga.running WHERE saga_id = :'id';
+SELECT test.next(:'id', :blocker);
+SET ROLE regress_saga_monitor;
+SELECT test.next(:'id', :blocker);
+SET ROLE regress_saga_operator;
+SELECT test.next(:'id', :blocker);
+SET ROLE regress_saga_stranger;
+SELECT saga.internal_next_action(:'id', 'u', false, NULL, NULL, 0, 'its step', NULL, runs => 's');
+-- (Nor does it say anything that it was not given.)
+SELECT saga.internal_next_action(:'id', 'u', false, NULL, NULL, 0, NULL, NULL, runs => 's');
+RESET ROLE;
+SELECT saga.pause(:'id', 'why');
+SELECT test.next(:'id', :blocker);
+SELECT saga.resume(:'id');
+-- What it says is done, and the undo goes on.
+SELECT pg_terminate_backend(pid) FROM saga.running WHERE saga_id = :'id';
+SELECT saga.wait(:'id');
+SELECT key, status, compensation_status FROM saga.steps WHERE saga_id = :'id' ORDER BY seq;
 \set ECHO none
 \i sql/include/drop_roles.sql
 \i sql/include/impatient.sql

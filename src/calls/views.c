@@ -35,6 +35,7 @@
 #include "base/rights.h"
 #include "calls/waits.h"
 #include "flow/context.h"
+#include "flow/next.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "ledger/home.h"
@@ -220,6 +221,46 @@ blocking_pid(const pg_uuid_t *id)
 	return 0;
 }
 
+/* The key of a step, to the query that asks; NULL: it does not see it. */
+static const char *
+key_of(const pg_uuid_t *id, int64 seq)
+{
+	SagaSteps	steps;
+	int			index;
+
+	saga_ledger_get_steps_at(id, GetActiveSnapshot(), &steps);
+	index = saga_next_find(&steps, seq);
+	return index >= 0 ? text_to_cstring(steps.step[index].key) : NULL;
+}
+
+/*
+ * Names the actions that run although their saga goes forward no more; false: there
+ * are none.  Their SQL may trap that it is canceled, but it cannot commit.
+ */
+static bool
+append_canceled(StringInfo buf, const pg_uuid_t *id)
+{
+	SagaRunning running[SAGA_MAX_EXECUTORS];
+	int			count = saga_mailbox_running(running);
+	bool		found = false;
+
+	for (int i = 0; i < count; i++)
+	{
+		const char *key;
+
+		if (running[i].phase != SAGA_PHASE_FORWARD ||
+			!saga_ids_equal(&running[i].saga, id) || !may_see(id))
+			continue;
+		key = key_of(id, running[i].seq);
+		appendStringInfo(buf, "%s of step \"%s\" is still running (process %d, since %s)",
+						 found ? ", and that" : "the action", key ? key : "",
+						 running[i].pid, timestamptz_to_str(running[i].since));
+		append_blockers(buf, running[i].pid);
+		found = true;
+	}
+	return found;
+}
+
 /*
  * The process that is writing the row of a saga which is being undone, and so
  * keeps ours away from it; 0: none.
@@ -341,6 +382,12 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 				if (paused)
 					appendStringInfoString(&buf, PAUSED);
 			}
+			else if (!PG_ARGISNULL(12) && append_canceled(&buf, id))
+			{
+				appendStringInfoString(&buf, ", and the undo waits for its end; it was canceled and cannot commit, so pg_terminate_backend does no harm");
+				if (paused)
+					appendStringInfoString(&buf, PAUSED);
+			}
 			else if (paused && PG_ARGISNULL(10))
 				appendStringInfoString(&buf, "nothing: it is paused until saga.resume");
 			else if (!PG_ARGISNULL(9) && !PG_ARGISNULL(8))
@@ -353,7 +400,10 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 			}
 			else
 			{
-				appendStringInfo(&buf, "compensate step \"%s\"", step ? step : "");
+				if (step != NULL)
+					appendStringInfo(&buf, "compensate step \"%s\"", step);
+				else
+					appendStringInfoString(&buf, "the undo is about to end");
 				if ((why = saga_home_why_idle(GetActiveSnapshot())) != NULL)
 					appendStringInfo(&buf, ", but: %s", why);
 				else if (!PG_ARGISNULL(4) && PG_GETARG_TIMESTAMPTZ(4) > now)
@@ -370,8 +420,9 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 				else
 				{
 					why = saga_waits_for_room();
-					appendStringInfo(&buf, " as soon as %s",
-									 why ? why : "an executor is free");
+					if (step != NULL || why != NULL)
+						appendStringInfo(&buf, " as soon as %s",
+										 why ? why : "an executor is free");
 				}
 			}
 			break;
