@@ -569,4 +569,47 @@ SELECT regexp_replace(next_action, ' at .*', ' at <time>') AS next_action FROM s
 SELECT saga.amend(:'id', 'zero', 'now', compensation => 'SELECT 1');
 SELECT saga.wait(:'id');
 
+-- What an action recorded as done or begun is a part of it: it committed with the action, so it goes back with it, or stays.
+CREATE FUNCTION test.act_with_parts(context jsonb, gate integer) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+  id uuid := saga.current();
+  my text := context #>> '{step,key}';
+BEGIN
+  PERFORM pg_advisory_xact_lock_shared(gate);
+  PERFORM saga.step(id, my || ': done', completed => true, compensation => 'SELECT test.undo($1)');
+  PERFORM saga.step(id, my || ': begun', compensation => 'SELECT test.undo($1)');
+  RETURN test.act(context);
+END $$;
+SELECT pg_advisory_lock(4711);
+BEGIN;
+SELECT test.begin('parts') AS id \gset
+SELECT status FROM saga.step(:'id', 'base', completed => true, compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'early', after => '{}', action => 'SELECT test.act_with_parts($1, 4711)', compensation => 'SELECT test.undo($1)');
+COMMIT;
+CALL test.until_acting('parts', 'early');
+SELECT status FROM saga.step(:'id', 'save', completed => true, compensation => 'SELECT test.undo($1)');
+SELECT pg_advisory_unlock(4711);
+CALL test.wait_until(format('SELECT status = ''completed'' FROM saga.steps WHERE saga_id = %L AND key = ''early''', :'id'));
+SELECT status FROM saga.step(:'id', 'late', after => '{save}', action => 'SELECT test.act_with_parts($1, 4711)', compensation => 'SELECT test.undo($1)');
+CALL test.wait_until(format('SELECT status = ''completed'' FROM saga.steps WHERE saga_id = %L AND key = ''late''', :'id'));
+SELECT status FROM saga.step(:'id', 'sure', after => '{save}', kind => 'retriable', action => 'SELECT test.act_with_parts($1, 4711)');
+CALL test.wait_until(format('SELECT status = ''completed'' FROM saga.steps WHERE saga_id = %L AND key = ''sure''', :'id'));
+SELECT saga.complete(:'id', when_done => true);
+SELECT saga.rollback_to(:'id', 'save');
+CALL test.wait_until(format('SELECT status = ''completed'' FROM saga.steps WHERE saga_id = %L AND key = ''late'' AND run = 2', :'id'));
+SELECT step, run, status, compensation, recorded_by FROM test.forward('parts');
+SELECT test.done('parts'), test.undone('parts');
+-- to a part of an action, and to the action
+SELECT saga.rollback_to(:'id', 'early: done');
+CALL test.wait_until(format('SELECT status = ''completed'' FROM saga.steps WHERE saga_id = %L AND key = ''late'' AND run = 3', :'id'));
+SELECT saga.rollback_to(:'id', 'early');
+CALL test.wait_until(format('SELECT count(*) = 1 FROM saga.steps WHERE saga_id = %L AND key = ''save'' AND rolled_back_at IS NOT NULL', :'id'));
+SELECT status FROM saga.step(:'id', 'save', completed => true, compensation => 'SELECT test.undo($1)');
+CALL test.wait_until(format('SELECT status = ''completed'' FROM saga.steps WHERE saga_id = %L AND key = ''late'' AND run = 4', :'id'));
+SELECT step, run, status, compensation FROM test.forward('parts') WHERE step ~ '^(early|save|sure)';
+-- a sealed saga waits for what is begun, and for nothing else
+SELECT k, (saga.complete_step(:'id', k || ': begun')).status FROM unnest('{early,late,sure}'::text[]) k;
+SELECT saga.wait(:'id');
+SELECT event, step FROM test.events('parts') WHERE event = 'rolling back';
+
 CALL test.check_forward();

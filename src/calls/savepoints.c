@@ -59,7 +59,7 @@ find_savepoint(const SagaRow *saga, const SagaSteps *steps, const text *key,
 		target = saga_rows_order(step);
 		*seq = step->seq;
 	}
-	if (pivot != NULL && saga_rows_order(pivot) > target)
+	if (pivot != NULL && saga_rows_goes_back(pivot, target))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGA_INVALID_STATE),
 				 errmsg("saga %s cannot be rolled back to before its pivot",
@@ -85,7 +85,7 @@ check_savepoint_stands(SagaChange *change, int64 target)
 	{
 		SagaStep   *step = &steps->step[i];
 
-		if (saga_rows_order(step) > target || step->rolled_back_at != 0)
+		if (saga_rows_goes_back(step, target) || step->rolled_back_at != 0)
 			continue;
 		if (step->comp_status != SAGA_COMP_NONE &&
 			step->comp_status != SAGA_COMP_REGISTERED)

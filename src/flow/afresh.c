@@ -69,7 +69,7 @@ saga_afresh_withdraw(SagaChange *change, int64 savepoint)
 
 		if (!saga_rows_step_held(step) || step->late ||
 			saga_next_in_range(change->saga, step) ||
-			saga_rows_order(step) <= savepoint ||
+			!saga_rows_goes_back(step, savepoint) ||
 			step->status == SAGA_STEP_COMPLETED ||
 			step->comp_status == SAGA_COMP_FAILED)
 			continue;

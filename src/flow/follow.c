@@ -274,7 +274,7 @@ roll_back_runs(SagaChange *change)
 		SagaStep   *step = &steps->step[i];
 
 		if (step->rolled_back_at != 0 || change->saga->undo != SAGA_UNDO_PARTIAL ||
-			saga_rows_order(step) <= change->saga->savepoint ||
+			!saga_rows_goes_back(step, change->saga->savepoint) ||
 			saga_rows_never_began(step))
 			continue;
 		/* A retriable step is never undone, so it keeps its result. */

@@ -65,7 +65,7 @@ saga_next_in_range(const SagaRow *saga, const SagaStep *step)
 		case SAGA_UNDO_LATE:
 			break;
 		case SAGA_UNDO_PARTIAL:
-			return saga_rows_order(step) > saga->savepoint;
+			return saga_rows_goes_back(step, saga->savepoint);
 		case SAGA_UNDO_FULL:
 			return true;
 	}

@@ -601,6 +601,7 @@ saga_rows_unpack_step(TupleDesc desc, const SagaTuple *version, SagaStep *row)
 	row->stored_held = saga_rows_step_held(row);
 	row->change = 0;
 	row->locked = row->look_wanted = row->kept = false;
+	row->part_of = 0;
 }
 
 /* Verifies an attempt's row and packs it for table.c. */

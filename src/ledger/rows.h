@@ -198,6 +198,10 @@ typedef struct SagaStep
 								 * look */
 	bool		kept;			/* this process goes on with its action:
 								 * nobody need be woken for it */
+	int64		part_of;		/* where the action stands that the step is a
+								 * part of; 0: it is none; -1: the action is
+								 * never undone.  Known where all steps were
+								 * read */
 
 	pg_uuid_t	saga;
 	int64		seq;
@@ -411,6 +415,17 @@ static inline int64
 saga_rows_order(const SagaStep *step)
 {
 	return step->begun != 0 ? step->begun : step->seq;
+}
+
+/*
+ * Does a rollback to the savepoint take the step back?  What an action recorded as done,
+ * or as begun, is a part of what it did itself, and committed with it: it goes back with
+ * the action, or stays with it.  If it went alone, nobody would do it again.
+ */
+static inline bool
+saga_rows_goes_back(const SagaStep *step, int64 savepoint)
+{
+	return (step->part_of != 0 ? step->part_of : saga_rows_order(step)) > savepoint;
 }
 
 /* Is there certainly nothing to undo of the step, since saga never began it? */

@@ -277,14 +277,65 @@ sort_steps(SagaSteps *steps)
 	steps->step = sorted;
 }
 
+/*
+ * Is the step a part of the action that recorded it?  Not one that the application has
+ * started again, in the place of such a step.
+ */
+static bool
+is_part(const SagaStep *step)
+{
+	return step->recorded_by != 0 && step->place == 0 && !saga_rows_is_run(step);
+}
+
+/* Finds the actions that steps are a part of. */
+static void
+find_recorders(SagaSteps *steps)
+{
+	int			count = steps->count;
+	Place	   *by_seq = palloc_extended(count * sizeof(Place), MCXT_ALLOC_HUGE);
+
+	for (int i = 0; i < count; i++)
+	{
+		by_seq[i].order = steps->step[i].seq;
+		by_seq[i].index = i;
+	}
+	qsort(by_seq, count, sizeof(Place), by_order);
+	for (int i = 0; i < count; i++)
+	{
+		SagaStep   *step = &steps->step[i];
+		Place		key = {.order = step->recorded_by};
+		const Place *found;
+		const SagaStep *recorder;
+
+		if (!is_part(step))
+			continue;
+		found = bsearch(&key, by_seq, count, sizeof(Place), by_order);
+		if (found == NULL)
+			continue;
+		recorder = &steps->step[found->index];
+		step->part_of = recorder->kind == SAGA_KIND_RETRIABLE ? -1 :
+			saga_rows_order(recorder);
+	}
+	pfree(by_seq);
+}
+
 /* All steps of a saga are in memory: sets what follows from their rows. */
 static void
 finish_steps(SagaSteps *steps)
 {
+	bool		parts = false;
+
 	steps->to_walk = steps->count;
 	steps->claimed = false;
 	for (int i = 0; i < steps->count; i++)
-		steps->claimed |= saga_rows_undo_claimed(&steps->step[i]);
+	{
+		const SagaStep *step = &steps->step[i];
+
+		steps->claimed |= saga_rows_undo_claimed(step);
+		parts |= is_part(step);
+	}
+	if (parts)
+		find_recorders(steps);
 	sort_steps(steps);
 }
 
