@@ -49,7 +49,7 @@ COMMENT ON FUNCTION saga_cluster.is_here(regclass, anyelement) IS
 CREATE FUNCTION saga_cluster.check_here(relation regclass, distribution_value anyelement) RETURNS void
   LANGUAGE plpgsql STABLE AS $$
 BEGIN
-  IF NOT saga_cluster.is_here(relation, distribution_value::text) THEN
+  IF NOT saga_cluster.is_here(relation, distribution_value::pg_catalog.text) THEN
     RAISE EXCEPTION 'the rows of table % with value % in its distribution column are on another node', relation, distribution_value
       USING ERRCODE = 'SG008',
       HINT = 'The call was not delegated: make it with SELECT f(...) alone, by a function that is distributed with force_delegation => true.';

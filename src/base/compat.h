@@ -22,6 +22,7 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
+#include "commands/trigger.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "nodes/execnodes.h"
@@ -454,6 +455,18 @@ saga_compat_push_jsonb(SagaCompatJsonb *state, JsonbIteratorToken token,
 	pushJsonbValue(state, token, value);
 #else
 	state->result = pushJsonbValue(&state->parseState, token, value);
+#endif
+}
+
+/* Lets a trigger fire always: 16 asks about partitions, which have clones of it. */
+static inline void
+saga_compat_enable_always(Relation rel, const char *trigger, LOCKMODE mode)
+{
+#if PG_VERSION_NUM >= 160000
+	EnableDisableTrigger(rel, trigger, InvalidOid, TRIGGER_FIRES_ALWAYS, false,
+						 false, mode);
+#else
+	EnableDisableTrigger(rel, trigger, TRIGGER_FIRES_ALWAYS, false, mode);
 #endif
 }
 

@@ -59,6 +59,7 @@
 #include "catalog/pg_database_d.h"
 #include "catalog/pg_type_d.h"
 #include "commands/dbcommands.h"
+#include "commands/tablecmds.h"
 #include "commands/trigger.h"
 #include "common/file_perm.h"
 #include "datatype/timestamp.h"
@@ -575,6 +576,30 @@ saga_sql_guard(PG_FUNCTION_ARGS)
 	"(r.oid::pg_catalog.int8 OPERATOR(pg_catalog.#) 2147483648)::pg_catalog.oid"
 
 /*
+ * Enables the guard triggers, as ALTER TABLE ... ENABLE ALWAYS TRIGGER does; but as
+ * that would fire event triggers, whose functions would run with the rights of the
+ * bootstrap superuser at the request of one who is none, not by that statement.
+ */
+static void
+enable_guards(void)
+{
+	Oid			tables[SAGA_OIDS_TABLES];
+
+	if (!saga_oids_tables(tables))
+		elog(ERROR, "the ledger has no tables");
+	for (int i = 0; i < SAGA_OIDS_TABLES; i++)
+	{
+		Relation	heap = table_open(tables[i], ShareRowExclusiveLock);
+
+		CheckTableNotInUse(heap, "enable the guard triggers of");
+		saga_compat_enable_always(heap, "guard", ShareRowExclusiveLock);
+		saga_compat_enable_always(heap, "guard_truncate", ShareRowExclusiveLock);
+		table_close(heap, NoLock);
+	}
+	CommandCounterIncrement();
+}
+
+/*
  * Enables the guard triggers again, if they are not.  And brings the OIDs of roles in
  * line with their names: rows have both, and in another server the same name has
  * another OID.  A name that is not there is left, and its steps will be parked with
@@ -585,16 +610,6 @@ saga_sql_guard(PG_FUNCTION_ARGS)
 static int64
 adopt_rows(Oid adopter)
 {
-	static const char *const guards[] = {
-#define GUARD(table) \
-		"ALTER TABLE saga." table " ENABLE ALWAYS TRIGGER guard," \
-		" ENABLE ALWAYS TRIGGER guard_truncate"
-		GUARD("ledger_saga"), GUARD("ledger_step"), GUARD("ledger_attempt"),
-		GUARD("ledger_event"), GUARD("ledger_due"), GUARD("ledger_queue"),
-		GUARD("ledger_held"), GUARD("ledger_signal"), GUARD("ledger_limit"),
-		GUARD("ledger_claimed"), GUARD("ledger_home")
-#undef GUARD
-	};
 	static const char *const statements[] = {
 		/*
 		 * Two roles may have each other's OID, and used the same key.  The
@@ -644,9 +659,7 @@ adopt_rows(Oid adopter)
 	Datum		value = ObjectIdGetDatum(adopter);
 
 	if (!is_guarded())
-		for (size_t i = 0; i < lengthof(guards); i++)
-			if (SPI_execute(guards[i], false, 0) != SPI_OK_UTILITY)
-				elog(ERROR, "could not enable the guard triggers of the ledger");
+		enable_guards();
 	for (size_t i = 0; i < lengthof(statements); i++)
 		if (SPI_execute_with_args(statements[i], 1, &type, &value, NULL, false,
 								  0) != SPI_OK_UPDATE)
@@ -662,12 +675,18 @@ adopt_rows(Oid adopter)
  * Calls a function that rewrites the ledger by SQL: with the rights for that,
  * and without making a copy of the ledger by it.  SQL sees what its snapshot
  * does, so that one must be new, or rows would be passed by without a word.
+ *
+ * The rights are more than the caller has, and the caller must not lend its names to
+ * what runs with them: a superuser's index on the ledger may call functions, which
+ * look names up.  So they run as during maintenance of a table: no name leads to
+ * pg_temp or a schema of the caller's, and nothing is left that would run later.
  */
 void
 saga_home_rewrite(const char *function, void (*rewrite) (void *), void *arg)
 {
 	Oid			user;
 	int			context;
+	int			settings;
 
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
@@ -677,7 +696,11 @@ saga_home_rewrite(const char *function, void (*rewrite) (void *), void *arg)
 				 errhint("Call it in a READ COMMITTED transaction.")));
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
-						   context | SECURITY_LOCAL_USERID_CHANGE);
+						   context | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
+	settings = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	rewriting = true;
 	PG_TRY();
 	{
@@ -685,6 +708,7 @@ saga_home_rewrite(const char *function, void (*rewrite) (void *), void *arg)
 			elog(ERROR, "could not connect to SPI");
 		rewrite(arg);
 		SPI_finish();
+		AtEOXact_GUC(false, settings);
 	}
 	PG_FINALLY();
 	{

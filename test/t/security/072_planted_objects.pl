@@ -287,6 +287,77 @@ $node->safe_psql('postgres', 'ALTER ROLE eve NOSUPERUSER; GRANT eve TO owner');
 sql_as($node, 'owner', 'SELECT saga.adopt()', 'business');
 is(owners(), 't|t', 'N13: of a role that the owner is a member of it may');
 
+# --- N19: what superusers made themselves, called with the names of the caller: event triggers, and functions of indexes
+
+$node->safe_psql('postgres', 'CREATE ROLE dbo LOGIN; CREATE DATABASE lent OWNER dbo');
+$node->safe_psql('lent', q{
+	CREATE EXTENSION saga;
+	GRANT USAGE ON SCHEMA saga TO alice, dbo;
+	CREATE TABLE public.ddl_log (tag text);
+	GRANT INSERT ON public.ddl_log TO PUBLIC;
+	CREATE FUNCTION public.note_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		PERFORM lower(tg_tag);
+		INSERT INTO ddl_log VALUES (tg_tag);
+	END $$;
+	CREATE FUNCTION public.leave() RETURNS void LANGUAGE plpgsql AS $$
+	BEGIN
+		EXECUTE 'DECLARE left_behind CURSOR WITH HOLD FOR SELECT evil.lower(1::text)';
+	END $$;
+	CREATE FUNCTION public.folded(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+	BEGIN
+		PERFORM FROM pg_am;
+		IF current_setting('lent.leave', true) = 'on' THEN
+			PERFORM public.leave();
+		END IF;
+		RETURN lower($1);
+	END $$;
+	CREATE INDEX ON saga.ledger_saga (public.folded(owner_name));
+	CREATE INDEX ON saga.ledger_home (public.folded(one::text))});
+sql_as($node, 'alice', q{SELECT saga.begin('order', n::text) FROM generate_series(1, 3) n}, 'lent');
+$node->safe_psql('lent', q{
+	ALTER TABLE saga.ledger_due DISABLE TRIGGER guard;
+	ALTER TABLE saga.ledger_due ENABLE TRIGGER guard;
+	CREATE EVENT TRIGGER before ON ddl_command_start EXECUTE FUNCTION public.note_ddl();
+	CREATE EVENT TRIGGER after ON ddl_command_end EXECUTE FUNCTION public.note_ddl()});
+sql_as($node, 'dbo', q{
+	CREATE SCHEMA evil;
+	CREATE FUNCTION evil.lower(text) RETURNS text LANGUAGE plpgsql AS $$
+	BEGIN
+		IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
+			ALTER ROLE dbo SUPERUSER;
+		END IF;
+		RETURN pg_catalog.lower($1);
+	END $$;
+	CREATE FUNCTION evil.up() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		PERFORM evil.lower('x');
+		RETURN new;
+	END $$}, 'lent');
+# The table of the event trigger, a relation of the server's, and a function, as the owner of the database has them
+my $lent = q{
+	CREATE TEMP TABLE ddl_log (tag text);
+	CREATE TRIGGER up BEFORE INSERT ON ddl_log FOR EACH ROW EXECUTE FUNCTION evil.up();
+	CREATE TEMP VIEW pg_am AS SELECT evil.lower('x');
+	SET search_path = evil, pg_catalog;};
+sub is_super { return $node->safe_psql('lent', q{SELECT rolsuper FROM pg_roles WHERE rolname = 'dbo'}); }
+my $logged = $node->safe_psql('lent', 'SELECT count(*) FROM public.ddl_log WHERE tag = \'ALTER TABLE\'');
+sql_as($node, 'dbo', "$lent SELECT saga.adopt(); SHOW search_path", 'lent');
+is(is_super(), 'f', 'N19: the owner of a database adopts it, and is no superuser by that');
+is($node->safe_psql('lent', q{SELECT string_agg(DISTINCT tgenabled::text, '') FROM pg_trigger WHERE tgfoid = 'saga.internal_guard'::regproc}), 'A', 'N19: the guards are enabled');
+is($node->safe_psql('lent', 'SELECT count(*) FROM public.ddl_log WHERE tag = \'ALTER TABLE\''), $logged, 'N19: by no statement that fires event triggers');
+is(sql_as($node, 'dbo', "$lent SELECT saga.reassign('alice'::regrole, 'dbo'); SELECT current_user; SHOW search_path", 'lent'), "3\ndbo\nevil, pg_catalog",
+	'N19: nor by giving the sagas of another role to itself, with its settings as before');
+is(is_super(), 'f', 'N19: it is none');
+is(sql_as($node, 'dbo', q{SELECT count(*) FROM saga.sagas}, 'lent'), 3, 'N19: but has them');
+like(sql_error($node, q{SET lent.leave = 'on'; SELECT saga.reassign('dbo'::regrole, 'alice')}, 'lent'), qr/ERROR:  42501: cannot create a cursor WITH HOLD within security-restricted operation/,
+	'N19: and nothing is left behind that would run later');
+$node->safe_psql('lent', 'SELECT saga.adopt() FROM saga.ledger_due RIGHT JOIN (SELECT) n ON true');
+pass('N19: it is adopted in a query of the ledger, with the guards in place');
+$node->safe_psql('lent', 'ALTER TABLE saga.ledger_due ENABLE TRIGGER guard');
+like(sql_error($node, q{SELECT saga.adopt() FROM saga.ledger_due RIGHT JOIN (SELECT) n ON true}, 'lent'), qr/ERROR:  55006: cannot enable the guard triggers of "ledger_due" because it is being used by active queries in this session/,
+	'N19: not while that query reads the table whose guards are to be enabled');
+
 guarantees($node, 'hostile');
 guarantees($node, 'business');
 guarantees($node, 'copy_full');
