@@ -163,11 +163,11 @@ find_asked(const SagaRow *saga, const SagaSteps *steps, const text *key)
 static void
 end_claim(SagaChange *change, SagaStep *step)
 {
-	SagaAttempt attempt;
+	SagaAttemptEnd end;
 
 	saga_outcome_interrupt_claim(step, "a person decided about the step meanwhile",
-								 change->now, &attempt);
-	saga_change_attempt(change, &attempt);
+								 &end);
+	saga_change_attempt(change, step, &end);
 }
 
 /* Only a step that waits for an approval is approved or refused, and only so. */

@@ -357,20 +357,16 @@ static void
 add_forward_attempt(SagaChange *change, const SagaStep *step,
 					SagaOutcome outcome, const char *error)
 {
-	SagaAttempt attempt;
+	SagaAttemptEnd end;
 
-	attempt.saga = step->saga;
-	attempt.seq = step->seq;
-	attempt.started_at = step->attempt_at ? step->attempt_at : step->started_at;
-	attempt.finished_at = change->now;
-	attempt.rows = -1;
-	attempt.attempt = step->forward.attempts;
-	attempt.phase = SAGA_PHASE_FORWARD;
-	attempt.outcome = outcome;
-	attempt.sqlstate = NULL;
-	attempt.error = error;
-	attempt.consumer = NULL;
-	saga_change_attempt(change, &attempt);
+	memset(&end, 0, sizeof(end));
+	end.outcome = outcome;
+	end.forward = true;
+	end.attempt = step->forward.attempts;
+	end.started_at = step->attempt_at ? step->attempt_at : step->started_at;
+	end.rows = -1;
+	end.error = error;
+	saga_change_attempt(change, step, &end);
 }
 
 /*

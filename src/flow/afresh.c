@@ -18,10 +18,10 @@
 static void
 interrupt_task(SagaChange *change, SagaStep *step, const char *why)
 {
-	SagaAttempt attempt;
+	SagaAttemptEnd end;
 
-	saga_outcome_interrupt_claim(step, why, change->now, &attempt);
-	saga_change_attempt(change, &attempt);
+	saga_outcome_interrupt_claim(step, why, &end);
+	saga_change_attempt(change, step, &end);
 	saga_change_step(change, step);
 }
 

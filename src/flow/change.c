@@ -233,14 +233,25 @@ saga_change_due(SagaChange *change, TimestampTz due, Oid lane)
 	saga->lane = due != 0 ? lane : InvalidOid;
 }
 
-/* Adds an attempt that is over to the history. */
+/* Adds an attempt of a step that is over to the history. */
 void
-saga_change_attempt(SagaChange *change, const SagaAttempt *attempt)
+saga_change_attempt(SagaChange *change, const SagaStep *step,
+					const SagaAttemptEnd *end)
 {
-	SagaAttempt *copy = palloc(sizeof(SagaAttempt));
+	SagaAttempt *new = palloc(sizeof(SagaAttempt));
 
-	*copy = *attempt;
-	change->attempts = lappend(change->attempts, copy);
+	new->saga = step->saga;
+	new->seq = step->seq;
+	new->started_at = end->started_at;
+	new->finished_at = change->now;
+	new->rows = end->rows;
+	new->attempt = end->attempt;
+	new->phase = saga_outcome_phase(end);
+	new->outcome = end->outcome;
+	new->sqlstate = end->sqlstate;
+	new->error = end->error;
+	new->consumer = end->consumer;
+	change->attempts = lappend(change->attempts, new);
 }
 
 /* Adds an event to the history, about the step "seq" or, if that is 0, none. */

@@ -10,6 +10,7 @@
 
 #include "nodes/pg_list.h"
 
+#include "flow/outcome.h"
 #include "ledger/ledger.h"
 #include "shared/stat.h"
 
@@ -68,7 +69,8 @@ extern void saga_change_state(SagaChange *change, SagaState state);
 extern void saga_change_undo(SagaChange *change, SagaUndo undo,
 							 int64 savepoint);
 extern void saga_change_due(SagaChange *change, TimestampTz due, Oid lane);
-extern void saga_change_attempt(SagaChange *change, const SagaAttempt *attempt);
+extern void saga_change_attempt(SagaChange *change, const SagaStep *step,
+								const SagaAttemptEnd *end);
 extern void saga_change_event(SagaChange *change, const char *event, int64 seq,
 							  Jsonb *detail);
 extern void saga_change_past_event(SagaChange *change, const char *event,

@@ -171,14 +171,11 @@ void
 saga_events_attempt(SagaChange *change, SagaStep *step,
 					const SagaAttemptEnd *end)
 {
-	SagaAttempt attempt;
-
 	count_first_undo(change, step, end);
 	saga_outcome_take(change->saga, step, end, change->now);
 	saga_change_step(change, step);
 	saga_follow(change);
-	saga_outcome_attempt(step, end, change->now, &attempt);
-	saga_change_attempt(change, &attempt);
+	saga_change_attempt(change, step, end);
 }
 
 /* No listener acknowledges the step: sending the notification is all. */

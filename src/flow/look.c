@@ -51,7 +51,6 @@ static void
 enter_attempt(SagaChange *change, SagaStep *step, const SagaAttemptEnd *end)
 {
 	TimestampTz timeout_at = saga_rows_timeout_at(step);
-	SagaAttempt attempt;
 
 	if (step->action != NULL && end->attempt == 1 && step->rounds == 0)
 		saga_change_count_wait(change, SAGA_STAT_TIME_FIRST_ACTION,
@@ -65,10 +64,8 @@ enter_attempt(SagaChange *change, SagaStep *step, const SagaAttemptEnd *end)
 		saga_change_event(change, "step parked", step->seq,
 						  saga_json_pair("why", text_to_cstring(step->parked)));
 	/* One that succeeded is recorded in the step's own row. */
-	if (end->outcome == SAGA_OUTCOME_SUCCEEDED)
-		return;
-	saga_outcome_attempt(step, end, change->now, &attempt);
-	saga_change_attempt(change, &attempt);
+	if (end->outcome != SAGA_OUTCOME_SUCCEEDED)
+		saga_change_attempt(change, step, end);
 }
 
 /* The service that holds a task has not reported in time. */

@@ -492,45 +492,24 @@ saga_outcome_of_task(const SagaStep *step, SagaOutcome outcome,
 	end->attempt = step->forward.attempts + 1;
 }
 
-/* The history's row of an attempt that is over. */
-void
-saga_outcome_attempt(const SagaStep *step, const SagaAttemptEnd *end,
-					 TimestampTz now, SagaAttempt *attempt)
-{
-	attempt->saga = step->saga;
-	attempt->seq = step->seq;
-	attempt->started_at = end->started_at;
-	attempt->finished_at = now;
-	attempt->rows = end->rows;
-	attempt->attempt = end->attempt;
-	attempt->phase = saga_outcome_phase(end);
-	attempt->outcome = end->outcome;
-	attempt->sqlstate = end->sqlstate;
-	attempt->error = end->error;
-	attempt->consumer = end->consumer;
-}
-
 /*
  * The claim of a step, of its task or its compensation, ends through no fault of
  * the one that holds it: it is not charged, and keeps its number.
  */
 void
-saga_outcome_interrupt_claim(SagaStep *step, const char *why, TimestampTz now,
-							 SagaAttempt *attempt)
+saga_outcome_interrupt_claim(SagaStep *step, const char *why,
+							 SagaAttemptEnd *end)
 {
-	SagaAttemptEnd end;
-
 	if (saga_rows_task_claimed(step))
 	{
-		saga_outcome_of_task(step, SAGA_OUTCOME_INTERRUPTED, why, &end);
-		step->forward.attempts = end.attempt;
-		step->attempt_at = end.started_at;
+		saga_outcome_of_task(step, SAGA_OUTCOME_INTERRUPTED, why, end);
+		step->forward.attempts = end->attempt;
+		step->attempt_at = end->started_at;
 	}
 	else
 	{
-		saga_outcome_of_claim(step, SAGA_OUTCOME_INTERRUPTED, why, &end);
-		step->undo.attempts = end.attempt;
+		saga_outcome_of_claim(step, SAGA_OUTCOME_INTERRUPTED, why, end);
+		step->undo.attempts = end->attempt;
 	}
 	forget_holder(step);
-	saga_outcome_attempt(step, &end, now, attempt);
 }

@@ -83,10 +83,7 @@ extern void saga_outcome_of_claim(const SagaStep *step, SagaOutcome outcome,
 extern void saga_outcome_of_task(const SagaStep *step, SagaOutcome outcome,
 								 const char *error, SagaAttemptEnd *end);
 extern void saga_outcome_interrupt_claim(SagaStep *step, const char *why,
-										 TimestampTz now, SagaAttempt *attempt);
-extern void saga_outcome_attempt(const SagaStep *step,
-								 const SagaAttemptEnd *end, TimestampTz now,
-								 SagaAttempt *attempt);
+										 SagaAttemptEnd *end);
 extern void saga_outcome_decode_policy(const text *encoded, SagaPolicy *policy);
 extern void saga_outcome_policy(const SagaStep *step, SagaPolicy *policy);
 extern void saga_outcome_forward_policy(const SagaStep *step,

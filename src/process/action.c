@@ -650,7 +650,6 @@ record_begun(SagaRow *saga, SagaSteps *steps, SagaStep *step,
 			 const SagaAttemptEnd *end, int64 begun)
 {
 	SagaChange	change;
-	SagaAttempt attempt;
 
 	if (step->compensate_on != SAGA_COMPENSATE_ON_STARTED ||
 		step->comp_status != SAGA_COMP_REGISTERED ||
@@ -662,8 +661,7 @@ record_begun(SagaRow *saga, SagaSteps *steps, SagaStep *step,
 	step->forward.retry_at = 0;
 	step->parked = NULL;
 	saga_change_step(&change, step);
-	saga_outcome_attempt(step, end, change.now, &attempt);
-	saga_change_attempt(&change, &attempt);
+	saga_change_attempt(&change, step, end);
 	saga_events_had_begun(&change, step);
 	return saga_change_write(&change) == SAGA_WRITTEN ?
 		SAGA_RECORDED : SAGA_RECORD_LATER;
@@ -681,7 +679,6 @@ record_only_begun(SagaRow *saga, SagaStep *step, const SagaAttemptEnd *of,
 {
 	SagaAttemptEnd end = *of;
 	SagaChange	change;
-	SagaAttempt attempt;
 
 	if (step->compensate_on != SAGA_COMPENSATE_ON_STARTED || step->begun != 0)
 		return SAGA_RECORD_LOST;
@@ -690,8 +687,7 @@ record_only_begun(SagaRow *saga, SagaStep *step, const SagaAttemptEnd *of,
 	step->attempt_at = end.started_at;
 	step->begun = begun;
 	saga_change_only_step(&change, step);
-	saga_outcome_attempt(step, &end, change.now, &attempt);
-	saga_change_attempt(&change, &attempt);
+	saga_change_attempt(&change, step, &end);
 	return saga_change_write(&change) == SAGA_WRITTEN ?
 		SAGA_RECORD_LOST : SAGA_RECORD_LATER;
 }
