@@ -7,8 +7,7 @@
  * checked, so that a stranger takes no lock and learns nothing: a saga that is
  * not there and one that is not theirs read the same.  Then the lock, then
  * once more the row, because it may have changed while the lock was waited
- * for.  A row that this transaction wrote itself is the newest (and call.c says
- * when it needs a lock).
+ * for.  A row that this transaction wrote itself is the newest.
  *
  * A call gives back the lock that it took before it waits for another transaction:
  * that one may be about to take it (saga_rows.c).
@@ -240,6 +239,24 @@ is_allowed(const SagaRow *saga, SagaReach reach)
 		saga_rights_reach(saga->owner, saga->owner_name) >= reach;
 }
 
+/* A call on the saga whose SQL this process runs. */
+SAGA_COMPAT_NORETURN static void
+refuse_own(const pg_uuid_t *id)
+{
+	bool		action = saga_current_action(id) != 0;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_INVALID_STATE),
+			 action ?
+			 errmsg("an action cannot make this call on its own saga") :
+			 errmsg("a compensation cannot call saga on its own saga"),
+			 errdetail("Saga %s is running this %s.",
+					   saga_ids_string(id), saga_current_word()),
+			 action ?
+			 errhint("It may call saga.step() to record more steps, saga.signal() and saga.output(); to fail, raise an error.") :
+			 errhint("What the compensation needs to know is in its context, $1.")));
+}
+
 /*
  * Finds a saga that the caller may reach.  The row need not be the newest, so
  * that is enough only for calls that do not write.
@@ -248,19 +265,9 @@ void
 saga_access_read(const pg_uuid_t *id, SagaReach reach, SagaRow *saga)
 {
 	const pg_uuid_t *current = saga_current();
-	bool		action = saga_current_action(id) != 0;
 
 	if (current != NULL && saga_ids_equal(current, id))
-		ereport(ERROR,
-				(errcode(ERRCODE_SAGA_INVALID_STATE),
-				 action ?
-				 errmsg("an action cannot make this call on its own saga") :
-				 errmsg("a compensation cannot call saga on its own saga"),
-				 errdetail("Saga %s is running this %s.",
-						   saga_ids_string(id), saga_current_word()),
-				 action ?
-				 errhint("It may call saga.step() to record more steps, saga.signal() and saga.output(); to fail, raise an error.") :
-				 errhint("What the compensation needs to know is in its context, $1.")));
+		refuse_own(id);
 	if (saga_ledger_get_saga(id, saga) != SAGA_FOUND || !is_allowed(saga, reach))
 		saga_access_refuse_not_found(id);
 }
@@ -300,14 +307,14 @@ make_newest(SagaRow *saga, SagaReach reach, SagaPatience patience)
 /*
  * Takes the lock of a saga that was read, in a mode that may be NoLock, and makes sure
  * that the row is the newest version and nobody is writing it.  Returns the lock if this
- * call took it: to be given back before it waits for anything else.
+ * call took it.
  *
  * If this transaction holds the shared lock already, and the saga runs, it has not been
  * ended or sealed since.  What else another transaction is writing into its row comes
  * after us: that one is not waited for, because it may be about to wait for us.
  */
-LOCKMODE
-saga_access_lock(SagaRow *saga, SagaReach reach, LOCKMODE mode)
+static LOCKMODE
+lock_newest(SagaRow *saga, SagaReach reach, LOCKMODE mode)
 {
 	for (;;)
 	{
@@ -327,7 +334,64 @@ saga_access_lock(SagaRow *saga, SagaReach reach, LOCKMODE mode)
 	}
 }
 
-/* Gives back the lock that saga_access_lock returned. */
+static LOCKMODE
+needed_lock(SagaCallLock lock, const SagaRow *saga)
+{
+	bool		running = saga->state == SAGA_RUNNING;
+	LOCKMODE	mode = NoLock;
+
+	switch (lock)
+	{
+		case SAGA_CALL_NO_LOCK:
+			break;
+		case SAGA_CALL_SHARED:
+			mode = ShareLock;
+			break;
+		case SAGA_CALL_SHARED_IF_RUNNING:
+			mode = running ? ShareLock : NoLock;
+			break;
+		case SAGA_CALL_EXCLUSIVE:
+			mode = ExclusiveLock;
+			break;
+		case SAGA_CALL_EXCLUSIVE_IF_RUNNING:
+			mode = running ? ExclusiveLock : NoLock;
+			break;
+	}
+
+	/*
+	 * A row of our own holds back the transactions that come after it.  So it
+	 * needs no lock, unless we must wait for others that came before.
+	 */
+	if (saga->version.own &&
+		(saga_ledger_begun_here(saga) || !saga_rows_may_get_steps(saga)))
+		return NoLock;
+	return mode;
+}
+
+/*
+ * Opens a saga for a call that writes.  Returns the lock if this call took it: to be
+ * given back before it waits for anything else.
+ */
+LOCKMODE
+saga_access_open(const pg_uuid_t *id, SagaReach reach, SagaCallLock lock,
+				 SagaRow *saga)
+{
+	for (;;)
+	{
+		LOCKMODE	needed;
+		LOCKMODE	taken;
+
+		saga_access_read(id, reach, saga);
+		needed = needed_lock(lock, saga);
+		taken = lock_newest(saga, reach, needed);
+		/* What the newest row says may need another lock. */
+		if (needed_lock(lock, saga) == needed)
+			return taken;
+		saga_access_unlock(saga, taken);
+	}
+}
+
+/* Gives back the lock that saga_access_open returned. */
 void
 saga_access_unlock(const SagaRow *saga, LOCKMODE taken)
 {

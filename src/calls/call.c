@@ -18,44 +18,9 @@
 #include "postgres.h"
 
 #include "base/clock.h"
-#include "calls/access.h"
 #include "calls/call.h"
 #include "shared/durable.h"
 #include "utils/builtins.h"
-
-static LOCKMODE
-needed_lock(SagaCallLock lock, const SagaRow *saga)
-{
-	bool		running = saga->state == SAGA_RUNNING;
-	LOCKMODE	mode = NoLock;
-
-	switch (lock)
-	{
-		case SAGA_CALL_NO_LOCK:
-			break;
-		case SAGA_CALL_SHARED:
-			mode = ShareLock;
-			break;
-		case SAGA_CALL_SHARED_IF_RUNNING:
-			mode = running ? ShareLock : NoLock;
-			break;
-		case SAGA_CALL_EXCLUSIVE:
-			mode = ExclusiveLock;
-			break;
-		case SAGA_CALL_EXCLUSIVE_IF_RUNNING:
-			mode = running ? ExclusiveLock : NoLock;
-			break;
-	}
-
-	/*
-	 * A row of our own holds back the transactions that come after it.  So it
-	 * needs no lock, unless we must wait for others that came before.
-	 */
-	if (saga->version.own &&
-		(saga_ledger_begun_here(saga) || !saga_rows_may_get_steps(saga)))
-		return NoLock;
-	return mode;
-}
 
 /* Returns the state of the saga after the call. */
 SagaState
@@ -69,19 +34,10 @@ saga_call(const pg_uuid_t *id, SagaReach reach, SagaCallLock lock,
 	for (;;)
 	{
 		SagaChange	change;
-		LOCKMODE	needed;
 		SagaVerdict verdict;
 		SagaWritten written;
 
-		saga_access_read(id, reach, &saga);
-		needed = needed_lock(lock, &saga);
-		taken = saga_access_lock(&saga, reach, needed);
-		/* What the newest row says may need another lock. */
-		if (needed_lock(lock, &saga) != needed)
-		{
-			saga_access_unlock(&saga, taken);
-			continue;
-		}
+		taken = saga_access_open(id, reach, lock, &saga);
 		/* Calls about a step read the clock once they have found the step. */
 		saga_change_begin(&change, &saga, NULL, SAGA_MAY_WAIT,
 						  lock == SAGA_CALL_SHARED ? 0 : saga_clock_now());

@@ -8,20 +8,8 @@
 #ifndef SAGA_CALL_H
 #define SAGA_CALL_H
 
-#include "base/rights.h"
+#include "calls/access.h"
 #include "flow/change.h"
-
-/* What a call needs besides the newest version of the saga's row. */
-typedef enum SagaCallLock
-{
-	SAGA_CALL_NO_LOCK,			/* writers meet at the saga's row */
-	SAGA_CALL_SHARED,			/* no other transaction can begin the undo,
-								 * until the end of this one */
-	SAGA_CALL_SHARED_IF_RUNNING,
-	SAGA_CALL_EXCLUSIVE,		/* no step is on its way in, until the saga's
-								 * row is written */
-	SAGA_CALL_EXCLUSIVE_IF_RUNNING
-} SagaCallLock;
 
 typedef enum SagaVerdict
 {

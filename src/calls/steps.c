@@ -444,7 +444,7 @@ record_step(SagaRow *saga, const StepRequest *request, const SagaStep *old,
 	return true;
 }
 
-/* Reads the saga, and takes its lock; returns it as saga_access_lock does. */
+/* Opens the saga; returns the lock as saga_access_open does. */
 static LOCKMODE
 open_saga(const pg_uuid_t *id, SagaRow *saga)
 {
@@ -453,10 +453,7 @@ open_saga(const pg_uuid_t *id, SagaRow *saga)
 	if (saga_current_action(id) != 0)
 		saga_access_read_own(id, saga);
 	else
-	{
-		saga_access_read(id, SAGA_REACH_OWN, saga);
-		taken = saga_access_lock(saga, SAGA_REACH_OWN, ShareLock);
-	}
+		taken = saga_access_open(id, SAGA_REACH_OWN, SAGA_CALL_SHARED, saga);
 	if (saga->state != SAGA_RUNNING && saga->state != SAGA_COMPLETED)
 		saga_access_refuse_failing(saga);
 	return taken;
