@@ -79,38 +79,35 @@ saga_commit_finish_prepared(const char *gid, bool committed)
 static void
 commit_end_transaction(XactEvent event, void *arg)
 {
+	bool		committed = event == XACT_EVENT_COMMIT;
+
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
 			saga_durable_before_commit();
 			return;
 		case XACT_EVENT_COMMIT:
-			saga_evict_release();
-			saga_queue_front_committed();
-			saga_tally_committed();
-			saga_stat_committed();
-			saga_wakeup_committed();
-			break;
 		case XACT_EVENT_PREPARE:
-			saga_evict_release();
-			if (prepared_gid != 0)
-			{
-				saga_tally_prepared(prepared_gid);
-				saga_stat_prepared(prepared_gid);
-			}
-			saga_wakeup_prepared();
-			break;
 		case XACT_EVENT_ABORT:
-			saga_evict_release();
 			break;
 		default:
 			return;
 	}
+	saga_evict_release();
+	if (event == XACT_EVENT_PREPARE)
+	{
+		if (prepared_gid != 0)
+		{
+			saga_tally_prepared(prepared_gid);
+			saga_stat_prepared(prepared_gid);
+		}
+		saga_wakeup_prepared();
+	}
 	prepared_gid = 0;
-	saga_queue_front_forget();
-	saga_tally_forget();
-	saga_stat_forget();
-	saga_wakeup_forget();
+	saga_queue_front_end_transaction(committed);
+	saga_tally_end_transaction(committed);
+	saga_stat_end_transaction(committed);
+	saga_wakeup_end_transaction(committed);
 	saga_again_forget();
 	saga_durable_forget();
 }

@@ -279,18 +279,12 @@ saga_queue_front_post(TimestampTz since)
 	LWLockRelease(shared->lock);
 }
 
-/* The commit is done and cannot be taken back: nothing here may fail. */
-void
-saga_queue_front_committed(void)
-{
-	if (queued != DT_NOEND)
-		saga_queue_front_post(queued);
-}
-
 /* The transaction is over. */
 void
-saga_queue_front_forget(void)
+saga_queue_front_end_transaction(bool committed)
 {
+	if (committed && queued != DT_NOEND)
+		saga_queue_front_post(queued);
 	queued = DT_NOEND;
 	taken = DT_NOEND;
 }

@@ -40,7 +40,6 @@ extern void saga_queue_front_taken(TimestampTz since);
 extern void saga_queue_front_post(TimestampTz since);
 
 /* The end of a transaction: commit.c. */
-extern void saga_queue_front_committed(void);
-extern void saga_queue_front_forget(void);
+extern void saga_queue_front_end_transaction(bool committed);
 
 #endif							/* SAGA_QUEUE_FRONT_H */

@@ -236,14 +236,6 @@ saga_stat_process(SagaStatProcess counter, int64 by)
  * The end of a transaction or a savepoint
  * ------------------------------------------------------------------------ */
 
-/* The transaction is committed: what it did counts. */
-void
-saga_stat_committed(void)
-{
-	if (note_count > 0)
-		saga_stat_table_add(notes, note_count);
-}
-
 /* The transaction is prepared under a name. */
 void
 saga_stat_prepared(uint64 gid)
@@ -254,10 +246,12 @@ saga_stat_prepared(uint64 gid)
 	saga_stat_table_prepare(gid, notes, note_count);
 }
 
-/* The transaction is over. */
+/* The transaction is over: if it is committed, what it did counts. */
 void
-saga_stat_forget(void)
+saga_stat_end_transaction(bool committed)
 {
+	if (committed && note_count > 0)
+		saga_stat_table_add(notes, note_count);
 	note_count = 0;
 	if (note_size > NOTES_MERGE)
 	{

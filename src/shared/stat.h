@@ -30,10 +30,9 @@ extern void saga_stat_time(SagaStatTime what, int64 time);
 extern void saga_stat_process(SagaStatProcess counter, int64 count);
 
 /* The end of a transaction, or of a savepoint: commit.c. */
-extern void saga_stat_committed(void);
 extern void saga_stat_prepared(uint64 gid);
 extern void saga_stat_finish_prepared(uint64 gid, bool committed);
-extern void saga_stat_forget(void);
+extern void saga_stat_end_transaction(bool committed);
 extern void saga_stat_end_savepoint(bool committed);
 
 #endif							/* SAGA_STAT_H */

@@ -125,13 +125,13 @@ add_to_tally(Oid owner, int64 delta)
 		pg_atomic_fetch_add_u64(&tally->open, delta);
 }
 
-/* The transaction is committed: what it changed counts. */
-void
-saga_tally_committed(void)
+/* What the transaction changed counts. */
+static void
+count_changes(void)
 {
 	LWLockMode	mode = LW_SHARED;
 
-	if (change_count == 0 || pg_atomic_read_u32(&shared->count) == 0)
+	if (pg_atomic_read_u32(&shared->count) == 0)
 		return;
 	for (int i = 0; i < change_count; i++)
 		if (changes[i].owner == SAGA_ANY_OWNER)
@@ -182,8 +182,10 @@ saga_tally_prepared(uint64 gid)
 
 /* The transaction is over. */
 void
-saga_tally_forget(void)
+saga_tally_end_transaction(bool committed)
 {
+	if (committed && change_count > 0)
+		count_changes();
 	change_count = 0;
 }
 

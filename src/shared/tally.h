@@ -19,10 +19,9 @@ extern int64 saga_tally_own(Oid owner);
 extern void saga_tally_doubt(void);
 
 /* The end of a transaction, or of a savepoint: commit.c. */
-extern void saga_tally_committed(void);
 extern void saga_tally_prepared(uint64 gid);
 extern void saga_tally_finish_prepared(uint64 gid, bool committed);
-extern void saga_tally_forget(void);
+extern void saga_tally_end_transaction(bool committed);
 extern void saga_tally_end_savepoint(bool committed);
 
 #endif							/* SAGA_TALLY_H */

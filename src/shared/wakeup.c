@@ -280,23 +280,6 @@ wakeup_prepared(void)
 	} while (slot->database != MyDatabaseId);
 }
 
-/*
- * The commit is done and cannot be taken back: nothing here may fail.  What
- * is remembered is forgotten first, so that nobody is woken twice.
- */
-void
-saga_wakeup_committed(void)
-{
-	Remembered	what;
-
-	if (!remembered.anything)
-		return;
-	what = remembered;
-	remembered = nothing;
-	SAGA_FAULT("wakeup.after_commit");
-	wakeup_all(&what);
-}
-
 /* The transaction is prepared. */
 void
 saga_wakeup_prepared(void)
@@ -305,12 +288,23 @@ saga_wakeup_prepared(void)
 		wakeup_prepared();
 }
 
-/* The transaction is over. */
+/*
+ * The transaction is over.  What is remembered is forgotten first, so that nobody is
+ * woken twice.
+ */
 void
-saga_wakeup_forget(void)
+saga_wakeup_end_transaction(bool committed)
 {
-	if (remembered.anything)
-		remembered = nothing;
+	Remembered	what;
+
+	if (!remembered.anything)
+		return;
+	what = remembered;
+	remembered = nothing;
+	if (!committed)
+		return;
+	SAGA_FAULT("wakeup.after_commit");
+	wakeup_all(&what);
 }
 
 static void

@@ -46,8 +46,7 @@ extern void saga_wakeup_wait_sleep(const pg_uuid_t *id, long timeout_ms);
 extern void saga_wakeup_wait_end(void);
 
 /* The end of a transaction: commit.c. */
-extern void saga_wakeup_committed(void);
 extern void saga_wakeup_prepared(void);
-extern void saga_wakeup_forget(void);
+extern void saga_wakeup_end_transaction(bool committed);
 
 #endif							/* SAGA_WAKEUP_H */
