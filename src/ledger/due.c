@@ -156,14 +156,14 @@ follow_due(SagaRow *row, bool failed)
 
 	if (row->due == row->stored_due && row->lane == row->stored_lane)
 		return;
-	if (row->due != 0)
-		saga_wakeup_due(row->due);
 	if (failed && OidIsValid(row->lane))
 	{
 		SagaTicket	ticket = {row->id, 0, row->due};
 
 		saga_wakeup_hand_over(&ticket, row->lane);
 	}
+	else if (row->due != 0)
+		saga_wakeup_due(row->due);
 
 	heap = table_open(saga_oids_get()->due, RowExclusiveLock);
 	if (row->stored_due != 0)
@@ -199,14 +199,14 @@ move_row(const SagaStep *step, Oid lane, TimestampTz before, TimestampTz due)
 	if (due != 0)
 	{
 		insert_row(heap, lane, due, &step->saga, step->seq, step->run, step->key);
-		if (!step->kept || !OidIsValid(lane))
-			saga_wakeup_due(due);
 		if (!step->kept && OidIsValid(lane) && due <= saga_clock_now())
 		{
 			SagaTicket	ticket = {step->saga, step->seq, due};
 
 			saga_wakeup_hand_over(&ticket, lane);
 		}
+		else if (!step->kept || !OidIsValid(lane))
+			saga_wakeup_due(due);
 	}
 	table_close(heap, NoLock);
 }

@@ -333,8 +333,8 @@ saga_wakeup_due(TimestampTz due)
 }
 
 /*
- * What is due is this ticket, for an executor of a role.  Something that the same
- * transaction makes due twice is handed over as the last call says.
+ * This ticket is due, for an executor of a role.  Something that the same transaction
+ * makes due twice is handed over as the last call says.
  */
 void
 saga_wakeup_hand_over(const SagaTicket *ticket, Oid lane)
@@ -343,13 +343,13 @@ saga_wakeup_hand_over(const SagaTicket *ticket, Oid lane)
 
 	if (saga_shmem == NULL)
 		return;
+	saga_wakeup_due(ticket->due);
 	while (i < remembered.tickets &&
 		   (hand_over[i].seq != ticket->seq ||
 			!saga_ids_equal(&hand_over[i].saga, &ticket->saga)))
 		i++;
 	if (i == HAND_OVERS)
 		return;
-	remembered.anything = true;
 	remembered.tickets = Max(remembered.tickets, i + 1);
 	hand_over[i] = *ticket;
 	hand_over_to[i] = lane;
