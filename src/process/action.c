@@ -547,6 +547,7 @@ saga_action_try(bool alone)
 	SagaPolicy	policy;
 	DestReceiver *output;
 	const char *why;
+	bool		outdated;
 	SagaWalkOn	result;
 	int			isolation;
 	const SagaAgain *again;
@@ -578,8 +579,8 @@ saga_action_try(bool alone)
 		saga_rows_timeout_at(&step) <= saga_clock_now())
 		return settle_without(&saga, &step, NULL);
 
-	why = saga_session_check_identity(&saga, &step);
-	if (why == NULL && saga_session_is_outdated(&step))
+	why = saga_session_why_not(&saga, &step, &outdated);
+	if (outdated)
 		return put_down(SAGA_WALK_LEAVE);
 	if (why != NULL)
 		return settle_without(&saga, &step, why);

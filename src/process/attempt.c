@@ -295,6 +295,7 @@ try_step(bool alone)
 	SagaTask	task;
 	SagaStep   *step;
 	const char *why;
+	bool		outdated;
 	TimestampTz now;
 	SagaWalkOn	result;
 
@@ -355,8 +356,8 @@ try_step(bool alone)
 		return SAGA_WALK_ALONE;
 	}
 
-	why = saga_session_check_identity(&saga, step);
-	if (why == NULL && saga_session_is_outdated(step))
+	why = saga_session_why_not(&saga, step, &outdated);
+	if (outdated)
 	{
 		/* The worker starts another for what is due. */
 		saga_transaction_commit();
@@ -482,10 +483,7 @@ attempt_step(bool alone)
 	MemoryContextSwitchTo(hand->context);
 	saga_mailbox_set_step(SAGA_PHASE_COMPENSATION, 0, 0, 0);
 	if (hand->phase >= SAGA_ATTEMPT_PREPARING)
-	{
-		saga_session_reset();
-		walk.spent = saga_session_is_spent();
-	}
+		walk.spent = !saga_session_reset();
 	return result;
 }
 

@@ -203,9 +203,9 @@ reset_random(void)
 /*
  * Makes the session as good as new.  To be called outside of a transaction,
  * after each run, however that ended.  An error here ends the process, which
- * has the same effect.
+ * has the same effect.  False: the session holds what no reset takes back.
  */
-void
+bool
 saga_session_reset(void)
 {
 	Oid			temp;
@@ -240,28 +240,7 @@ saga_session_reset(void)
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 	}
-}
-
-/*
- * May this process run the step's SQL?  NULL, or why not, in words for the person
- * who will look at the parked step.
- */
-const char *
-saga_session_check_identity(const SagaRow *saga, const SagaStep *step)
-{
-	const char *why;
-
-	why = saga_rights_why_not_run(step->run_as,
-								  text_to_cstring(step->run_as_name));
-	if (why != NULL)
-		return why;
-	if (GetUserId() != step->run_as ||
-		GetSessionUserId() != step->run_as ||
-		GetAuthenticatedUserId() != step->run_as)
-		return psprintf("a session of role \"%s\" runs as \"%s\" (see ALTER ROLE ... SET role)",
-						text_to_cstring(step->run_as_name),
-						GetUserNameFromId(GetUserId(), true));
-	return saga_rights_why_not_told(step->run_as, saga->owner, saga->owner_name);
+	return !saga_leftover_found();
 }
 
 static Jsonb *
@@ -311,21 +290,38 @@ saga_session_isolation(const SagaStep *step)
 /*
  * Would a new session differ from this one, before the step's SQL runs?  If the role
  * has become a superuser, or ceased to be one, this session keeps the rights that it
- * began with (SET SESSION AUTHORIZATION, settings of the role).  To be asked when the
- * identity was found right.
+ * began with (SET SESSION AUTHORIZATION, settings of the role).
  */
-bool
-saga_session_is_outdated(const SagaStep *step)
+static bool
+is_outdated(const SagaStep *step)
 {
 	return superuser_arg(initial_user) != initial_superuser ||
 		!saga_leftover_fits(kept_settings(step));
 }
 
-/* Does the session hold what no reset takes back?  To be asked after one. */
-bool
-saga_session_is_spent(void)
+/*
+ * May this process run the step's SQL?  NULL, or why not, in words for the person
+ * who will look at the parked step.  "outdated": a new session of the same role may.
+ */
+const char *
+saga_session_why_not(const SagaRow *saga, const SagaStep *step, bool *outdated)
 {
-	return saga_leftover_found();
+	const char *why;
+
+	*outdated = false;
+	why = saga_rights_why_not_run(step->run_as,
+								  text_to_cstring(step->run_as_name));
+	if (why != NULL)
+		return why;
+	if (GetUserId() != step->run_as ||
+		GetSessionUserId() != step->run_as ||
+		GetAuthenticatedUserId() != step->run_as)
+		return psprintf("a session of role \"%s\" runs as \"%s\" (see ALTER ROLE ... SET role)",
+						text_to_cstring(step->run_as_name),
+						GetUserNameFromId(GetUserId(), true));
+	why = saga_rights_why_not_told(step->run_as, saga->owner, saga->owner_name);
+	*outdated = why == NULL && is_outdated(step);
+	return why;
 }
 
 /* ------------------------------------------------------------------------

@@ -13,11 +13,9 @@
 #include "tcop/dest.h"
 
 extern void saga_session_init(void);
-extern void saga_session_reset(void);
-extern const char *saga_session_check_identity(const SagaRow *saga,
-											   const SagaStep *step);
-extern bool saga_session_is_outdated(const SagaStep *step);
-extern bool saga_session_is_spent(void);
+extern bool saga_session_reset(void);
+extern const char *saga_session_why_not(const SagaRow *saga,
+										const SagaStep *step, bool *outdated);
 extern int	saga_session_isolation(const SagaStep *step);
 extern const text *saga_session_sql(const SagaStep *step, SagaPhase phase);
 extern int64 saga_session_run(const SagaStep *step, SagaPhase phase,
