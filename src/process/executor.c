@@ -65,7 +65,8 @@ walk_saga(const SagaTicket *ticket, bool handed_over)
 		alone = (result == SAGA_WALK_ALONE);
 		saga_transaction_handle_interrupts();
 		if (saga_pool_must_leave() ||
-			!saga_pool_enter_sql(alone ? saga_attempt_alone_ms() : 0))
+			!saga_quarantine_enter(alone ? saga_attempt_alone_ms() : 0,
+								   saga_pool_must_leave))
 		{
 			/* What comes next is due, and another process's now. */
 			result = SAGA_WALK_SKIP;

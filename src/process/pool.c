@@ -677,16 +677,6 @@ saga_pool_must_leave(void)
 	return others >= saga_guc_max_executors;
 }
 
-/*
- * Waits for the right to run SQL, alone for that time or beside others (0);
- * false if the ticket in hand must be given back instead.
- */
-bool
-saga_pool_enter_sql(int64 alone_ms)
-{
-	return saga_quarantine_enter(my_index, alone_ms, saga_pool_must_leave);
-}
-
 /* An executor sleeps until its latch is set, or the time is over. */
 void
 saga_pool_sleep(long ms)

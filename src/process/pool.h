@@ -36,7 +36,6 @@ extern bool saga_pool_attach(const SagaProcess *process,
 extern void saga_pool_ready(void);
 extern void saga_pool_leave_record(void);
 extern bool saga_pool_must_leave(void);
-extern bool saga_pool_enter_sql(int64 alone_ms);
 
 /* An executor that has nothing to do */
 extern void saga_pool_sleep(long ms);

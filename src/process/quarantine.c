@@ -33,9 +33,9 @@
 typedef struct QuarantineShared
 {
 	slock_t		mutex;			/* guards what follows */
-	int			alone;			/* the slot that has the right to run alone,
-								 * or waits for it; -1: none */
-	int			running;		/* slots whose SQL runs */
+	bool		alone;			/* a process has the right to run alone, or
+								 * waits for it; it knows that itself */
+	int			running;		/* processes whose SQL runs */
 	int64		alone_until;	/* from then on, by the steady clock, others
 								 * may begin */
 	ConditionVariable changed;	/* signaled when "alone" or "running" is */
@@ -44,18 +44,17 @@ typedef struct QuarantineShared
 /* NULL unless the library was preloaded. */
 static QuarantineShared *shared = NULL;
 
-static int	my_slot = -1;
 static bool in_sql = false;
 static bool wants_alone = false;
 
 /*
- * Waits for the right of the executor in "slot" to run SQL: beside others
- * (window_ms 0), or alone for that time.  False if it has to leave instead,
- * or if another suspect has the right, which may take as long as SQL takes:
- * come back later.  No transaction may be open.
+ * Waits for the right of this executor to run SQL: beside others (window_ms 0), or
+ * alone for that time.  False if it has to leave instead, or if another suspect
+ * has the right, which may take as long as SQL takes: come back later, and give
+ * the ticket in hand back.  No transaction may be open.
  */
 bool
-saga_quarantine_enter(int slot, int64 window_ms, bool (*must_leave) (void))
+saga_quarantine_enter(int64 window_ms, bool (*must_leave) (void))
 {
 	static uint32 wait_event = 0;
 	bool		entered = false;
@@ -63,7 +62,6 @@ saga_quarantine_enter(int slot, int64 window_ms, bool (*must_leave) (void))
 	bool		signal = false;
 
 	Assert(!in_sql);
-	my_slot = slot;
 	for (;;)
 	{
 		int64		now = saga_clock_steady();
@@ -73,9 +71,9 @@ saga_quarantine_enter(int slot, int64 window_ms, bool (*must_leave) (void))
 		SpinLockAcquire(&shared->mutex);
 		if (window_ms > 0 && !wants_alone)
 		{
-			if (shared->alone == -1)
+			if (!shared->alone)
 			{
-				shared->alone = slot;
+				shared->alone = true;
 				shared->alone_until = now + window_ms * 1000;
 				wants_alone = true;
 			}
@@ -84,7 +82,7 @@ saga_quarantine_enter(int slot, int64 window_ms, bool (*must_leave) (void))
 		}
 		over = now >= shared->alone_until;
 		if (wants_alone ? (shared->running == 0 || over) :
-			(!others_turn && (shared->alone == -1 || over)))
+			(!others_turn && (!shared->alone || over)))
 		{
 			if (wants_alone && shared->running == 0)
 				shared->alone_until = now + window_ms * 1000;
@@ -132,9 +130,9 @@ saga_quarantine_leave(void)
 	SpinLockAcquire(&shared->mutex);
 	if (in_sql)
 		shared->running--;
-	signal = shared->alone != -1;
-	if (wants_alone && shared->alone == my_slot)
-		shared->alone = -1;
+	signal = shared->alone;
+	if (wants_alone)
+		shared->alone = false;
 	SpinLockRelease(&shared->mutex);
 	in_sql = false;
 	wants_alone = false;
@@ -148,7 +146,6 @@ init_quarantine(void *part)
 	shared = part;
 	memset(shared, 0, sizeof(QuarantineShared));
 	SpinLockInit(&shared->mutex);
-	shared->alone = -1;
 	ConditionVariableInit(&shared->changed);
 }
 

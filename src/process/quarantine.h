@@ -9,8 +9,7 @@
 #define SAGA_QUARANTINE_H
 
 extern void saga_quarantine_register(void);
-extern bool saga_quarantine_enter(int slot, int64 window_ms,
-								  bool (*must_leave) (void));
+extern bool saga_quarantine_enter(int64 window_ms, bool (*must_leave) (void));
 extern void saga_quarantine_leave(void);
 
 #endif							/* SAGA_QUARANTINE_H */
