@@ -21,7 +21,7 @@
  *	  them.
  *
  *	- Captured settings.  When those of a step differ from those of the step
- *	  before, the plans are discarded before it runs (saga_plans_use_settings).
+ *	  before, the plans are discarded before it runs (saga_plans_find).
  *
  *	- Passing constants.  A literal becomes a constant when a text is analyzed,
  *	  by the input function of its type.  If that is not immutable, the constant
@@ -534,12 +534,9 @@ saga_plans_init(void)
 	planner_hook = note_planned;
 }
 
-/*
- * A text is about to run with these captured settings of the server, written as
- * one string.
- */
-void
-saga_plans_use_settings(const char *settings)
+/* SQL is about to run with these captured settings of the server. */
+static void
+use_settings(const char *settings)
 {
 	char	   *copy;
 
@@ -592,12 +589,16 @@ oldest(void)
 	return k;
 }
 
-/* The plans of a text, to be run now; NULL if there are none. */
+/*
+ * The plans of a text, to be run now with these captured settings of the server,
+ * written as one string; NULL if there are none.
+ */
 const SagaKept *
-saga_plans_find(const char *sql, const char *search_path)
+saga_plans_find(const char *sql, const char *search_path, const char *settings)
 {
 	uint64		hash = hash_text(sql, search_path);
 
+	use_settings(settings);
 	current = NULL;
 	for (int i = 0; i < SAGA_PLANS_TEXTS; i++)
 	{

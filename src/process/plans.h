@@ -19,10 +19,10 @@ typedef struct SagaKept
 } SagaKept;
 
 extern void saga_plans_init(void);
-extern const SagaKept *saga_plans_find(const char *sql, const char *search_path);
+extern const SagaKept *saga_plans_find(const char *sql, const char *search_path,
+									   const char *settings);
 extern void saga_plans_keep(const char *sql, const char *search_path, int count,
 							SPIPlanPtr *plans, const bool *takes_context);
-extern void saga_plans_use_settings(const char *settings);
 extern void saga_plans_end(void);
 
 #endif							/* SAGA_PLANS_H */

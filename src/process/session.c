@@ -344,10 +344,11 @@ apply_search_path(const SagaStep *step)
 }
 
 /*
- * The captured settings, for this transaction; as the role might set them.
- * Custom ones mean nothing to the server, so that no plan depends on them.
+ * The captured settings, for this transaction; as the role might set them.  Returns
+ * those that a plan may depend on, written as one string: custom ones mean nothing
+ * to the server.
  */
-static void
+static const char *
 apply_settings(const SagaStep *step)
 {
 	StringInfoData servers;
@@ -358,10 +359,7 @@ apply_settings(const SagaStep *step)
 	GucContext	context = superuser() ? PGC_SUSET : PGC_USERSET;
 
 	if (step->settings == NULL)
-	{
-		saga_plans_use_settings("");
-		return;
-	}
+		return "";
 	initStringInfo(&servers);
 	it = JsonbIteratorInit(&kept_settings(step)->root);
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
@@ -380,7 +378,7 @@ apply_settings(const SagaStep *step)
 				appendStringInfo(&servers, "%s=%s\n", name, set);
 		}
 	}
-	saga_plans_use_settings(servers.data);
+	return servers.data;
 }
 
 static void
@@ -565,14 +563,14 @@ saga_session_sql(const SagaStep *step, SagaPhase phase)
 }
 
 /*
- * Prepares the session for the step's SQL: settings, then timeouts.  Returns the
- * search_path.
+ * Prepares the session for the step's SQL: settings, which are returned, then
+ * timeouts.
  */
-static const char *
-prepare_session(const SagaStep *step, SagaPhase phase, const SagaPolicy *policy)
+static void
+prepare_session(const SagaStep *step, SagaPhase phase, const SagaPolicy *policy,
+				const char **search_path, const char **settings)
 {
 	static char activity[128];
-	const char *search_path;
 
 	saga_current_set(&step->saga, phase, step->seq);
 	if (saga_guc_log_sql)
@@ -589,10 +587,9 @@ prepare_session(const SagaStep *step, SagaPhase phase, const SagaPolicy *policy)
 	pgstat_report_activity(STATE_RUNNING, debug_query_string);
 
 	apply_commit();
-	search_path = apply_search_path(step);
-	apply_settings(step);
+	*search_path = apply_search_path(step);
+	*settings = apply_settings(step);
 	arm(policy);
-	return search_path;
 }
 
 /*
@@ -605,13 +602,16 @@ int64
 saga_session_run(const SagaStep *step, SagaPhase phase, const SagaPolicy *policy,
 				 Jsonb *context, DestReceiver *output)
 {
-	const char *search_path = prepare_session(step, phase, policy);
-	char	   *sql = text_to_cstring(saga_session_sql(step, phase));
+	const char *search_path;
+	const char *settings;
+	char	   *sql;
 	const SagaKept *kept;
 	int64		rows = 0;
 
+	prepare_session(step, phase, policy, &search_path, &settings);
+	sql = text_to_cstring(saga_session_sql(step, phase));
 	SPI_connect();
-	kept = saga_plans_find(sql, search_path);
+	kept = saga_plans_find(sql, search_path, settings);
 	if (kept == NULL)
 		rows = run_first_time(sql, search_path, context, output);
 	else
