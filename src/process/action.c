@@ -88,11 +88,7 @@
 /* How long a look may wait for further changes, while there is more to do (ms) */
 #define LOOK_MS			10
 
-/* The attempt, from when a ticket was taken */
 static SagaInHand *hand = NULL;
-
-/* When the ticket in hand was taken from the mailbox, by the steady clock */
-static int64 chain_begun = 0;
 
 /* What a look that was made with the mark has found for this process; or seq 0 */
 static SagaTicket found_next;
@@ -191,7 +187,7 @@ static bool
 must_let_others_in(void)
 {
 	return saga_mailbox_has_more() &&
-		saga_clock_steady() - chain_begun >= CHAIN_SLICE * SAGA_CLOCK_MS;
+		saga_clock_steady() - hand->slice_begun >= CHAIN_SLICE * SAGA_CLOCK_MS;
 }
 
 /*
@@ -333,7 +329,7 @@ after_round(TimestampTz due)
 		saga_wakeup_post(saga_shmem_my_database(), due);
 		return SAGA_WALK_DONE;
 	}
-	chain_begun = saga_clock_steady();
+	hand->slice_begun = saga_clock_steady();
 	return SAGA_WALK_ON;
 }
 
@@ -418,12 +414,10 @@ saga_action_look(bool spent)
 	return go_on;
 }
 
-/* A ticket comes from the mailbox. */
 void
-saga_action_taken(void)
+saga_action_init(void)
 {
 	hand = saga_in_hand_get();
-	chain_begun = saga_clock_steady();
 }
 
 /* ------------------------------------------------------------------------

@@ -19,8 +19,8 @@ typedef enum SagaRecorded
 	SAGA_RECORD_LOST			/* a crash lost what it is about */
 } SagaRecorded;
 
+extern void saga_action_init(void);
 extern SagaWalkOn saga_action_try(bool alone);
-extern void saga_action_taken(void);
 extern bool saga_action_look(bool spent);
 extern bool saga_action_record_failure(void);
 extern SagaRecorded saga_action_record(const pg_uuid_t *id, int64 seq,

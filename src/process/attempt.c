@@ -626,6 +626,7 @@ saga_attempt_init(Oid role)
 {
 	my_role = role;
 	hand = saga_in_hand_get();
+	saga_action_init();
 	hand->context = AllocSetContextCreate(TopMemoryContext, "saga attempt",
 										  ALLOCSET_DEFAULT_SIZES);
 	walk_context = AllocSetContextCreate(TopMemoryContext, "saga walk",
@@ -637,7 +638,7 @@ void
 saga_attempt_take(const SagaTicket *ticket, bool handed_over)
 {
 	hand->ticket = *ticket;
-	saga_action_taken();
+	hand->slice_begun = saga_clock_steady();
 	hand->saga = ticket->saga;
 	hand->seq = 0;
 	hand->trouble = SAGA_TROUBLE_NONE;

@@ -41,6 +41,9 @@ typedef enum SagaAttemptTrouble
 typedef struct SagaInHand
 {
 	SagaTicket	ticket;			/* of the saga's undo, or of a step's action */
+	int64		slice_begun;	/* when it was taken from the mailbox, or
+								 * began another slice of time, by the steady
+								 * clock */
 	SagaAttemptPhase phase;
 	pg_uuid_t	saga;
 	int64		seq;
