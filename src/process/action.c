@@ -61,7 +61,6 @@
 #include "ledger/start_order.h"
 #include "miscadmin.h"
 #include "process/action.h"
-#include "process/bgworker.h"
 #include "process/following.h"
 #include "process/looking.h"
 #include "process/output.h"
@@ -579,15 +578,7 @@ saga_action_try(bool alone)
 	if (why != NULL)
 		return settle_without(&saga, &step, why);
 
-	hand->seq = step.seq;
-	saga_bgworker_at(&hand->saga, step.seq);
-	hand->end.forward = true;
-	hand->end.attempt = step.forward.attempts + 1;
-	hand->end.started_at = saga_clock_now();
-	hand->end.rows = -1;
-	hand->end.charged = true;
-	hand->phase = SAGA_ATTEMPT_PREPARING;
-	saga_in_hand_check_writable(&step);
+	saga_in_hand_prepare(&step, true, saga_clock_now());
 	hand->begun = step.rounds > 0 ? step.begun : saga_start_order_next(&saga.id);
 	limit_time(&step, &policy);
 
@@ -619,13 +610,8 @@ saga_action_try(bool alone)
 		step.forward.output = saga_output_take(output);
 		look = succeed(&saga, &step, &due);
 	}
-	hand->phase = SAGA_ATTEMPT_COMMITTING;
-	saga_mailbox_look();
-	SAGA_FAULT("executor.before_commit");
-	saga_transaction_commit();
+	saga_in_hand_commit();
 	saga_following_committed();
-	SAGA_FAULT("executor.after_commit");
-	saga_in_hand_close();
 
 	if (hand->end.again)
 		return after_round(saga_rows_work_due(&step));

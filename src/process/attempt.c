@@ -270,6 +270,19 @@ settle(SagaRow *saga, int index)
 	return written == SAGA_WRITTEN;
 }
 
+/* There is no attempt: writes what follows from that, and goes on with "then". */
+static SagaWalkOn
+end_without(SagaChange *change, SagaWalkOn then)
+{
+	if (saga_change_write(change) != SAGA_WRITTEN)
+	{
+		saga_transaction_abort();
+		return SAGA_WALK_SKIP;
+	}
+	saga_transaction_commit();
+	return then;
+}
+
 static void
 run_sql(SagaRow *saga, SagaStep *step)
 {
@@ -294,6 +307,7 @@ try_step(bool alone)
 	SagaRow		saga;
 	SagaTask	task;
 	SagaStep   *step;
+	SagaChange	change;
 	const char *why;
 	bool		outdated;
 	TimestampTz now;
@@ -336,17 +350,9 @@ try_step(bool alone)
 		walk.steps.step[task.index].run_as != my_role)
 	{
 		/* In the wrong lane: let it be put where it belongs. */
-		SagaChange	change;
-		SagaWritten written;
-
 		saga_change_begin(&change, &saga, &walk.steps, 0, now);
 		saga_events_pass(&change);
-		written = saga_change_write(&change);
-		if (written == SAGA_WRITTEN)
-			saga_transaction_commit();
-		else
-			saga_transaction_abort();
-		return written == SAGA_WRITTEN ? SAGA_WALK_DONE : SAGA_WALK_SKIP;
+		return end_without(&change, SAGA_WALK_DONE);
 	}
 	step = &walk.steps.step[task.index];
 	if (step->undo.crashes >= 0 && !alone)
@@ -364,42 +370,22 @@ try_step(bool alone)
 		return SAGA_WALK_LEAVE;
 	}
 
-	hand->seq = step->seq;
-	saga_bgworker_at(&hand->saga, hand->seq);
-	hand->end.attempt = step->undo.attempts + 1;
-	hand->end.started_at = now;
-	hand->end.rows = -1;
-	hand->end.charged = true;
-	hand->phase = SAGA_ATTEMPT_PREPARING;
 	if (why != NULL)
 	{
-		hand->end.outcome = SAGA_OUTCOME_FAILED;
-		hand->end.error = why;
-		hand->end.park = why;
-		if (settle(&saga, task.index))
-		{
-			saga_transaction_commit();
-			/* The saga may go on without it; that is for the ledger to say. */
-			return SAGA_WALK_ON;
-		}
-		saga_transaction_abort();
-		return SAGA_WALK_SKIP;
+		saga_change_begin(&change, &saga, &walk.steps, 0, now);
+		saga_events_park(&change, step, why);
+		/* The saga may go on without it; that is for the ledger to say. */
+		return end_without(&change, SAGA_WALK_ON);
 	}
-	saga_in_hand_check_writable(step);
 
+	saga_in_hand_prepare(step, false, now);
 	run_sql(&saga, step);
 	SAGA_FAULT("executor.before_mark");
 	hand->end.outcome = SAGA_OUTCOME_SUCCEEDED;
 	task.index = check_unchanged(&saga, task.index);
 	if (!settle(&saga, task.index))
 		saga_in_hand_was_changed();
-	hand->phase = SAGA_ATTEMPT_COMMITTING;
-	saga_mailbox_look();
-	SAGA_FAULT("executor.before_commit");
-	saga_transaction_commit();
-	SAGA_FAULT("executor.after_commit");
-
-	saga_in_hand_close();
+	saga_in_hand_commit();
 	walk.steps.step[task.index].version.own = false;
 	know_version(&saga);
 	return is_for_me(&saga, saga_clock_now()) ? SAGA_WALK_ON : SAGA_WALK_DONE;

@@ -18,6 +18,7 @@
 #include "base/fault.h"
 #include "common/hashfn.h"
 #include "ledger/home.h"
+#include "process/bgworker.h"
 #include "process/in_hand.h"
 #include "process/inflight.h"
 #include "process/session.h"
@@ -114,6 +115,37 @@ saga_in_hand_hash(const text *sql)
 					  VARSIZE_ANY_EXHDR(plain)) | 1;
 }
 
+/* That the session is read-only is not the fault of the SQL. */
+static void
+check_writable(const SagaStep *step)
+{
+	if (!XactReadOnly)
+		return;
+	hand.trouble = SAGA_TROUBLE_READ_ONLY;
+	ereport(ERROR,
+			(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+			 errmsg("default_transaction_read_only is on for role \"%s\" in this database",
+					text_to_cstring(step->run_as_name))));
+}
+
+/*
+ * The next attempt is one of this step, of its action or its compensation; it begins
+ * "now".
+ */
+void
+saga_in_hand_prepare(const SagaStep *step, bool forward, TimestampTz now)
+{
+	hand.seq = step->seq;
+	saga_bgworker_at(&hand.saga, hand.seq);
+	hand.end.forward = forward;
+	hand.end.attempt = 1 + (forward ? step->forward.attempts : step->undo.attempts);
+	hand.end.started_at = now;
+	hand.end.rows = -1;
+	hand.end.charged = true;
+	hand.phase = SAGA_ATTEMPT_PREPARING;
+	check_writable(step);
+}
+
 /* An attempt is about to begin: notes it where a crash cannot lose it. */
 void
 saga_in_hand_open(const SagaStep *step)
@@ -131,15 +163,6 @@ saga_in_hand_open(const SagaStep *step)
 	open_attempt = true;
 	saga_inflight_write(&record);
 	SAGA_FAULT("executor.after_inflight");
-}
-
-/* Its transaction is committed: nothing of it need be recorded any more. */
-void
-saga_in_hand_close(void)
-{
-	open_attempt = false;
-	saga_inflight_mark(SAGA_INFLIGHT_NONE);
-	saga_session_disarm();
 }
 
 /*
@@ -163,17 +186,18 @@ saga_in_hand_run_sql(const SagaStep *step, const SagaPolicy *policy,
 	return rows;
 }
 
-/* Called before the SQL runs: that the session is read-only is not its fault. */
+/* Commits the marked attempt: nothing of it need be recorded any more. */
 void
-saga_in_hand_check_writable(const SagaStep *step)
+saga_in_hand_commit(void)
 {
-	if (!XactReadOnly)
-		return;
-	hand.trouble = SAGA_TROUBLE_READ_ONLY;
-	ereport(ERROR,
-			(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-			 errmsg("default_transaction_read_only is on for role \"%s\" in this database",
-					text_to_cstring(step->run_as_name))));
+	hand.phase = SAGA_ATTEMPT_COMMITTING;
+	saga_mailbox_look();
+	SAGA_FAULT("executor.before_commit");
+	saga_transaction_commit();
+	SAGA_FAULT("executor.after_commit");
+	open_attempt = false;
+	saga_inflight_mark(SAGA_INFLIGHT_NONE);
+	saga_session_disarm();
 }
 
 /* Raises the error that rolls an attempt back because its saga was changed. */

@@ -65,11 +65,11 @@ extern bool saga_in_hand_begin_record(bool *otherwise);
 extern bool saga_in_hand_is_open(void);
 extern void saga_in_hand_forget(void);
 extern uint32 saga_in_hand_hash(const text *sql);
+extern void saga_in_hand_prepare(const SagaStep *step, bool forward, TimestampTz now);
 extern void saga_in_hand_open(const SagaStep *step);
-extern void saga_in_hand_close(void);
-extern void saga_in_hand_check_writable(const SagaStep *step);
 extern int64 saga_in_hand_run_sql(const SagaStep *step, const SagaPolicy *policy,
 								  Jsonb *context, DestReceiver *output);
+extern void saga_in_hand_commit(void);
 SAGA_COMPAT_NORETURN extern void saga_in_hand_was_changed(void);
 extern int64 saga_in_hand_window(const SagaWork *work);
 
