@@ -168,3 +168,49 @@ SELECT saga.complete(:'other', '1');
 SELECT saga.complete(:'other', '1');
 SELECT saga.complete(:'other');
 SELECT result FROM saga.sagas WHERE id = :'other';
+
+-- Whatever is said twice holds nothing of the saga to the end of its transaction, and
+-- is no write: so whoever says it may wait for the saga, which goes on meanwhile.
+CREATE PROCEDURE test.holds(statement text) LANGUAGE plpgsql AS $$
+DECLARE
+  answer text;
+BEGIN
+  EXECUTE statement INTO answer;
+  -- (That is the mark of the lock of a saga.)
+  RAISE INFO '% lock, % written: %', (SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND objsubid = 23146),
+    CASE WHEN pg_current_xact_id_if_assigned() IS NULL THEN 'nothing' ELSE 'something' END, test.mask(answer);
+  COMMIT;
+END $$;
+SELECT saga.begin('transfer', 'twice', timeout => '10 years') AS id \gset
+SELECT status FROM saga.step(:'id', 'done', completed => true, output => '1');
+SELECT status FROM saga.step(:'id', 'failed');
+SELECT status FROM saga.fail_step(:'id', 'failed', 'why', retryable => false);
+SELECT status, forward_key AS task FROM saga.step(:'id', 'task', task => 'k_twice', after => '{}') \gset
+CALL test.wait_until($$SELECT count(*) = 1 FROM saga.claim_tasks('k_twice', 1, '1 minute')$$);
+SELECT saga.complete_task(:'task');
+SELECT status, forward_key AS held FROM saga.step(:'id', 'held', task => 'k_twice', after => '{}') \gset
+CALL test.wait_until($$SELECT count(*) = 1 FROM saga.claim_tasks('k_twice', 1, '1 minute')$$);
+SELECT saga.signal(:'id', 'paid', idempotency_key => 'once');
+CALL test.holds(format('SELECT status FROM saga.step(%L, ''other'')', :'id'));
+CALL test.holds($$SELECT saga.begin('transfer', 'twice', timeout => '10 years')$$);
+CALL test.holds(format('SELECT status FROM saga.step(%L, ''done'', output => ''1'')', :'id'));
+CALL test.holds(format('SELECT status FROM saga.step(%L, ''task'', task => ''k_twice'', after => ''{}'')', :'id'));
+CALL test.holds(format('SELECT status FROM saga.complete_step(%L, ''done'', ''1'')', :'id'));
+CALL test.holds(format('SELECT status FROM saga.fail_step(%L, ''failed'', ''why'')', :'id'));
+CALL test.holds(format('SELECT saga.complete_task(%L)', :'task'));
+CALL test.holds(format('SELECT saga.fail_task(%L, 1, ''why'')', :'task'));
+CALL test.holds(format('SELECT saga.extend_claim(%L, 1, ''1 second'') IS NOT NULL', :'held'));
+CALL test.holds($$SELECT count(*) FROM saga.claim_tasks('k_twice')$$);
+CALL test.holds(format('SELECT saga.signal(%L, ''paid'', idempotency_key => ''once'')', :'id'));
+CALL test.holds(format('SELECT saga.resume(%L)', :'id'));
+SELECT saga.fail(:'id');
+CALL test.holds(format('SELECT saga.fail(%L)', :'id'));
+CALL test.holds(format('SELECT saga.cancel(%L)', :'id'));
+CALL test.holds(format('SELECT saga.complete(%L)', :'other'));
+CALL test.holds(format('SELECT status FROM saga.step(%L, ''debit'', compensation => ''SELECT 3'')', :'other'));
+SELECT saga.begin('transfer', timeout => '1 second') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', completed => true);
+BEGIN;
+SELECT status, known FROM saga.step(:'id', 'a', completed => true);
+SELECT saga.wait(:'id', '30 seconds');
+COMMIT;

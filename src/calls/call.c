@@ -9,9 +9,11 @@
  * say, and of two people who decide about the same thing the second finds the first
  * one's decision.
  *
- * A lock that is exclusive is given back as soon as the saga's row is written,
- * or nothing is to be written: from then on the row holds back later callers
- * (see saga_rows.c).  A shared one is kept to the end of the transaction.
+ * A lock that is exclusive is given back as soon as the saga's row is written:
+ * from then on the row holds back later callers (see saga_rows.c).  A shared one is
+ * kept to the end of the transaction.  If nothing is to be written, either is given
+ * back at once: such a transaction may wait for the saga (wait.c), which cannot go on
+ * while somebody holds its lock.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,7 +48,8 @@ saga_call(const pg_uuid_t *id, SagaReach reach, SagaCallLock lock,
 		if (verdict == SAGA_NOTHING_TO_WRITE)
 		{
 			saga_durable_answered();
-			break;
+			saga_access_unlock(&saga, taken);
+			return saga.state;
 		}
 		written = verdict == SAGA_WRITE ? saga_change_write(&change) : SAGA_CHANGED;
 		if (written == SAGA_WRITTEN)

@@ -3,11 +3,11 @@
  * steps.c
  *	  The application's calls about a step: step, complete_step, fail_step.
  *
- * Each, except inside an action of the saga (run_steps.c), holds the saga's lock
- * shared until its transaction ends (access.c), so the saga's state stands still
- * meanwhile, while other sessions may work on other steps, and on this one: the step's
- * own row is where they meet, and whoever comes second gives back the lock, waits, and
- * looks again.
+ * Each that writes something, except inside an action of the saga (run_steps.c), holds
+ * the saga's lock shared until its transaction ends (access.c), so the saga's state
+ * stands still meanwhile, while other sessions may work on other steps, and on this
+ * one: the step's own row is where they meet, and whoever comes second gives back the
+ * lock, waits, and looks again.
  *
  * No SPI here: what these calls cost is what recording a saga costs.
  *
@@ -488,7 +488,12 @@ saga_sql_step(PG_FUNCTION_ARGS)
 		{
 			written = find_again(fcinfo, &saga, &found, &request, now, patience);
 			if (written == SAGA_WRITTEN)
+			{
+				/* As other calls that write nothing do (call.c). */
+				if (found.change == 0)
+					saga_access_unlock(&saga, taken);
 				return saga_steps_result(&found, true);
+			}
 		}
 		else if (!busy)
 		{

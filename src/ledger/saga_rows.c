@@ -14,8 +14,9 @@
  * releases it as soon as the saga's row has been replaced: from then on the row
  * itself, with its writer in progress, holds back every later writer, and
  * 100,000 sagas can be failed in one transaction without filling the lock
- * table.  A row that the current transaction wrote itself needs no lock
- * against those that come later, for the same reason.
+ * table.  A call that writes nothing releases whatever it took.  A row that the
+ * current transaction wrote itself needs no lock against those that come later, for
+ * the same reason.
  *
  * An action records steps without the lock: nobody sees them before its mark, which
  * takes the lock.  An executor that marks a step holds the lock exclusively to the end
