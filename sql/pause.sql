@@ -255,6 +255,17 @@ SELECT * FROM test.asked('asked');
 SELECT saga.pause(:'id', 'n');
 SELECT saga.abandon(:'id', 'leave it');
 SELECT * FROM test.look('asked');
+-- a result that comes late, after it was finished while it was paused
+SELECT test.begin('late, finished') AS id \gset
+SELECT status FROM saga.step(:'id', 'b', compensation => 'SELECT test.undo($1, $1 ->> ''output'')', compensate_on => 'completed');
+SELECT saga.pause(:'id', 'n');
+SELECT saga.fail(:'id');
+SELECT * FROM test.look('late, finished');
+SELECT status FROM saga.complete_step(:'id', 'b', '"late"', late => 'record');
+SELECT * FROM test.look('late, finished');
+SELECT saga.resolve(:'id', 'b', 'retry', 'n');
+SELECT saga.wait(:'id');
+SELECT test.undone('late, finished');
 -- a result that comes late, while it is paused
 SELECT test.begin('late') AS id \gset
 SELECT status FROM saga.step(:'id', 'a', compensation => 'SELECT test.undo($1)');

@@ -190,6 +190,13 @@ saga_change_state(SagaChange *change, SagaState state)
 	saga->state = state;
 	saga->finished_at = saga_state_is_final(state) ? change->now : 0;
 	saga->parked = NULL;
+
+	/*
+	 * Nothing is held back any more, and saga.resume refuses what is
+	 * finished.
+	 */
+	if (saga_state_is_final(state))
+		saga->paused = false;
 	if (saga->announce != NULL ||
 		(state == SAGA_NEEDS_REVIEW && saga_guc_review_channel[0] != '\0'))
 	{

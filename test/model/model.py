@@ -307,6 +307,8 @@ class Saga:
                     step.status == "failed" and step.compensation != "none" and not ignore_failed:
                 raise Refused("SG002", "a step is open")
         self.state = "completed"
+        # “What is finished is not paused any more.”
+        self.paused = False
         self.result = result
         self.event("completed")
         return self.state
@@ -404,6 +406,7 @@ class Saga:
             self.event("parked")
         elif self.failure_kind:
             self.state = "compensated"
+            self.paused = False
             self.event("compensated")
         else:
             self.arrive()
@@ -724,6 +727,7 @@ class Saga:
         if self.state != "needs_review":
             raise Refused("SG002", "it waits for no decision")
         self.state = "abandoned"
+        self.paused = False
         self.event("abandoned")
         return self.state
 
