@@ -77,24 +77,25 @@ typedef struct Report
 
 /*
  * Begins a report with the key that it is about.  "tasks": it may be that of a
- * task, too.
+ * task, too.  "argument" is what the function calls it, and "kind" what it may be of.
  */
 static void
-read_key(FunctionCallInfo fcinfo, const char *name, bool tasks, Report *report)
+read_key(FunctionCallInfo fcinfo, const char *argument, const char *kind,
+		 bool tasks, Report *report)
 {
 	memset(report, 0, sizeof(Report));
 	report->key = saga_arguments_text(fcinfo, 0);
 	if (report->key == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s_key must not be null", name),
+				 errmsg("%s must not be null", argument),
 				 errhint("Pass the key that came with the claim.")));
 	if (!saga_context_parse_key(report->key, &report->saga, &report->seq,
 								&report->phase) ||
 		(report->phase == SAGA_PHASE_FORWARD && !tasks))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid %s key: \"%s\"", name,
+				 errmsg("invalid %s key: \"%s\"", kind,
 						text_to_cstring(report->key)),
 				 errhint("Pass the key that came with the claim, unchanged.")));
 }
@@ -495,7 +496,7 @@ saga_sql_extend_claim(PG_FUNCTION_ARGS)
 	Report		report;
 
 	saga_access_call("saga.extend_claim()");
-	read_key(fcinfo, "compensation", true, &report);
+	read_key(fcinfo, "compensation_key", "task or compensation", true, &report);
 	report.attempt = get_attempt(fcinfo, 1);
 	if (PG_ARGISNULL(2))
 		ereport(ERROR,
@@ -517,7 +518,8 @@ complete(FunctionCallInfo fcinfo, const char *function, bool tasks)
 	Report		report;
 
 	saga_access_call(function);
-	read_key(fcinfo, tasks ? "task" : "compensation", tasks, &report);
+	read_key(fcinfo, tasks ? "task_key" : "compensation_key",
+			 tasks ? "task" : "compensation", tasks, &report);
 	report.output = saga_arguments_jsonb(fcinfo, 1, "output");
 	report.of_any = !tasks || PG_ARGISNULL(2);
 	if (!report.of_any)
@@ -555,7 +557,8 @@ report_failure(FunctionCallInfo fcinfo, const char *function, bool tasks)
 	text	   *error;
 
 	saga_access_call(function);
-	read_key(fcinfo, tasks ? "task" : "compensation", tasks, &report);
+	read_key(fcinfo, tasks ? "task_key" : "compensation_key",
+			 tasks ? "task" : "compensation", tasks, &report);
 	report.attempt = get_attempt(fcinfo, 1);
 	error = saga_arguments_text(fcinfo, 2);
 	if (error == NULL)
