@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "base/fault.h"
 #include "base/rights.h"
 #include "calls/access.h"
 #include "calls/arguments.h"
@@ -57,6 +58,13 @@ saga_sql_limit(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Is what is claimed to be counted now? */
+static bool
+is_counted(const SagaLimit *limit, TimestampTz now)
+{
+	return limit->paused_until <= now && limit->max_claimed > 0;
+}
+
 /*
  * Begins claims of the calling role on a channel; returns how many of max_claims it
  * may make.  If their number is limited ("limit" has its channel then), the lock
@@ -66,24 +74,24 @@ int
 saga_limit_begin(SagaLimit *limit, text *channel, int max_claims,
 				 TimestampTz now)
 {
-	int			left;
-
 	memset(limit, 0, sizeof(SagaLimit));
 	limit->channel = channel;
 	limit->role = cstring_to_text(saga_rights_role_name(GetUserId()));
-	if (!saga_ledger_get_limit(limit))
+	if (saga_ledger_get_limit(limit) && is_counted(limit, now))
 	{
-		limit->channel = NULL;
-		return max_claims;
+		SAGA_FAULT("limits.before_lock");
+		saga_ledger_lock_limit(limit);
+		/* It may have been set anew while we waited for the lock. */
+		if (saga_ledger_get_limit(limit) && is_counted(limit, now))
+		{
+			int			left = limit->max_claimed - saga_ledger_count_claimed(limit);
+
+			return Max(Min(left, max_claims), 0);
+		}
+		saga_ledger_unlock_limit(limit);
 	}
-	if (limit->paused_until > now || limit->max_claimed == 0)
-	{
-		limit->channel = NULL;
-		return limit->paused_until > now ? 0 : max_claims;
-	}
-	saga_ledger_lock_limit(limit);
-	left = limit->max_claimed - saga_ledger_count_claimed(limit);
-	return Max(Min(left, max_claims), 0);
+	limit->channel = NULL;
+	return limit->paused_until > now ? 0 : max_claims;
 }
 
 void

@@ -37,7 +37,7 @@ saga_sql_find(PG_FUNCTION_ARGS)
 										  true);
 	SagaRow		saga;
 
-	if (saga_ledger_get_saga_by_key(GetUserId(), name, key, &saga) != SAGA_FOUND ||
+	if (saga_ledger_get_saga_by_key(GetUserId(), name, key, true, &saga) != SAGA_FOUND ||
 		!saga_rights_may_call(saga.owner, saga.owner_name))
 		PG_RETURN_NULL();
 	return copy_id(&saga.id);

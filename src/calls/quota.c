@@ -31,9 +31,9 @@
 /* Spend at most 1/COUNT_SHARE of the time recounting. */
 #define COUNT_SHARE		10
 
-/* May the role begin one more saga? */
-void
-saga_quota_check_open(Oid owner)
+/* May the role begin one more saga?  If not, it has "total" unfinished ones. */
+bool
+saga_quota_allows_open(Oid owner, int64 *total)
 {
 	int64		again_at = 0;
 	int64		begun;
@@ -43,11 +43,11 @@ saga_quota_check_open(Oid owner)
 	bool		known;
 
 	if (saga_guc_max_open_sagas == 0)
-		return;
+		return true;
 	known = saga_tally_get(owner, &open, &again_at, &doubtful);
 	own = saga_tally_own(owner);
 	if (known && !doubtful && open + own < saga_guc_max_open_sagas)
-		return;
+		return true;
 	begun = saga_clock_steady();
 	if (!known || again_at <= begun)
 	{
@@ -57,24 +57,33 @@ saga_quota_check_open(Oid owner)
 		again_at += (again_at - begun) * COUNT_SHARE;
 		saga_tally_set(owner, open, again_at);
 	}
-	if (open + own < saga_guc_max_open_sagas)
-		return;
+	*total = open + own;
+	return *total < saga_guc_max_open_sagas;
+}
+
+void
+saga_quota_refuse_open(Oid owner, int64 open)
+{
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGA_LIMIT_EXCEEDED),
 			 errmsg("role \"%s\" has too many unfinished sagas",
 					saga_rights_role_name(owner)),
 			 errdetail("It has " INT64_FORMAT "; saga.max_open_sagas allows %d.",
-					   open + own, saga_guc_max_open_sagas),
+					   open, saga_guc_max_open_sagas),
 			 errhint("Complete or fail those that are done with; saga.sagas shows them.")));
 }
 
 /* May the saga get one more step? */
-void
-saga_quota_check_steps(const SagaRow *saga)
+bool
+saga_quota_allows_step(const SagaRow *saga)
 {
-	if (saga_guc_max_steps == 0 ||
-		saga_ledger_count_steps(&saga->id, saga_guc_max_steps) < saga_guc_max_steps)
-		return;
+	return saga_guc_max_steps == 0 ||
+		saga_ledger_count_steps(&saga->id, saga_guc_max_steps) < saga_guc_max_steps;
+}
+
+void
+saga_quota_refuse_step(const SagaRow *saga)
+{
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGA_LIMIT_EXCEEDED),
 			 errmsg("saga %s has too many steps",

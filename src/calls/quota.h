@@ -11,8 +11,10 @@
 
 #include "ledger/rows.h"
 
-extern void saga_quota_check_open(Oid owner);
-extern void saga_quota_check_steps(const SagaRow *saga);
+extern bool saga_quota_allows_open(Oid owner, int64 *total);
+extern void saga_quota_refuse_open(Oid owner, int64 open);
+extern bool saga_quota_allows_step(const SagaRow *saga);
+extern void saga_quota_refuse_step(const SagaRow *saga);
 extern void saga_quota_check_signals(const SagaRow *saga);
 
 #endif							/* SAGA_QUOTA_H */

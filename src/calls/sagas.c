@@ -79,13 +79,16 @@ check_same_content(const SagaRow *saga, Jsonb *input, text *subject)
 					 what)));
 }
 
-/* The saga that the caller began under a key before, if there is one. */
+/*
+ * The saga that the caller began under a key before, if there is one.  Unless "sure",
+ * it may be missed; then it cannot be inserted.
+ */
 static bool
-find_by_key(text *name, text *key, SagaRow *saga)
+find_by_key(text *name, text *key, bool sure, SagaRow *saga)
 {
 	Oid			owner = GetUserId();
 
-	if (saga_ledger_get_saga_by_key(owner, name, key, saga) == SAGA_FOUND)
+	if (saga_ledger_get_saga_by_key(owner, name, key, sure, saga) == SAGA_FOUND)
 	{
 		/* The OID is the caller's; was the name, too? */
 		if (!saga_rights_may_call(saga->owner, saga->owner_name))
@@ -116,6 +119,7 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 	int			on_failure;
 	text	   *announce;
 	text	   *subject;
+	bool		sure = false;
 	SagaRow		saga;
 
 	saga_access_call("saga.begin()");
@@ -144,15 +148,23 @@ saga_sql_begin(PG_FUNCTION_ARGS)
 	for (;;)
 	{
 		TimestampTz now = saga_clock_now();
+		int64		open;
 
-		if (key != NULL && find_by_key(name, key, &saga))
+		if (key != NULL && find_by_key(name, key, sure, &saga))
 		{
 			check_same_content(&saga, input, subject);
 			saga_durable_answered();
 			break;
 		}
 
-		saga_quota_check_open(GetUserId());
+		if (!saga_quota_allows_open(GetUserId(), &open))
+		{
+			if (key == NULL || sure)
+				saga_quota_refuse_open(GetUserId(), open);
+			/* It may be that saga which counts. */
+			sure = true;
+			continue;
+		}
 		memset(&saga, 0, sizeof(saga));
 		saga_ids_generate(&saga.id);
 		saga.owner = GetUserId();

@@ -459,6 +459,14 @@ open_saga(const pg_uuid_t *id, SagaRow *saga)
 	return taken;
 }
 
+/* Will a step that is not known be refused?  "full": because there are too many. */
+static bool
+refuses_new(const SagaRow *saga, bool full)
+{
+	return full || saga->state == SAGA_COMPLETED ||
+		(saga->runs == SAGA_RUNS_SEALED && saga_current_action(&saga->id) == 0);
+}
+
 /* saga.step(...) */
 Datum
 saga_sql_step(PG_FUNCTION_ARGS)
@@ -479,6 +487,7 @@ saga_sql_step(PG_FUNCTION_ARGS)
 												 &found) == SAGA_FOUND;
 		bool		busy = TransactionIdIsValid(found.version.writer);
 		bool		note = false;
+		bool		full;
 		SagaWritten written = SAGA_CHANGED;
 
 		/* Not before what had to be waited for. */
@@ -497,10 +506,20 @@ saga_sql_step(PG_FUNCTION_ARGS)
 		}
 		else if (!busy)
 		{
+			full = !saga_quota_allows_step(&saga);
+			if (!known && refuses_new(&saga, full) &&
+				saga_ledger_get_step(id, request.key, true, &found) != SAGA_MISSING)
+			{
+				/* It is known, and was missed while others replaced it. */
+				patience = saga_access_wait(&saga, taken, found.version.writer,
+											written);
+				continue;
+			}
 			if (saga.state == SAGA_COMPLETED)
 				saga_access_refuse_state(&saga, "a completed saga takes no new step",
 										 "Begin a new saga for a new operation.");
-			saga_quota_check_steps(&saga);
+			if (full)
+				saga_quota_refuse_step(&saga);
 			note = !saga_run_steps_admit(&saga, &request.run, known);
 			if (!note && record_step(&saga, &request, known ? &found : NULL, now,
 									 &step))

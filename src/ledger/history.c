@@ -222,23 +222,29 @@ saga_ledger_has_event(const pg_uuid_t *id, int64 seq, const char *event)
 {
 	Relation	heap = table_open(saga_oids_get()->event, AccessShareLock);
 	Relation	index = index_open(saga_oids_get()->event_by_saga, AccessShareLock);
+
+	/* Events move while their saga is redacted. */
+	Snapshot	snapshot = saga_table_snapshot();
 	ScanKeyData key;
-	SagaTuple  *found;
-	int			count;
+	SysScanDesc scan;
+	HeapTuple	tuple;
 	bool		any = false;
 
 	saga_keys_uuid(&key, 1, id);
-	count = saga_table_find_all(heap, index, &key, 1, false, &found);
-	for (int i = 0; i < count && !any; i++)
+	scan = systable_beginscan_ordered(heap, index, snapshot, 1, &key);
+	while (!any &&
+		   HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
 	{
 		Datum		values[Event_natts];
 		bool		nulls[Event_natts];
 
-		heap_deform_tuple(found[i].tuple, RelationGetDescr(heap), values, nulls);
+		heap_deform_tuple(tuple, RelationGetDescr(heap), values, nulls);
 		any = !nulls[Event_seq - 1] &&
 			DatumGetInt64(values[Event_seq - 1]) == seq &&
 			strcmp(TextDatumGetCString(values[Event_event - 1]), event) == 0;
 	}
+	systable_endscan_ordered(scan);
+	UnregisterSnapshot(snapshot);
 	index_close(index, NoLock);
 	table_close(heap, NoLock);
 	return any;

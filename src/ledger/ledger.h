@@ -56,7 +56,7 @@ extern void saga_ledger_locktag(const pg_uuid_t *id, LOCKTAG *tag);
 extern SagaFound saga_ledger_get_saga(const pg_uuid_t *id, SagaRow *row);
 extern SagaFound saga_ledger_reread_saga(SagaRow *row, SagaPatience patience);
 extern SagaFound saga_ledger_get_saga_by_key(Oid owner, text *name, text *key,
-											 SagaRow *row);
+											 bool sure, SagaRow *row);
 extern SagaFound saga_ledger_get_saga_by_owner_name(text *owner_name,
 													text *name, text *key,
 													SagaRow *row);

@@ -25,6 +25,7 @@
 #include "ledger/ledger.h"
 #include "ledger/oids.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -74,30 +75,37 @@ limit_keys(ScanKey keys, const SagaLimit *limit)
 	saga_keys_text(&keys[1], Limit_role, limit->role);
 }
 
+/* "sure": that there is none is certain; who would insert it need not pay for that. */
 static SagaFound
-find_limit(Relation heap, const SagaLimit *limit, SagaTuple *version)
+find_limit(Relation heap, const SagaLimit *limit, bool sure, SagaTuple *version)
 {
 	Relation	index = index_open(saga_oids_get()->limit_pkey, AccessShareLock);
 	ScanKeyData keys[2];
 	SagaFound	found;
 
 	limit_keys(keys, limit);
-	found = saga_table_find(heap, index, keys, 2, ForwardScanDirection, version);
+	found = sure ? saga_table_find_sure(heap, index, keys, 2, version) :
+		saga_table_find(heap, index, keys, 2, ForwardScanDirection, version);
 	index_close(index, NoLock);
 	return found;
 }
 
 /*
  * Reads the limit that "channel" and "role" name: the newest that is committed, or an
- * own one.  False: there is none.
+ * own one.  False, and nothing is limited: there is none.
  */
 bool
 saga_ledger_get_limit(SagaLimit *limit)
 {
 	Relation	heap = table_open(saga_oids_get()->limit, RowExclusiveLock);
 	SagaTuple	version;
-	bool		found = find_limit(heap, limit, &version) == SAGA_FOUND;
+	bool		found;
 
+	limit->max_claimed = 0;
+	limit->paused_until = 0;
+	/* Where nobody sets limits, as most of the time, that is known at once. */
+	found = RelationGetNumberOfBlocks(heap) > 0 &&
+		find_limit(heap, limit, true, &version) == SAGA_FOUND;
 	if (found)
 	{
 		Datum		values[Limit_natts];
@@ -188,7 +196,7 @@ saga_ledger_set_limit(const SagaLimit *limit)
 	while (!done)
 	{
 		SagaTuple	version;
-		SagaFound	found = find_limit(heap, limit, &version);
+		SagaFound	found = find_limit(heap, limit, none, &version);
 
 		if (TransactionIdIsValid(version.writer))
 		{

@@ -230,10 +230,12 @@ saga_ledger_reread_saga(SagaRow *row, SagaPatience patience)
 
 /*
  * Finds the saga that an owner began under a key.  Waits for a transaction
- * that is beginning it.
+ * that is beginning it.  "sure": SAGA_MISSING is certain; a caller that would insert
+ * the saga need not pay for that.
  */
 SagaFound
-saga_ledger_get_saga_by_key(Oid owner, text *name, text *key, SagaRow *row)
+saga_ledger_get_saga_by_key(Oid owner, text *name, text *key, bool sure,
+							SagaRow *row)
 {
 	Relation	heap;
 	Relation	index;
@@ -247,7 +249,7 @@ saga_ledger_get_saga_by_key(Oid owner, text *name, text *key, SagaRow *row)
 	saga_keys_text(&keys[1], 2, name);
 	ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(owner));
-	found = saga_table_find_settled(heap, index, keys, 3, &version);
+	found = saga_table_find_settled(heap, index, keys, 3, sure, &version);
 	if (found == SAGA_FOUND)
 		saga_rows_unpack_saga(RelationGetDescr(heap), &version, row);
 	index_close(index, NoLock);

@@ -102,7 +102,7 @@ saga_ledger_get_signal_by_key(const pg_uuid_t *id, text *name, text *key,
 	saga_keys_text(&keys[0], By_key_key, key);
 	saga_keys_text(&keys[1], By_key_name, name);
 	saga_keys_uuid(&keys[2], By_key_saga, id);
-	found = saga_table_find_settled(heap, index, keys, 3, &version);
+	found = saga_table_find_settled(heap, index, keys, 3, true, &version);
 	if (found == SAGA_FOUND)
 		saga_rows_unpack_signal(RelationGetDescr(heap), &version, signal);
 	index_close(index, NoLock);

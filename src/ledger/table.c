@@ -398,20 +398,23 @@ saga_table_wait(TransactionId writer)
 
 /*
  * Finds the first row that the keys lead to, forward, once no other transaction is
- * inserting one.
+ * inserting one.  "sure": SAGA_MISSING is the last word.
  */
 SagaFound
 saga_table_find_settled(Relation heap, Relation index, ScanKey keys, int nkeys,
-						SagaTuple *found)
+						bool sure, SagaTuple *found)
 {
 	for (;;)
 	{
 		SagaFound	result = saga_table_find(heap, index, keys, nkeys,
 											 ForwardScanDirection, found);
 
-		if (result != SAGA_BUSY)
+		if (result == SAGA_BUSY)
+			saga_table_wait(found->writer);
+		else if (result == SAGA_FOUND || !sure ||
+				 really_missing(heap, index, keys, nkeys))
 			return result;
-		saga_table_wait(found->writer);
+		CHECK_FOR_INTERRUPTS();
 	}
 }
 

@@ -81,7 +81,7 @@ extern bool saga_table_first(Oid relid, Oid index_relid, Snapshot snapshot,
 							 bool *nulls);
 extern SagaFound saga_table_recheck(Relation heap, SagaTuple *found);
 extern SagaFound saga_table_find_settled(Relation heap, Relation index,
-										 ScanKey keys, int nkeys,
+										 ScanKey keys, int nkeys, bool sure,
 										 SagaTuple *found);
 extern int	saga_table_count(Oid table, Oid table_index, ScanKey key,
 							 AttrNumber number, int limit);

@@ -122,6 +122,27 @@ like($counting->query("SELECT 'and on'"), qr/0 of the limit/, 'who counted them 
 like($counting->query($claim), qr/2 of the limit/, 'and then as many as are left');
 $_->quit foreach $gone, $counting;
 set_faults($node, '');
+
+# A limit that is set anew while somebody goes for its lock is the one that holds.
+# (Three are claimed, and one is left.)
+foreach my $set ([ 4, "SELECT saga.limit('limited', 3)", 0 ], [ 4, "SELECT saga.limit('limited', 4, 'infinity')", 0 ], [ 3, "SELECT saga.limit('limited')", 1 ])
+{
+	my ($before, $anew, $left) = @$set;
+
+	sql("SELECT saga.limit('limited', $before)");
+	my $late = session($node);
+	$late->query_safe(q{SET saga.test_faults = 'limits.before_lock=wait'});
+	$offset = log_offset($node);
+	background($late, "BEGIN; $claim");
+	wait_log($node, qr/waiting at fault point "limits\.before_lock"/, $offset);
+	sql($anew);
+	set_faults($node, 'release');
+	like($late->query("SELECT 'and on'"), qr/$left of the limit/, "claimed meanwhile: $anew");
+	$late->query_safe('ROLLBACK');
+	is($late->query_safe(q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()}), 0, 'and no lock is left');
+	$late->quit;
+	set_faults($node, '');
+}
 sql(q{SELECT saga.limit('limited')});
 
 # ------------------------------------------------------------------ an owner
