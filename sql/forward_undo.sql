@@ -202,26 +202,107 @@ SELECT saga.wait(:'id');
 SELECT step, run, status, attempts, parked, compensation FROM test.forward('afresh');
 SELECT test.done('afresh'), test.undone('afresh');
 
--- What lets them through is asked again: a signal, and a person.
+-- A person is asked again; a signal that a step had used, before it began, is unused again. The step takes it at once,
+-- unless it waits for others again and another is first.
 BEGIN;
 SELECT test.begin('let through again') AS id \gset
 SELECT status FROM saga.step(:'id', 'save', completed => true, compensation => 'SELECT test.undo($1)');
 SELECT status FROM saga.step(:'id', 'a', signals => '{go}', approval => 'may it?', on_failure => 'review',
   action => 'SELECT test.act_after($1, 1)', retry => saga.retry_policy(max_attempts => 1));
-SELECT saga.complete(:'id', when_done => true);
 COMMIT;
 SELECT saga.signal(:'id', 'go', '1');
 CALL test.until_waits_for('let through again', 'a', 'approval%');
 SELECT saga.resolve(:'id', 'a', 'approve', 'it may');
 CALL test.until_waits_for('let through again', 'a', 'a person%');
+SELECT status FROM saga.step(:'id', 'own', completed => true, compensation => 'SELECT test.undo($1)');
+SELECT status FROM saga.step(:'id', 'b', after => '{own}', signals => '{other}', approval => 'may b?', task => 'let through');
+SELECT saga.signal(:'id', 'other', '2');
+CALL test.until_waits_for('let through again', 'b', 'approval%');
+SELECT saga.resolve(:'id', 'b', 'approve', 'it may');
+SELECT status FROM saga.step(:'id', 'c', after => '{}', signals => '{other}');
+CALL test.until_waits_for('let through again', 'c', 'signal "other"');
 SELECT saga.rollback_to(:'id', 'save');
-CALL test.until_waits_for('let through again', 'a', 'signal "go"');
-SELECT saga.signal(:'id', 'go', '2');
 CALL test.until_waits_for('let through again', 'a', 'approval%');
-SELECT saga.resolve(:'id', 'a', 'approve', 'it may again');
-SELECT saga.wait(:'id');
-SELECT step, run, status, attempts FROM test.forward('let through again');
+SELECT status, output FROM saga.wait_step(:'id', 'c');
+SELECT step, run, status, attempts, waits_for FROM test.forward('let through again');
 SELECT payload, used_by_step FROM saga.signals WHERE saga_id = :'id' ORDER BY payload;
+SELECT saga.resolve(:'id', 'a', 'approve', 'it may again');
+SELECT status FROM saga.step(:'id', 'own', completed => true, compensation => 'SELECT test.undo($1)');
+CALL test.until_waits_for('let through again', 'b', 'signal "other"');
+SELECT saga.signal(:'id', 'other', '3');
+CALL test.until_waits_for('let through again', 'b', 'approval%');
+SELECT status FROM saga.wait_step(:'id', 'a');
+SELECT saga.fail(:'id');
+SELECT saga.wait(:'id');
+
+-- A step that goes on after the rollback, because it started no later than the savepoint, goes on where it was: what let
+-- it through, its attempts, and its times are as they were.
+SELECT test.begin('goes on') AS id \gset
+CREATE FUNCTION test.goes_on(OUT step text, OUT run integer, OUT status text, OUT attempts integer, OUT waits_for text, OUT begun boolean,
+  OUT opened timestamptz, OUT ready timestamptz) RETURNS SETOF record LANGUAGE sql AS $$
+  SELECT s.key, s.run, s.status, s.attempts, test.mask(s.waits_for), s.begun IS NOT NULL, to_timestamp(extract(epoch FROM t.opened_at)), s.ready_at
+  FROM saga.steps s JOIN saga.ledger_step t ON (t.saga, t.seq) = (s.saga_id, s.seq)
+  WHERE saga_id = test.id('goes on') AND s.on_failure IS NOT NULL ORDER BY s.seq
+$$;
+SELECT k, (saga.step(:'id', k, after => '{}', signals => '{go}', action => 'SELECT test.act_after($1, 1)', compensation => 'SELECT test.undo($1)',
+  retry => saga.retry_policy(max_attempts => 2, delay => d, max_delay => d, jitter => 0))).status FROM (VALUES ('later', '1 hour'::interval), ('soon', '1 second')) v (k, d);
+SELECT saga.signal(:'id', 'go', '1'), saga.signal(:'id', 'go', '2');
+SELECT k, (saga.step(:'id', k, after => '{}', signals => '{start}', approval => 'may it?', task => 'goes on, ' || k, compensation => 'SELECT test.undo($1)',
+  retry => saga.retry_policy(max_attempts => 2, delay => '1 hour', max_delay => '1 hour'))).status FROM unnest('{unclaimed,held,tried}'::text[]) k;
+SELECT status FROM saga.step(:'id', 'asked', after => '{}', approval => 'may it, too?', timeout => '1 day');
+SELECT status FROM saga.step(:'id', 'timer', after => '{}', delay => '1 day', timeout => '2 days');
+SELECT status FROM saga.step(:'id', 'delayed', after => '{}', delay => '1 day', task => 'goes on, delayed');
+SELECT status FROM saga.step(:'id', 'act later', after => '{}', delay => '1 day', action => 'SELECT test.act($1)');
+SELECT status FROM saga.step(:'id', 'over', after => '{}', signals => '{never}', timeout => '2 seconds');
+SELECT status FROM saga.step(:'id', 'given up', after => '{}', signals => '{start}', approval => 'and it?', action => 'SELECT test.act_after($1, 1)',
+  on_failure => 'review', retry => saga.retry_policy(max_attempts => 1));
+SELECT status FROM saga.step(:'id', 'moved', after => '{}', task => 'goes on, moved');
+SELECT status FROM saga.step(:'id', 'hollow', after => '{moved}', approval => 'as moved?', action => 'SELECT test.act($1)', timeout => '1 day', delay => '1 day');
+SELECT status FROM saga.step(:'id', 'hollow 2', after => '{moved}', signals => '{start}', approval => 'as moved, too?', task => 'goes on, hollow');
+SELECT status FROM saga.step(:'id', 'refused', after => '{}', approval => 'or it?', on_failure => 'skip');
+SELECT count(saga.signal(:'id', 'start', to_jsonb(g))) FROM generate_series(1, 5) g;
+CALL test.wait_until(format('SELECT count(*) = 6 FROM saga.review_queue WHERE saga_id = %L', :'id'));
+SELECT k, saga.resolve(:'id', k, CASE k WHEN 'refused' THEN 'refuse' ELSE 'approve' END, 'ok') FROM unnest('{unclaimed,held,tried,given up,refused}'::text[]) k;
+CALL test.wait_until('SELECT count(*) = 4 FROM saga.pending_tasks WHERE channel LIKE ''goes on, %'' AND since <= now()');
+SELECT task_key AS held FROM saga.claim_tasks('goes on, held') \gset
+SELECT saga.fail_task(task_key, attempt, 'not yet') FROM saga.claim_tasks('goes on, tried');
+CALL test.until_waits_for('goes on', 'given up', 'a person%');
+CALL test.wait_until(format('SELECT count(*) = 2 FROM saga.steps WHERE saga_id = %L AND key IN (''later'', ''soon'') AND attempts > 0', :'id'));
+SELECT status FROM saga.step(:'id', 'save', completed => true);
+SELECT status FROM saga.step(:'id', 'undone', completed => true, compensation => 'SELECT test.undo($1)', review => 'look');
+SELECT saga.complete_task(task_key) FROM saga.claim_tasks('goes on, moved');
+CALL test.until_waits_for('goes on', 'hollow 2', 'approval%');
+SELECT saga.resolve(:'id', 'hollow 2', 'approve', 'ok');
+CREATE TABLE test.before AS SELECT * FROM test.goes_on();
+SELECT saga.rollback_to(:'id', 'save');
+-- a partial undo that takes longer than a timeout, and that a claim does not outlive
+SELECT saga.wait(:'id');
+SELECT step, run, status, attempts, waits_for FROM test.goes_on() WHERE step IN ('unclaimed', 'held', 'tried');
+SELECT channel FROM saga.pending_tasks WHERE saga_id = :'id';
+CALL test.wait_until('SELECT opened + interval ''2 seconds'' < now() FROM test.before WHERE step = ''over''');
+SELECT saga.resolve(:'id', 'undone', 'retry', 'go on') \gset
+SELECT saga.wait(:'id', until => 'running');
+SELECT status FROM saga.wait_step(:'id', 'soon');
+CALL test.until_waits_for('goes on', 'refused', 'approval%');
+SELECT status FROM saga.wait_step(:'id', 'given up');
+CALL test.wait_until('SELECT count(*) = 3 FROM saga.pending_tasks WHERE channel LIKE ''goes on, %'' AND since <= now()');
+SELECT step, run, a.status, a.attempts, a.waits_for, a.begun, b.opened = a.opened AS opened,
+  CASE WHEN b.ready > now() THEN a.ready - b.ready BETWEEN interval '0' AND interval '1 us' END AS ready
+FROM test.goes_on() a JOIN test.before b USING (step, run);
+SELECT payload, used_by_step FROM saga.signals WHERE saga_id = :'id' ORDER BY name, payload;
+SELECT step, count(*) FROM test.events('goes on') WHERE event = 'step parked' GROUP BY step ORDER BY step;
+-- the service that held a task when the saga went back reports it, and its result is believed
+SELECT saga.complete_task(:'held', '"done"');
+SELECT step, attempt, context #> '{signal,payload}' IS NOT NULL AS signal FROM saga.claim_tasks('goes on, unclaimed') ORDER BY step;
+SELECT step FROM saga.claim_tasks('goes on, held');
+SELECT step, attempt, outcome, error FROM test.forward_attempts('goes on');
+-- what waits for a step that was undone, and never began, waits for it again, and so for what let it through then
+SELECT saga.complete_task(task_key) FROM saga.claim_tasks('goes on, moved');
+CALL test.until_waits_for('goes on', 'hollow 2', 'approval%');
+CALL test.until_waits_for('goes on', 'hollow', '2%');
+SELECT saga.cancel(:'id');
+SELECT saga.wait(:'id');
+SELECT test.undone('goes on');
 
 -- A step that a person was asked about, and that began: with the saga's way back the question is over.
 SELECT test.begin('asked') AS id \gset

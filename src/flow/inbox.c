@@ -172,3 +172,42 @@ saga_inbox_give_back(SagaChange *change)
 	}
 	change->signals = used;
 }
+
+static int
+compare_numbers(const void *a, const void *b)
+{
+	int64		left = *(const int64 *) a;
+	int64		right = *(const int64 *) b;
+
+	return left < right ? -1 : left > right ? 1 : 0;
+}
+
+/*
+ * The steps (SagaStep *) go on without the signals that they had used, before they
+ * began: these are unused again.
+ */
+void
+saga_inbox_return(SagaChange *change, const List *steps)
+{
+	int64	   *seqs;
+	int			count = 0;
+	SagaSignal *signals;
+	int			signals_count;
+	ListCell   *lc;
+
+	if (steps == NIL)
+		return;
+	seqs = palloc(list_length(steps) * sizeof(int64));
+	foreach(lc, steps)
+		seqs[count++] = ((SagaStep *) lfirst(lc))->seq;
+	qsort(seqs, count, sizeof(int64), compare_numbers);
+	signals_count = saga_ledger_get_signals(&change->saga->id, &signals);
+	for (int i = 0; i < signals_count; i++)
+	{
+		if (bsearch(&signals[i].used_by, seqs, count, sizeof(int64),
+					compare_numbers) == NULL)
+			continue;
+		signals[i].used_by = 0;
+		change->signals = lappend(change->signals, &signals[i]);
+	}
+}

@@ -12,5 +12,6 @@
 
 extern bool saga_inbox_take(SagaChange *change, SagaStep *step);
 extern void saga_inbox_give_back(SagaChange *change);
+extern void saga_inbox_return(SagaChange *change, const List *steps);
 
 #endif							/* SAGA_INBOX_H */
