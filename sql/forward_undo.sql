@@ -304,6 +304,36 @@ SELECT saga.cancel(:'id');
 SELECT saga.wait(:'id');
 SELECT test.undone('goes on');
 
+-- Who holds a task when its saga goes back, or fails, reports it when the saga is running again, or not, and the step's gates
+-- are not open yet again: they were when it began, so its result is believed.
+SELECT k, test.begin('believed, ' || k) IS NOT NULL AS begun FROM unnest('{running,needs_review,compensated}'::text[]) k;
+CREATE FUNCTION test.step_of(key text, step text, kind text, after text[], task text, approval text DEFAULT NULL, delay interval DEFAULT NULL) RETURNS text LANGUAGE sql AS $$
+  SELECT status FROM saga.step(test.id('believed, ' || $1), $2, kind => $3, after => $4, task => $5 || ' ' || $1, approval => $6, delay => $7, on_failure => 'skip')
+$$;
+SELECT k, (saga.step(test.id('believed, ' || k), 'p', kind => CASE k WHEN 'compensated' THEN 'compensatable' ELSE 'pivot' END, completed => true)).status
+FROM unnest('{running,needs_review,compensated}'::text[]) k;
+SELECT k, (saga.step(test.id('believed, ' || k), 'before', kind => 'compensatable', after => '{}', approval => 'may it?', on_failure => 'skip')).status,
+  test.step_of(k, 'after', 'retriable', '{before}', 'believed'), test.step_of(k, 'delayed', 'retriable', '{}', 'delayed', delay => '0.7 seconds')
+FROM unnest('{running,needs_review,compensated}'::text[]) k;
+CALL test.wait_until('SELECT count(*) = 3 FROM saga.review_queue WHERE step = ''before''');
+SELECT k, saga.resolve(test.id('believed, ' || k), 'before', CASE k WHEN 'compensated' THEN 'approve' ELSE 'refuse' END, 'n') FROM unnest('{running,needs_review,compensated}'::text[]) k;
+CALL test.wait_until('SELECT count(*) = 6 FROM saga.pending_tasks WHERE (channel LIKE ''believed %'' OR channel LIKE ''delayed %'') AND since <= now()');
+CREATE TABLE test.held AS SELECT k, c.task_key FROM unnest('{running,needs_review,compensated}'::text[]) k, unnest('{believed,delayed}'::text[]) w, saga.claim_tasks(w || ' ' || k) c;
+SELECT k, saga.fail(test.id('believed, ' || k)) FROM unnest('{running,needs_review}'::text[]) k;
+SELECT k, saga.reopen(test.id('believed, ' || k), 'on') FROM unnest('{running,needs_review}'::text[]) k;
+SELECT saga.rollback_to(test.id('believed, compensated'), NULL);
+SELECT saga.wait(test.id('believed, compensated'), until => 'running');
+SELECT k, saga.fail(test.id('believed, ' || k)) FROM unnest('{needs_review,compensated}'::text[]) k;
+SELECT k, saga.wait(test.id('believed, ' || k)) FROM unnest('{needs_review,compensated}'::text[]) k;
+SELECT k, step, status, attempts FROM unnest('{running,needs_review,compensated}'::text[]) k, test.forward('believed, ' || k) WHERE step IN ('after', 'delayed');
+-- that the attempt failed changes nothing any more, as ever
+SELECT k, saga.fail_task(task_key, 1, 'no') FROM test.held ORDER BY k, task_key;
+SELECT k, saga.complete_task(task_key, '"done"') FROM test.held ORDER BY k, task_key;
+SELECT k, step, status, attempts, output FROM unnest('{running,needs_review,compensated}'::text[]) k, test.forward('believed, ' || k) WHERE step IN ('after', 'delayed');
+SELECT k, state FROM unnest('{running,needs_review,compensated}'::text[]) k JOIN saga.sagas ON id = test.id('believed, ' || k);
+SELECT saga.cancel(test.id('believed, running'));
+SELECT k, saga.abandon(test.id('believed, ' || k), 'enough') FROM unnest('{running,needs_review}'::text[]) k;
+
 -- A step that a person was asked about, and that began: with the saga's way back the question is over.
 SELECT test.begin('asked') AS id \gset
 SELECT status FROM saga.step(:'id', 'a', action => 'SELECT test.act($1)') \gset

@@ -19,10 +19,10 @@
  *
  * Tasks.  Reports take the saga's lock shared and write the step's row alone, as
  * saga.complete_step does.  A completion is believed whoever holds the step now,
- * and also where nobody claimed it (a webhook), as long as its gates are open: no
- * result bypasses an approval.  Once the saga goes back, it is a late result
- * (events.c).  While the saga waits because of a late result of an old run, reports
- * about present runs count as ever, and are written with the saga's row.
+ * and also where nobody claimed it (a webhook), as long as its gates are open, or
+ * were when it began: no result bypasses an approval.  Once the saga goes back, it is
+ * a late result (events.c).  While the saga waits because of a late result of an old
+ * run, reports about present runs count as ever, and are written with the saga's row.
  *
  *-------------------------------------------------------------------------
  */
@@ -332,11 +332,14 @@ refuse_closed(const SagaStep *step, const char *why)
 
 /*
  * A step that waits, and that nobody claimed, is reported done: that is believed
- * once its gates are open, although no look may have said so yet.
+ * once its gates are open, although no look may have said so yet.  If its run began
+ * before, and waits again, they were open then.
  */
 static void
 begin_unclaimed(SagaChange *change, SagaStep *step)
 {
+	if (step->begun != 0)
+		return;
 	if (step->ready_at == 0 && saga_rows_goes_forward(change->saga))
 	{
 		SagaSteps  *steps = saga_change_steps(change);
