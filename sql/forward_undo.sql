@@ -721,4 +721,89 @@ SELECT k, (saga.complete_step(:'id', k || ': begun')).status FROM unnest('{early
 SELECT saga.wait(:'id');
 SELECT event, step FROM test.events('parts') WHERE event = 'rolling back';
 
+-- Steps that would wait for each other, so that none ever began: whoever closes the circle is refused.
+-- An action that records a step after one that waits for the action
+SELECT test.begin('circle') AS id \gset
+BEGIN;
+SELECT status FROM saga.step(:'id', 'a', retry => saga.retry_policy(max_attempts => 1), on_failure => 'skip',
+  action => $$SELECT test.act($1), saga.step(saga.current(), 'c', after => '{o}', action => 'SELECT test.act($1)')$$);
+SELECT status FROM saga.step(:'id', 'o', action => 'SELECT test.act($1)');
+COMMIT;
+SELECT status FROM saga.wait_step(:'id', 'o');
+SELECT step, status, error FROM test.forward('circle');
+-- the same by what it recorded, and in a round
+SELECT status FROM saga.step(:'id', 'b', retry => saga.retry_policy(max_attempts => 1), on_failure => 'skip', action =>
+  $$SELECT (saga.step(saga.current(), 'b1', retry => saga.retry_policy(max_attempts => 1), on_failure => 'skip', action => 'SELECT (saga.step(saga.current(), ''b2'', after => ''{b}'', action => ''SELECT 1'')).status, saga.again()')).status$$);
+SELECT status FROM saga.step(:'id', 'd', action => 'SELECT test.act($1)');
+SELECT status FROM saga.wait_step(:'id', 'd');
+SELECT step, status, error FROM test.forward('circle') WHERE step LIKE 'b%';
+-- A step that another waited for when it was recorded first, and that waits for that one now
+SELECT test.begin('circle again') AS id \gset
+CREATE TABLE test.after_what AS SELECT '{}'::text[] AS keys;
+SELECT status FROM saga.step(:'id', 'a', retry => saga.retry_policy(max_attempts => 1), on_failure => 'review', compensation => 'SELECT test.undo($1)',
+  action => $$SELECT saga.step(saga.current(), 'c', after => keys, delay => '0') FROM test.after_what$$);
+SELECT status FROM saga.wait_step(:'id', 'a');
+SELECT status FROM saga.step(:'id', 'o', after => '{c}', signals => '{go}');
+SELECT saga.complete(:'id', when_done => true);
+UPDATE test.after_what SET keys = '{o}';
+SELECT saga.rollback_to(:'id', NULL);
+CALL test.until_waits_for('circle again', 'a', 'a person%');
+SELECT step, run, status, error, waits_for FROM test.forward('circle again');
+SELECT test.mask(next_action) AS next_action FROM saga.sagas WHERE id = :'id';
+UPDATE test.after_what SET keys = '{}';
+SELECT saga.resolve(:'id', 'a', 'retry', 'mended');
+SELECT saga.signal(:'id', 'go');
+SELECT saga.wait(:'id');
+-- The application's steps, in their old places: by a list, and by what was recorded before
+SELECT test.begin('circle of the application') AS id \gset
+SELECT k, (saga.step(:'id', k, completed => true)).status FROM unnest('{x,y,z}'::text[]) k;
+SELECT status FROM saga.step(:'id', 'o', after => '{z}', signals => '{go}');
+SELECT saga.rollback_to(:'id', NULL);
+CALL test.refuses(format('SELECT saga.step(%L, %L, after => %L, signals => %L)', :'id', 'z', '{o}', '{go}'));
+SELECT status FROM saga.step(:'id', 'y', completed => true);
+SELECT status FROM saga.step(:'id', 'x', after => '{y}', signals => '{go}');
+CALL test.refuses(format('SELECT saga.step(%L, %L, after => %L, signals => %L)', :'id', 'z', '{x,o}', '{go}'));
+SELECT status FROM saga.step(:'id', 'z', after => '{x}', signals => '{go}');
+CALL test.until_waits_for('circle of the application', 'x', 'signal%');
+SELECT step, run, status, waits_for FROM test.forward('circle of the application') WHERE run = 2 OR step = 'o';
+SELECT saga.rollback_to(:'id', NULL);
+SELECT status FROM saga.step(:'id', 'x', signals => '{go}');
+SELECT next_action FROM saga.sagas WHERE id = :'id';
+CALL test.refuses(format('SELECT saga.step(%L, %L, signals => %L)', :'id', 'y', '{go}'));
+SELECT status FROM saga.step(:'id', 'y', completed => true);
+SELECT count(saga.signal(:'id', 'go')) FROM generate_series(1, 3);
+SELECT status FROM saga.wait_step(:'id', 'o');
+SELECT saga.complete(:'id');
+-- One that nobody could refuse is named: a compensation that is reported done after its saga was reopened.
+SELECT test.begin('circle by a report', on_compensation_failure => 'continue') AS id \gset
+SELECT status FROM saga.step(:'id', 'p', kind => 'pivot', completed => true);
+SELECT status FROM saga.step(:'id', 'c', kind => 'compensatable', completed => true, notify => 'circle');
+SELECT status FROM saga.step(:'id', 'o', kind => 'compensatable', after => '{c}', notify => 'circle', delay => '0');
+SELECT status FROM saga.wait_step(:'id', 'o');
+SELECT saga.rollback_to(:'id', 'p');
+CALL test.wait_until('SELECT count(*) = 1 FROM saga.pending_compensations WHERE channel = ''circle'' AND step = ''o'' AND since IS NOT NULL');
+SELECT compensation_key AS o, saga.fail_compensation(compensation_key, 1, 'no', retryable => false) FROM saga.claim_compensations('circle') \gset
+CALL test.wait_until('SELECT count(*) = 1 FROM saga.pending_compensations WHERE channel = ''circle'' AND step = ''c'' AND since IS NOT NULL');
+SELECT compensation_key AS c, saga.fail_compensation(compensation_key, 1, 'no', retryable => false) FROM saga.claim_compensations('circle') \gset
+SELECT saga.cancel(:'id');
+SELECT saga.reopen(:'id', 'on');
+SELECT saga.complete_compensation(:'c');
+BEGIN;
+SELECT status FROM saga.step(:'id', 'c', after => '{o}', signals => '{go}');
+SELECT saga.complete_compensation(:'o');
+COMMIT;
+SELECT saga.signal(:'id', 'go');
+SELECT step, run, status, waits_for FROM test.forward('circle by a report') WHERE run = 2;
+SELECT next_action FROM saga.sagas WHERE id = :'id';
+SELECT saga.complete(:'id', when_done => true);
+SELECT next_action FROM saga.sagas WHERE id = :'id';
+SELECT saga.cancel(:'id');
+SELECT saga.abandon(:'id', 'enough');
+-- A step that is not there is refused whatever else the list names.
+BEGIN;
+SELECT test.begin('not there') AS id \gset
+SELECT status FROM saga.step(:'id', 'a', after => '{}', action => 'SELECT test.act($1)');
+CALL test.refuses(format('SELECT saga.step(%L, %L, after => %L)', :'id', 'b', '{a,there}'));
+ROLLBACK;
+
 CALL test.check_forward();

@@ -348,7 +348,7 @@ begin_unclaimed(SagaChange *change, SagaStep *step)
 
 		saga_gates_read(&gates, steps);
 		if (index >= 0 && gates.before[index] == -1)
-			saga_look_open_first_gate(step, change->now);
+			saga_gates_open_first(step, change->now);
 	}
 	if (step->opened_at == 0)
 		refuse_closed(step, "A step that comes before it is not done.");

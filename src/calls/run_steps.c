@@ -35,8 +35,8 @@
 #include "calls/run_steps.h"
 #include "catalog/pg_type_d.h"
 #include "flow/change.h"
+#include "flow/circles.h"
 #include "flow/gates.h"
-#include "flow/look.h"
 #include "flow/next.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -239,7 +239,8 @@ seen_by_step(const SagaStep *other)
 
 /*
  * By a list: its steps must have been recorded.  The step whose action records
- * this one does not keep the gate closed.
+ * this one does not keep the gate closed.  If another one that came from elsewhere does,
+ * it may wait for that action.
  */
 static GateSeen
 see_list(const SagaRow *saga, const SagaStep *step)
@@ -258,9 +259,9 @@ see_list(const SagaRow *saga, const SagaStep *step)
 		if (other.seq == step->recorded_by)
 			continue;
 		one = seen_by_step(&other);
-		if (one == GATE_CLOSED_HERE)
-			return one;
-		if (one == GATE_UNKNOWN)
+		if (one != GATE_OPEN && other.recorded_by != step->recorded_by)
+			saga_current_wait_for_others();
+		if (one != GATE_OPEN && seen != GATE_CLOSED_HERE)
 			seen = one;
 	}
 	return seen;
@@ -319,6 +320,23 @@ take_place(SagaStep *step, const SagaStep *old)
 }
 
 /*
+ * Refuses a step that would wait for itself.  A step that nobody knows yet cannot, where
+ * no action records it; what an action records is looked at before its mark.
+ */
+static void
+refuse_circle(const SagaStep *step)
+{
+	SagaSteps	steps;
+	SagaGates	gates;
+
+	saga_ledger_get_steps_now(&step->saga, &steps);
+	steps.step = repalloc_huge(steps.step, (steps.count + 1) * sizeof(SagaStep));
+	steps.step[steps.count++] = *step;
+	saga_gates_read(&gates, &steps);
+	saga_circles_refuse(&gates, saga_circles_find(&gates), steps.count - 1);
+}
+
+/*
  * What a step that was just made gets, as one that saga runs.  "old": its last
  * run, which was rolled back, or NULL.
  */
@@ -348,13 +366,15 @@ saga_run_steps_fill(const SagaRow *saga, const SagaRunRequest *request,
 	step->forward.attempts = 0;
 
 	seen = step->after != NULL ? see_list(saga, step) : see_siblings(saga, step);
+	if (old != NULL && saga_current_action(&saga->id) == 0 && seen != GATE_OPEN)
+		refuse_circle(step);
 	/* Those recorded later than its first run do not come before it. */
 	if (step->place != 0)
 		seen = GATE_UNKNOWN;
 	if (seen == GATE_OPEN && (step->action != NULL || step->task != NULL) &&
 		step->signals == NULL && step->approval == NULL)
 	{
-		saga_look_open_first_gate(step, step->started_at);
+		saga_gates_open_first(step, step->started_at);
 		/* The worker notifies. */
 		step->look_wanted = step->task != NULL &&
 			step->ready_at <= step->started_at;

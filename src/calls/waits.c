@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/rights.h"
 #include "calls/waits.h"
+#include "flow/circles.h"
 #include "flow/gates.h"
 #include "funcapi.h"
 #include "ledger/home.h"
@@ -48,21 +49,25 @@ saga_waits_for_room(void)
 	return NULL;
 }
 
-/* Why gate 1 is closed */
+/* Why gate 1 is closed.  "circles" are those of the saga's steps, or NULL. */
 static char *
-words_of_gate(const SagaGates *gates, int index)
+words_of_gate(const SagaGates *gates, int index, SagaCircles circles)
 {
 	int			before = gates->before[index];
 	const SagaStep *step;
+	bool		recorded;
+	bool		circle;
 
 	if (before == -1)
 		return pstrdup("a look at its gates");
 	if (before < 0)
 		return pstrdup("a step of its list that is to be recorded again");
 	step = &gates->steps->step[before];
-	return psprintf(step->status == SAGA_STEP_COMPLETED && step->rolled_back_at == 0 ?
-					"steps that \"%s\" recorded" : "step \"%s\"",
-					text_to_cstring(step->key));
+	recorded = step->status == SAGA_STEP_COMPLETED && step->rolled_back_at == 0;
+	circle = circles != NULL && circles[index] != 0 && circles[index] == circles[before];
+	return psprintf("%s \"%s\"%s%s", recorded ? "steps that" : "step",
+					text_to_cstring(step->key), recorded ? " recorded" : "",
+					!circle ? "" : recorded ? ", which wait for it" : ", which waits for it");
 }
 
 /*
@@ -112,7 +117,7 @@ words_of_consumer(const SagaStep *step)
  * "read": the reader may read what a person is asked, which may quote an error.
  */
 static char *
-words_of(const SagaGates *gates, int index, bool *paused, bool read)
+words_of(const SagaGates *gates, int index, SagaCircles circles, bool *paused, bool read)
 {
 	const SagaStep *step = &gates->steps->step[index];
 	SagaRunning running;
@@ -140,7 +145,7 @@ words_of(const SagaGates *gates, int index, bool *paused, bool read)
 	if ((*paused = is_paused))
 		return pstrdup("saga.resume: the saga is paused");
 	if (step->status == SAGA_STEP_WAITING && step->ready_at == 0)
-		return words_of_gate(gates, index);
+		return words_of_gate(gates, index, circles);
 	due = step->status == SAGA_STEP_WAITING ? step->ready_at : step->forward.retry_at;
 	if (due > saga_clock_now())
 		return pstrdup(timestamptz_to_str(due));
@@ -202,9 +207,16 @@ saga_waits_append_next(StringInfo buf, const pg_uuid_t *id, bool paused,
 			said = paused;
 			appendStringInfo(buf, "step \"%s\" waits for %s",
 							 text_to_cstring(step->key),
-							 words_of(&gates, at, &said, read));
+							 words_of(&gates, at, NULL, &said, read));
 		}
 		return said;
+	}
+	/* Each step that is not done waits for another one. */
+	if (!saga_gates_all_done(&gates))
+	{
+		appendStringInfo(buf, "nothing: steps %s wait for each other; roll it back, or fail it",
+						 saga_circles_words(&gates, saga_circles_find(&gates), 1));
+		return false;
 	}
 	appendStringInfoString(buf, sealed ? "it is about to complete" :
 						   "the application goes on: it may be completed or failed");
@@ -222,6 +234,7 @@ saga_sql_waits(PG_FUNCTION_ARGS)
 	text	   *owner_name;
 	SagaSteps	steps;
 	SagaGates	gates;
+	SagaCircles circles = NULL;
 	const char *hint;
 
 	InitMaterializedSRF(fcinfo, 0);
@@ -245,8 +258,10 @@ saga_sql_waits(PG_FUNCTION_ARGS)
 		if (!saga_rows_is_run(step) || step->status == SAGA_STEP_COMPLETED ||
 			step->status == SAGA_STEP_SKIPPED || saga_gates_given_up(step))
 			continue;
+		if (circles == NULL && gates.before[at] >= 0)
+			circles = saga_circles_find(&gates);
 		values[0] = Int64GetDatum(step->seq);
-		values[1] = CStringGetTextDatum(words_of(&gates, at, &is_paused, true));
+		values[1] = CStringGetTextDatum(words_of(&gates, at, circles, &is_paused, true));
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;

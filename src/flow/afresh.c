@@ -19,7 +19,6 @@
 #include "flow/afresh.h"
 #include "flow/gates.h"
 #include "flow/inbox.h"
-#include "flow/look.h"
 #include "flow/next.h"
 #include "flow/outcome.h"
 #include "utils/memutils.h"
@@ -211,7 +210,7 @@ go_on_from_there(SagaChange *change, SagaStep *step)
 
 	/* It is a task that could be claimed, and that end_tasks has withdrawn. */
 	if (step->status == SAGA_STEP_WAITING && step->ready_at == 0)
-		saga_look_open_first_gate(step, step->opened_at);
+		saga_gates_open_first(step, step->opened_at);
 	if (given_up || (timeout_at != 0 && timeout_at <= change->now))
 		step->opened_at = change->now;
 	if (given_up)

@@ -14,8 +14,8 @@
  * Gate 1 of a step with a list ("after") is open when the steps of the list are
  * done; of one without, when all its siblings recorded before it are: those that
  * came from outside, or from the same action.  A list names steps recorded
- * earlier, so there is no circle.  A step does not wait for the step whose action
- * recorded it: both commit together.
+ * earlier; how there may be circles nevertheless, circles.c says.  A step does not
+ * wait for the step whose action recorded it: both commit together.
  *
  * "Before" goes by the first run of a key (saga_rows_place): a step that runs
  * again after a rollback keeps its place.  Runs that were rolled back no longer
@@ -29,6 +29,7 @@
  */
 #include "postgres.h"
 
+#include "base/calendar.h"
 #include "base/names.h"
 #include "catalog/pg_type_d.h"
 #include "flow/gates.h"
@@ -313,6 +314,18 @@ saga_gates_read(SagaGates *gates, const SagaSteps *steps)
 	pfree(last_barrier);
 	pfree(by_number);
 	pfree(open_child);
+}
+
+/* Gate 1 of a step opens now.  Sets the time at which gate 2 opens. */
+void
+saga_gates_open_first(SagaStep *step, TimestampTz now)
+{
+	TimestampTz ready = now;
+
+	if (step->delay != NULL)
+		ready = saga_calendar_add(now, step->delay, step->settings);
+	step->opened_at = now;
+	step->ready_at = Max(ready, step->not_before);
 }
 
 /* Is nothing left to do in the saga, going forward? */

@@ -29,6 +29,7 @@ typedef struct SagaGates
 } SagaGates;
 
 extern void saga_gates_read(SagaGates *gates, const SagaSteps *steps);
+extern void saga_gates_open_first(SagaStep *step, TimestampTz now);
 extern bool saga_gates_all_done(const SagaGates *gates);
 extern List *saga_gates_inputs(const SagaGates *gates, int index);
 extern bool saga_gates_work_done(const SagaStep *step);

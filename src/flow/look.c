@@ -24,7 +24,6 @@
  */
 #include "postgres.h"
 
-#include "base/calendar.h"
 #include "base/json.h"
 #include "flow/events.h"
 #include "flow/gates.h"
@@ -33,18 +32,6 @@
 #include "flow/next.h"
 #include "ledger/start_order.h"
 #include "utils/builtins.h"
-
-/* Gate 1 of a step opens now.  Sets the time at which gate 2 opens. */
-void
-saga_look_open_first_gate(SagaStep *step, TimestampTz now)
-{
-	TimestampTz ready = now;
-
-	if (step->delay != NULL)
-		ready = saga_calendar_add(now, step->delay, step->settings);
-	step->opened_at = now;
-	step->ready_at = Max(ready, step->not_before);
-}
 
 /* Enters the end of an attempt into the step's row and the history. */
 static void
@@ -137,7 +124,7 @@ open_gates(SagaChange *change, const SagaGates *gates, SagaStep *step)
 	{
 		if (gates->before[step - change->steps->step] != -1)
 			return false;
-		saga_look_open_first_gate(step, change->now);
+		saga_gates_open_first(step, change->now);
 		saga_change_step(change, step);
 	}
 	if (step->ready_at > change->now)

@@ -21,7 +21,6 @@ typedef enum SagaLookResult
 } SagaLookResult;
 
 extern SagaLookResult saga_look(SagaChange *change);
-extern void saga_look_open_first_gate(SagaStep *step, TimestampTz now);
 extern void saga_look_attempt(SagaChange *change, SagaStep *step,
 							  const SagaAttemptEnd *end);
 extern void saga_look_time_out(SagaChange *change, SagaStep *step);

@@ -52,6 +52,7 @@
 #include "base/errors.h"
 #include "base/fault.h"
 #include "base/ids.h"
+#include "flow/circles.h"
 #include "flow/context.h"
 #include "flow/events.h"
 #include "flow/gates.h"
@@ -127,6 +128,29 @@ limit_time(const SagaStep *step, SagaPolicy *policy)
 /* ------------------------------------------------------------------------
  * After the action
  * ------------------------------------------------------------------------ */
+
+/*
+ * Raises an error if a step that the action recorded would wait for itself.  That is an
+ * error of the SQL.
+ */
+static void
+refuse_circles(const SagaStep *step)
+{
+	SagaSteps	steps;
+	SagaGates	gates;
+	SagaCircles circles;
+
+	if (!saga_current_waits_for_others())
+		return;
+	hand->phase = SAGA_ATTEMPT_SQL;
+	saga_ledger_get_steps_now(&step->saga, &steps);
+	saga_gates_read(&gates, &steps);
+	circles = saga_circles_find(&gates);
+	for (int i = 0; i < steps.count; i++)
+		if (steps.step[i].recorded_by == step->seq && steps.step[i].version.own)
+			saga_circles_refuse(&gates, circles, i);
+	hand->phase = SAGA_ATTEMPT_MARKING;
+}
 
 /* Waits a moment for another transaction; false if that took too long already. */
 static bool
@@ -243,7 +267,7 @@ mark_and_follow(SagaRow *saga, SagaStep *step, const SagaDue *due, bool *alone)
 	saga_look_attempt(&change, step, &hand->end);
 	foreach(lc, opens)
 	{
-		saga_look_open_first_gate(lfirst(lc), change.now);
+		saga_gates_open_first(lfirst(lc), change.now);
 		saga_change_step(&change, lfirst(lc));
 	}
 	if (all)
@@ -599,6 +623,7 @@ saga_action_try(bool alone)
 														read_inputs(&saga, &step)),
 							 output);
 
+	refuse_circles(&step);
 	SAGA_FAULT("executor.before_mark");
 	hand->end.outcome = SAGA_OUTCOME_SUCCEEDED;
 	step.begun = hand->begun;

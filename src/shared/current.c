@@ -19,6 +19,7 @@ static pg_uuid_t current;
 static SagaPhase current_phase;
 static int64 current_seq;
 static bool current_asks;
+static bool current_waits;
 static bool is_set = false;
 
 void
@@ -28,7 +29,7 @@ saga_current_set(const pg_uuid_t *saga, SagaPhase phase, int64 seq)
 	current = *saga;
 	current_phase = phase;
 	current_seq = seq;
-	current_asks = false;
+	current_asks = current_waits = false;
 }
 
 /* There is none any more. */
@@ -78,6 +79,23 @@ bool
 saga_current_asks_for_look(void)
 {
 	return current_asks;
+}
+
+/*
+ * A step that the action recorded waits for one that it did not record, and that is not
+ * done.
+ */
+void
+saga_current_wait_for_others(void)
+{
+	current_waits = true;
+}
+
+/* Is there such a step?  True also if it was rolled back. */
+bool
+saga_current_waits_for_others(void)
+{
+	return current_waits;
 }
 
 /* The saga, until it is set again; NULL if there is none. */
