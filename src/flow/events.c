@@ -399,8 +399,10 @@ saga_events_had_begun(SagaChange *change, SagaStep *step)
 		case SAGA_COMPENSATED:
 		case SAGA_ABANDONED:
 			park_late(change, step, why);
-			saga_change_event(change, "parked", step->seq,
-							  saga_json_pair("why", why));
+			/* Of an abandoned saga nothing can be decided. */
+			if (change->saga->state == SAGA_NEEDS_REVIEW)
+				saga_change_event(change, "parked", step->seq,
+								  saga_json_pair("why", why));
 			break;
 		default:
 			saga_follow_rest(change);

@@ -543,6 +543,8 @@ foreach my $decision ('reopen', 'reopen, paused', 'abandon')
 		wait_until($node, "SELECT begun IS NOT NULL FROM saga.ledger_step WHERE saga = '$id' AND key = 'b'");
 		is($node->safe_psql('postgres', "SELECT parked FROM saga.steps WHERE saga_id = '$id' AND key = 'b'"),
 			'its action had begun before the saga was abandoned, and was cut short', 'abandon: the step says so');
+		is($node->safe_psql('postgres', "SELECT count(*) FROM saga.events WHERE saga_id = '$id' AND step = 'b' AND event = 'parked'"),
+			'0', 'abandon: nobody is asked to decide');
 		next;
 	}
 	# It runs again, so that nobody can write down how the first attempt ended; or it
