@@ -330,7 +330,7 @@ SELECT k, step, status, attempts FROM unnest('{running,needs_review,compensated}
 SELECT k, saga.fail_task(task_key, 1, 'no') FROM test.held ORDER BY k, task_key;
 SELECT k, saga.complete_task(task_key, '"done"') FROM test.held ORDER BY k, task_key;
 SELECT k, step, status, attempts, output FROM unnest('{running,needs_review,compensated}'::text[]) k, test.forward('believed, ' || k) WHERE step IN ('after', 'delayed');
-SELECT k, state FROM unnest('{running,needs_review,compensated}'::text[]) k JOIN saga.sagas ON id = test.id('believed, ' || k);
+SELECT k, state FROM unnest('{running,needs_review,compensated}'::text[]) k JOIN saga.sagas ON id = test.id('believed, ' || k) ORDER BY k;
 SELECT saga.cancel(test.id('believed, running'));
 SELECT k, saga.abandon(test.id('believed, ' || k), 'enough') FROM unnest('{running,needs_review}'::text[]) k;
 
