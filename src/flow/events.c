@@ -378,39 +378,6 @@ park_late(SagaChange *change, SagaStep *step, const char *why)
 }
 
 /*
- * It is written down that an action had begun which was cut short as the saga went
- * back, and that its step is to be undone although nothing of it is committed.  Others
- * of the saga may still run: only the worker knows when all have ended, and goes on.
- *
- * The undo waits for that; if it is over nevertheless, a person must look.
- */
-void
-saga_events_had_begun(SagaChange *change, SagaStep *step)
-{
-	const char *why = change->saga->state == SAGA_ABANDONED ?
-		"its action had begun before the saga was abandoned, and was cut short" :
-		"its action had begun before the undo, which is over, and was cut short";
-
-	switch (change->saga->state)
-	{
-		case SAGA_COMPENSATING:
-			saga_follow_leave_to_worker(change);
-			break;
-		case SAGA_COMPENSATED:
-		case SAGA_ABANDONED:
-			park_late(change, step, why);
-			/* Of an abandoned saga nothing can be decided. */
-			if (change->saga->state == SAGA_NEEDS_REVIEW)
-				saga_change_event(change, "parked", step->seq,
-								  saga_json_pair("why", why));
-			break;
-		default:
-			saga_follow_rest(change);
-			break;
-	}
-}
-
-/*
  * A result that came in after the undo had begun, of an effect outside the
  * database that did happen.  If it comes in time, the step's compensation gets
  * it, and all is well.  Otherwise a person must look.

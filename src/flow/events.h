@@ -21,7 +21,6 @@ extern void saga_events_park(SagaChange *change, SagaStep *step,
 							 const char *why);
 extern void saga_events_pass(SagaChange *change);
 extern bool saga_events_notifies(const SagaRow *saga, SagaSteps *steps);
-extern void saga_events_had_begun(SagaChange *change, SagaStep *step);
 extern void saga_events_late(SagaChange *change, SagaStep *step, Jsonb *output);
 
 #endif							/* SAGA_EVENTS_H */

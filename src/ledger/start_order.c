@@ -137,16 +137,3 @@ saga_start_order_next(const pg_uuid_t *id)
 	known->seq = seq;
 	return seq;
 }
-
-/*
- * The place in the start order of what was cut short, and was given the number "drawn"
- * when it began.  A crash may have lost that it was drawn, and with it everything that
- * began later; then it is the next.
- */
-int64
-saga_start_order_still(const pg_uuid_t *id, int64 drawn)
-{
-	int64		next = saga_start_order_next(id);
-
-	return drawn < next ? drawn : next;
-}

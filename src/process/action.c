@@ -7,7 +7,10 @@
  *	   lock the step's row, so that no other process runs it.  Nothing else of the
  *	   saga is locked: meanwhile it can be paused, canceled and failed, and steps
  *	   can be recorded and completed.
- *	2. Draw its place in the start order.  What the action records comes later.
+ *	2. Draw its place in the start order.  What the action records comes later.  Of
+ *	   a step that must be undone although nothing of its action is committed, write
+ *	   that it begins, and commit that, before anything else: nothing that happens to
+ *	   the saga, this process, or the server makes it forgotten then.
  *	3. Note in the in-flight file that it is about to run, and run it.
  *	4. Take the saga's lock, without waiting for anybody.  If the saga still runs,
  *	   mark the step: its output, and what follows.  Otherwise roll back: what was
@@ -47,15 +50,13 @@
 #include <signal.h>
 
 #include "access/xact.h"
-#include "access/xlog.h"
 #include "base/clock.h"
 #include "base/errors.h"
 #include "base/fault.h"
 #include "base/ids.h"
 #include "flow/circles.h"
 #include "flow/context.h"
-#include "flow/events.h"
-#include "flow/gates.h"
+#include "flow/follow.h"
 #include "flow/look.h"
 #include "flow/next.h"
 #include "ledger/ledger.h"
@@ -74,6 +75,7 @@
 #include "shared/wakeup.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 /*
@@ -552,6 +554,81 @@ settle_without(SagaRow *saga, SagaStep *step, const char *why)
 }
 
 /*
+ * Takes up the step of the ticket: finds it, and makes sure that its action may run.
+ * False: "result" says what becomes of the ticket, and there is no transaction.
+ */
+static bool
+take_up(bool alone, SagaDue *due, SagaRow *saga, SagaStep *step, SagaWalkOn *result)
+{
+	const char *why;
+	bool		outdated;
+
+	if (!find_work(due, saga, step, result))
+		return false;
+	if (step->forward.crashes >= 0 && !alone)
+	{
+		hand->alone_ms = saga_in_hand_window(&step->forward);
+		*result = put_down(SAGA_WALK_ALONE);
+		return false;
+	}
+	if (saga_rows_timeout_at(step) != 0 &&
+		saga_rows_timeout_at(step) <= saga_clock_now())
+	{
+		*result = settle_without(saga, step, NULL);
+		return false;
+	}
+	why = saga_session_why_not(saga, step, &outdated);
+	if (outdated)
+	{
+		*result = put_down(SAGA_WALK_LEAVE);
+		return false;
+	}
+	if (why != NULL)
+	{
+		*result = settle_without(saga, step, why);
+		return false;
+	}
+	saga_in_hand_prepare(step, true, saga_clock_now());
+	return true;
+}
+
+/* Must the step be undone although nothing of its action is committed? */
+static bool
+acts_outside(const SagaStep *step)
+{
+	return step->compensate_on == SAGA_COMPENSATE_ON_STARTED &&
+		step->comp_status == SAGA_COMP_REGISTERED;
+}
+
+/*
+ * Writes that an attempt of the step begins, and commits that so that nothing takes it
+ * back.  False: somebody holds the saga; there is no transaction.
+ */
+static bool
+write_begun(SagaRow *saga, SagaStep *step)
+{
+	SagaChange	change;
+
+	if (!saga_ledger_lock(&saga->id, ShareLock, SAGA_NOWAIT) ||
+		saga_ledger_reread_saga(saga, SAGA_NOWAIT) != SAGA_FOUND ||
+		saga->state != SAGA_RUNNING)
+	{
+		saga_transaction_abort();
+		return false;
+	}
+	saga_change_begin(&change, saga, NULL, 0, saga_clock_now());
+	step->begun = saga_start_order_next(&saga->id);
+	saga_change_only_step(&change, step);
+	if (saga_change_write(&change) != SAGA_WRITTEN)
+	{
+		saga_transaction_abort();
+		return false;
+	}
+	saga_session_commit_durably();
+	return true;
+}
+
+/*
  * The transaction of an attempt.  Errors are the caller's.  When it returns,
  * there is no transaction.
  */
@@ -563,10 +640,9 @@ saga_action_try(bool alone)
 	SagaStep	step;
 	SagaPolicy	policy;
 	DestReceiver *output;
-	const char *why;
-	bool		outdated;
 	SagaWalkOn	result;
 	int			isolation;
+	bool		outside;
 	const SagaAgain *again;
 	bool		look = false;
 
@@ -574,45 +650,27 @@ saga_action_try(bool alone)
 	saga_following_begin();
 	if (!saga_in_hand_begin(&result))
 		return result;
-	if (!find_work(&due, &saga, &step, &result))
+	if (!take_up(alone, &due, &saga, &step, &result))
 		return result;
 	isolation = saga_session_isolation(&step);
-	if (isolation != XactIsoLevel)
+	outside = acts_outside(&step) && step.rounds == 0;
+	if (outside || isolation != XactIsoLevel)
 	{
-		/* That counts when a transaction begins. */
-		saga_transaction_commit();
+		/* The isolation level counts when a transaction begins. */
+		if (!outside)
+			saga_transaction_commit();
+		else if (!write_begun(&saga, &step))
+			return SAGA_WALK_SKIP;
+		SAGA_FAULT("executor.after_begun");
 		if (saga_transaction_begin_at(isolation) != SAGA_TRANSACTION_BEGUN)
 			return SAGA_WALK_SKIP;
 		MemoryContextSwitchTo(hand->context);
-		if (!find_work(&due, &saga, &step, &result))
+		if (!take_up(alone, &due, &saga, &step, &result))
 			return result;
 	}
-	if (step.forward.crashes >= 0 && !alone)
-	{
-		hand->alone_ms = saga_in_hand_window(&step.forward);
-		return put_down(SAGA_WALK_ALONE);
-	}
-	if (saga_rows_timeout_at(&step) != 0 &&
-		saga_rows_timeout_at(&step) <= saga_clock_now())
-		return settle_without(&saga, &step, NULL);
-
-	why = saga_session_why_not(&saga, &step, &outdated);
-	if (outdated)
-		return put_down(SAGA_WALK_LEAVE);
-	if (why != NULL)
-		return settle_without(&saga, &step, why);
-
-	saga_in_hand_prepare(&step, true, saga_clock_now());
-	hand->begun = step.rounds > 0 ? step.begun : saga_start_order_next(&saga.id);
+	if (step.rounds == 0 && !outside)
+		step.begun = saga_start_order_next(&saga.id);
 	limit_time(&step, &policy);
-
-	/*
-	 * Before it has an effect that no crash takes back, no crash may take
-	 * back what led to it: that the step was recorded, and that its gates
-	 * opened.
-	 */
-	if (step.compensate_on == SAGA_COMPENSATE_ON_STARTED)
-		XLogFlush(XactLastRecEnd);
 
 	saga_in_hand_open(&step);
 	output = saga_output_receiver(hand->context);
@@ -626,7 +684,6 @@ saga_action_try(bool alone)
 	refuse_circles(&step);
 	SAGA_FAULT("executor.before_mark");
 	hand->end.outcome = SAGA_OUTCOME_SUCCEEDED;
-	step.begun = hand->begun;
 	again = saga_again_asked();
 	if (again != NULL)
 		succeed_round(&saga, &step, again);
@@ -647,75 +704,80 @@ saga_action_try(bool alone)
  * Writing down how an attempt failed
  * ------------------------------------------------------------------------ */
 
-/*
- * Records an attempt of a saga that no longer goes forward.  That is done only where
- * the step must be undone although nothing of the action is committed.
- */
-static SagaRecorded
-record_begun(SagaRow *saga, SagaSteps *steps, SagaStep *step,
-			 const SagaAttemptEnd *end, int64 begun)
+/* Is an attempt in the history that began at that time? */
+static bool
+is_in_history(const SagaStep *step, TimestampTz started_at)
 {
-	SagaChange	change;
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	SagaAttempt *attempts;
+	int			count = saga_ledger_get_attempts_at(&step->saga, snapshot, &attempts);
+	bool		found = false;
 
-	if (step->compensate_on != SAGA_COMPENSATE_ON_STARTED ||
-		step->comp_status != SAGA_COMP_REGISTERED ||
-		saga->state == SAGA_COMPLETED)
-		return SAGA_RECORDED;
-	saga_change_begin(&change, saga, steps, 0, saga_clock_now());
-	saga_outcome_take_forward(step, end, change.now);
-	step->begun = begun;
-	step->forward.retry_at = 0;
-	step->parked = NULL;
-	saga_change_step(&change, step);
-	saga_change_attempt(&change, step, end);
-	saga_events_had_begun(&change, step);
-	return saga_change_write(&change) == SAGA_WRITTEN ?
-		SAGA_RECORDED : SAGA_RECORD_LATER;
+	UnregisterSnapshot(snapshot);
+	for (int i = 0; i < count && !found; i++)
+		found = attempts[i].seq == step->seq &&
+			attempts[i].phase == SAGA_PHASE_FORWARD &&
+			attempts[i].started_at == started_at;
+	pfree(attempts);
+	return found;
 }
 
 /*
- * Records an attempt of a step that waits afresh, since a crash has lost what opened
- * its gates, or the saga was reopened before the attempt had ended.  It counts for
- * nothing; but where the step must be undone although nothing of the action is
- * committed, that it began must not be forgotten.
+ * Records an attempt of a step that is not what it was when that began: it was given
+ * up, or waits afresh, or another attempt was faster.  The attempt counts for nothing
+ * but the history.
  */
-static SagaRecorded
-record_only_begun(SagaRow *saga, SagaStep *step, const SagaAttemptEnd *of,
-				  int64 begun)
+static void
+record_for_history(SagaChange *change, SagaStep *step, const SagaAttemptEnd *of)
 {
 	SagaAttemptEnd end = *of;
-	SagaChange	change;
 
-	if (step->compensate_on != SAGA_COMPENSATE_ON_STARTED || step->begun != 0)
-		return SAGA_RECORD_LOST;
-	saga_change_begin(&change, saga, NULL, 0, saga_clock_now());
 	end.attempt = ++step->forward.attempts;
-	step->attempt_at = end.started_at;
-	step->begun = begun;
-	saga_change_only_step(&change, step);
-	saga_change_attempt(&change, step, &end);
-	return saga_change_write(&change) == SAGA_WRITTEN ?
-		SAGA_RECORD_LOST : SAGA_RECORD_LATER;
+	if (step->status != SAGA_STEP_COMPLETED)
+		step->attempt_at = end.started_at;
+	saga_change_only_step(change, step);
+	saga_change_attempt(change, step, &end);
+}
+
+/*
+ * Records an attempt of a saga that no longer goes forward.  The undo has waited for
+ * it.
+ */
+static void
+record_in_undo(SagaChange *change, SagaStep *step, const SagaAttemptEnd *end)
+{
+	saga_outcome_take_forward(step, end, change->now);
+	step->forward.retry_at = 0;
+	step->parked = NULL;
+	saga_change_step(change, step);
+	saga_change_attempt(change, step, end);
+	if (change->saga->state == SAGA_COMPENSATING)
+		saga_follow_leave_to_worker(change);
+	else
+		saga_follow_rest(change);
 }
 
 /*
  * Records an attempt that did not succeed, in the caller's transaction, which is
- * to be rolled back if that must be done later.  "begun": its place in the start
- * order; 0: unknown.
+ * to be rolled back if that must be done later.
+ *
+ * Of an attempt that has done nothing, since nothing of it is committed, and that
+ * nobody waits for any more, nothing is recorded.
  *
  * SAGA_RECORD_LOST: a crash has lost what made the action due, so that there is
  * nothing to record.
  */
 SagaRecorded
-saga_action_record(const pg_uuid_t *id, int64 seq, const SagaAttemptEnd *of,
-				   int64 begun)
+saga_action_record(const pg_uuid_t *id, int64 seq, const SagaAttemptEnd *of)
 {
-	SagaAttemptEnd end;
+	SagaAttemptEnd end = *of;
 	SagaRow		saga;
 	SagaSteps	steps;
 	SagaStep   *step;
 	SagaChange	change;
 	int			index;
+	bool		due;
+	bool		lost;
 
 	if (saga_ledger_get_saga(id, &saga) != SAGA_FOUND)
 		return SAGA_RECORDED;
@@ -728,31 +790,39 @@ saga_action_record(const pg_uuid_t *id, int64 seq, const SagaAttemptEnd *of,
 	if (index < 0)
 		return SAGA_RECORD_LOST;
 	step = &steps.step[index];
-	if (saga_rows_work_due(step) == 0 && step->status == SAGA_STEP_WAITING &&
-		step->rolled_back_at == 0 && saga.state == SAGA_RUNNING)
-		return record_only_begun(&saga, step, of, begun);
-	/* Somebody has written it down before, or the step is not what it was. */
-	if (step->forward.attempts >= of->attempt || saga_rows_work_due(step) == 0)
-		return SAGA_RECORDED;
-	/* It was a round, and is committed. */
-	if (step->rounds > 0 && step->attempt_at == of->started_at)
-		return SAGA_RECORDED;
-	/* An attempt before this one may have been lost with a crash. */
-	end = *of;
-	end.attempt = step->forward.attempts + 1;
-	if (step->rounds > 0)
-		begun = step->begun;
-	else if (begun == 0)
-		begun = saga_start_order_next(id);
-	if (!saga_rows_goes_forward(&saga))
-		return record_begun(&saga, &steps, step, &end, begun);
+	due = saga_rows_work_due(step) != 0;
+	lost = !due && step->status == SAGA_STEP_WAITING &&
+		step->rolled_back_at == 0 && saga.state == SAGA_RUNNING;
 
-	if (step->compensate_on == SAGA_COMPENSATE_ON_STARTED)
-		step->begun = begun;
+	/*
+	 * Somebody has written it down before; or it was a round, and is
+	 * committed.
+	 */
+	if (step->attempt_at == of->started_at)
+		return SAGA_RECORDED;
+	if ((step->compensate_on != SAGA_COMPENSATE_ON_STARTED || step->begun == 0) &&
+		(!due || !saga_rows_goes_forward(&saga)))
+		return lost ? SAGA_RECORD_LOST : SAGA_RECORDED;
+	if (step->forward.attempts >= of->attempt &&
+		is_in_history(step, of->started_at))
+		return SAGA_RECORDED;
+	/* Another attempt is under way, of a step that was made due again. */
+	if (saga_ledger_lock_step(step, SAGA_NOWAIT) != SAGA_WRITTEN)
+		return SAGA_RECORD_LATER;
+
+	/* An attempt before this one may have been lost with a crash. */
+	end.attempt = step->forward.attempts + 1;
 	saga_change_begin(&change, &saga, &steps, 0, saga_clock_now());
-	saga_look_attempt(&change, step, &end);
-	return saga_change_write(&change) == SAGA_WRITTEN ?
-		SAGA_RECORDED : SAGA_RECORD_LATER;
+	if (!due || step->forward.attempts >= of->attempt ||
+		saga.state == SAGA_COMPLETED)
+		record_for_history(&change, step, &end);
+	else if (saga_rows_goes_forward(&saga))
+		saga_look_attempt(&change, step, &end);
+	else
+		record_in_undo(&change, step, &end);
+	if (saga_change_write(&change) != SAGA_WRITTEN)
+		return SAGA_RECORD_LATER;
+	return lost ? SAGA_RECORD_LOST : SAGA_RECORDED;
 }
 
 /*
@@ -766,8 +836,7 @@ saga_action_record_failure(void)
 
 	if (!saga_in_hand_begin_record(&done))
 		return done;
-	if (saga_action_record(&hand->saga, hand->seq,
-						   &hand->end, hand->begun) == SAGA_RECORD_LATER)
+	if (saga_action_record(&hand->saga, hand->seq, &hand->end) == SAGA_RECORD_LATER)
 	{
 		saga_transaction_abort();
 		return false;

@@ -24,7 +24,7 @@ extern SagaWalkOn saga_action_try(bool alone);
 extern bool saga_action_look(bool spent);
 extern bool saga_action_record_failure(void);
 extern SagaRecorded saga_action_record(const pg_uuid_t *id, int64 seq,
-									   const SagaAttemptEnd *of, int64 begun);
+									   const SagaAttemptEnd *of);
 extern bool saga_action_end_failing(void);
 extern bool saga_action_end_all(const pg_uuid_t *id);
 

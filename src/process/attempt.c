@@ -423,7 +423,6 @@ attempt_step(bool alone)
 	memset(&hand->end, 0, sizeof(hand->end));
 	hand->phase = SAGA_ATTEMPT_LOOKING;
 	hand->judged = false;
-	hand->begun = 0;
 	hand->sql_hash = 0;
 	hand->changed = false;
 	hand->trouble = SAGA_TROUBLE_NONE;

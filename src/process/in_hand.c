@@ -156,7 +156,6 @@ saga_in_hand_open(const SagaStep *step)
 	record.saga = step->saga;
 	record.phase = saga_outcome_phase(&hand.end);
 	record.seq = step->seq;
-	record.begun = hand.begun;
 	record.attempt = hand.end.attempt;
 	record.started_at = hand.end.started_at;
 	SAGA_FAULT("executor.before_inflight");

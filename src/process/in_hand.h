@@ -48,7 +48,6 @@ typedef struct SagaInHand
 	pg_uuid_t	saga;
 	int64		seq;
 	SagaAttemptEnd end;
-	int64		begun;			/* of an action: its place in the start order */
 	bool		judged;			/* it failed, and "end" says how */
 	uint32		sql_hash;		/* of the SQL that ran; 0: none did */
 	bool		changed;		/* given up, because the saga was changed */

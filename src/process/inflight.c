@@ -60,7 +60,6 @@ typedef struct InflightRecord
 	pg_uuid_t	saga;
 	SagaPhase	phase;
 	int64		seq;
-	int64		begun;
 	int			attempt;
 	TimestampTz started_at;
 } InflightRecord;
@@ -121,7 +120,6 @@ file_fill(InflightFile *file, const SagaInflight *record)
 	file->record.saga = record->saga;
 	file->record.phase = record->phase;
 	file->record.seq = record->seq;
-	file->record.begun = record->begun;
 	file->record.attempt = record->attempt;
 	file->record.started_at = record->started_at;
 	file->crc = record_crc(&file->record);
@@ -322,7 +320,6 @@ read_record(const char *name, uint64 life, SagaInflight *record)
 	record->saga = file.record.saga;
 	record->phase = file.record.phase;
 	record->seq = file.record.seq;
-	record->begun = file.record.begun;
 	record->attempt = file.record.attempt;
 	record->started_at = file.record.started_at;
 	if (record->state == SAGA_INFLIGHT_ENDED)

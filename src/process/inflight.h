@@ -55,7 +55,6 @@ typedef struct SagaInflight
 	pg_uuid_t	saga;
 	SagaPhase	phase;
 	int64		seq;
-	int64		begun;			/* its place in the start order, of an action */
 	int			attempt;
 	TimestampTz started_at;
 } SagaInflight;

@@ -20,7 +20,6 @@
 #include "flow/events.h"
 #include "flow/next.h"
 #include "ledger/ledger.h"
-#include "ledger/start_order.h"
 #include "miscadmin.h"
 #include "process/action.h"
 #include "process/bgworker.h"
@@ -115,8 +114,7 @@ interrupted_record_action(const SagaInflight *record)
 	if (!interrupted_begin())
 		return false;
 	interrupted_end(record, record->attempt, &end);
-	recorded = saga_action_record(&record->saga, record->seq, &end,
-								  saga_start_order_still(&record->saga, record->begun));
+	recorded = saga_action_record(&record->saga, record->seq, &end);
 	if (recorded == SAGA_RECORD_LATER)
 	{
 		saga_transaction_abort();

@@ -62,6 +62,7 @@
 #include "process/leftover.h"
 #include "process/plans.h"
 #include "process/session.h"
+#include "process/transaction.h"
 #include "shared/current.h"
 #include "storage/proc.h"
 #include "tcop/dest.h"
@@ -92,6 +93,9 @@ static Oid	initial_user = InvalidOid;
 static Oid	initial_session_user = InvalidOid;
 static bool initial_superuser = false;
 static bool may_replicate = false;
+
+/* The role's own level of synchronous_commit */
+static int	commit_of_role = SYNCHRONOUS_COMMIT_ON;
 
 static emit_log_hook_type prev_emit_log_hook = NULL;
 
@@ -146,6 +150,19 @@ apply_commit(void)
 				   saga_guc_commit_name(saga_guc_synchronous_commit));
 }
 
+/*
+ * Commits what must outlive a crash of the server whatever the settings say, and its
+ * loss, where commits of the role wait for a standby.
+ */
+void
+saga_session_commit_durably(void)
+{
+	set_option("synchronous_commit",
+			   saga_guc_commit_name(Max(commit_of_role, SYNCHRONOUS_COMMIT_LOCAL_FLUSH)));
+	saga_transaction_commit();
+	apply_commit();
+}
+
 /* Once per executor, right after it connects. */
 void
 saga_session_init(void)
@@ -171,6 +188,7 @@ saga_session_init(void)
 	prev_emit_log_hook = emit_log_hook;
 	emit_log_hook = hold_back;
 
+	commit_of_role = synchronous_commit;
 	apply_commit();
 	if (!saga_guc_log_sql)
 	{

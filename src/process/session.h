@@ -14,6 +14,7 @@
 
 extern void saga_session_init(void);
 extern bool saga_session_reset(void);
+extern void saga_session_commit_durably(void);
 extern const char *saga_session_why_not(const SagaRow *saga,
 										const SagaStep *step, bool *outdated);
 extern int	saga_session_isolation(const SagaStep *step);

@@ -84,6 +84,23 @@ $holder->query_safe('BEGIN; SELECT FROM busy FOR UPDATE');
 fail_it($one, $lost);
 wait_until($one, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'});
 my $forward = place($one, 'forward', [ 'a', $undo ], [ 'b', $undo ]);
+
+# An action that runs as its saga fails, and that nobody can end: what it does elsewhere
+# is to be undone, and the standby never gets to know how it ended.
+$one->safe_psql('postgres', q{
+	CREATE FUNCTION act_elsewhere() RETURNS void LANGUAGE plpgsql AS $$
+	BEGIN
+		LOOP
+			BEGIN
+				PERFORM pg_sleep(3600);
+			EXCEPTION WHEN query_canceled THEN
+				NULL;
+			END;
+		END LOOP;
+	END $$});
+my $elsewhere = place($one, 'elsewhere', [ 'a', "$undo, action => 'SELECT act_elsewhere()', compensate_on => 'started'" ]);
+wait_until($one, "SELECT wait_event = 'PgSleep' FROM saga.running WHERE saga_id = '$elsewhere'");
+fail_it($one, $elsewhere);
 $one->wait_for_catchup($two);
 $two->wait_for_catchup($three, 'replay', $one->lsn('write'));
 
@@ -130,8 +147,10 @@ is(undone_steps($two, 'middle'), 'c b a', 'promoted, and crashed: it goes on fro
 is(undone_steps($two, 'lost'), 'a', 'what the standby did not get to know is done again, once on this line of history');
 like(history($two, 'middle'), qr/^a( \d interrupted, a)* \d succeeded, b( \d interrupted, b)* \d succeeded, c 1 succeeded$/,
 	'the history tells of every attempt');
-# Which of the two sagas it was that the server died of is chance.
-like(history($two, 'middle') . ', ' . history($two, 'lost'), qr/interrupted/, 'the crash here is in it') if is_test_build();
+wait_state($two, $elsewhere, 'compensated');
+is(undone_steps($two, 'elsewhere'), 'a', 'what an action did elsewhere is undone, whose end nobody knows here');
+# Which of the sagas it was that the server died of is chance.
+like(join(', ', map { history($two, $_) } qw(middle lost elsewhere)), qr/interrupted/, 'the crash here is in it') if is_test_build();
 is($two->safe_psql('postgres', q{SELECT coalesce(max(comp_charged), 0) FROM saga.ledger_step WHERE saga IN (SELECT id FROM saga.sagas WHERE name = 'order')}), 0,
 	'and charged to nobody');
 is($two->safe_psql('postgres', q{SELECT string_agg(idempotency_key || ' ' || coalesce(consumer, '-'), ', ' ORDER BY idempotency_key)

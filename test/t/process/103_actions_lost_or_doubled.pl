@@ -19,7 +19,7 @@ plan skip_all => 'needs the test build' if !is_test_build();
 
 # Every point there is on the way of an action, with the ways to end there
 my %points = map { $_ => 1 } qw(
-  executor.before_inflight executor.after_inflight executor.before_mark executor.after_hold
+  executor.after_begun executor.before_inflight executor.after_inflight executor.before_mark executor.after_hold
   executor.before_commit executor.after_commit executor.before_look
   executor.before_look_commit executor.after_look_commit executor.before_record_failure
   worker.before_turn worker.before_commit worker.after_commit worker.before_end);
@@ -57,7 +57,7 @@ $node->safe_psql('postgres', q{
 		END IF;
 		RETURN done;
 	END $$;
-	-- A sealed saga of three steps
+	-- A sealed saga of three steps, one of which must be undone once it has begun
 	CREATE FUNCTION make(key text, first text DEFAULT NULL, second text DEFAULT NULL, third text DEFAULT NULL)
 	RETURNS uuid LANGUAGE plpgsql AS $$
 	DECLARE
@@ -66,7 +66,7 @@ $node->safe_psql('postgres', q{
 	BEGIN
 		FOR i IN 1..3 LOOP
 			PERFORM saga.step(id, 's' || i, action => 'SELECT act($1)', compensation => 'SELECT witness.undo($1)',
-				args => jsonb_build_object('how', how[i]),
+				args => jsonb_build_object('how', how[i]), compensate_on => CASE i WHEN 2 THEN 'started' ELSE 'completed' END,
 				retry => saga.retry_policy(max_attempts => CASE WHEN how[i] = 'fails' THEN 1 ELSE 1000 END,
 					delay => '10 ms', backoff => 'constant', jitter => 0),
 				compensation_retry => saga.retry_policy(max_attempts => 1000, delay => '10 ms', backoff => 'constant', jitter => 0));
@@ -164,7 +164,7 @@ foreach my $action (@actions)
 		# No action of these runs when its saga fails; see below.
 		next if $point eq 'worker.before_end';
 		# An attempt that fails is made again, as often as it takes.
-		if ($action eq 'error' && $point =~ /^executor\.(before|after)_(inflight|mark|commit)$/ && $point ne 'executor.after_commit')
+		if ($action eq 'error' && $point =~ /^executor\.(before|after)_(begun|inflight|mark|commit)$/ && $point ne 'executor.after_commit')
 		{
 			round("$point=$action", "$point=$action",
 				qq{SELECT count(*) > 2 FROM saga.attempts WHERE error = 'fault point "$point"' AND phase = 'forward'});
@@ -478,18 +478,42 @@ guarantees($node);
 
 # --- After a pivot a person decides, and what ran then is undone if the saga goes back
 
-my $after_pivot = with_b('after a pivot', q{SELECT saga.step(:'id', 'p', kind => 'pivot', completed => true)}, $started);
-$node->safe_psql('postgres', "SELECT saga.fail('$after_pivot')");
-wait_until($node, "SELECT begun IS NOT NULL FROM saga.ledger_step WHERE saga = '$after_pivot' AND key = 'b'");
-$node->safe_psql('postgres', qq{
-	BEGIN;
-	SELECT saga.reopen('$after_pivot', 'undo that first');
-	SELECT saga.rollback_to('$after_pivot', 'p');
-	COMMIT});
-wait_until($node, "SELECT count(*) = 1 FROM saga.running JOIN saga.steps t USING (saga_id, seq) WHERE saga_id = '$after_pivot' AND run = 2");
-is($node->safe_psql('postgres', "SELECT string_agg(concat_ws(' ', run, status, compensation_status), ', ' ORDER BY seq) FROM saga.steps WHERE saga_id = '$after_pivot' AND key = 'b'"),
-	'1 waiting compensated, 2 waiting registered', 'what ran when a saga failed after its pivot is undone when it goes back');
-$node->safe_psql('postgres', "SELECT saga.fail('$after_pivot'); SELECT saga.abandon('$after_pivot', 'enough')");
+foreach my $written ('then', 'before')
+{
+	set_faults($node, 'executor.before_record_failure=wait once') if $written eq 'then';
+	my $id = with_b("after a pivot, $written", q{SELECT saga.step(:'id', 'p', kind => 'pivot', completed => true)}, $started);
+	$node->safe_psql('postgres', "SELECT saga.fail('$id')");
+	if ($written eq 'then') { wait_struck($node) }
+	else { wait_until($node, "SELECT attempts = 1 FROM saga.steps WHERE saga_id = '$id' AND key = 'b'") }
+	$node->safe_psql('postgres', qq{
+		BEGIN;
+		SELECT saga.reopen('$id', 'undo that first');
+		SELECT saga.rollback_to('$id', 'p');
+		COMMIT});
+	set_faults($node, '');
+	wait_until($node, "SELECT count(*) = 1 FROM saga.running JOIN saga.steps t USING (saga_id, seq) WHERE saga_id = '$id' AND run = 2");
+	is($node->safe_psql('postgres', "SELECT string_agg(concat_ws(' ', run, compensation_status, attempts), ', ' ORDER BY seq) FROM saga.steps WHERE saga_id = '$id' AND key = 'b'"),
+		'1 compensated 1, 2 registered 0', "what ran when a saga failed after its pivot is undone when it goes back, whose attempt is written down $written");
+	$node->safe_psql('postgres', "SELECT saga.fail('$id'); SELECT saga.abandon('$id', 'enough')");
+}
+guarantees($node);
+
+# --- The time of a step is over before it is written down how its action ended: it is
+# given up, and not forgotten
+
+foreach my $give_up ('fail', 'skip')
+{
+	set_faults($node, 'executor.before_record_failure=wait once');
+	my $id = with_b("timed out, $give_up", '', "$started, timeout => '2 s', on_failure => '$give_up'");
+	wait_struck($node);
+	wait_until($node, "SELECT status = 'failed' FROM saga.steps WHERE saga_id = '$id' AND key = 'b'");
+	$node->safe_psql('postgres', "SELECT saga.complete('$id', when_done => true)") if $give_up eq 'skip';
+	set_faults($node, '');
+	wait_state($node, $id, $give_up eq 'skip' ? 'completed' : 'compensated');
+	wait_until($node, "SELECT count(*) = 1 FROM saga.attempts WHERE saga_id = '$id' AND phase = 'forward'");
+	is($node->safe_psql('postgres', "SELECT status, compensation_status, attempts, begun IS NOT NULL FROM saga.steps WHERE saga_id = '$id'"),
+		$give_up eq 'skip' ? 'failed|registered|1|t' : 'failed|compensated|1|t', "timed out: what ran is known, and $give_up");
+}
 guarantees($node);
 
 # --- Also if the process that the undo waits for is ended meanwhile
@@ -518,7 +542,7 @@ $node->safe_psql('postgres', "SELECT saga.step('$both', 'c', compensation => 'SE
 wait_until($node, "SELECT count(*) = 2 FROM saga.running WHERE saga_id = '$both' AND wait_event = 'PgSleep'");
 $node->safe_psql('postgres', "SELECT saga.fail('$both')");
 wait_struck($node);
-wait_until($node, "SELECT count(*) = 1 FROM saga.ledger_step WHERE saga = '$both' AND begun IS NOT NULL");
+wait_until($node, "SELECT sum(attempts) = 1 FROM saga.steps WHERE saga_id = '$both' AND key <> 'zero'");
 others_have_a_turn('both');
 is($node->safe_psql('postgres', "SELECT count(*) FROM witness.effect WHERE saga = '$both'"), 0, 'the undo waits for the second one, too');
 set_faults($node, '');
@@ -540,21 +564,24 @@ foreach my $decision ('reopen', 'reopen, paused', 'abandon')
 	set_faults($node, '');
 	if ($decision eq 'abandon')
 	{
-		wait_until($node, "SELECT begun IS NOT NULL FROM saga.ledger_step WHERE saga = '$id' AND key = 'b'");
-		is($node->safe_psql('postgres', "SELECT parked FROM saga.steps WHERE saga_id = '$id' AND key = 'b'"),
-			'its action had begun before the saga was abandoned, and was cut short', 'abandon: the step says so');
+		wait_until($node, "SELECT attempts = 1 FROM saga.steps WHERE saga_id = '$id' AND key = 'b'");
+		is($node->safe_psql('postgres', "SELECT status, compensation_status, begun IS NOT NULL FROM saga.steps WHERE saga_id = '$id' AND key = 'b'"),
+			'failed|registered|t', 'abandon: the step says so');
 		is($node->safe_psql('postgres', "SELECT count(*) FROM saga.events WHERE saga_id = '$id' AND step = 'b' AND event = 'parked'"),
 			'0', 'abandon: nobody is asked to decide');
 		next;
 	}
+	my $attempts = $decision =~ /paused/ ? 1 : 2;
 	# It runs again, so that nobody can write down how the first attempt ended; or it
 	# waits for its gates to be opened again.
-	wait_until($node, $decision =~ /paused/ ? "SELECT begun IS NOT NULL FROM saga.ledger_step WHERE saga = '$id' AND key = 'b'" :
+	wait_until($node, $decision =~ /paused/ ? "SELECT attempts = 1 FROM saga.steps WHERE saga_id = '$id' AND key = 'b'" :
 		"SELECT count(*) = 1 FROM saga.running WHERE saga_id = '$id' AND wait_event = 'PgSleep'");
-	$node->safe_psql('postgres', "SELECT saga.resume('$id')") if $decision =~ /paused/;
-	$node->safe_psql('postgres', "SELECT saga.rollback_to('$id', 'p')");
+	$node->safe_psql('postgres', 'BEGIN; ' . ($decision =~ /paused/ ? "SELECT saga.resume('$id'); " : '') . "SELECT saga.rollback_to('$id', 'p'); COMMIT");
 	wait_until($node, "SELECT count(*) = 1 FROM witness.effect WHERE saga = '$id' AND key = 'b'");
 	pass("$decision: it is undone when the saga goes back");
+	wait_until($node, "SELECT attempts = $attempts FROM saga.steps WHERE saga_id = '$id' AND key = 'b' AND run = 1");
+	is($node->safe_psql('postgres', "SELECT count(*) FROM saga.attempts JOIN saga.steps t USING (saga_id, seq) WHERE saga_id = '$id' AND run = 1 AND key = 'b' AND phase = 'forward'"),
+		$attempts, "$decision: and each attempt is in the history");
 }
 guarantees($node);
 
