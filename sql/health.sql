@@ -106,7 +106,7 @@ ALTER SYSTEM RESET saga.max_executors;
 -- An undo that waits for an action which traps that it is canceled
 SELECT saga.begin('stubborn') AS id \gset
 SELECT status FROM saga.step(:'id', 'a', action => 'SELECT test.stubborn()', compensation => 'SELECT 1');
-CALL test.wait_until(format('SELECT count(*) = 1 FROM saga.running WHERE saga_id = %L', :'id'));
+CALL test.until_stubborn(:'id');
 SELECT test.advance('2 minutes');
 SELECT * FROM test.health('worker is due and not done');
 SELECT saga.fail(:'id');

@@ -105,7 +105,7 @@ SET ROLE regress_saga_owner;
 SELECT saga.begin('order', 'stubborn') AS id \gset
 SELECT status FROM saga.step(:'id', 'reserve', completed => true, compensation => 'SELECT 1');
 SELECT status FROM saga.step(:'id', 'charge', action => 'SELECT test.stubborn()', compensation => 'SELECT 1');
-CALL test.wait_until(format('SELECT count(*) = 1 FROM saga.running WHERE saga_id = %L', :'id'));
+CALL test.until_stubborn(:'id');
 SELECT saga.fail(:'id', 'why');
 SELECT step, phase, pid IS NOT NULL AS pid, role FROM saga.running WHERE saga_id = :'id';
 SELECT test.next(:'id', :blocker);

@@ -21,3 +21,8 @@ BEGIN
 END $$;
 GRANT SELECT ON test.released TO PUBLIC;
 CREATE FUNCTION test.release() RETURNS void LANGUAGE sql AS 'INSERT INTO test.released DEFAULT VALUES';
+-- A cancel that comes before its first block is not trapped.
+CREATE PROCEDURE test.until_stubborn(id uuid) LANGUAGE plpgsql AS $$
+BEGIN
+  CALL test.wait_until(format('SELECT count(*) = 1 FROM saga.running WHERE saga_id = %L AND wait_event = ''PgSleep''', id));
+END $$;
