@@ -49,19 +49,40 @@ SELECT role = 'regress_saga_limited' AS others, max_claimed, paused_until FROM s
 SELECT saga.limit('t_limit', paused_until => 'infinity');
 SELECT count(*) FROM saga.claim_tasks('t_limit', 10);
 SELECT DISTINCT replace(waits_for, quote_ident(current_user), 'me') AS waits_for FROM test.forward('many') WHERE waits_for LIKE 'a consumer%';
+-- but not what a role has paused that could not claim, or that is no more
+SELECT saga.limit('t_limit');
+CREATE ROLE regress_saga_stranger;
+GRANT USAGE ON SCHEMA saga TO regress_saga_stranger;
+SET ROLE regress_saga_stranger;
+SELECT saga.limit('t_limit', paused_until => 'infinity');
+RESET ROLE;
+SELECT DISTINCT waits_for FROM test.forward('many') WHERE waits_for LIKE 'a consumer%';
+REVOKE USAGE ON SCHEMA saga FROM regress_saga_stranger;
+DROP ROLE regress_saga_stranger;
+SELECT DISTINCT waits_for FROM test.forward('many') WHERE waits_for LIKE 'a consumer%';
+SELECT role, paused_until FROM saga.ledger_limit WHERE channel = 't_limit' ORDER BY role;
 SELECT saga.limit('t_limit', paused_until => now() - interval '1 second');
 SELECT DISTINCT waits_for FROM test.forward('many') WHERE waits_for LIKE 'a consumer%';
 SELECT count(*) FROM saga.claim_tasks('t_limit', 1);
 -- nothing limits any more
 SELECT saga.limit('t_limit');
 SELECT count(*) FROM saga.claim_tasks('t_limit', 10);
-SELECT count(*) FROM saga.ledger_limit WHERE channel = 't_limit' AND role <> 'regress_saga_limited';
+SELECT count(*) FROM saga.ledger_limit WHERE channel = 't_limit' AND role NOT LIKE 'regress\_saga%';
 SELECT count(*) FROM saga.ledger_claimed WHERE channel = 't_limit' AND role <> 'regress_saga_limited';
 
 -- Compensations count with the tasks.
 SELECT saga.limit('t_limit', 2);
 SELECT saga.fail(:'id');
 CALL test.wait_until($$SELECT count(*) = 1 FROM saga.pending_compensations WHERE channel = 't_limit'$$);
+-- and are paused with them
+SELECT saga.limit('t_limit', 2, 'infinity');
+CREATE FUNCTION test.next_action() RETURNS text LANGUAGE sql STABLE AS $$
+  SELECT replace(regexp_replace(next_action, 'since .*', 'since ...'), quote_ident(current_user), 'me')
+  FROM saga.sagas JOIN test.named USING (id) WHERE named.name = 'many'
+$$;
+SELECT test.next_action();
+SELECT saga.limit('t_limit', 2);
+SELECT test.next_action();
 SELECT test.begin('another') AS id \gset
 SELECT count((saga.step(:'id', 's' || n, after => '{}', task => 't_limit')).seq) FROM generate_series(1, 5) n;
 SELECT phase FROM saga.claim_tasks('t_limit', 10) ORDER BY phase;

@@ -65,6 +65,15 @@ saga_rights_has_rights_of(Oid owner)
 	return user == owner || has_privs_of_role(user, owner);
 }
 
+/* Does a role, known by its name, have the rights of another?  No role has none. */
+bool
+saga_rights_name_has_rights_of(const char *role, Oid owner)
+{
+	Oid			oid = get_role_oid(role, true);
+
+	return OidIsValid(oid) && has_privs_of_role(oid, owner);
+}
+
 /* May the current user call the saga of an owner? */
 bool
 saga_rights_may_call(Oid owner, const text *owner_name)

@@ -20,6 +20,7 @@ typedef enum SagaReach
 
 extern bool saga_rights_is_dba(void);
 extern bool saga_rights_has_rights_of(Oid owner);
+extern bool saga_rights_name_has_rights_of(const char *role, Oid owner);
 extern bool saga_rights_may_call(Oid owner, const text *owner_name);
 extern bool saga_rights_sees_all(void);
 extern SagaReach saga_rights_reach(Oid owner, const text *owner_name);

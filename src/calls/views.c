@@ -285,9 +285,16 @@ append_listener(StringInfo buf, FunctionCallInfo fcinfo, const char *step)
 	const char *channel = text_to_cstring(PG_GETARG_TEXT_PP(8));
 
 	if (PG_ARGISNULL(10))
-		appendStringInfo(buf, "a listener on channel \"%s\" is to claim and compensate step \"%s\", which waits since %s",
-						 channel, step,
+	{
+		bool		paused;
+
+		appendStringInfo(buf, "a listener on channel \"%s\"", channel);
+		paused = may_see(PG_GETARG_UUID_P(0)) &&
+			saga_waits_append_pause(buf, PG_GETARG_UUID_P(0), PG_GETARG_TEXT_PP(8));
+		appendStringInfo(buf, "%s is to claim and compensate step \"%s\", which waits since %s",
+						 paused ? "," : "", step,
 						 timestamptz_to_str(PG_GETARG_TIMESTAMPTZ(9)));
+	}
 	else
 		appendStringInfo(buf, "listener %s%s%son channel \"%s\" compensates step \"%s\" and must report by %s",
 						 PG_ARGISNULL(11) ? "" : "\"",

@@ -96,19 +96,39 @@ words_of_signals(const SagaStep *step)
 	return buf.data;
 }
 
-/* Who is to claim a task, and until when its role has paused claims, if it has */
+/*
+ * Appends until when a role that could claim work of a saga has paused its claims on
+ * a channel.  False: none has.
+ */
+bool
+saga_waits_append_pause(StringInfo buf, const pg_uuid_t *id, text *channel)
+{
+	Oid			owner;
+	text	   *owner_name;
+	char	   *role;
+	TimestampTz until;
+
+	if (!saga_ledger_owner_of(id, &owner, &owner_name))
+		return false;
+	until = saga_ledger_paused_until(channel, owner, GetActiveSnapshot(), &role);
+	if (until <= saga_clock_now())
+		return false;
+	appendStringInfo(buf, ", which role \"%s\" has paused until %s",
+					 role, timestamptz_to_str(until));
+	return true;
+}
+
+/* Who is to claim a task */
 static char *
 words_of_consumer(const SagaStep *step)
 {
-	const char *channel = text_to_cstring(step->task);
-	char	   *role;
-	TimestampTz until = saga_ledger_paused_until(step->task, GetActiveSnapshot(),
-												 &role);
+	StringInfoData buf;
 
-	if (until <= saga_clock_now())
-		return psprintf("a consumer of channel \"%s\"", channel);
-	return psprintf("a consumer of channel \"%s\", which role \"%s\" has paused until %s",
-					channel, role, timestamptz_to_str(until));
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "a consumer of channel \"%s\"",
+					 text_to_cstring(step->task));
+	(void) saga_waits_append_pause(&buf, &step->saga, step->task);
+	return buf.data;
 }
 
 /*

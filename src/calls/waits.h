@@ -13,6 +13,8 @@
 
 extern bool saga_waits_append_next(StringInfo buf, const pg_uuid_t *id,
 								   bool paused, bool sealed, bool read);
+extern bool saga_waits_append_pause(StringInfo buf, const pg_uuid_t *id,
+									text *channel);
 extern bool saga_waits_has_worker(void);
 extern const char *saga_waits_for_room(void);
 

@@ -158,7 +158,7 @@ extern int	saga_ledger_next_queued(const SagaQueued *after, Snapshot snapshot,
 extern void saga_ledger_lock_limit(const SagaLimit *limit);
 extern void saga_ledger_unlock_limit(const SagaLimit *limit);
 extern bool saga_ledger_get_limit(SagaLimit *limit);
-extern TimestampTz saga_ledger_paused_until(text *channel, Snapshot snapshot,
+extern TimestampTz saga_ledger_paused_until(text *channel, Oid owner, Snapshot snapshot,
 											char **role);
 extern void saga_ledger_set_limit(const SagaLimit *limit);
 extern int	saga_ledger_count_claimed(const SagaLimit *limit);

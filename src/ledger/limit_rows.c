@@ -20,6 +20,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "base/fault.h"
+#include "base/rights.h"
 #include "common/hashfn.h"
 #include "ledger/keys.h"
 #include "ledger/ledger.h"
@@ -122,11 +123,13 @@ saga_ledger_get_limit(SagaLimit *limit)
 }
 
 /*
- * Until when claims on a channel are paused, to a query's snapshot; 0: they are not.
- * If several roles have paused theirs, the latest time, with that role.
+ * Until when claims of an owner's sagas on a channel are paused, to a query's snapshot;
+ * 0: they are not.  If several roles have paused theirs, the latest time, with that
+ * role.  Anybody may set limits; those count of roles that may claim.
  */
 TimestampTz
-saga_ledger_paused_until(text *channel, Snapshot snapshot, char **role)
+saga_ledger_paused_until(text *channel, Oid owner, Snapshot snapshot,
+						 char **role)
 {
 	Relation	heap = table_open(saga_oids_get()->limit, AccessShareLock);
 	Relation	index = index_open(saga_oids_get()->limit_pkey, AccessShareLock);
@@ -143,12 +146,17 @@ saga_ledger_paused_until(text *channel, Snapshot snapshot, char **role)
 		Datum		until = heap_getattr(tuple, Limit_paused_until,
 										 RelationGetDescr(heap), &isnull);
 
+		char	   *name;
+
 		if (isnull || (last != 0 && DatumGetTimestampTz(until) <= last))
 			continue;
+		name = TextDatumGetCString(heap_getattr(tuple, Limit_role,
+												RelationGetDescr(heap),
+												&isnull));
+		if (!saga_rights_name_has_rights_of(name, owner))
+			continue;
 		last = DatumGetTimestampTz(until);
-		*role = TextDatumGetCString(heap_getattr(tuple, Limit_role,
-												 RelationGetDescr(heap),
-												 &isnull));
+		*role = name;
 	}
 	systable_endscan_ordered(scan);
 	index_close(index, AccessShareLock);
