@@ -68,7 +68,10 @@ function passes(e) {
   return /^(Connection terminated|timeout ex|Client (has|was) )/.test(e?.message);
 }
 
+/** Is it the value that the server refuses, or its size?  It always will. */
+const refuses = (e) => /^(22...|54...|SG009)$/.test(e?.code);
+
 module.exports = {
   SagaError, SagaNotFound, InvalidSagaState, IdempotencyConflict, StepNotFound, SagaFailing, DoNotRetry, RetryLater,
-  SagaUnavailable, LimitExceeded, PermissionDenied, Interrupted, UsageError, classify, theirs, unwrap, words, passes, Thrown, Lost,
+  SagaUnavailable, LimitExceeded, PermissionDenied, Interrupted, UsageError, classify, theirs, unwrap, words, passes, refuses, Thrown, Lost,
 };

@@ -2,12 +2,14 @@
 //
 // Constraints.  A notification only wakes; what there is to do is known from claiming.
 // So it claims first and then waits, and claims after every connection.  Nothing that is
-// claimed is dropped by stop().  A report that cannot be made is left to the lease.
+// claimed is dropped by stop().  A report that cannot be made is left to the lease; but
+// if it is what the handler returned that is refused, that is reported as an error for a
+// person: what was done is not to be done again for want of a report.
 'use strict';
 
 const os = require('node:os');
 const pg = require('pg');
-const { DoNotRetry, RetryLater, UsageError, classify, theirs, unwrap, words } = require('./errors');
+const { DoNotRetry, RetryLater, UsageError, classify, theirs, unwrap, words, refuses } = require('./errors');
 const { call, json, kept } = require('./database');
 const { check } = require('./run');
 
@@ -140,12 +142,13 @@ class Service {
       reported = true;
       return output;
     };
-    let output, error;
+    let output, error, done = false;
     try {
       const handler = this.handler[task.phase];
       if (!handler) throw new UsageError(`nothing here does what is of phase "${task.phase}"`);
       const { args, output: known, saga: { input }, forward_key } = context;
       output = await handler({ ...task, args, output: known, input, forward_key, signal: over.signal, tx });
+      done = true;
       json(output);
     } catch (e) {
       error = e ?? new Error('thrown nothing');
@@ -153,7 +156,15 @@ class Service {
     clearInterval(keep);
     if (reported && error) throw error;
     if (reported) return;
-    if (!error) return void await this.db.sql('complete_task', { task_key, output });
+    if (!error) {
+      try {
+        return void await this.db.sql('complete_task', { task_key, output });
+      } catch (e) {
+        if (!refuses(e)) throw e;
+        error = e;
+      }
+    }
+    if (done) error = new DoNotRetry(`it was done, but what was returned cannot be recorded: ${words(error)}`);
     const later = error instanceof RetryLater ? error.retry_after : undefined;
     await this.db.sql('fail_task', { task_key, attempt, error: words(error), retryable: !(error instanceof DoNotRetry),
       retry_after: typeof later === 'number' ? `${later} seconds` : later });

@@ -92,6 +92,26 @@ test('what a handler throws', async () => {
   await service.stop();
 });
 
+test('what a handler did is not done again because what it returned cannot be recorded', async () => {
+  const loop = {};
+  loop.loop = loop;
+  for (const [returned, why] of [[{ raw: 'a\0b' }, /unsupported Unicode escape/], [{ raw: 'x'.repeat(2e6) }, /output is too large/], [loop, /circular/]]) {
+    const on = channel();
+    const done = [];
+    const service = saga.serve(on, (task) => { done.push(task.phase); return returned; }, { ...quiet, lease: 1 });
+    const id = await record(on);
+    assert.equal(await rest(id), 'needs_review');
+    await service.stop();
+    assert.deepEqual(done, ['forward', 'compensation']);
+    for (const phase of done) {
+      const [failed, ...more] = await attempts(id, phase);
+      assert.deepEqual([failed.outcome, more], ['failed', []]);
+      assert.match(failed.error, /^it was done, but what was returned cannot be recorded: /);
+      assert.match(failed.error, why);
+    }
+  }
+});
+
 test('work in this database is done once, with its report', async () => {
   const on = channel();
   const service = saga.serve(on, { forward: (task) => task.tx(async (c) => {

@@ -85,6 +85,11 @@ def will_pass(e: BaseException) -> bool:
         e.sqlstate is None or e.sqlstate[:2] == "08" or e.sqlstate in ("40001", "40P01", "55P03", "57P01", "57P02", "57P03"))
 
 
+def is_refused(e: psycopg.Error) -> bool:
+    """The value is what the server refuses, or its size: it always will."""
+    return isinstance(e, psycopg.DataError) or (e.sqlstate or "")[:2] == "54" or e.sqlstate == "SG009"
+
+
 def message(e: BaseException) -> str:
     """What people read in the history."""
     text = e.diag.message_primary or str(e) if isinstance(e, psycopg.Error) else f"{type(e).__name__}: {e}"

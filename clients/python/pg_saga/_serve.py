@@ -20,7 +20,7 @@ from typing import Any, Callable, Deque, Dict, Optional, Tuple, Type
 import psycopg
 from psycopg import sql
 
-from ._calls import Core, Row, T, dumps, message, of, take, will_pass
+from ._calls import Core, Row, T, dumps, is_refused, message, of, take, will_pass
 from .errors import DoNotRetry, InvalidSagaState, RetryLater, SagaUnavailable, UsageError
 from .options import ServiceOptions
 
@@ -193,10 +193,13 @@ class CoreService:
             if handler is None:
                 raise UsageError(f"there is no handler for the {task.phase} of step \"{task.step}\"")
             output = await self.io.call(handler, task)
-            dumps(output)
-            # A result is believed whenever it comes: without the attempt.
-            report = "" if held.reported else "complete_task"
-            arguments = {"task_key": task.key, "output": output}
+            try:
+                dumps(output)
+                # A result is believed whenever it comes: without the attempt.
+                report = "" if held.reported else "complete_task"
+                arguments = {"task_key": task.key, "output": output}
+            except Exception as e:
+                report, arguments = self.unrecorded(task, e)
         except Exception as e:
             report = "fail_task"
             arguments["error"] = message(e)
@@ -209,6 +212,12 @@ class CoreService:
         self.outbox.append((held, report, arguments))
         self.waker.wake()
 
+    @staticmethod
+    def unrecorded(task: CoreTask, e: BaseException) -> Tuple[str, Row]:
+        """What was done is not to be done again for want of a report: a person reads why."""
+        return "fail_task", {"task_key": task.key, "attempt": task.attempt, "retryable": False,
+                             "error": f"it was done, but what was returned cannot be recorded: {message(e)}"}
+
     async def report(self) -> None:
         """What could not be reported for want of a connection stays in the outbox."""
         while self.outbox:
@@ -219,6 +228,9 @@ class CoreService:
             except psycopg.Error as e:
                 if will_pass(e):
                     raise
+                if report == "complete_task" and is_refused(e):
+                    self.outbox[0] = held, *self.unrecorded(held.task, e)
+                    continue
                 log.error("step \"%s\" of saga %s: %s", held.task.step, held.task.saga_id, message(e))
             self.outbox.popleft()
             del self.held[held.task.key, held.task.attempt]

@@ -151,6 +151,27 @@ class Services:
         self.assertEqual(one("SELECT reason FROM saga.sagas WHERE id = %s", refused), "the card is refused")
         self.assertEqual(attempts(refused), [("failed", "the card is refused")])
 
+    async def test_what_is_returned_cannot_be_recorded(self, saga):
+        loop = []
+        loop.append(loop)
+        for returned, why in (("a\0b", "unsupported Unicode escape"), ("\ud800", "invalid input syntax"), ("x" * 2_000_000, "output is too large"),
+                              (loop, "Circular"), (object(), "serializable")):
+            with self.subTest(why=why):
+                channel = new_key("channel")
+                done = []
+
+                async def handler(task):
+                    done.append(task.phase)
+                    return returned
+                saga_id = begin(channel)
+                async with self.serving(saga, channel, handler, lease=1):
+                    await self.until(lambda: state(saga_id) == "needs_review")
+                self.assertEqual(done, ["forward", "compensation"])
+                for phase in done:
+                    [(outcome, error)] = attempts(saga_id, phase)
+                    self.assertEqual(outcome, "failed")
+                    self.assertRegex(error, f"^it was done, but what was returned cannot be recorded: .*{why}")
+
     async def test_no_handler_for_a_phase(self, saga):
         channel = new_key("channel")
 
