@@ -1725,22 +1725,29 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
             WHEN 't' THEN 'timed out' WHEN 'd' THEN 'deferred'
           END,
           COALESCE(': ' OPERATOR(pg_catalog.||) h.error, '')), E'\n' ORDER BY h.attempt)
-      FROM saga.ledger_attempt h
-      WHERE h.saga OPERATOR(pg_catalog.=) s.id
-        AND h.seq OPERATOR(pg_catalog.=) d.seq
-        AND h.phase OPERATOR(pg_catalog.=) 'c'::pg_catalog."char") END AS attempts,
+      FROM (
+        SELECT x.attempt, x.outcome, x.error FROM saga.ledger_attempt x
+        WHERE x.saga OPERATOR(pg_catalog.=) s.id
+          AND x.seq OPERATOR(pg_catalog.=) d.seq
+          AND x.phase OPERATOR(pg_catalog.=) 'c'::pg_catalog."char"
+        ORDER BY x.attempt DESC LIMIT 1000) h) END AS attempts,
     (SELECT t.key FROM saga.ledger_step t
       WHERE t.saga OPERATOR(pg_catalog.=) s.id
         AND t.status OPERATOR(pg_catalog.=) 'c'::pg_catalog."char" AND t.rolled_back_at IS NULL
       ORDER BY COALESCE(t.begun, t.seq) DESC LIMIT 1) AS last_completed,
     CASE WHEN may.read THEN s.input END AS input,
     CASE WHEN may.read THEN (
-      SELECT pg_catalog.jsonb_object_agg(t.key, t.output ORDER BY t.seq)
-      FROM saga.ledger_step t
-      WHERE t.saga OPERATOR(pg_catalog.=) s.id
-        AND t.output IS NOT NULL
-        AND (t.rolled_back_at IS NULL OR t.parked IS NOT NULL)
-        AND (d.seq IS NULL OR COALESCE(t.begun, t.seq) OPERATOR(pg_catalog.<=) d.start)) END AS outputs,
+      -- As far as one value holds them: all would be an error for whoever reads the view.
+      SELECT pg_catalog.jsonb_object_agg(o.key, o.output ORDER BY o.seq)
+      FROM (
+        SELECT t.key, t.output, t.seq, pg_catalog.sum(pg_catalog.octet_length(t.key)
+          OPERATOR(pg_catalog.+) pg_catalog.octet_length(t.output::pg_catalog.text)) OVER (ORDER BY t.seq DESC) AS size
+        FROM saga.ledger_step t
+        WHERE t.saga OPERATOR(pg_catalog.=) s.id
+          AND t.output IS NOT NULL
+          AND (t.rolled_back_at IS NULL OR t.parked IS NOT NULL)
+          AND (d.seq IS NULL OR COALESCE(t.begun, t.seq) OPERATOR(pg_catalog.<=) d.start)) o
+      WHERE o.size OPERATOR(pg_catalog.<=) 32000000) END AS outputs,
     CASE
       WHEN d.seq IS NULL AND s.undo IS NULL
         THEN 'what goes by its forward_key, once the saga is reopened'
@@ -1759,9 +1766,10 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
     (SELECT pg_catalog.string_agg(pg_catalog.format(
         CASE t.status WHEN 'f' THEN E'%s: it failed, perhaps in part,\n  forward_key %s'
           ELSE E'%s: its effect is not confirmed,\n  forward_key %s' END,
-        t.key, saga.internal_forward_key(t.saga, t.seq)), E'\n' ORDER BY t.seq)
-      FROM saga.ledger_step t
-      WHERE t.saga OPERATOR(pg_catalog.=) s.id
+        t.key, saga.internal_forward_key(s.id, t.seq)), E'\n' ORDER BY t.seq)
+      FROM (
+        SELECT t.key, t.seq, t.status FROM saga.ledger_step t
+        WHERE t.saga OPERATOR(pg_catalog.=) s.id
         AND t.status OPERATOR(pg_catalog.<>) 'c'::pg_catalog."char"
         AND t.rolled_back_at IS NULL
         -- Of what saga ran, nothing is done that is not committed.
@@ -1770,7 +1778,8 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
         -- What a person skipped somebody has looked at; not what the undo passed over.
         AND (t.comp_status OPERATOR(pg_catalog.<>) 's'::pg_catalog."char"
              OR t.compensate_on OPERATOR(pg_catalog.=) 'c'::pg_catalog."char"
-             OR t.kind OPERATOR(pg_catalog.=) 'r'::pg_catalog."char")) AS must_not_repeat,
+             OR t.kind OPERATOR(pg_catalog.=) 'r'::pg_catalog."char")
+        ORDER BY t.seq LIMIT 1000) t) AS must_not_repeat,
     -- A role that is not what it was must be replaced before a retry.
     CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_roles r
         WHERE r.oid OPERATOR(pg_catalog.=) d.needs_role
@@ -1834,10 +1843,12 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
             WHEN 't' THEN 'timed out' WHEN 'd' THEN 'deferred'
           END,
           COALESCE(': ' OPERATOR(pg_catalog.||) h.error, '')), E'\n' ORDER BY h.attempt)
-      FROM saga.ledger_attempt h
-      WHERE h.saga OPERATOR(pg_catalog.=) s.id
-        AND h.seq OPERATOR(pg_catalog.=) t.seq
-        AND h.phase OPERATOR(pg_catalog.=) 'f'::pg_catalog."char") END,
+      FROM (
+        SELECT x.attempt, x.outcome, x.error FROM saga.ledger_attempt x
+        WHERE x.saga OPERATOR(pg_catalog.=) s.id
+          AND x.seq OPERATOR(pg_catalog.=) t.seq
+          AND x.phase OPERATOR(pg_catalog.=) 'f'::pg_catalog."char"
+        ORDER BY x.attempt DESC LIMIT 1000) h) END,
     (SELECT o.key FROM saga.ledger_step o
       WHERE o.saga OPERATOR(pg_catalog.=) s.id
         AND o.status OPERATOR(pg_catalog.=) 'c'::pg_catalog."char" AND o.rolled_back_at IS NULL
@@ -1845,9 +1856,13 @@ CREATE VIEW saga.review_queue WITH (security_barrier) AS
     CASE WHEN may.read THEN s.input END,
     CASE WHEN may.read THEN (
       SELECT pg_catalog.jsonb_object_agg(o.key, o.output ORDER BY o.seq)
-      FROM saga.ledger_step o
-      WHERE o.saga OPERATOR(pg_catalog.=) s.id
-        AND o.output IS NOT NULL AND o.rolled_back_at IS NULL) END,
+      FROM (
+        SELECT x.key, x.output, x.seq, pg_catalog.sum(pg_catalog.octet_length(x.key)
+          OPERATOR(pg_catalog.+) pg_catalog.octet_length(x.output::pg_catalog.text)) OVER (ORDER BY x.seq DESC) AS size
+        FROM saga.ledger_step x
+        WHERE x.saga OPERATOR(pg_catalog.=) s.id
+          AND x.output IS NOT NULL AND x.rolled_back_at IS NULL) o
+      WHERE o.size OPERATOR(pg_catalog.<=) 32000000) END,
     CASE
       WHEN t.task IS NOT NULL AND t.status OPERATOR(pg_catalog.<>) 'w'::pg_catalog."char"
         THEN pg_catalog.format(E'its task, by services on %s that go by\n  the task_key %s',
@@ -1895,12 +1910,12 @@ COMMENT ON COLUMN saga.review_queue.why IS 'Why no machine may go on.';
 COMMENT ON COLUMN saga.review_queue.failure IS 'Why the saga failed, and at which step.';
 COMMENT ON COLUMN saga.review_queue.since IS 'Since when it waits.';
 COMMENT ON COLUMN saga.review_queue.until IS 'Until when somebody may decide that it goes on: then its time is over, or its saga''s.';
-COMMENT ON COLUMN saga.review_queue.attempts IS 'What was tried to undo it, a line each.';
+COMMENT ON COLUMN saga.review_queue.attempts IS 'What was tried to undo it, a line each; the last 1000.';
 COMMENT ON COLUMN saga.review_queue.last_completed IS 'The step that started last of those that completed.';
 COMMENT ON COLUMN saga.review_queue.input IS 'What the saga was begun with.';
-COMMENT ON COLUMN saga.review_queue.outputs IS 'Outputs of this step and those before it, as they were reported.';
+COMMENT ON COLUMN saga.review_queue.outputs IS 'Outputs of this step and those before it, as they were reported; the last of them, if all have more than 32 MB.';
 COMMENT ON COLUMN saga.review_queue.safe_to_retry IS 'What may be done again without harm.';
-COMMENT ON COLUMN saga.review_queue.must_not_repeat IS 'Steps whose effect is not confirmed: to be looked at before anything is done again.';
+COMMENT ON COLUMN saga.review_queue.must_not_repeat IS 'Steps whose effect is not confirmed: to be looked at before anything is done again; the first 1000.';
 COMMENT ON COLUMN saga.review_queue.to_settle IS 'The calls that settle it, one of which is to be chosen.';
 
 CREATE VIEW saga.running WITH (security_barrier) AS

@@ -175,7 +175,7 @@ saga_guc_define(void)
 	DefineCustomIntVariable("saga.max_payload",
 							"Largest jsonb value that a call accepts.",
 							NULL,
-							&saga_guc_max_payload, 1024, 1, MAX_KILOBYTES,
+							&saga_guc_max_payload, 1024, 1, SAGA_MAX_PAYLOAD_KB,
 							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("saga.max_open_sagas",
 							"How many unfinished sagas one role may own.",

@@ -55,6 +55,13 @@ typedef enum SagaCoordinatorCheck
 /* Most executors a server can have; saga.max_executors stays below it. */
 #define SAGA_MAX_EXECUTORS		64
 
+/*
+ * Largest saga.max_payload (kB): a context, which holds up to five such values and as
+ * much of the outputs of others, still fits into a jsonb, and its text into the
+ * message that hands it to a service, though each byte may take six there.
+ */
+#define SAGA_MAX_PAYLOAD_KB		(16 * 1024)
+
 extern void saga_guc_define(void);
 extern bool saga_guc_serves(const char *database);
 extern const char *saga_guc_commit_name(int level);

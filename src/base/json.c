@@ -187,3 +187,70 @@ saga_json_pair(const char *key, const char *value)
 	saga_json_string(&json, key, value);
 	return saga_json_end(&json);
 }
+
+/*
+ * Number of characters of the numbers in a value, as text.  Not counted further than
+ * "enough".
+ */
+Size
+saga_json_digits(Jsonb *value, Size enough)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(&value->root);
+	JsonbIteratorToken token;
+	JsonbValue	part;
+	Size		digits = 0;
+
+	while (digits <= enough &&
+		   (token = JsonbIteratorNext(&iterator, &part, false)) != WJB_DONE)
+	{
+		char	   *string;
+
+		if ((token != WJB_VALUE && token != WJB_ELEM) || part.type != jbvNumeric)
+			continue;
+		string = DatumGetCString(DirectFunctionCall1(numeric_out,
+													 NumericGetDatum(part.val.numeric)));
+		digits += strlen(string);
+		pfree(string);
+	}
+	return digits;
+}
+
+/* Is it nested deeper than a value may be? */
+static bool
+is_too_deep(Jsonb *value)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(&value->root);
+	JsonbIteratorToken token;
+	JsonbValue	part;
+	int			depth = 0;
+
+	while (depth <= SAGA_JSON_DEPTH &&
+		   (token = JsonbIteratorNext(&iterator, &part, false)) != WJB_DONE)
+	{
+		if (token == WJB_BEGIN_ARRAY || token == WJB_BEGIN_OBJECT)
+			depth++;
+		else if (token == WJB_END_ARRAY || token == WJB_END_OBJECT)
+			depth--;
+	}
+	return depth > SAGA_JSON_DEPTH;
+}
+
+/*
+ * Why a value whose size is within a limit is too much nevertheless for those who
+ * come to it later, in words; NULL: it is not.  A number like 1e100000 takes a few
+ * bytes, and its text as many as it has digits: a list of such would be a value that
+ * nobody can be sent.  What is nested very deep takes more stack in a context than it
+ * did alone.  Small values can be neither.
+ */
+const char *
+saga_json_misfit(Jsonb *value, Size limit)
+{
+	if (VARSIZE(value) <= SAGA_JSON_SMALL)
+		return NULL;
+	if (saga_json_digits(value, limit) > limit)
+		return psprintf("Its numbers have more digits, written out, than saga.max_payload allows bytes, which is %zu kB.",
+						limit / 1024);
+	if (is_too_deep(value))
+		return psprintf("It is nested more than %d levels deep.", SAGA_JSON_DEPTH);
+	return NULL;
+}

@@ -13,6 +13,11 @@
 #include "nodes/pg_list.h"
 #include "utils/jsonb.h"
 
+/* Bytes of a value up to which its text cannot be very long, whatever it holds */
+#define SAGA_JSON_SMALL		512
+/* Levels to which a value may be nested, if it is not as small as that */
+#define SAGA_JSON_DEPTH		1000
+
 typedef struct SagaJson
 {
 	SagaCompatJsonb state;
@@ -23,6 +28,9 @@ extern Jsonb *saga_json_end(SagaJson *json);
 
 /* An object with one member. */
 extern Jsonb *saga_json_pair(const char *key, const char *value);
+
+extern Size saga_json_digits(Jsonb *value, Size enough);
+extern const char *saga_json_misfit(Jsonb *value, Size limit);
 
 extern void saga_json_open(SagaJson *json, const char *key);
 extern void saga_json_close(SagaJson *json);

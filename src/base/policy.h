@@ -32,6 +32,7 @@ typedef struct SagaPolicy
 #define SAGA_MAX_ATTEMPTS_LIMIT		1000
 #define SAGA_MIN_DELAY_MS			10
 /* A delay is capped here whatever the policy says: about 100 years. */
+#define SAGA_MAX_DELAY_YEARS		100
 #define SAGA_MAX_DELAY_MS			INT64CONST(3155760000000)
 
 /* Longest text of an encoded policy, with its final NUL. */

@@ -16,8 +16,10 @@
 #include "base/compat.h"
 #include "base/errors.h"
 #include "base/guc.h"
+#include "base/json.h"
 #include "base/policy.h"
 #include "base/state.h"
+#include "base/words.h"
 #include "calls/arguments.h"
 #include "catalog/pg_type_d.h"
 #include "common/cryptohash.h"
@@ -48,11 +50,54 @@ saga_arguments_text(FunctionCallInfo fcinfo, int arg)
 	return PG_ARGISNULL(arg) ? NULL : PG_GETARG_TEXT_PP(arg);
 }
 
+static void
+refuse_long(const char *what, Size size, int limit, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGA_LIMIT_EXCEEDED),
+			 errmsg("%s is too long", what),
+			 errdetail("It has %zu bytes; %d are allowed.", size, limit),
+			 errhint("%s", hint)));
+}
+
+/* Words for a person; SG009 if they are too long to be kept. */
+text *
+saga_arguments_words(FunctionCallInfo fcinfo, int arg, const char *what)
+{
+	text	   *words = saga_arguments_text(fcinfo, arg);
+
+	if (words != NULL && VARSIZE_ANY_EXHDR(words) > SAGA_MAX_WORDS)
+		refuse_long(what, VARSIZE_ANY_EXHDR(words), SAGA_MAX_WORDS,
+					"Keep long documents in a table of yours, and their key here.");
+	return words;
+}
+
+/*
+ * Words that say how something ended, or why it is to end: cut if they are too long,
+ * since the call must not fail for that.
+ */
+text *
+saga_arguments_outcome(FunctionCallInfo fcinfo, int arg)
+{
+	return saga_words_cut(saga_arguments_text(fcinfo, arg));
+}
+
+/* A list of names or keys; SG009 if it is too long. */
+void
+saga_arguments_check_list(const ArrayType *list, const char *what,
+						  const char *hint)
+{
+	if (VARSIZE(list) > SAGA_MAX_LIST)
+		refuse_long(what, VARSIZE(list), SAGA_MAX_LIST, hint);
+}
+
 /* A jsonb within saga.max_payload; SG009 above it. */
 Jsonb *
 saga_arguments_jsonb(FunctionCallInfo fcinfo, int arg, const char *what)
 {
+	Jsonb	   *value;
 	Size		size;
+	const char *misfit;
 
 	if (PG_ARGISNULL(arg))
 		return NULL;
@@ -64,7 +109,15 @@ saga_arguments_jsonb(FunctionCallInfo fcinfo, int arg, const char *what)
 				 errdetail("It has %zu bytes; saga.max_payload allows %d kB.",
 						   size, saga_guc_max_payload),
 				 errhint("Keep large documents in a table of yours, and their key here.")));
-	return PG_GETARG_JSONB_P(arg);
+	value = PG_GETARG_JSONB_P(arg);
+	misfit = saga_json_misfit(value, (Size) saga_guc_max_payload * 1024);
+	if (misfit != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_LIMIT_EXCEEDED),
+				 errmsg("%s is too large", what),
+				 errdetail("%s", misfit),
+				 errhint("Write it as a string.")));
+	return value;
 }
 
 /*
@@ -275,7 +328,7 @@ saga_arguments_word(FunctionCallInfo fcinfo, int arg, const char *what,
 text *
 saga_arguments_note(FunctionCallInfo fcinfo, int arg)
 {
-	text	   *note = saga_arguments_text(fcinfo, arg);
+	text	   *note = saga_arguments_words(fcinfo, arg, "note");
 
 	if (note == NULL)
 		ereport(ERROR,
@@ -365,6 +418,26 @@ saga_arguments_milliseconds(const Interval *interval, const char *what)
 	return (int64) ms;
 }
 
+/*
+ * Refuses an interval that leads out of the calendar, added to any moment that may
+ * come, in each of its parts.  It may be negative, or infinite.
+ */
+void
+saga_arguments_check_delay(const Interval *interval, const char *what)
+{
+	int64		part = SAGA_MAX_DELAY_MS * 1000;
+
+	if (saga_compat_interval_is_infinite(interval) ||
+		(abs(interval->month) <= SAGA_MAX_DELAY_YEARS * MONTHS_PER_YEAR &&
+		 abs(interval->day) <= SAGA_MAX_DELAY_YEARS * 366 &&
+		 interval->time <= part && interval->time >= -part))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("%s is too long", what),
+			 errhint("Up to %d years are allowed.", SAGA_MAX_DELAY_YEARS)));
+}
+
 /* The SQL that is being parsed */
 typedef struct SqlArgument
 {
@@ -412,6 +485,9 @@ saga_arguments_check_sql(const text *sql, const char *what)
 	if (*good != NULL && strlen(*good) == length &&
 		memcmp(*good, VARDATA_ANY(sql), length) == 0)
 		return;
+	if (length > SAGA_MAX_SQL)
+		refuse_long(what, length, SAGA_MAX_SQL,
+					"Put it into a function, and call that.");
 
 	string = text_to_cstring(sql);
 	callback.callback = move_error_position;

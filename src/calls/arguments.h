@@ -9,6 +9,7 @@
 #define SAGA_ARGUMENTS_H
 
 #include "fmgr.h"
+#include "utils/array.h"
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
@@ -20,6 +21,11 @@
 
 /* NULL stands for an argument that was not given. */
 extern text *saga_arguments_text(FunctionCallInfo fcinfo, int arg);
+extern text *saga_arguments_words(FunctionCallInfo fcinfo, int arg,
+								  const char *what);
+extern text *saga_arguments_outcome(FunctionCallInfo fcinfo, int arg);
+extern void saga_arguments_check_list(const ArrayType *list, const char *what,
+									  const char *hint);
 extern Jsonb *saga_arguments_jsonb(FunctionCallInfo fcinfo, int arg,
 								   const char *what);
 
@@ -41,6 +47,7 @@ extern bytea *saga_arguments_hash(const bytea *known, Jsonb **values, int count)
 extern bool saga_arguments_same_hash(const bytea *known, int number, Jsonb *value);
 extern int64 saga_arguments_milliseconds(const Interval *interval,
 										 const char *what);
+extern void saga_arguments_check_delay(const Interval *interval, const char *what);
 extern void saga_arguments_check_sql(const text *sql, const char *what);
 
 #endif							/* SAGA_ARGUMENTS_H */

@@ -573,7 +573,7 @@ saga_sql_resume(PG_FUNCTION_ARGS)
 	PauseRequest request = {false, NULL};
 
 	saga_access_call("saga.resume()");
-	request.note = saga_arguments_text(fcinfo, 1);
+	request.note = saga_arguments_words(fcinfo, 1, "note");
 	return saga_call_state(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK,
 						   decide_pause, &request);
 }
@@ -630,7 +630,7 @@ saga_sql_set_timeout(PG_FUNCTION_ARGS)
 				 errhint("Give the time from now on until the saga fails if it is still running, or 0 for no deadline.")));
 	request.timeout = saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(1),
 												  "timeout");
-	request.note = saga_arguments_text(fcinfo, 2);
+	request.note = saga_arguments_words(fcinfo, 2, "note");
 	(void) saga_call(id, SAGA_REACH_OPERATE, SAGA_CALL_NO_LOCK, decide_timeout,
 					 &request);
 	if (request.deadline == 0)

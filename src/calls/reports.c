@@ -563,7 +563,7 @@ report_failure(FunctionCallInfo fcinfo, const char *function, bool tasks)
 	read_key(fcinfo, tasks ? "task_key" : "compensation_key",
 			 tasks ? "task" : "compensation", tasks, &report);
 	report.attempt = get_attempt(fcinfo, 1);
-	error = saga_arguments_text(fcinfo, 2);
+	error = saga_arguments_outcome(fcinfo, 2);
 	if (error == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

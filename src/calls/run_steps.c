@@ -73,6 +73,10 @@ get_list(FunctionCallInfo fcinfo, int arg, const char *what, int limit,
 	if (PG_ARGISNULL(arg))
 		return NULL;
 	list = PG_GETARG_ARRAYTYPE_P(arg);
+	saga_arguments_check_list(list, what,
+							  may_be_empty ?
+							  "Leave it null: then the step waits for all before it." :
+							  "Wait for fewer signals, which say more in their payloads.");
 	deconstruct_array(list, TEXTOID, -1, false, TYPALIGN_INT, &values, &nulls,
 					  &count);
 	if (ARR_NDIM(list) > 1 || (count == 0 && !may_be_empty))
@@ -98,6 +102,22 @@ get_list(FunctionCallInfo fcinfo, int arg, const char *what, int limit,
 	return list;
 }
 
+/*
+ * How long a step waits after gate 1.  A time that does not exist would be an error of
+ * whoever opens the gate.
+ */
+static Interval *
+get_delay(FunctionCallInfo fcinfo, int arg)
+{
+	Interval   *delay;
+
+	if (PG_ARGISNULL(arg))
+		return NULL;
+	delay = PG_GETARG_INTERVAL_P(arg);
+	saga_arguments_check_delay(delay, "delay");
+	return delay;
+}
+
 /* Reads the arguments; "first" is the number of the first of them. */
 void
 saga_run_steps_read(FunctionCallInfo fcinfo, int first, SagaRunRequest *request)
@@ -116,13 +136,12 @@ saga_run_steps_read(FunctionCallInfo fcinfo, int first, SagaRunRequest *request)
 	request->action = saga_arguments_text(fcinfo, first + RUN_ARG_ACTION);
 	request->task = saga_arguments_channel(fcinfo, first + RUN_ARG_TASK, "task");
 	request->after = get_list(fcinfo, first + RUN_ARG_AFTER, "after", SAGA_MAX_KEY, true);
-	request->delay = PG_ARGISNULL(first + RUN_ARG_DELAY) ? NULL :
-		PG_GETARG_INTERVAL_P(first + RUN_ARG_DELAY);
+	request->delay = get_delay(fcinfo, first + RUN_ARG_DELAY);
 	request->not_before = PG_ARGISNULL(first + RUN_ARG_NOT_BEFORE) ? 0 :
 		PG_GETARG_TIMESTAMPTZ(first + RUN_ARG_NOT_BEFORE);
 	request->signals = get_list(fcinfo, first + RUN_ARG_SIGNALS, "signals",
 								SAGA_MAX_NAME, false);
-	request->approval = saga_arguments_text(fcinfo, first + RUN_ARG_APPROVAL);
+	request->approval = saga_arguments_words(fcinfo, first + RUN_ARG_APPROVAL, "approval");
 	request->timeout = PG_ARGISNULL(first + RUN_ARG_TIMEOUT) ? 0 :
 		saga_arguments_milliseconds(PG_GETARG_INTERVAL_P(first + RUN_ARG_TIMEOUT),
 									"timeout");

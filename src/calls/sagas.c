@@ -385,7 +385,7 @@ saga_sql_fail(PG_FUNCTION_ARGS)
 	Failure		failure = {SAGA_FAILURE_FAILED, NULL, NULL};
 
 	saga_access_call("saga.fail()");
-	failure.reason = saga_arguments_text(fcinfo, 1);
+	failure.reason = saga_arguments_outcome(fcinfo, 1);
 	failure.details = saga_arguments_jsonb(fcinfo, 2, "details");
 	return saga_call_state(id, SAGA_REACH_OWN, SAGA_CALL_EXCLUSIVE,
 						   decide_fail, &failure);
@@ -399,7 +399,7 @@ saga_sql_cancel(PG_FUNCTION_ARGS)
 	Failure		failure = {SAGA_FAILURE_CANCELLED, NULL, NULL};
 
 	saga_access_call("saga.cancel()");
-	failure.reason = saga_arguments_text(fcinfo, 1);
+	failure.reason = saga_arguments_outcome(fcinfo, 1);
 	return saga_call_state(id, SAGA_REACH_OWN, SAGA_CALL_EXCLUSIVE,
 						   decide_fail, &failure);
 }

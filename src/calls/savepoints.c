@@ -187,7 +187,7 @@ saga_sql_rollback_to(PG_FUNCTION_ARGS)
 
 	saga_access_call("saga.rollback_to()");
 	request.key = saga_arguments_name(fcinfo, 1, "step", SAGA_MAX_KEY, false);
-	request.reason = saga_arguments_text(fcinfo, 2);
+	request.reason = saga_arguments_outcome(fcinfo, 2);
 	return saga_call_state(id, SAGA_REACH_OPERATE, SAGA_CALL_EXCLUSIVE,
 						   decide_rollback, &request);
 }

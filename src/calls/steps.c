@@ -24,6 +24,7 @@
 #include "base/ids.h"
 #include "base/json.h"
 #include "base/rights.h"
+#include "base/words.h"
 #include "calls/access.h"
 #include "calls/arguments.h"
 #include "calls/call.h"
@@ -132,6 +133,20 @@ encode_policy(const SagaPolicy *policy)
 	return encoded;
 }
 
+/* What a session has set for itself, and is kept with a step */
+static const char *
+kept_setting(const char *name, const char *value)
+{
+	if (strlen(value) > SAGA_MAX_WORDS)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_LIMIT_EXCEEDED),
+				 errmsg("setting %s is too long to be kept with a step", name),
+				 errdetail("It has %zu bytes; %d are allowed.", strlen(value),
+						   SAGA_MAX_WORDS),
+				 errhint("Make it shorter, or pass what the SQL needs as args.")));
+	return value;
+}
+
 /*
  * The settings named in saga.capture_settings, as an object, or NULL.  A name
  * that is not set here is left out: it will not be set there either.  How the SQL
@@ -166,7 +181,7 @@ capture_settings(bool has_text, const Interval *delay)
 
 		if (value == NULL || (zone && pg_strcasecmp(name, SAGA_CALENDAR_ZONE) == 0))
 			continue;
-		saga_json_string(&json, name, value);
+		saga_json_string(&json, name, kept_setting(name, value));
 		any = true;
 	}
 	return any || zone ? saga_json_end(&json) : NULL;
@@ -186,7 +201,7 @@ read_request(FunctionCallInfo fcinfo, StepRequest *request)
 	request->args = saga_arguments_jsonb(fcinfo, 4, "args");
 	request->channel = saga_arguments_channel(fcinfo, 5, "notify");
 	request->acknowledge = PG_ARGISNULL(6) ? true : PG_GETARG_BOOL(6);
-	request->review = saga_arguments_text(fcinfo, 7);
+	request->review = saga_arguments_words(fcinfo, 7, "review");
 	request->output = saga_arguments_jsonb(fcinfo, 8, "output");
 	request->completed = request->output != NULL ||
 		(!PG_ARGISNULL(9) && PG_GETARG_BOOL(9));
@@ -312,7 +327,6 @@ make_step(const SagaRow *saga, const StepRequest *request, int run,
 {
 	memset(step, 0, sizeof(SagaStep));
 	step->saga = saga->id;
-	step->seq = saga_start_order_next(&saga->id);
 	step->started_at = now;
 	step->run = run;
 	step->run_as = GetUserId();
@@ -327,10 +341,12 @@ make_step(const SagaRow *saga, const StepRequest *request, int run,
 	step->review = request->review;
 	step->args = request->args;
 	if (strcmp(namespace_search_path, BUILTIN_SEARCH_PATH) != 0)
-		step->search_path = cstring_to_text(namespace_search_path);
+		step->search_path = cstring_to_text(kept_setting("search_path",
+														 namespace_search_path));
 	step->settings = capture_settings(step->compensation != NULL ||
 									  request->run.action != NULL,
 									  request->run.delay);
+	step->seq = saga_start_order_next(&saga->id);
 	step->compensation_retry = encode_policy(&request->compensation_retry);
 	if (!saga_policy_same(&request->retry, &request->compensation_retry))
 	{
@@ -763,7 +779,7 @@ saga_sql_fail_step(PG_FUNCTION_ARGS)
 
 	saga_access_call("saga.fail_step()");
 	report.key = saga_arguments_name(fcinfo, 1, "step", SAGA_MAX_KEY, true);
-	report.error = saga_arguments_text(fcinfo, 2);
+	report.error = saga_arguments_outcome(fcinfo, 2);
 	if (report.error == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

@@ -222,36 +222,99 @@ saga_context_build(const SagaRow *saga, const SagaStep *step, int attempt,
 	return saga_json_end(&json);
 }
 
-/*
- * The outputs of the steps that the work builds on, by key, as far as they fit.
- * Those left out are returned.
- */
-static List *
-add_outputs(SagaJson *json, const List *inputs)
+/* What a context takes of other steps, as far as it fits */
+typedef struct Inputs
 {
-	Size		room = (Size) saga_guc_max_payload * 1024;
-	List	   *omitted = NIL;
+	Size		limit;			/* bytes; likewise of the keys of those left
+								 * out */
+	Size		used;
+	Size		digits;			/* of their numbers, as far as they count */
+	Size		omitted_used;
+	List	   *omitted;		/* keys, and "..." if there are more */
+} Inputs;
+
+/* Does a value of that size fit? */
+static bool
+takes(Inputs *inputs, const text *key, Size size)
+{
+	size += toast_raw_datum_size(PointerGetDatum(key));
+	if (size > inputs->limit - inputs->used)
+		return false;
+	inputs->used += size;
+	return true;
+}
+
+/* Small outputs are many before their numbers count (json.c). */
+#define UNCOUNTED	(8 * SAGA_JSON_SMALL)
+
+static bool
+takes_output(Inputs *inputs, const SagaStep *input)
+{
+	Jsonb	   *output = input->forward.output;
+	Size		digits = 0;
+
+	if (inputs->used > UNCOUNTED)
+	{
+		Jsonb	   *flat = DatumGetJsonbP(PointerGetDatum(output));
+
+		digits = saga_json_digits(flat, inputs->limit);
+		if (digits > inputs->limit - inputs->digits)
+			return false;
+	}
+	if (!takes(inputs, input->key, toast_raw_datum_size(PointerGetDatum(output))))
+		return false;
+	inputs->digits += digits;
+	return true;
+}
+
+static void
+omit(Inputs *inputs, const text *key)
+{
+	if (inputs->omitted_used > inputs->limit)
+		return;
+	inputs->omitted_used += toast_raw_datum_size(PointerGetDatum(key));
+	inputs->omitted = lappend(inputs->omitted,
+							  inputs->omitted_used > inputs->limit ?
+							  pstrdup("...") : text_to_cstring(key));
+}
+
+/*
+ * The outputs of the steps that the work builds on, by key, and the errors of those
+ * that failed, as far as they fit.
+ */
+static void
+add_inputs(SagaJson *json, const List *steps, Inputs *inputs)
+{
 	ListCell   *lc;
 
 	saga_json_open(json, "outputs");
-	foreach(lc, inputs)
+	foreach(lc, steps)
 	{
 		const SagaStep *input = lfirst(lc);
-		Size		size;
 
 		if (input->status != SAGA_STEP_COMPLETED || input->forward.output == NULL)
 			continue;
-		size = toast_raw_datum_size(PointerGetDatum(input->forward.output));
-		if (size > room)
-		{
-			omitted = lappend(omitted, text_to_cstring(input->key));
-			continue;
-		}
-		room -= size;
-		saga_json_value(json, text_to_cstring(input->key), input->forward.output);
+		if (takes_output(inputs, input))
+			saga_json_value(json, text_to_cstring(input->key), input->forward.output);
+		else
+			omit(inputs, input->key);
 	}
 	saga_json_close(json);
-	return omitted;
+	saga_json_open(json, "errors");
+	foreach(lc, steps)
+	{
+		const SagaStep *input = lfirst(lc);
+		const text *error = input->forward.error;
+
+		if (input->status != SAGA_STEP_FAILED)
+			continue;
+		if (takes(inputs, input->key,
+				  error == NULL ? 0 : toast_raw_datum_size(PointerGetDatum(error))))
+			saga_json_text(json, text_to_cstring(input->key), error);
+		else
+			omit(inputs, input->key);
+	}
+	saga_json_close(json);
 }
 
 /* The steps with such keys (of SagaStep *), read one by one. */
@@ -311,8 +374,7 @@ saga_context_build_forward(const SagaRow *saga, const SagaStep *step,
 						   int attempt, const List *inputs)
 {
 	SagaJson	json;
-	List	   *omitted;
-	ListCell   *lc;
+	Inputs		taken = {.limit = (Size) saga_guc_max_payload * 1024};
 
 	saga_json_begin(&json);
 	add_common(&json, saga, step);
@@ -323,18 +385,8 @@ saga_context_build_forward(const SagaRow *saga, const SagaStep *step,
 	if (step->task != NULL)
 		saga_json_text(&json, "task_key",
 					   saga_context_forward_key(&step->saga, step->seq));
-	omitted = add_outputs(&json, inputs);
-	saga_json_open(&json, "errors");
-	foreach(lc, inputs)
-	{
-		const SagaStep *input = lfirst(lc);
-
-		if (input->status == SAGA_STEP_FAILED)
-			saga_json_text(&json, text_to_cstring(input->key),
-						   input->forward.error);
-	}
-	saga_json_close(&json);
-	saga_json_strings(&json, "outputs_omitted", omitted);
+	add_inputs(&json, inputs, &taken);
+	saga_json_strings(&json, "outputs_omitted", taken.omitted);
 	saga_json_value(&json, "signal", step->signal);
 	saga_json_value(&json, "state", step->state);
 	saga_json_int(&json, "round", step->rounds + 1);

@@ -50,6 +50,7 @@
 
 #include "base/errors.h"
 #include "base/guc.h"
+#include "base/words.h"
 #include "common/pg_prng.h"
 #include "flow/outcome.h"
 #include "utils/builtins.h"
@@ -423,7 +424,7 @@ saga_outcome_of_error(SagaAttemptPhase phase, SagaAttemptCause cause, int code,
 	end->outcome = SAGA_OUTCOME_FAILED;
 	end->rows = -1;
 	end->sqlstate = pstrdup(unpack_sql_state(code));
-	end->error = message != NULL ? message : "";
+	end->error = message != NULL ? saga_words_cut_string(message) : "";
 	end->charged = true;
 	end->conflict = false;
 	end->trouble = false;

@@ -15,6 +15,7 @@
 #include "access/htup_details.h"
 #include "base/errors.h"
 #include "base/guc.h"
+#include "base/json.h"
 #include "catalog/pg_type_d.h"
 #include "executor/executor.h"
 #include "funcapi.h"
@@ -77,6 +78,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 {
 	OutputReceiver *receiver = (OutputReceiver *) self;
 	Jsonb	   *output;
+	const char *misfit;
 
 	if (receiver->rows++ > 0)
 		ereport(ERROR,
@@ -93,6 +95,13 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 				 errdetail("It has %zu bytes; saga.max_payload allows %d kB.",
 						   (Size) VARSIZE(output), saga_guc_max_payload),
 				 errhint("Store it in a table of your own and return its key.")));
+	misfit = saga_json_misfit(output, (Size) saga_guc_max_payload * 1024);
+	if (misfit != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGA_LIMIT_EXCEEDED),
+				 errmsg("the output of an action is too large"),
+				 errdetail("%s", misfit),
+				 errhint("Write it as a string.")));
 	receiver->output = memcpy(MemoryContextAlloc(receiver->context, VARSIZE(output)),
 							  output, VARSIZE(output));
 	return true;

@@ -15,6 +15,7 @@
 
 #include "access/xact.h"
 #include "base/calendar.h"
+#include "base/fault.h"
 #include "base/guc.h"
 #include "base/json.h"
 #include "base/rights.h"
@@ -115,6 +116,17 @@ char *
 text_to_cstring(const text *t)
 {
 	return strndup(VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t));
+}
+
+int
+pg_mbcliplen(const char *string, int length, int limit)
+{
+	return Min(length, limit);
+}
+
+void
+saga_fault_poison(const text *name)
+{
 }
 
 bool

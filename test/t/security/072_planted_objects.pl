@@ -197,7 +197,7 @@ $bare->safe_psql('postgres', q{
 	GRANT USAGE ON SCHEMA saga TO PUBLIC;
 	SET ROLE alice;
 	SELECT saga.begin('secret')});
-my %wanted = ('saga.operator_role' => 'mallory', 'saga.allow_superuser' => 'off', 'saga.max_payload' => '1GB', 'saga.max_open_sagas' => '1000000',
+my %wanted = ('saga.operator_role' => 'mallory', 'saga.allow_superuser' => 'off', 'saga.max_payload' => '16MB', 'saga.max_open_sagas' => '1000000',
 	'saga.max_steps' => '1000000', 'saga.log_sql' => 'on', 'saga.enabled' => 'off', 'saga.retention' => '1', 'saga.databases' => 'none', 'saga.review_channel' => 'evil');
 my %default = map { $_ => $bare->safe_psql('postgres', "LOAD 'saga'; SHOW $_") } keys %wanted;
 foreach my $how ('by SET', 'as options of the connection')
