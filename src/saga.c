@@ -18,6 +18,7 @@
 #include "process/launcher.h"
 #include "process/quarantine.h"
 #include "shared/commit.h"
+#include "shared/failing.h"
 #include "shared/queue_front.h"
 #include "shared/shmem.h"
 #include "shared/stat_table.h"
@@ -45,6 +46,7 @@ _PG_init(void)
 	saga_queue_front_register();
 	saga_stat_table_register();
 	saga_step_writes_register();
+	saga_failing_register();
 	saga_quarantine_register();
 	saga_commit_register();
 	saga_statements_init();

@@ -35,8 +35,10 @@
 #include "access/xact.h"
 #include "common/file_perm.h"
 #include "miscadmin.h"
+#include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/latch.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
@@ -56,9 +58,13 @@ typedef struct SagaFault
 #define SAGA_FAULT_DELAY		300
 
 static char *saga_guc_test_faults = NULL;
+static char *saga_guc_test_poison = NULL;
 
 /* How often the current transaction wrote to the ledger. */
 static int	writes = 0;
+
+/* Its commit finds the queue of notifications full. */
+static bool queue_full = false;
 
 static void fault_at_transaction_end(XactEvent event, void *arg);
 
@@ -70,6 +76,14 @@ saga_fault_define(void)
 							   "Fault points of the test build.",
 							   "A comma separated list of name=action.",
 							   &saga_guc_test_faults,
+							   "",
+							   PGC_SUSET,
+							   0,
+							   NULL, NULL, NULL);
+	DefineCustomStringVariable("saga.test_poison",
+							   "Name of sagas that are an error for saga's processes.",
+							   NULL,
+							   &saga_guc_test_poison,
 							   "",
 							   PGC_SUSET,
 							   0,
@@ -245,10 +259,10 @@ saga_fault_reach(const char *name)
 			break;
 		}
 		else if (strcmp(fault.action, "queue_full") == 0)
-			/* The error that PreCommit_Notify raises then. */
-			ereport(ERROR,
-					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-					 errmsg("too many notifications in the NOTIFY queue")));
+		{
+			queue_full = true;
+			break;
+		}
 		else if (is_sqlstate(fault.action))
 			ereport(ERROR,
 					(errcode(MAKE_SQLSTATE(fault.action[0], fault.action[1],
@@ -298,6 +312,14 @@ saga_fault_write(void)
 static void
 fault_at_transaction_end(XactEvent event, void *arg)
 {
+	bool		full = queue_full;
+
+	queue_full = false;
+	/* The error that PreCommit_Notify raises then. */
+	if (full && event == XACT_EVENT_PRE_COMMIT)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("too many notifications in the NOTIFY queue")));
 	if (writes == 0)
 		return;
 	switch (event)
@@ -322,6 +344,22 @@ fault_at_transaction_end(XactEvent event, void *arg)
 		default:
 			break;
 	}
+}
+
+/*
+ * A saga whose name saga.test_poison has is an error for every process of ours that
+ * is about to change it; also one of the code that a limit has.
+ */
+void
+saga_fault_poison(const text *name)
+{
+	if (MyBgworkerEntry == NULL || saga_guc_test_poison == NULL ||
+		saga_guc_test_poison[0] == '\0' ||
+		strcmp(text_to_cstring(name), saga_guc_test_poison) != 0)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("poison")));
 }
 
 bool

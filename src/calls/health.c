@@ -15,12 +15,16 @@
 #include "access/xlog.h"
 #include "base/clock.h"
 #include "base/guc.h"
+#include "base/ids.h"
+#include "base/rights.h"
 #include "catalog/pg_class.h"
 #include "commands/dbcommands.h"
 #include "funcapi.h"
 #include "ledger/home.h"
+#include "ledger/ledger.h"
 #include "ledger/oids.h"
 #include "miscadmin.h"
+#include "shared/failing.h"
 #include "shared/shmem.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -149,6 +153,32 @@ find_processes(ReturnSetInfo *result)
 	}
 }
 
+/* Sagas that the worker passes over, since they are an error each time */
+static void
+find_failing(ReturnSetInfo *result)
+{
+	SagaFailing *failing = palloc(SAGA_MAX_FAILING * sizeof(SagaFailing));
+	int			count = saga_failing_all(failing);
+
+	for (int i = 0; i < count; i++)
+	{
+		const SagaFailing *f = &failing[i];
+		Oid			owner;
+		text	   *owner_name;
+
+		if (!saga_ledger_owner_of(&f->saga, &owner, &owner_name) ||
+			saga_rights_reach(owner, owner_name) < SAGA_REACH_OUTLINE)
+			continue;
+		find(result, "warning", "failing",
+			 psprintf("the worker cannot %s saga %s: SQLSTATE %s, %d times",
+					  f->at == SAGA_FAILING_PURGE ? "purge" : "go on with",
+					  saga_ids_string(&f->saga), unpack_sql_state(f->sqlstate),
+					  f->times),
+			 "The server's log has the error. It is tried again, ever less often; others go on meanwhile.",
+			 f->since);
+	}
+}
+
 /* How many rows a table has, as VACUUM and ANALYZE last knew; -1: not known */
 static double
 estimated_rows(Oid relid)
@@ -178,6 +208,7 @@ saga_sql_health(PG_FUNCTION_ARGS)
 	/* The tables of another version are not to be read here. */
 	if (saga_oids_misfit(&hint) != NULL)
 		return (Datum) 0;
+	find_failing(result);
 	rows = estimated_rows(saga_oids_get()->saga);
 	if (saga_guc_retention == 0 && rows >= MANY_SAGAS)
 		find(result, "notice", "no retention",

@@ -42,6 +42,7 @@
 #include "ledger/ledger.h"
 #include "ledger/oids.h"
 #include "miscadmin.h"
+#include "shared/failing.h"
 #include "shared/mailbox.h"
 #include "shared/shmem.h"
 #include "storage/lock.h"
@@ -304,6 +305,18 @@ append_listener(StringInfo buf, FunctionCallInfo fcinfo, const char *step)
 						 timestamptz_to_str(PG_GETARG_TIMESTAMPTZ(10)));
 }
 
+/* The worker came to the saga, and could not go on. */
+static void
+append_failing(StringInfo buf, const pg_uuid_t *id)
+{
+	SagaFailing failing;
+
+	if (saga_failing_get(id, &failing) && may_see(id))
+		appendStringInfo(buf, "; but saga's worker failed at it (%d times, SQLSTATE %s; see the server's log), and tries again at %s",
+						 failing.times, unpack_sql_state(failing.sqlstate),
+						 timestamptz_to_str(failing.again));
+}
+
 /*
  * next_action(saga, state, paused, deadline, due, lane, step, parked,
  * channel, dispatched_at, lease_until, consumer, runs)
@@ -434,5 +447,7 @@ saga_sql_next_action(PG_FUNCTION_ARGS)
 			}
 			break;
 	}
+	if (state == SAGA_RUNNING || state == SAGA_COMPENSATING)
+		append_failing(&buf, id);
 	PG_RETURN_TEXT_P(cstring_to_text(buf.data));
 }

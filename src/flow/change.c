@@ -24,6 +24,7 @@
 #include "postgres.h"
 
 #include "base/errors.h"
+#include "base/fault.h"
 #include "base/guc.h"
 #include "flow/change.h"
 #include "flow/notify.h"
@@ -79,6 +80,7 @@ void
 saga_change_begin(SagaChange *change, SagaRow *saga, SagaSteps *steps, int may,
 				  TimestampTz now)
 {
+	SAGA_POISON(saga->name);
 	memset(change, 0, sizeof(SagaChange));
 	change->saga = saga;
 	change->steps = steps;

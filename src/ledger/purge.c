@@ -24,12 +24,14 @@
 #include "access/genam.h"
 #include "access/table.h"
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/json.h"
 #include "base/rights.h"
 #include "ledger/keys.h"
 #include "ledger/oids.h"
 #include "ledger/purge.h"
 #include "miscadmin.h"
+#include "shared/failing.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -100,6 +102,7 @@ delete_saga(SagaRow *row, SagaPatience patience)
 	SagaWritten written;
 
 	Assert(row->due == 0);
+	SAGA_POISON(row->name);
 	written = saga_table_lock(heap, &row->version, patience);
 	if (written == SAGA_WRITTEN)
 	{
@@ -168,6 +171,7 @@ saga_purge(SagaPurge *purge)
 	while (looks++ < purge->max_looks && purged < purge->max_sagas)
 	{
 		SagaRow		saga;
+		TimestampTz again;
 
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextReset(context);
@@ -181,13 +185,23 @@ saga_purge(SagaPurge *purge)
 		if (!is_over(&saga, purge->limit) ||
 			(!purge->all && !saga_rights_may_call(saga.owner, saga.owner_name)))
 			continue;
+		if (purge->worker &&
+			saga_failing_waits(&saga.id, SAGA_FAILING_PURGE, saga_clock_now(), &again))
+			continue;
+		purge->in_hand = true;
 		/* As it is now; a late result may have opened it again. */
 		if (saga_ledger_get_saga(&purge->position, &saga) != SAGA_FOUND ||
 			saga_ledger_reread_saga(&saga, purge->patience) != SAGA_FOUND ||
 			!is_over(&saga, purge->limit))
+		{
+			purge->in_hand = false;
 			continue;
+		}
 		if (delete_saga(&saga, purge->patience) == SAGA_WRITTEN)
 			purged++;
+		purge->in_hand = false;
+		if (purge->worker)
+			saga_failing_over(&purge->position, SAGA_FAILING_PURGE);
 	}
 	if (purged > 0)
 		record_purge(purged, purge->limit, purge->all);

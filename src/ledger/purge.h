@@ -19,6 +19,8 @@ typedef struct SagaPurge
 	int64		max_sagas;		/* sagas to delete */
 	SagaPatience patience;		/* with a saga that somebody is writing */
 	pg_uuid_t	position;		/* the last saga looked at; moves on */
+	bool		worker;			/* those that failed are passed over */
+	bool		in_hand;		/* the one at the position is being deleted */
 	bool		done;			/* set when there are no more */
 } SagaPurge;
 

@@ -14,7 +14,8 @@
  * worker's, and a little of it the next worker's, in shared memory; after a
  * restart of the server every channel is notified at once.
  *
- * What waits for an owner that is gone is parked when its channel is notified.
+ * What waits for an owner that is gone is parked when its channel is notified.  A saga
+ * with which that is an error is passed over (shared/failing.c).
  *
  * Which channels there are is read from the queue, a moment after something
  * was dispatched: most of it is claimed by then.  Anybody may make as many
@@ -28,12 +29,14 @@
 #include "access/xact.h"
 #include "base/clock.h"
 #include "base/fault.h"
+#include "base/ids.h"
 #include "base/rights.h"
 #include "flow/events.h"
 #include "flow/look.h"
 #include "flow/notify.h"
 #include "ledger/home.h"
 #include "ledger/ledger.h"
+#include "shared/failing.h"
 #include "shared/queue_front.h"
 #include "lib/pairingheap.h"
 #include "miscadmin.h"
@@ -93,6 +96,9 @@ static const SagaPhase phases[] = {SAGA_PHASE_COMPENSATION, SAGA_PHASE_FORWARD};
 
 /* From before this turn's snapshot (queue_front.c). */
 static uint64 fronts = 0;
+
+/* The saga that is being parked, for the handler of an error; seq 0: none is. */
+static SagaQueued parking;
 
 /* After an error, nothing is done before that. */
 static TimestampTz not_before = DT_NOBEGIN;
@@ -305,6 +311,7 @@ park_gone(const char *name, SagaPhase phase, int *parked, TimestampTz now)
 		do
 		{
 			const char *why;
+			TimestampTz again;
 
 			CHECK_FOR_INTERRUPTS();
 			if (saga_ledger_get_saga(&queue.saga, &saga) != SAGA_FOUND)
@@ -315,12 +322,16 @@ park_gone(const char *name, SagaPhase phase, int *parked, TimestampTz now)
 				break;
 			if (*parked >= PARK_BATCH)
 				return false;
-			if (saga_ledger_reread_saga(&saga, SAGA_NOWAIT) != SAGA_FOUND)
+			if (saga_failing_waits(&queue.saga, SAGA_FAILING_PARK, now, &again) ||
+				saga_ledger_reread_saga(&saga, SAGA_NOWAIT) != SAGA_FOUND)
 				continue;
+			parking = queue;
 			if (phase == SAGA_PHASE_FORWARD)
 				park_task(&saga, &queue, why, now);
 			else
 				park_undo(&saga, now);
+			parking.seq = 0;
+			saga_failing_over(&queue.saga, SAGA_FAILING_PARK);
 			(*parked)++;
 		} while (saga_ledger_next_queued(&queue, GetActiveSnapshot(), &queue,
 										 1) > 0);
@@ -420,7 +431,9 @@ TimestampTz
 saga_channels_turn(TimestampTz now)
 {
 	MemoryContext caller = CurrentMemoryContext;
+	int64		begun = saga_clock_steady();
 	volatile bool failed = false;
+	volatile bool noted = false;
 	volatile bool home = false;
 
 	if (next_time() > now)
@@ -431,6 +444,7 @@ saga_channels_turn(TimestampTz now)
 		saga_notify_make_room();
 	}
 	fronts = saga_queue_front_look();
+	parking.seq = 0;
 	if (saga_transaction_begin(true) != SAGA_TRANSACTION_BEGUN)
 		return now + BLOCKED * SAGA_CLOCK_MS;
 	MemoryContextSwitchTo(caller);
@@ -441,12 +455,19 @@ saga_channels_turn(TimestampTz now)
 	PG_CATCH();
 	{
 		ErrorData  *error = saga_transaction_fail(caller);
+		TimestampTz again;
 
+		failed = true;
+		noted = parking.seq != 0 &&
+			saga_failing_note(&parking.saga, SAGA_FAILING_PARK, error->sqlerrcode,
+							  saga_clock_steady() - begun, &again);
 		ereport(WARNING,
 				(errcode(error->sqlerrcode),
+				 noted ? errmsg("could not park saga %s: %s",
+								saga_ids_string(&parking.saga), error->message) :
 				 errmsg("could not notify listeners: %s", error->message),
+				 noted ? 0 :
 				 errhint("It will be tried again; what waits can be claimed meanwhile.")));
-		failed = true;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
@@ -465,6 +486,9 @@ saga_channels_turn(TimestampTz now)
 		pairingheap_add(by_next, &channel->node);
 	}
 	notified_count = 0;
+	/* At once for the others: that one is passed over. */
+	if (noted)
+		return now;
 	if (failed)
 		return not_before = now + AFTER_ERROR * SAGA_CLOCK_MS;
 	if (!home)

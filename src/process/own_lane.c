@@ -11,7 +11,10 @@
  * flush of the log.  Rows about their steps are gathered by saga, and looked at
  * together: many changes of one saga cost one look.  A saga that another transaction
  * is writing is passed over.  After an error, the sagas of the transaction are done
- * again one by one, so that the one that raised it delays no other.  The worker waits
+ * again one by one, so that the one that raised it delays no other.  That one is passed
+ * over, and tried again ever less often, in a transaction of its own
+ * (shared/failing.c).  Only an error of the commit may be none of the sagas': that the
+ * queue of notifications is full.  The worker waits
  * for no lock that an application may hold: it passes the saga over, and comes back
  * soon.  (NOTIFY makes commits wait for each other, but only for as long as a commit
  * takes.)
@@ -42,6 +45,7 @@
 #include "process/own_lane.h"
 #include "process/pool.h"
 #include "process/transaction.h"
+#include "shared/failing.h"
 #include "storage/lock.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -110,6 +114,19 @@ static int	own_singles = 0;
  */
 static pg_uuid_t own_long_saga;
 static TimestampTz own_long_again = 0;	/* 0: none is put off */
+
+/*
+ * What the transaction does, for the handler of an error: the saga in hand, or the last
+ * that was; whether it is one that failed before, and so is done alone; and whether the
+ * transaction is being committed.
+ */
+static pg_uuid_t own_at;
+static SagaFailingAt own_at_what;
+static bool own_alone = false;
+static bool own_committing = false;
+
+/* Some that failed are not to be tried before that; DT_NOEND: there are none. */
+static TimestampTz own_failing_again = DT_NOEND;
 
 /* The queue of notifications was full: none is sent before that time. */
 static TimestampTz own_notify_at = DT_NOBEGIN;
@@ -327,6 +344,30 @@ own_look_at_gathered(void)
 	}
 }
 
+/* Takes a row in hand. */
+static void
+own_take(const SagaDue *found)
+{
+	saga_rows_keep_place(&own_position, found);
+	own_count++;
+	own_at = found->saga;
+	own_at_what = found->seq != 0 ? SAGA_FAILING_LOOK : SAGA_FAILING_ROW;
+	saga_bgworker_at(&found->saga, 0);
+}
+
+/* Is the row one of a saga that failed, and not to be tried again yet? */
+static bool
+own_failing_waits(const SagaDue *found, TimestampTz now)
+{
+	TimestampTz again;
+
+	if (!saga_failing_waits(&found->saga, found->seq != 0 ? SAGA_FAILING_LOOK : SAGA_FAILING_ROW,
+							now, &again))
+		return false;
+	own_failing_again = Min(own_failing_again, again);
+	return true;
+}
+
 /*
  * May the transaction take on one more row?  If it has many rows about steps, only
  * another of the saga that they are all about.  "single": it keeps to one saga, and
@@ -352,6 +393,7 @@ own_batch(TimestampTz now, bool single, TimestampTz *next)
 	OwnResult	result = OWN_DONE;
 	MemoryContext caller = CurrentMemoryContext;
 	int			sagas = 0;
+	bool		home = false;
 
 	SAGA_FAULT("worker.before_turn");
 	switch (saga_transaction_begin(true))
@@ -364,6 +406,7 @@ own_batch(TimestampTz now, bool single, TimestampTz *next)
 			saga_leaving_because_gone();
 	}
 	own_forget_rows();
+	own_alone = own_committing = false;
 	MemoryContextSwitchTo(saga_context);
 	while (sagas < OWN_BATCH && own_looks_count < OWN_BATCH)
 	{
@@ -385,16 +428,30 @@ own_batch(TimestampTz now, bool single, TimestampTz *next)
 		 * Check after taking the snapshot, so that the check covers every row
 		 * the snapshot can see.
 		 */
-		if (own_count == 0 && saga_home_away() != NULL)
+		if (!home && saga_home_away() != NULL)
 		{
 			result = OWN_AWAY;
 			break;
 		}
-		if (!own_takes_on(&found, single))
+		home = true;
+		if (own_failing_waits(&found, now))
+		{
+			saga_rows_keep_place(&own_position, &found);
+			own_singles = Max(own_singles - 1, 0);
+			CHECK_FOR_INTERRUPTS();
+			continue;
+		}
+		if (!own_takes_on(&found, single || own_alone))
 			break;
-		saga_rows_keep_place(&own_position, &found);
-		own_count++;
-		saga_bgworker_at(&found.saga, 0);
+		if (!own_alone &&
+			saga_failing_has(&found.saga, found.seq != 0 ? SAGA_FAILING_LOOK : SAGA_FAILING_ROW))
+		{
+			/* Alone, so that another error of it is nobody else's. */
+			if (own_count > 0)
+				break;
+			own_alone = true;
+		}
+		own_take(&found);
 		if (found.seq != 0)
 			own_gather(&found);
 		else
@@ -411,17 +468,45 @@ own_batch(TimestampTz now, bool single, TimestampTz *next)
 	saga_bgworker_at(NULL, 0);
 	MemoryContextSwitchTo(caller);
 	SAGA_FAULT("worker.before_commit");
+	own_committing = true;
 	saga_transaction_commit();
+	own_committing = false;
 	SAGA_FAULT("worker.after_commit");
+	if (own_alone)
+		saga_failing_over(&own_at, own_at_what);
 	return result;
 }
 
-/* The same, but an error of one saga does not keep the others back. */
+/*
+ * The saga in hand failed, after a time: others go on.  One that another process has
+ * just changed is tried again soon, and so is one that cannot be noted.
+ */
+static void
+own_failed(const ErrorData *error, int64 took)
+{
+	TimestampTz again;
+
+	own_singles = Max(own_singles - own_count, 0);
+	/* That another look was first is nothing to report. */
+	ereport(error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE ?
+			DEBUG1 : WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("could not process a saga that is due: %s",
+					error->message)));
+	if (error->sqlerrcode != ERRCODE_T_R_SERIALIZATION_FAILURE &&
+		saga_failing_note(&own_at, own_at_what, error->sqlerrcode, took, &again))
+		own_failing_again = Min(own_failing_again, again);
+	else
+		own_passed = true;
+}
+
+/* The same as own_batch, but an error of one saga does not keep the others back. */
 static OwnResult
 own_batch_caught(MemoryContext turn_context, TimestampTz now,
 				 TimestampTz *next)
 {
 	SagaDue		before = own_position;
+	int64		begun = saga_clock_steady();
 	volatile OwnResult result = OWN_AGAIN;
 
 	if (own_notify_at != DT_NOBEGIN && own_notify_at <= now)
@@ -444,32 +529,27 @@ own_batch_caught(MemoryContext turn_context, TimestampTz now,
 			ReThrowError(error);
 		result = OWN_AGAIN;
 		if (error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED &&
-			now >= own_notify_at)
+			own_committing && !own_alone && now >= own_notify_at)
 		{
-			/* Not the others' fault: they go on without notifications. */
-			own_notify_at = now + NOTIFY_AGAIN * SAGA_CLOCK_MS;
+			/*
+			 * Nobody's fault: they go on without notifications.  From now,
+			 * not from before, so that this is not found again at once,
+			 * however long these take.
+			 */
+			own_notify_at = saga_clock_now() + NOTIFY_AGAIN * SAGA_CLOCK_MS;
 			own_position = before;
 			ereport(WARNING,
 					(errcode(error->sqlerrcode),
 					 errmsg("could not notify listeners: %s", error->message),
 					 errhint("It will be tried again. A session that listens and stays in a transaction may be the cause.")));
 		}
-		else if (own_singles == 0 && own_count > 1)
+		else if (own_singles == 0 && own_count > 1 && !own_alone)
 		{
 			own_position = before;
 			own_singles = own_count;
 		}
 		else
-		{
-			own_passed = true;
-			own_singles = Max(own_singles - own_count, 0);
-			/* That another look was first is nothing to report. */
-			ereport(error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE ?
-					DEBUG1 : WARNING,
-					(errcode(error->sqlerrcode),
-					 errmsg("could not process a saga that is due: %s",
-							error->message)));
-		}
+			own_failed(error, saga_clock_steady() - begun);
 	}
 	PG_END_TRY();
 	saga_bgworker_at(NULL, 0);
@@ -495,6 +575,7 @@ saga_own_lane_turn(MemoryContext turn_context, bool *away)
 	MemoryContextSwitchTo(turn_context);
 
 	own_passed = own_put_off = own_ending = false;
+	own_failing_again = DT_NOEND;
 	if (own_retry_at != 0 && own_retry_at <= saga_clock_now() &&
 		saga_own_lane_may_begin_anew())
 	{
@@ -526,6 +607,9 @@ saga_own_lane_turn(MemoryContext turn_context, bool *away)
 		own_retry_ms = RETRY_FIRST;
 	if (own_put_off && (own_retry_at == 0 || own_retry_at > own_long_again))
 		own_retry_at = own_long_again;
+	if (own_failing_again != DT_NOEND &&
+		(own_retry_at == 0 || own_retry_at > own_failing_again))
+		own_retry_at = own_failing_again;
 	/* Mostly that is soon, however long others are held. */
 	if (own_ending)
 	{
@@ -563,6 +647,7 @@ saga_own_lane_forget_pauses(void)
 {
 	/* Over, and not forgotten: then room is made in the queue first. */
 	own_notify_at = Min(own_notify_at, DT_NOBEGIN + 1);
+	saga_failing_forget_pauses();
 	own_long_again = 0;
 }
 

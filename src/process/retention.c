@@ -5,7 +5,8 @@
  *
  * The worker does so in small batches (purge.c), each a transaction of its own,
  * in passes over the whole ledger with a pause between them.  A saga that
- * another transaction is writing is passed by until the next pass.
+ * another transaction is writing is passed by until the next pass; so is one with
+ * which that is an error (shared/failing.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -14,10 +15,12 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/guc.h"
+#include "base/ids.h"
 #include "ledger/home.h"
 #include "ledger/purge.h"
 #include "process/retention.h"
 #include "process/transaction.h"
+#include "shared/failing.h"
 #include "utils/memutils.h"
 
 /* Number of sagas looked at in one transaction */
@@ -49,8 +52,18 @@ TimestampTz
 saga_retention_turn(TimestampTz now)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	volatile bool done = true;
+	int64		begun = saga_clock_steady();
+	SagaPurge	purge = {
+		.limit = now - saga_guc_retention * USECS_PER_MINUTE,
+		.all = true,
+		.max_looks = BATCH,
+		.max_sagas = BATCH,
+		.patience = SAGA_NOWAIT,
+		.worker = true,
+		.done = true
+	};
 	volatile bool failed = false;
+	volatile bool noted = false;
 
 	if (saga_guc_retention == 0)
 		return DT_NOEND;
@@ -64,44 +77,45 @@ saga_retention_turn(TimestampTz now)
 	if (saga_transaction_begin(true) != SAGA_TRANSACTION_BEGUN)
 		return pass_at = now + AGAIN * USECS_PER_SEC;
 	MemoryContextSwitchTo(caller);
+	/* What is written there, the handler of an error reads. */
+	purge.position = pass_position;
 	PG_TRY();
 	{
-		SagaPurge	purge = {
-			.limit = now - saga_guc_retention * USECS_PER_MINUTE,
-			.all = true,
-			.max_looks = BATCH,
-			.max_sagas = BATCH,
-			.patience = SAGA_NOWAIT,
-			.position = pass_position,
-			.done = true
-		};
-
 		/* A backup that is restored for reading should still have it. */
 		if (saga_home_away() == NULL)
 			(void) saga_purge(&purge);
 		SAGA_FAULT("retention.before_commit");
 		saga_transaction_commit();
 		pass_position = purge.position;
-		done = purge.done;
 	}
 	PG_CATCH();
 	{
 		ErrorData  *error = saga_transaction_fail(caller);
+		TimestampTz again;
 
+		failed = true;
+		noted = purge.in_hand &&
+			saga_failing_note(&purge.position, SAGA_FAILING_PURGE,
+							  error->sqlerrcode, saga_clock_steady() - begun,
+							  &again);
 		ereport(WARNING,
 				(errcode(error->sqlerrcode),
+				 noted ? errmsg("could not purge saga %s: %s",
+								saga_ids_string(&purge.position), error->message) :
 				 errmsg("could not purge finished sagas: %s", error->message)));
-		failed = true;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
+	/* The others of this batch at once: that one is passed over. */
+	if (noted)
+		return now;
 	if (failed)
 	{
 		/* The sagas of this batch are still there. */
 		saga_retention_read_again();
 		return pass_at = now + AGAIN * USECS_PER_SEC;
 	}
-	if (!done)
+	if (!purge.done)
 		return now;
 	saga_retention_read_again();
 	return pass_at = now +

@@ -32,6 +32,7 @@
 
 #include "access/xact.h"
 #include "base/clock.h"
+#include "base/ids.h"
 #include "base/rights.h"
 #include "flow/events.h"
 #include "flow/look.h"
@@ -44,6 +45,7 @@
 #include "process/pool.h"
 #include "process/role_lanes.h"
 #include "process/transaction.h"
+#include "shared/failing.h"
 #include "shared/mailbox.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -427,12 +429,21 @@ park_action(const SagaDue *found, TimestampTz now)
 	return saga_change_write(&change) == SAGA_WRITTEN;
 }
 
+/* The lane is to be read again then, if not before. */
+static void
+park_again(Lane *lane, TimestampTz when)
+{
+	if (lane->retry_at == 0 || lane->retry_at > when)
+		lane->retry_at = when;
+}
+
 /*
  * One ticket of a lane whose role cannot run anything: parks the step that is
- * next.  False when there is none left that is due.
+ * next.  False when there is none left that is due.  "parking" becomes the ticket
+ * (due 0: none was found), also if that is an error.
  */
 static bool
-park_next(Lane *lane)
+park_next(Lane *lane, SagaDue *parking)
 {
 	TimestampTz now = saga_clock_now();
 	SagaWritten written = SAGA_CHANGED;
@@ -442,6 +453,7 @@ park_next(Lane *lane)
 	SagaSteps	steps;
 	SagaChange	change;
 	SagaTask	task;
+	TimestampTz again;
 
 	if (saga_transaction_begin(true) != SAGA_TRANSACTION_BEGUN)
 		return false;
@@ -453,6 +465,13 @@ park_next(Lane *lane)
 		return false;
 	}
 	saga_rows_keep_place(&lane->position, &found);
+	if (saga_failing_waits(&found.saga, SAGA_FAILING_PARK, now, &again))
+	{
+		saga_transaction_commit();
+		park_again(lane, again);
+		return true;
+	}
+	*parking = found;
 	if (found.seq != 0)
 	{
 		if (saga_interrupted_withholds(&found.saga) || park_action(&found, now))
@@ -460,8 +479,7 @@ park_next(Lane *lane)
 		else
 		{
 			saga_transaction_abort();
-			if (lane->retry_at == 0)
-				lane->retry_at = now + RETRY_LAST * SAGA_CLOCK_MS;
+			park_again(lane, now + RETRY_LAST * SAGA_CLOCK_MS);
 		}
 		return true;
 	}
@@ -508,10 +526,47 @@ park_next(Lane *lane)
 	else
 	{
 		saga_transaction_abort();
-		if (lane->retry_at == 0)
-			lane->retry_at = now + RETRY_LAST * SAGA_CLOCK_MS;
+		park_again(lane, now + RETRY_LAST * SAGA_CLOCK_MS);
 	}
 	return true;
+}
+
+/* Likewise, but an error of one saga does not keep the others back. */
+static bool
+park_next_caught(Lane *lane)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	int64		begun = saga_clock_steady();
+	SagaDue		parking = {.due = 0};
+	volatile bool more = true;
+
+	PG_TRY();
+	{
+		more = park_next(lane, &parking);
+		if (parking.due != 0)
+			saga_failing_over(&parking.saga, SAGA_FAILING_PARK);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+		TimestampTz again;
+
+		/* Before anything was found, it is no saga's error. */
+		if (parking.due == 0)
+			PG_RE_THROW();
+		error = saga_transaction_fail(caller);
+		if (!saga_failing_note(&parking.saga, SAGA_FAILING_PARK, error->sqlerrcode,
+							   saga_clock_steady() - begun, &again))
+			again = saga_clock_now() + RETRY_LAST * SAGA_CLOCK_MS;
+		park_again(lane, again);
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("could not park saga %s: %s",
+						saga_ids_string(&parking.saga), error->message)));
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	return more;
 }
 
 /* No lane waits for an executor: none could be handed anything. */
@@ -574,7 +629,7 @@ saga_role_lanes_turn(TimestampTz now)
 	{
 		if (!lanes[i].unfit)
 			continue;
-		while (!saga_shmem_worker_must_leave(false) && park_next(&lanes[i]))
+		while (!saga_shmem_worker_must_leave(false) && park_next_caught(&lanes[i]))
 		{
 			CHECK_FOR_INTERRUPTS();
 			if (saga_clock_steady() - begun >= PARK_SLICE * SAGA_CLOCK_MS)

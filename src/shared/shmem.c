@@ -66,7 +66,7 @@ typedef struct Part
 	void		(*init) (void *part);
 } Part;
 
-#define MAX_PARTS	8
+#define MAX_PARTS	9
 static Part parts[MAX_PARTS];
 static int	part_count = 0;
 

@@ -18,6 +18,7 @@
  *	saga tallies	tally.c			SAGA_LOCK_TALLIES
  *	saga fronts		queue_front.c	SAGA_LOCK_FRONTS
  *	saga stat		stat_table.c	SAGA_LOCK_STAT
+ *	saga failing	failing.c		SAGA_LOCK_FAILING
  *	saga quarantine	quarantine.c	a mutex of its own
  *	saga step writes	step_writes.c	atomic
  *
@@ -249,6 +250,7 @@ typedef enum SagaLock
 	SAGA_LOCK_TALLIES,
 	SAGA_LOCK_FRONTS,
 	SAGA_LOCK_STAT,
+	SAGA_LOCK_FAILING,
 	SAGA_LOCKS
 } SagaLock;
 
