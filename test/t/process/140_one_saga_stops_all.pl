@@ -85,10 +85,17 @@ is($node->safe_psql('postgres', q{SELECT count(*) FROM saga.sagas
 is($node->safe_psql('postgres', q{SELECT count(*) FROM saga.sagas WHERE name = 'order' AND next_action ~ 'worker failed'}), '0',
 	'of no other');
 
-# Seven times take 0.1 + 0.2 + 0.4 + 0.8 + 1.6 + 3.2 s.
+# Seven times take 0.1 + 0.2 + 0.4 + 0.8 + 1.6 + 3.2 s, though the worker comes back each second for one that is held.
+my $holder = session($node, user => 'bob');
+my $held = sql_as($node, 'bob', q{SELECT saga.begin('held')});
+$holder->query_safe(qq{BEGIN; SELECT saga.step('$held', 'a', compensation => 'SELECT 1')});
+sql_as($node, 'bob', qq{SELECT saga.set_timeout('$held', '10 ms')});
 wait_until($node, q{SELECT count(*) = 4 FROM saga.health WHERE code = 'failing' AND finding ~ '(7|8|9) times'});
 is($node->safe_psql('postgres', q{SELECT count(*) FROM saga.health WHERE code = 'failing' AND now() - since < '6.2 s'}), '0',
 	'they are tried again ever less often');
+$holder->query_safe('COMMIT');
+$holder->quit;
+wait_state($node, $held, 'compensated');
 no_log($node, qr/could not notify listeners/, $offset, 'none is taken for a full queue of notifications');
 
 # The same at once with others, which no transaction holds back
