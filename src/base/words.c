@@ -16,6 +16,7 @@
  */
 #include "postgres.h"
 
+#include "base/compat.h"
 #include "base/words.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
