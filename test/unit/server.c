@@ -482,6 +482,12 @@ saga_inbox_give_back(SagaChange *change)
 	change->signals = NIL;
 }
 
+/* That the step has lost its signal is what the cases show. */
+void
+saga_inbox_return(SagaChange *change, const List *steps)
+{
+}
+
 TimestampTz
 saga_calendar_add(TimestampTz at, const Interval *interval, Jsonb *settings)
 {
