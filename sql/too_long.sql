@@ -55,7 +55,9 @@ CALL test.step_refuses($$'s', args => (repeat('[', 1001) || repeat(']', 1001))::
 CALL test.step_refuses($$'s', args => (repeat('{"a":', 1001) || '1' || repeat('}', 1001))::jsonb$$);
 SELECT test.ledger_size() = :'size' AS nothing_stored;
 -- the setting with which a context still fits
+\set VERBOSITY sqlstate
 SET saga.max_payload = '17MB';
+\set VERBOSITY default
 -- the longest that are allowed
 BEGIN;
 SET LOCAL search_path = pg_catalog;
