@@ -45,22 +45,20 @@ text_of(const Datum *values, const bool *nulls, int att)
 	return nulls[att - 1] ? NULL : TextDatumGetCString(values[att - 1]);
 }
 
-/* The attempts of a saga as a snapshot shows them, by step, phase and number. */
-int
-saga_ledger_get_attempts_at(const pg_uuid_t *id, Snapshot snapshot,
-							SagaAttempt **attempts)
+/* The attempts that the keys lead to, as a snapshot shows them. */
+static int
+read_attempts(const pg_uuid_t *id, ScanKey keys, int nkeys, Snapshot snapshot,
+			  SagaAttempt **attempts)
 {
 	Relation	heap = table_open(saga_oids_get()->attempt, AccessShareLock);
 	Relation	index = index_open(saga_oids_get()->attempt_pkey, AccessShareLock);
-	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 	int			size = 16;
 	int			count = 0;
 
 	*attempts = palloc(size * sizeof(SagaAttempt));
-	saga_keys_uuid(&key, 1, id);
-	scan = systable_beginscan_ordered(heap, index, snapshot, 1, &key);
+	scan = systable_beginscan_ordered(heap, index, snapshot, nkeys, keys);
 	while (HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
 	{
 		Datum		values[Attempt_natts];
@@ -92,6 +90,51 @@ saga_ledger_get_attempts_at(const pg_uuid_t *id, Snapshot snapshot,
 	index_close(index, AccessShareLock);
 	table_close(heap, AccessShareLock);
 	return count;
+}
+
+/* The attempts of a saga as a snapshot shows them, by step, phase and number. */
+int
+saga_ledger_get_attempts_at(const pg_uuid_t *id, Snapshot snapshot,
+							SagaAttempt **attempts)
+{
+	ScanKeyData key;
+
+	saga_keys_uuid(&key, 1, id);
+	return read_attempts(id, &key, 1, snapshot, attempts);
+}
+
+/* The attempts to do the work of a step, as they are at this moment. */
+static int
+read_forward_attempts(const pg_uuid_t *id, int64 seq, SagaAttempt **attempts)
+{
+	Snapshot	snapshot = saga_table_snapshot();
+	ScanKeyData keys[3];
+	int			count;
+
+	saga_keys_uuid(&keys[0], Attempt_saga, id);
+	ScanKeyInit(&keys[1], Attempt_seq, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(seq));
+	ScanKeyInit(&keys[2], Attempt_phase, BTEqualStrategyNumber, F_CHAREQ,
+				CharGetDatum(SAGA_PHASE_FORWARD));
+	count = read_attempts(id, keys, 3, snapshot, attempts);
+	UnregisterSnapshot(snapshot);
+	return count;
+}
+
+/*
+ * Is an attempt to do the work of a step in the history that began at that time?  One
+ * that succeeded is in the step's own row.
+ */
+bool
+saga_ledger_has_attempt(const SagaStep *step, TimestampTz started_at)
+{
+	SagaAttempt *attempts;
+	int			count = read_forward_attempts(&step->saga, step->seq, &attempts);
+
+	for (int i = 0; i < count; i++)
+		if (attempts[i].started_at == started_at)
+			return true;
+	return false;
 }
 
 /* The saga of events that are about no saga (any more). */
@@ -303,20 +346,16 @@ forget_error(Datum *values, bool *nulls)
 bool
 saga_ledger_repeats_error(const pg_uuid_t *id, int64 seq, const char *what)
 {
-	Snapshot	snapshot = saga_table_snapshot();
 	SagaAttempt *attempts;
-	int			count = saga_ledger_get_attempts_at(id, snapshot, &attempts);
+	int			count = read_forward_attempts(id, seq, &attempts);
 	size_t		length = strlen(what);
 	bool		repeats = false;
 
-	UnregisterSnapshot(snapshot);
 	for (int i = 0; i < count && !repeats; i++)
 	{
 		size_t		end = attempts[i].error ? strlen(attempts[i].error) : 0;
 
-		repeats = attempts[i].seq == seq &&
-			attempts[i].phase == SAGA_PHASE_FORWARD &&
-			end > 0 && end <= length &&
+		repeats = end > 0 && end <= length &&
 			strcmp(what + length - end, attempts[i].error) == 0;
 	}
 	return repeats;

@@ -104,6 +104,7 @@ extern int	saga_ledger_count_steps(const pg_uuid_t *id, int limit);
 extern void saga_ledger_insert_attempt(SagaAttempt *attempt);
 extern int	saga_ledger_get_attempts_at(const pg_uuid_t *id, Snapshot snapshot,
 										SagaAttempt **attempts);
+extern bool saga_ledger_has_attempt(const SagaStep *step, TimestampTz started_at);
 extern void saga_ledger_insert_event(const pg_uuid_t *id, const char *event,
 									 int64 seq, Jsonb *detail,
 									 TimestampTz now);

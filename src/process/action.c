@@ -75,7 +75,6 @@
 #include "shared/wakeup.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 /*
@@ -522,22 +521,44 @@ find_work(SagaDue *due, SagaRow *saga, SagaStep *step, SagaWalkOn *result)
 }
 
 /*
+ * Begins a change of the running saga before its action runs.  Whoever holds the saga
+ * is not waited for: false, and there is no transaction.
+ */
+static bool
+begin_before(SagaChange *change, SagaRow *saga)
+{
+	if (!saga_ledger_lock(&saga->id, ShareLock, SAGA_NOWAIT) ||
+		saga_ledger_reread_saga(saga, SAGA_NOWAIT) != SAGA_FOUND ||
+		saga->state != SAGA_RUNNING)
+	{
+		saga_transaction_abort();
+		return false;
+	}
+	saga_change_begin(change, saga, NULL, 0, saga_clock_now());
+	return true;
+}
+
+/* Writes it; the same if somebody holds what it changes. */
+static bool
+write_before(SagaChange *change)
+{
+	if (saga_change_write(change) == SAGA_WRITTEN)
+		return true;
+	saga_transaction_abort();
+	return false;
+}
+
+/*
  * There is no attempt: a person must mend something first ("why"), or the time of the
- * step was over before (NULL).  Whoever holds the saga is not waited for.
+ * step was over before (NULL).
  */
 static SagaWalkOn
 settle_without(SagaRow *saga, SagaStep *step, const char *why)
 {
 	SagaChange	change;
 
-	if (!saga_ledger_lock(&saga->id, ShareLock, SAGA_NOWAIT) ||
-		saga_ledger_reread_saga(saga, SAGA_NOWAIT) != SAGA_FOUND ||
-		saga->state != SAGA_RUNNING)
-	{
-		saga_transaction_abort();
+	if (!begin_before(&change, saga))
 		return SAGA_WALK_SKIP;
-	}
-	saga_change_begin(&change, saga, NULL, 0, saga_clock_now());
 	if (why != NULL)
 		saga_look_park(&change, step, why);
 	else
@@ -545,12 +566,7 @@ settle_without(SagaRow *saga, SagaStep *step, const char *why)
 		saga_look_time_out(&change, step);
 		saga_change_look(&change, -step->seq);
 	}
-	if (saga_change_write(&change) != SAGA_WRITTEN)
-	{
-		saga_transaction_abort();
-		return SAGA_WALK_SKIP;
-	}
-	return put_down(SAGA_WALK_DONE);
+	return write_before(&change) ? put_down(SAGA_WALK_DONE) : SAGA_WALK_SKIP;
 }
 
 /*
@@ -578,14 +594,10 @@ take_up(bool alone, SagaDue *due, SagaRow *saga, SagaStep *step, SagaWalkOn *res
 		return false;
 	}
 	why = saga_session_why_not(saga, step, &outdated);
-	if (outdated)
+	if (why != NULL || outdated)
 	{
-		*result = put_down(SAGA_WALK_LEAVE);
-		return false;
-	}
-	if (why != NULL)
-	{
-		*result = settle_without(saga, step, why);
+		*result = outdated ? put_down(SAGA_WALK_LEAVE) :
+			settle_without(saga, step, why);
 		return false;
 	}
 	saga_in_hand_prepare(step, true, saga_clock_now());
@@ -609,21 +621,12 @@ write_begun(SagaRow *saga, SagaStep *step)
 {
 	SagaChange	change;
 
-	if (!saga_ledger_lock(&saga->id, ShareLock, SAGA_NOWAIT) ||
-		saga_ledger_reread_saga(saga, SAGA_NOWAIT) != SAGA_FOUND ||
-		saga->state != SAGA_RUNNING)
-	{
-		saga_transaction_abort();
+	if (!begin_before(&change, saga))
 		return false;
-	}
-	saga_change_begin(&change, saga, NULL, 0, saga_clock_now());
 	step->begun = saga_start_order_next(&saga->id);
 	saga_change_only_step(&change, step);
-	if (saga_change_write(&change) != SAGA_WRITTEN)
-	{
-		saga_transaction_abort();
+	if (!write_before(&change))
 		return false;
-	}
 	saga_session_commit_durably();
 	return true;
 }
@@ -704,39 +707,19 @@ saga_action_try(bool alone)
  * Writing down how an attempt failed
  * ------------------------------------------------------------------------ */
 
-/* Is an attempt in the history that began at that time? */
-static bool
-is_in_history(const SagaStep *step, TimestampTz started_at)
-{
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	SagaAttempt *attempts;
-	int			count = saga_ledger_get_attempts_at(&step->saga, snapshot, &attempts);
-	bool		found = false;
-
-	UnregisterSnapshot(snapshot);
-	for (int i = 0; i < count && !found; i++)
-		found = attempts[i].seq == step->seq &&
-			attempts[i].phase == SAGA_PHASE_FORWARD &&
-			attempts[i].started_at == started_at;
-	pfree(attempts);
-	return found;
-}
-
 /*
  * Records an attempt of a step that is not what it was when that began: it was given
  * up, or waits afresh, or another attempt was faster.  The attempt counts for nothing
  * but the history.
  */
 static void
-record_for_history(SagaChange *change, SagaStep *step, const SagaAttemptEnd *of)
+record_for_history(SagaChange *change, SagaStep *step, const SagaAttemptEnd *end)
 {
-	SagaAttemptEnd end = *of;
-
-	end.attempt = ++step->forward.attempts;
+	step->forward.attempts = end->attempt;
 	if (step->status != SAGA_STEP_COMPLETED)
-		step->attempt_at = end.started_at;
+		step->attempt_at = end->started_at;
 	saga_change_only_step(change, step);
-	saga_change_attempt(change, step, &end);
+	saga_change_attempt(change, step, end);
 }
 
 /*
@@ -804,7 +787,7 @@ saga_action_record(const pg_uuid_t *id, int64 seq, const SagaAttemptEnd *of)
 		(!due || !saga_rows_goes_forward(&saga)))
 		return lost ? SAGA_RECORD_LOST : SAGA_RECORDED;
 	if (step->forward.attempts >= of->attempt &&
-		is_in_history(step, of->started_at))
+		saga_ledger_has_attempt(step, of->started_at))
 		return SAGA_RECORDED;
 	/* Another attempt is under way, of a step that was made due again. */
 	if (saga_ledger_lock_step(step, SAGA_NOWAIT) != SAGA_WRITTEN)
