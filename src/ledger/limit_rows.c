@@ -76,7 +76,7 @@ limit_keys(ScanKey keys, const SagaLimit *limit)
 	saga_keys_text(&keys[1], Limit_role, limit->role);
 }
 
-/* "sure": that there is none is certain; who would insert it need not pay for that. */
+/* "sure": as in saga_table_find_newest. */
 static SagaFound
 find_limit(Relation heap, const SagaLimit *limit, bool sure, SagaTuple *version)
 {
@@ -85,8 +85,7 @@ find_limit(Relation heap, const SagaLimit *limit, bool sure, SagaTuple *version)
 	SagaFound	found;
 
 	limit_keys(keys, limit);
-	found = sure ? saga_table_find_sure(heap, index, keys, 2, version) :
-		saga_table_find(heap, index, keys, 2, ForwardScanDirection, version);
+	found = saga_table_find_newest(heap, index, keys, 2, sure, version);
 	index_close(index, NoLock);
 	return found;
 }

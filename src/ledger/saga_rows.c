@@ -182,7 +182,7 @@ saga_ledger_get_saga(const pg_uuid_t *id, SagaRow *row)
 	}
 	index = index_open(saga_oids_get()->saga_pkey, AccessShareLock);
 	saga_keys_uuid(&key, 1, id);
-	found = saga_table_find_sure(heap, index, &key, 1, &version);
+	found = saga_table_find_newest(heap, index, &key, 1, true, &version);
 	if (found == SAGA_FOUND)
 	{
 		saga_rows_unpack_saga(RelationGetDescr(heap), &version, row);

@@ -130,9 +130,7 @@ saga_ledger_get_step(const pg_uuid_t *id, text *key, bool sure, SagaStep *step)
 	index = index_open(saga_oids_get()->step_pkey, AccessShareLock);
 	saga_keys_uuid(&keys[0], 1, id);
 	saga_keys_text(&keys[1], 2, key);
-	found = sure ?
-		saga_table_find_sure(heap, index, keys, 2, &version) :
-		saga_table_find(heap, index, keys, 2, BackwardScanDirection, &version);
+	found = saga_table_find_newest(heap, index, keys, 2, sure, &version);
 	if (found == SAGA_FOUND)
 	{
 		unpack(heap, &version, step);
@@ -155,7 +153,7 @@ find_step_row(Oid index_relid, ScanKey keys, int nkeys, SagaStep *step)
 	Relation	heap = table_open(saga_oids_get()->step, RowExclusiveLock);
 	Relation	index = index_open(index_relid, AccessShareLock);
 	SagaTuple	version;
-	SagaFound	found = saga_table_find_sure(heap, index, keys, nkeys, &version);
+	SagaFound	found = saga_table_find_newest(heap, index, keys, nkeys, true, &version);
 
 	if (found == SAGA_FOUND)
 		unpack(heap, &version, step);

@@ -163,7 +163,7 @@ saga_table_find_at(Relation heap, const ItemPointerData *root,
  * Finds the first row that the keys lead to, in the direction given.
  *
  * SAGA_MISSING may be said of a row that moved just now; see
- * saga_table_find_sure.  SAGA_BUSY: there is none, but found->writer is about
+ * saga_table_find_newest.  SAGA_BUSY: there is none, but found->writer is about
  * to insert one.
  */
 SagaFound
@@ -206,13 +206,14 @@ saga_table_find(Relation heap, Relation index, ScanKey keys, int nkeys,
 }
 
 /*
- * The same, where "missing" is the last word; and "busy": of a row that moved,
- * the new version may have been seen while its writer was at work, and the old
- * one after it had committed.
+ * The same for the newest of several, backward.  "sure": SAGA_MISSING is the last word,
+ * and so is SAGA_BUSY: of a row that moved, the new version may have been seen while its
+ * writer was at work, and the old one after it had committed.  A caller that would
+ * insert the row need not pay for that.
  */
 SagaFound
-saga_table_find_sure(Relation heap, Relation index, ScanKey keys, int nkeys,
-					 SagaTuple *found)
+saga_table_find_newest(Relation heap, Relation index, ScanKey keys, int nkeys,
+					   bool sure, SagaTuple *found)
 {
 	for (;;)
 	{
@@ -220,7 +221,7 @@ saga_table_find_sure(Relation heap, Relation index, ScanKey keys, int nkeys,
 
 		result = saga_table_find(heap, index, keys, nkeys,
 								 BackwardScanDirection, found);
-		if (result == SAGA_FOUND ||
+		if (result == SAGA_FOUND || !sure ||
 			really_missing(heap, index, keys, nkeys))
 			return result;
 		CHECK_FOR_INTERRUPTS();

@@ -68,9 +68,9 @@ extern bool saga_table_find_at(Relation heap, const ItemPointerData *root,
 extern SagaFound saga_table_find(Relation heap, Relation index, ScanKey keys,
 								 int nkeys, ScanDirection direction,
 								 SagaTuple *found);
-extern SagaFound saga_table_find_sure(Relation heap, Relation index,
-									  ScanKey keys, int nkeys,
-									  SagaTuple *found);
+extern SagaFound saga_table_find_newest(Relation heap, Relation index,
+										ScanKey keys, int nkeys, bool sure,
+										SagaTuple *found);
 extern int	saga_table_find_all(Relation heap, Relation index, ScanKey keys,
 								int nkeys, bool uncommitted, SagaTuple **found);
 extern int	saga_table_find_some(Relation heap, Relation index, ScanKey keys,
