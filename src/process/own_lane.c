@@ -344,6 +344,13 @@ own_look_at_gathered(void)
 	}
 }
 
+/* What failed, if it does with that row */
+static SagaFailingAt
+own_what(const SagaDue *found)
+{
+	return found->seq != 0 ? SAGA_FAILING_LOOK : SAGA_FAILING_ROW;
+}
+
 /* Takes a row in hand. */
 static void
 own_take(const SagaDue *found)
@@ -351,7 +358,7 @@ own_take(const SagaDue *found)
 	saga_rows_keep_place(&own_position, found);
 	own_count++;
 	own_at = found->saga;
-	own_at_what = found->seq != 0 ? SAGA_FAILING_LOOK : SAGA_FAILING_ROW;
+	own_at_what = own_what(found);
 	saga_bgworker_at(&found->saga, 0);
 }
 
@@ -361,8 +368,7 @@ own_failing_waits(const SagaDue *found, TimestampTz now)
 {
 	TimestampTz again;
 
-	if (!saga_failing_waits(&found->saga, found->seq != 0 ? SAGA_FAILING_LOOK : SAGA_FAILING_ROW,
-							now, &again))
+	if (!saga_failing_waits(&found->saga, own_what(found), now, &again))
 		return false;
 	own_failing_again = Min(own_failing_again, again);
 	return true;
@@ -443,8 +449,7 @@ own_batch(TimestampTz now, bool single, TimestampTz *next)
 		}
 		if (!own_takes_on(&found, single || own_alone))
 			break;
-		if (!own_alone &&
-			saga_failing_has(&found.saga, found.seq != 0 ? SAGA_FAILING_LOOK : SAGA_FAILING_ROW))
+		if (!own_alone && saga_failing_has(&found.saga, own_what(&found)))
 		{
 			/* Alone, so that another error of it is nobody else's. */
 			if (own_count > 0)
