@@ -19,7 +19,7 @@ use warnings;
 use Exporter 'import';
 use PostgreSQL::Test::Utils;
 
-our @EXPORT = qw(virtual_clock advance_clock create_undone undone_steps create_failed
+our @EXPORT = qw(virtual_clock advance_clock create_undone undone_steps create_failed create_trap
   saga_id state_of attempts_of outcomes_of claims_of memory_of);
 
 =head1 WHAT IS CREATED
@@ -98,6 +98,29 @@ sub create_failed
 			PERFORM saga.fail(id);
 			RETURN id;
 		END \$f\$;});
+	return;
+}
+
+=head2 create_trap($node)
+
+Creates the SQL function C<trap()>, which traps each cancel and never ends.
+
+=cut
+
+sub create_trap
+{
+	my ($node) = @_;
+	$node->safe_psql('postgres', q{
+		CREATE FUNCTION trap() RETURNS void LANGUAGE plpgsql AS $$
+		BEGIN
+			LOOP
+				BEGIN
+					PERFORM pg_sleep(3600);
+				EXCEPTION WHEN query_canceled THEN
+					NULL;
+				END;
+			END LOOP;
+		END $$});
 	return;
 }
 

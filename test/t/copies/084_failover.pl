@@ -87,18 +87,8 @@ my $forward = place($one, 'forward', [ 'a', $undo ], [ 'b', $undo ]);
 
 # An action that runs as its saga fails, and that nobody can end: what it does elsewhere
 # is to be undone, and the standby never gets to know how it ended.
-$one->safe_psql('postgres', q{
-	CREATE FUNCTION act_elsewhere() RETURNS void LANGUAGE plpgsql AS $$
-	BEGIN
-		LOOP
-			BEGIN
-				PERFORM pg_sleep(3600);
-			EXCEPTION WHEN query_canceled THEN
-				NULL;
-			END;
-		END LOOP;
-	END $$});
-my $elsewhere = place($one, 'elsewhere', [ 'a', "$undo, action => 'SELECT act_elsewhere()', compensate_on => 'started'" ]);
+create_trap($one);
+my $elsewhere = place($one, 'elsewhere', [ 'a', "$undo, action => 'SELECT trap()', compensate_on => 'started'" ]);
 wait_until($one, "SELECT wait_event = 'PgSleep' FROM saga.running WHERE saga_id = '$elsewhere'");
 fail_it($one, $elsewhere);
 $one->wait_for_catchup($two);

@@ -27,17 +27,8 @@ $node->safe_psql('postgres', q{
 		IF (context->>'attempt')::integer <= until THEN
 			RAISE EXCEPTION USING ERRCODE = state, MESSAGE = 'raised ' || state;
 		END IF;
-	END $$;
-	CREATE FUNCTION trap() RETURNS void LANGUAGE plpgsql AS $$
-	BEGIN
-		LOOP
-			BEGIN
-				PERFORM pg_sleep(3600);
-			EXCEPTION WHEN query_canceled THEN
-				NULL;
-			END;
-		END LOOP;
 	END $$;});
+create_trap($node);
 create_failed($node);
 
 sub failed
